@@ -1,0 +1,15 @@
+"""bigmodel_jax: a JAX/Flax research framework for training large models on TPU pods.
+
+Axis letters. An array's name ends in its axes, one letter each; the whole repository uses these and no others:
+
+  B  batch (rows)                 T  query or output position     S  key or source position
+  D  model width                  H  query heads                  G  key/value heads
+  K  width of one head            F  feed-forward width           V  vocabulary
+  E  experts                      C  capacity of an expert        L  layers
+  N  flattened tokens or chunks   P  flattened patch of an image  R  query heads that share one key/value head
+  W  beams (hypotheses)           M  microbatches
+
+`1` marks a kept singleton. A lower-case letter inside `shard_map` is this device's slice of the axis.
+"""
+
+__version__ = '0.1.0'

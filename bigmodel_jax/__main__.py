@@ -1,0 +1,113 @@
+"""The command line: `python -m bigmodel_jax VERB EXPERIMENT ...`. Finds the verb and imports only what it needs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bigmodel_jax import __version__
+
+EXPERIMENT_HELP = """\
+an experiment file, as FILE.py[:FUNCTION[/ARM]]; the function is experiment() unless another is named:
+  experiments/quickstart.py          its experiment()
+  experiments/gpt2.py:smoke          its smoke(), a minute on a laptop
+  experiments/ablation.py:sweep/rope one arm of its sweep()"""
+
+VERBS = {
+    'show': 'the whole experiment as it will run, its parameters, and where each value came from',
+    'train': 'train, or go on from the newest checkpoint in the work directory',
+    'evaluate': 'run the evaluations on a checkpoint',
+    'sample': 'let the model write',
+    'report': 'write report.html: curves, samples, experiment, environment',
+    'describe': 'every array: shape, dtype, logical axes, sharding, bytes per device',
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        prog='python -m bigmodel_jax',
+        description='Trains large models in JAX, from an experiment file to a report.',
+        epilog='An experiment file also runs by itself: python experiments/quickstart.py train --workdir runs/q',
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    top.add_argument('--version', action='version', version=f'bigmodel_jax {__version__}')
+    verbs = top.add_subparsers(dest='verb', metavar='VERB', required=True)
+    for verb, summary in VERBS.items():
+        text = f'{summary[0].upper()}{summary[1:]}.'
+        sub = verbs.add_parser(
+            verb, help=summary, description=text, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
+        )
+        _add_arguments(sub, verb)
+    return top
+
+
+def _add_arguments(sub: argparse.ArgumentParser, verb: str) -> None:
+    stored = verb in ('evaluate', 'sample', 'report')
+    more = (
+        '\nMay be left out: the run holds its experiment. Needed if that has parts of its own file.' if stored else ''
+    )
+    sub.add_argument('experiment', metavar='EXPERIMENT', nargs='?' if stored else None, help=EXPERIMENT_HELP + more)
+    if verb in ('train', 'evaluate', 'sample', 'report'):
+        sub.add_argument('--workdir', required=True, metavar='DIR', help='the directory of the run, local or gs://')
+    sub.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='PATH=VALUE',
+        help='change a field, for example optimizer.schedule.peak=1e-3 or "model.block.ffn=Gated(hidden=256)";\n'
+        'may be given several times, and is recorded',
+    )
+    sub.add_argument(
+        '--arg',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help="an argument of the experiment's function, where it takes any, such as path=input.txt",
+    )
+    if verb != 'report':
+        sub.add_argument(
+            '--simulate-devices',
+            type=int,
+            metavar='N',
+            help='split the CPU into N devices, to try a mesh on this machine',
+        )
+    if verb in ('evaluate', 'sample'):
+        sub.add_argument('--step', type=int, metavar='N', help='the checkpoint of this step (default: the newest)')
+    if verb == 'train':
+        sub.add_argument('--stop-after', type=int, metavar='STEP', help='stop with a checkpoint after this step')
+        sub.add_argument('--wandb', metavar='PROJECT', help='also log to this project of Weights & Biases')
+    if verb == 'sample':
+        _add_sampling(sub)
+
+
+def _add_sampling(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument('--prompt', action='append', metavar='TEXT', help='what to go on from; may be given several times')
+    sub.add_argument('--tokens', type=int, default=200, metavar='N', help='new tokens at most (default: 200)')
+    sub.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 is greedy (default: 1)')
+    sub.add_argument('--top-k', type=int, metavar='K', help='draw from the K most likely tokens only')
+    sub.add_argument('--top-p', type=float, metavar='P', help='draw from the fewest tokens of total probability P only')
+    sub.add_argument('--beams', type=int, metavar='N', help='beam search with N beams instead of sampling')
+    sub.add_argument('--seed', type=int, default=0, metavar='N', help='of the draws (default: 0)')
+
+
+def main(file: str | None = None, argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 done (or stopped on request), 1 the training failed, 2 wrong input.
+
+    Args:
+      file: the experiment file that calls this to run by itself; it becomes the EXPERIMENT.
+      argv: the arguments; by default the command line's.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if file is not None and arguments and arguments[0] in VERBS:
+        function = arguments.pop(1) if arguments[1:] and arguments[1].startswith(':') else ''
+        arguments.insert(1, file + function)
+    options = parser().parse_args(arguments)
+    from bigmodel_jax import commands  # Only now, so that --help starts at once.
+
+    return commands.run(options)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Batches: batch k is a pure function of (seed, k), whatever the number of hosts; the position to save is one integer.
+
+A `Data` config builds `Batches`: random-access `Examples` in an order that is a stateless permutation of (seed, epoch).
+Every batch is a dict of arrays whose first axis is the batch, and has `weights`: 0 marks padding, in the loss and metrics.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from etils import epath
+
+from bigmodel_jax import config
+
+Batch = dict[str, np.ndarray]
+
+
+class Field(NamedTuple):
+    """One array of a batch: its shape without the batch axis, its dtype, and for integers the bound they stay below."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    below: int | None = None
+
+
+class Examples:
+    """Random access to fixed-shape examples. Subclasses say how one is read."""
+
+    fields: Mapping[str, Field]
+    fingerprint: Mapping[str, Any]  # JSON-ready: what the data is (name, version, size, hash of the content).
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> Batch:
+        """The examples at `indices` [n], stacked.
+
+        Args:
+          indices: [n] int64, each in [0, len).
+          epochs: [n] int64, the pass over the data that each belongs to; with seed and index, the key of augmentation.
+          seed: the experiment's seed.
+        """
+        raise NotImplementedError
+
+    def save(self, directory: epath.Path) -> None:
+        """Stores with a run what its outputs cannot be read without, such as a tokenizer; by default nothing."""
+
+
+class ArrayExamples(Examples):
+    """Examples that fit in memory: a dict of arrays with a common first axis. `weights` of 1 is added where absent."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, below: Mapping[str, int], fingerprint: Mapping[str, Any]):
+        count = len(next(iter(arrays.values())))
+        self._arrays = {'weights': np.ones(count, np.float32), **arrays}
+        self.fields = {
+            name: Field(array.shape[1:], array.dtype, below.get(name)) for name, array in self._arrays.items()
+        }
+        self.fingerprint = {**fingerprint, 'examples': count}
+
+    def __len__(self) -> int:
+        return len(self._arrays['weights'])
+
+    def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> Batch:
+        return {name: array[indices] for name, array in self._arrays.items()}
+
+
+class Batches:
+    """The batches of a run.
+
+    Args:
+      examples: what to read.
+      rows: examples in one global batch.
+      seed: of the order and of the augmentation.
+    """
+
+    def __init__(self, examples: Examples, *, rows: int, seed: int):
+        if not len(examples):
+            raise config.InputError(f'The data holds no example: {dict(examples.fingerprint)}.')
+        self.examples, self.rows, self.seed = examples, rows, seed
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return self.examples.fields
+
+    @functools.cached_property
+    def _order(self) -> grain.MapDataset:
+        # Grain's shuffle is a stateless permutation that differs from one epoch to the next; only indices go through it.
+        return grain.MapDataset.range(len(self.examples)).seed(self.seed).shuffle().repeat()
+
+    def ids(self, step: int, rows: slice | None = None) -> np.ndarray:
+        """[n] int64: the ids of the examples in the training batch of `step` (the first step is 0), in order."""
+        positions = range(step * self.rows, (step + 1) * self.rows)[rows or slice(None)]
+        return np.array([self._order[position] for position in positions], np.int64)
+
+    def training(self, step: int, rows: slice | None = None) -> Batch:
+        """The batch of training step `step`, the first being 0; only its `rows` if given."""
+        positions = np.arange(step * self.rows, (step + 1) * self.rows)[rows or slice(None)]
+        return self.examples.gather(self.ids(step, rows), positions // len(self.examples), self.seed)
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Batches in one pass over all examples in order; the last may be partly padding."""
+        return -(-len(self.examples) // self.rows)
+
+    def in_order(self, index: int, rows: slice | None = None) -> Batch:
+        """Batch `index` of one pass over all examples in order; rows past the end repeat the last with weight 0."""
+        positions = np.arange(index * self.rows, (index + 1) * self.rows)[rows or slice(None)]
+        inside = positions < len(self.examples)
+        batch = self.examples.gather(np.minimum(positions, len(self.examples) - 1), np.zeros_like(positions), self.seed)
+        weights = batch['weights']
+        return batch | {'weights': weights * inside.reshape(-1, *[1] * (weights.ndim - 1)).astype(weights.dtype)}
+
+
+class Data:
+    """Interface of the configs that make batches."""
+
+    batch: int  # Rows of the global batch.
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """The arrays of a batch, as far as they are known without preparing or even having the data."""
+        raise NotImplementedError
+
+    def build(self, seed: int) -> Batches:
+        """Prepares what is not prepared yet, and opens it.
+
+        Raises:
+          InputError: a file or data set is missing, empty or unreadable.
+        """
+        raise NotImplementedError

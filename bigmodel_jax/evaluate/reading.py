@@ -1,0 +1,113 @@
+"""Reading texts token by token: what a search asks of a model, answered with a cache of keys and values or without."""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.layers import attention, positions
+from bigmodel_jax.objectives import objective
+
+PyTree = Any
+
+
+@runtime_checkable
+class Generative(Protocol):
+    """What generation needs of a model's config.
+
+    Its module has features() and unembed(), and encode() if it reads a source, as Decoder and Seq2Seq have.
+    """
+
+    vocab: int
+    positions: positions.Positions | None
+
+    def build(self) -> Any:
+        """The module."""
+
+    def empty_cache(self, rows: int, length: int) -> attention.Cache:
+        """A cache for `rows` texts of up to `length` tokens; its arrays have the rows on axis 1."""
+
+
+def reads_source(model: Generative) -> bool:
+    """Whether the model has an encoder."""
+    return hasattr(type(model.build()), 'encode')
+
+
+class Prompts(NamedTuple):
+    """Texts to go on from, padded at the right. A row of length 0 is padding."""
+
+    tokens_BT: jax.Array
+    lengths_B: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Interface: a model that reads one more token of every row at each call.
+
+    What it remembers is an explicit tree of arrays with the rows on axis 1, for a search to carry, repeat and reorder.
+    """
+
+    model: Generative
+    apply: objective.Apply
+    fixed: dict[str, jax.Array]  # What the model is given with every token, rows first: an encoder's output.
+
+    def begin(self, prompts: Prompts, *, slots: int) -> tuple[jax.Array, PyTree]:
+        """Logits [B, V] after each prompt, and a memory with room for `slots` tokens a row."""
+        raise NotImplementedError
+
+    def next(self, tokens_B: jax.Array, positions_B: jax.Array, memory: PyTree) -> tuple[jax.Array, PyTree]:
+        """Logits [B, V] after `tokens_B`, which stand at `positions_B`, and the new memory."""
+        raise NotImplementedError
+
+    def repeat(self, times: int) -> 'Reader':
+        """A reader for `times` copies of every row, one after the other."""
+        fixed = {name: jnp.repeat(value, times, axis=0) for name, value in self.fixed.items()}
+        return dataclasses.replace(self, fixed=fixed)
+
+    def logits(
+        self, batch: dict[str, jax.Array], last_B: jax.Array, cache: attention.Cache | None
+    ) -> tuple[jax.Array, attention.Cache | None]:
+        """Logits [B, V] at one place of each row only, for whole prompts have too many; and the cache."""
+        (x_BTD, cache), _ = self.apply({**self.fixed, **batch}, cache, method='features')
+        x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
+        logits_B1V, _ = self.apply(x_B1D, method='unembed')
+        return logits_B1V[:, 0], cache
+
+
+class Cached(Reader):
+    """Remembers keys and values: each token costs one position's work.
+
+    The padding of a short prompt is written to slots that its row has not reached; no query sees a slot of its own
+    future, and every slot is overwritten before it becomes the past.
+    """
+
+    def begin(self, prompts: Prompts, *, slots: int) -> tuple[jax.Array, PyTree]:
+        B, T = prompts.tokens_BT.shape
+        batch = {'inputs': prompts.tokens_BT, 'positions': jnp.arange(T)[None]}
+        return self.logits(batch, _last(prompts), self.model.empty_cache(B, slots))
+
+    def next(self, tokens_B: jax.Array, positions_B: jax.Array, memory: PyTree) -> tuple[jax.Array, PyTree]:
+        batch = {'inputs': tokens_B[:, None], 'positions': positions_B[:, None]}
+        return self.logits(batch, jnp.zeros_like(positions_B), memory)
+
+
+class Recomputing(Reader):
+    """Remembers the tokens and reads all of them again for each new one: slow, and the reference for Cached."""
+
+    def begin(self, prompts: Prompts, *, slots: int) -> tuple[jax.Array, PyTree]:
+        B, T = prompts.tokens_BT.shape
+        memory_1BT = jnp.zeros((1, B, slots), jnp.int32).at[0, :, :T].set(prompts.tokens_BT)
+        return self._read(memory_1BT, _last(prompts))
+
+    def next(self, tokens_B: jax.Array, positions_B: jax.Array, memory: PyTree) -> tuple[jax.Array, PyTree]:
+        return self._read(memory.at[0, jnp.arange(len(tokens_B)), positions_B].set(tokens_B), positions_B)
+
+    def _read(self, memory_1BT: jax.Array, last_B: jax.Array) -> tuple[jax.Array, PyTree]:
+        batch = {'inputs': memory_1BT[0], 'positions': jnp.arange(memory_1BT.shape[2])[None]}
+        return self.logits(batch, last_B, None)[0], memory_1BT
+
+
+def _last(prompts: Prompts) -> jax.Array:
+    """The place of each prompt's last token; 0 in rows of padding."""
+    return jnp.maximum(prompts.lengths_B - 1, 0)

@@ -1,0 +1,38 @@
+"""Activation functions as configs, so that an experiment names one with its variant."""
+
+import dataclasses
+
+import jax
+
+
+class Activation:
+    """Interface: an elementwise function of an array of any shape."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Relu(Activation):
+    """max(x, 0) (Nair and Hinton, 2010)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gelu(Activation):
+    """x * Phi(x) (Hendrycks and Gimpel, 2016): exact, or their approximation by tanh, as in GPT-2's code."""
+
+    approximate: bool = True
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.gelu(x, approximate=self.approximate)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Silu(Activation):
+    """x * sigmoid(x) (Elfwing et al., 2017; 'swish' with beta 1)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.silu(x)

@@ -1,0 +1,103 @@
+"""A Transformer block: attention, cross-attention if there is an encoder, and a feed-forward layer, with residuals."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.layers import dropout, ffn, norms
+from bigmodel_jax.layers.attention import Attention, AttentionModule, Cache, Context
+
+Sublayer = Callable[[jax.Array], jax.Array]
+
+
+class Residual:
+    """Interface: how a sublayer is joined to the stream that passes through the model."""
+
+    norm: norms.Norm
+    dropout: float
+
+    def join(self, x_BTD: jax.Array, sublayer: Sublayer, *, norm: Sublayer, drop: Sublayer) -> jax.Array:
+        """The stream after the sublayer."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreNorm(Residual):
+    """x + f(norm(x)), as in GPT-2 and Llama; the model ends with a norm. Source: Xiong et al. (2020),
+    arXiv:2002.04745."""
+
+    norm: norms.Norm = norms.LayerNorm()
+    dropout: config.Probability = 0.0
+
+    def join(self, x_BTD: jax.Array, sublayer: Sublayer, *, norm: Sublayer, drop: Sublayer) -> jax.Array:
+        return x_BTD + drop(sublayer(norm(x_BTD)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PostNorm(Residual):
+    """norm(x + f(x)), as in the original Transformer and BERT. Source: Vaswani et al. (2017), section 5.4."""
+
+    norm: norms.Norm = norms.LayerNorm()
+    dropout: config.Probability = 0.0
+
+    def join(self, x_BTD: jax.Array, sublayer: Sublayer, *, norm: Sublayer, drop: Sublayer) -> jax.Array:
+        return norm(x_BTD + drop(sublayer(x_BTD)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """One layer of a Transformer. `cross` attends to an encoder's output, and is None where there is no encoder."""
+
+    attention: Attention
+    ffn: ffn.Ffn
+    residual: Residual = PreNorm()
+    cross: Attention | None = None
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return BlockModule(self, name=name)
+
+
+class BlockModule(nn.Module):
+    """Owns its sublayers and a norm for each."""
+
+    config: Block
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        context: Context,
+        memory: tuple[jax.Array, Context] | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """The stream [B, T, D] after this layer, and the layer's cache.
+
+        Args:
+          memory: an encoder's output [B, S, D], and where its tokens stand as keys.
+          cache: see AttentionModule.
+        """
+        c, updated = self.config, cache
+
+        def attend(y_BTD: jax.Array) -> jax.Array:
+            nonlocal updated
+            module = AttentionModule(c.attention, name='attention')
+            y_BTD, updated = module(y_BTD, context, cache=cache)
+            return y_BTD
+
+        x_BTD = self._join('attention', x_BTD, attend)
+        if c.cross is not None and memory is not None:
+            look, (memory_BSD, there) = AttentionModule(c.cross, name='cross'), memory
+            x_BTD = self._join('cross', x_BTD, lambda y_BTD: look(y_BTD, there, memory_BSD=memory_BSD)[0])
+        x_BTD = self._join('ffn', x_BTD, lambda y_BTD: c.ffn.build('ffn')(y_BTD))
+        return x_BTD, updated
+
+    def _join(self, name: str, x_BTD: jax.Array, sublayer: Sublayer) -> jax.Array:
+        residual = self.config.residual
+        norm = residual.norm.build(f'{name}_norm')
+        x_BTD = residual.join(
+            x_BTD, sublayer, norm=norm, drop=lambda y_BTD: dropout.drop(self, y_BTD, residual.dropout)
+        )
+        return sharding.constrain(x_BTD, 'batch', 'length', 'embed')

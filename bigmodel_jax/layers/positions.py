@@ -1,0 +1,170 @@
+"""Where a token stands: learned, sinusoidal, rotary, and relative positions.
+
+Positions are [B, T] int32, or [1, T] where all rows agree; they restart at 0 in each document of a packed row.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bigmodel_jax import config
+from bigmodel_jax.layers import weights
+
+
+def sinusoidal(positions_BT: jax.Array, *, width: int, base: float) -> jax.Array:
+    """[B, T, D] float32: sines in the even channels, cosines in the odd ones.
+
+    Source: Vaswani et al. (2017), arXiv:1706.03762, section 3.5.
+    """
+    angles_BTN = positions_BT[..., None] * base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    pairs = jnp.stack([jnp.sin(angles_BTN), jnp.cos(angles_BTN)], axis=-1)
+    return pairs.reshape(*positions_BT.shape, -1)[..., :width]
+
+
+def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, *, base: float) -> jax.Array:
+    """Rotates channel i of each head with channel i + K/2 by an angle position * base^(-2i/K); keeps the dtype.
+
+    Source: Su et al. (2021), arXiv:2104.09864, equation 34; the halves (not neighbours) are paired as in GPT-NeoX and
+    Llama.
+    """
+    half = x_BTHK.shape[-1] // 2
+    angles_BT1K = (positions_BT[..., None] * base ** (-jnp.arange(half, dtype=jnp.float32) / half))[:, :, None, :]
+    cos, sin = jnp.cos(angles_BT1K), jnp.sin(angles_BT1K)
+    first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTHK.dtype)
+
+
+def relative_bucket(distance: jax.Array, *, buckets: int, max_distance: int, causal: bool) -> jax.Array:
+    """Bucket of key position minus query position, int32 in [0, buckets).
+
+    Half the buckets are exact, the others grow logarithmically up to `max_distance`; without `causal` each sign has
+    half.
+    Source: Raffel et al. (2019), arXiv:1910.10683, section 2.1, and its code.
+    """
+    past = -distance
+    side = jnp.zeros_like(past)
+    if not causal:
+        buckets //= 2
+        side = jnp.where(past < 0, buckets, 0)
+        past = jnp.abs(past)
+    past = jnp.maximum(past, 0)
+    exact = buckets // 2
+    ratio = jnp.log(jnp.maximum(past, 1).astype(jnp.float32) / exact) / math.log(max_distance / exact)
+    far = jnp.minimum(exact + (ratio * (buckets - exact)).astype(jnp.int32), buckets - 1)
+    return side + jnp.where(past < exact, past, far)
+
+
+class Positions:
+    """Interface of the position configs a model owns; its module may add to the embeddings, bias the scores, or
+    both."""
+
+    length: int | None = None  # The longest input, where there is one.
+
+    def both_ways(self) -> 'Positions':
+        """The same for an encoder, which sees the future too."""
+        return self
+
+    def build(self, name: str | None = None) -> nn.Module:
+        """A module with embed(x_BTD, positions_BT) and bias(query_positions_BT, key_positions_BS)."""
+        raise NotImplementedError
+
+
+class PositionsModule(nn.Module):
+    """Adds nothing to embeddings and scores; subclasses override what they do."""
+
+    def embed(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        """The embeddings with their positions; None stands for 0 .. T-1 in every row."""
+        return x_BTD
+
+    def bias(self, query_positions_BT: jax.Array, key_positions_BS: jax.Array) -> jax.Array | None:
+        """[B, H, T, S] to be added to the scores of every layer, or None."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sinusoidal(Positions):
+    """Fixed sinusoids added to the embeddings."""
+
+    base: float = 10_000.0
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return SinusoidalModule(self, name=name)
+
+
+class SinusoidalModule(PositionsModule):
+    """Owns nothing."""
+
+    config: Sinusoidal
+
+    def embed(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        if positions_BT is None:
+            positions_BT = jnp.arange(x_BTD.shape[1])[None]
+        added_BTD = sinusoidal(positions_BT, width=x_BTD.shape[-1], base=self.config.base)
+        return x_BTD + added_BTD.astype(x_BTD.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned(Positions):
+    """A learned vector for each of `length` positions, added to the embeddings."""
+
+    length: config.Positive  # type: ignore[assignment]  # Narrower than the interface: never None.
+    init: weights.Initializer = weights.Normal(stddev=0.02)
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return LearnedModule(self, name=name)
+
+
+class LearnedModule(PositionsModule):
+    """Owns a table [length, D]."""
+
+    config: Learned
+
+    @nn.compact
+    def embed(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        axes = {'length': self.config.length, 'embed': x_BTD.shape[-1]}
+        table = weights.weight(self, 'table', axes, init=self.config.init, inputs=('length',), dtype=x_BTD.dtype)
+        if positions_BT is None:  # A slice: its gradient is no scatter.
+            return x_BTD + table[None, : x_BTD.shape[1]]
+        return x_BTD + table[positions_BT]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Relative(Positions):
+    """A learned bias for each head and bucket of distance, shared by all layers (T5)."""
+
+    heads: config.Positive
+    buckets: config.Positive = 32
+    max_distance: config.Positive = 128
+    causal: bool = True
+    init: weights.Initializer = weights.Normal(stddev=0.02)
+
+    def both_ways(self) -> Positions:
+        return dataclasses.replace(self, causal=False)
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return RelativeModule(self, name=name)
+
+
+class RelativeModule(PositionsModule):
+    """Owns a table [buckets, H]."""
+
+    config: Relative
+
+    @nn.compact
+    def bias(self, query_positions_BT: jax.Array, key_positions_BS: jax.Array) -> jax.Array | None:
+        c = self.config
+        distance_BTS = key_positions_BS[:, None, :] - query_positions_BT[:, :, None]
+        bucket_BTS = relative_bucket(distance_BTS, buckets=c.buckets, max_distance=c.max_distance, causal=c.causal)
+        axes = {'buckets': c.buckets, 'heads': c.heads}
+        table = weights.weight(self, 'table', axes, init=c.init, inputs=('buckets',), dtype=jnp.float32)
+        return jnp.moveaxis(table[bucket_BTS], -1, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rotary:
+    """Rotates queries and keys inside attention; owns nothing."""
+
+    base: float = 10_000.0

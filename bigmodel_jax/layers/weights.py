@@ -1,0 +1,85 @@
+"""Declaring weights: shape, logical axes and initializer in one line; stored in float32, cast where they are read."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bigmodel_jax import config
+
+
+class Initializer:
+    """Interface of the configs that draw initial weights."""
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+        """Float32 weights of `shape`; the fans are the inputs and outputs of the matrix that `shape` stands for."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normal(Initializer):
+    """A normal distribution with a fixed standard deviation (GPT-2: 0.02)."""
+
+    stddev: config.Rate
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+        return self.stddev * jax.random.normal(key, shape, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FanIn(Initializer):
+    """Normal with variance scale / fan_in, cut at two standard deviations (LeCun et al., 1998, section 4.6)."""
+
+    scale: config.Rate = 1.0
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+        # 0.8796 is the standard deviation of a unit normal cut at +-2.
+        stddev = math.sqrt(self.scale / fan_in) / 0.87962566103423978
+        return stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Xavier(Initializer):
+    """Uniform with variance 2 / (fan_in + fan_out) (Glorot and Bengio, 2010, equation 16)."""
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+        limit = math.sqrt(6.0 / (fan_in + fan_out))
+        return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+
+
+def weight(
+    module: nn.Module,
+    name: str,
+    axes: dict[str, int],
+    *,
+    init: Initializer,
+    inputs: tuple[str, ...],
+    dtype: jnp.dtype,
+) -> jax.Array:
+    """A matrix (or higher tensor) that `module` owns, cast to `dtype`.
+
+    Args:
+      axes: logical axis -> size, in order: {'embed': D, 'heads': H, 'head': K}.
+      inputs: the axes that are contracted with the input; the others are its outputs.
+    """
+    shape = tuple(axes.values())
+    fan_in = math.prod(axes[axis] for axis in inputs)
+    fan_out = math.prod(shape) // fan_in
+
+    def draw(key: jax.Array) -> jax.Array:
+        return init.draw(key, shape, fan_in, fan_out)
+
+    drawn: Any = module.param(name, nn.with_logical_partitioning(draw, tuple(axes)))
+    return drawn.astype(dtype)
+
+
+def vector(module: nn.Module, name: str, axes: dict[str, int], *, value: float, dtype: jnp.dtype) -> jax.Array:
+    """A bias (value 0) or scale (value 1) that `module` owns, cast to `dtype`; its name says which of the two it is."""
+    assert name.endswith(('bias', 'scale')), name  # Weight decay knows vectors by their names.
+    shape = tuple(axes.values())
+    fill = nn.with_logical_partitioning(lambda key: jnp.full(shape, value, jnp.float32), tuple(axes))
+    filled: Any = module.param(name, fill)
+    return filled.astype(dtype)

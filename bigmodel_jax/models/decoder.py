@@ -1,0 +1,163 @@
+"""Decoder-only language models: the GPT and Llama families are choices of blocks, positions and norms."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bigmodel_jax import config
+from bigmodel_jax.data import batches
+from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks, weights
+from bigmodel_jax.models import model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoder(model.Model):
+    """A language model: reads tokens, predicts at each position the next one.
+
+    Batch: 'inputs' [B, T] int32; optionally 'positions' [B, T] (default 0 .. T-1) and 'segments' [B, T] (packed
+    documents, numbered from 1; 0 is padding; default: each row is one document).
+    """
+
+    vocab: config.Positive  # V
+    width: config.Positive  # D
+    layers: config.Positive  # L
+    block: blocks.Block
+    positions: positions.Positions | None  # None where attention itself has them (rotary).
+    norm: norms.Norm | None = norms.LayerNorm()  # After the last block; None with PostNorm.
+    embedding: embeddings.Embedding = embeddings.Embedding()
+    dtype: Literal['float32', 'bfloat16'] = 'float32'  # Of the computation; weights are stored in float32.
+    stack: stacks.Stack = stacks.Stack()
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return DecoderModule(self, name=name)
+
+    def check(self, fields: Mapping[str, batches.Field]) -> None:
+        tokens = model.need(fields, 'inputs', 'Decoder')
+        model.check_tokens(tokens, vocab=self.vocab)
+        check_length(self.positions, tokens.shape[0])
+        stacks.check(self.block, self.width, tokens.shape[0])
+
+    def empty_cache(self, rows: int, length: int) -> attention.Cache:
+        """Keys and values for `rows` sequences of up to `length` positions."""
+        return stacks.empty_cache(
+            self.block, layers=self.layers, rows=rows, length=length, width=self.width, dtype=self.dtype
+        )
+
+
+def check_length(known: positions.Positions | None, length: int) -> None:
+    """Raises InputError if inputs of `length` tokens are longer than the learned positions."""
+    if known is not None and known.length is not None and length > known.length:
+        raise config.InputError(
+            f'model.positions.length={known.length} is shorter than the data ({length} tokens); use at least {length}.'
+        )
+
+
+class DecoderModule(nn.Module):
+    """Owns the embedding, the blocks and the last norm."""
+
+    config: Decoder
+
+    def setup(self) -> None:
+        c = self.config
+        self.embedding = c.embedding.build(c.vocab, c.width, c.dtype)
+        self.positions = None if c.positions is None else c.positions.build()
+        self.blocks = c.stack.build(c.block, c.layers)
+        self.norm = None if c.norm is None else c.norm.build()
+
+    def __call__(self, batch: Mapping[str, jax.Array], cache: attention.Cache | None = None) -> dict[str, Any]:
+        """{'logits': [B, T, V] float32}, and 'cache' if one is given. With a cache the batch needs 'positions'."""
+        x_BTD, cache = self.features(batch, cache)
+        outputs = {'logits': self.unembed(x_BTD)}
+        return outputs if cache is None else {**outputs, 'cache': cache}
+
+    def features(
+        self, batch: Mapping[str, jax.Array], cache: attention.Cache | None = None
+    ) -> tuple[jax.Array, attention.Cache | None]:
+        """[B, T, D] before the output matrix, so that a loss can take the logits in pieces; and the cache."""
+        slots = None if cache is None else cache.k_BSGK.shape[2]
+        x_BTD, here_BT, bias = embed(
+            self.embedding, self.positions, batch['inputs'], batch.get('positions'), slots=slots
+        )
+        there_BS = here_BT if slots is None else jnp.arange(slots)[None]
+        segments_BT = batch.get('segments')
+        context = attention.Context(here_BT, there_BS, segments_BT, segments_BT, bias)
+        x_BTD, cache = self.blocks(x_BTD, context, None, cache)
+        return x_BTD if self.norm is None else self.norm(x_BTD), cache
+
+    def unembed(self, x_BTD: jax.Array) -> jax.Array:
+        """Logits [B, T, V] float32 of features."""
+        return self.embedding.unembed(x_BTD)
+
+
+def embed(
+    embedding: nn.Module,
+    known: nn.Module | None,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array | None,
+    *,
+    slots: int | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The input of the first layer [B, T, D], the positions [B or 1, T], and the bias of the scores, if any.
+
+    Args:
+      embedding, known: modules of the embedding and of the positions.
+      slots: slots of the cache, which hold the keys; None where the keys are the tokens themselves.
+    """
+    x_BTD = embedding(tokens_BT)
+    here_BT = jnp.arange(tokens_BT.shape[1])[None] if positions_BT is None else positions_BT
+    bias = None
+    if known is not None:
+        x_BTD = known.embed(x_BTD, positions_BT)
+        # Slot s of the cache holds position s; slots not yet written are in every query's future.
+        bias = known.bias(here_BT, here_BT if slots is None else jnp.arange(slots)[None])
+    return embedding.finish(x_BTD), here_BT, bias
+
+
+def gpt(*, vocab: int, width: int, layers: int, heads: int, length: int, **changes: Any) -> Decoder:
+    """GPT-2 and GPT-3: learned positions, biases, GELU (tanh), LayerNorm before each sublayer, tied output.
+
+    Source: Radford et al. (2019), section 2.3; residual projections start at 0.02 / sqrt(2 x layers).
+    """
+    init = weights.Normal(stddev=0.02)
+    out_init = weights.Normal(stddev=0.02 * (2 * layers) ** -0.5)
+    block = blocks.Block(
+        attention=attention.Attention(heads=heads, bias=True, init=init, out_init=out_init),
+        ffn=ffn.Mlp(hidden=4 * width, activation=activations.Gelu(), bias=True, init=init, out_init=out_init),
+        residual=blocks.PreNorm(norm=norms.LayerNorm()),
+    )
+    learned = positions.Learned(length=length)
+    base = Decoder(vocab=vocab, width=width, layers=layers, block=block, positions=learned)
+    return config.vary(base, changes)
+
+
+def llama(
+    *, vocab: int, width: int, layers: int, heads: int, kv_heads: int, hidden: int, rope_base: float, **changes: Any
+) -> Decoder:
+    """Llama 1 to 3: rotary positions, SwiGLU, RMSNorm before each sublayer, no bias, grouped key/value heads, untied
+    output.
+
+    Source: Touvron et al. (2023), arXiv:2302.13971, section 2.2.
+    """
+    rms = norms.RmsNorm(epsilon=1e-5)
+    block = blocks.Block(
+        attention=attention.Attention(heads=heads, kv_heads=kv_heads, rotary=positions.Rotary(base=rope_base)),
+        ffn=ffn.Gated(hidden=hidden),
+        residual=blocks.PreNorm(norm=rms),
+    )
+    untied = embeddings.Embedding(tied=False)
+    base = Decoder(vocab=vocab, width=width, layers=layers, block=block, positions=None, norm=rms, embedding=untied)
+    return config.vary(base, changes)
+
+
+# Published sizes. Radford et al. (2019), table 2; the parameter counts are those of the released weights.
+GPT2_124M = gpt(vocab=50_257, width=768, layers=12, heads=12, length=1_024)
+GPT2_355M = gpt(vocab=50_257, width=1_024, layers=24, heads=16, length=1_024)
+GPT2_774M = gpt(vocab=50_257, width=1_280, layers=36, heads=20, length=1_024)
+GPT2_1558M = gpt(vocab=50_257, width=1_600, layers=48, heads=25, length=1_024)
+# Touvron et al. (2023), arXiv:2307.09288; Grattafiori et al. (2024), arXiv:2407.21783, table 3.
+LLAMA2_7B = llama(vocab=32_000, width=4_096, layers=32, heads=32, kv_heads=32, hidden=11_008, rope_base=10_000.0)
+LLAMA3_8B = llama(vocab=128_256, width=4_096, layers=32, heads=32, kv_heads=8, hidden=14_336, rope_base=500_000.0)

@@ -1,0 +1,43 @@
+"""What every model is to the rest of the framework: a config that builds a Flax Linen module and checks its inputs."""
+
+from collections.abc import Mapping
+
+from flax import linen as nn
+
+from bigmodel_jax import config
+from bigmodel_jax.data import batches
+
+
+class Model:
+    """Interface of the model configs.
+
+    The module they build maps a batch (a dict of arrays) to a dict of arrays. `module.init(key, batch)` makes its
+    weights.
+    """
+
+    def build(self, name: str | None = None) -> nn.Module:
+        """The module."""
+        raise NotImplementedError
+
+    def check(self, fields: Mapping[str, batches.Field]) -> None:
+        """Raises InputError if batches with these fields do not fit the model."""
+
+
+def need(fields: Mapping[str, batches.Field], name: str, model: str) -> batches.Field:
+    """The field called `name`.
+
+    Raises:
+      InputError: the data has none.
+    """
+    if name not in fields:
+        raise config.InputError(f'{model} reads {name!r}, but the data gives {", ".join(sorted(fields))}.')
+    return fields[name]
+
+
+def check_tokens(field: batches.Field, *, vocab: int) -> None:
+    """Raises InputError if token ids of `field` can reach `vocab`."""
+    if field.below is not None and field.below > vocab:
+        raise config.InputError(
+            f'model.vocab={vocab} is too small: the tokenizer has {field.below} tokens. '
+            f'Use model.vocab={-(-field.below // 64) * 64}, the next multiple of 64, which shards well.'
+        )

@@ -1,0 +1,27 @@
+"""Classification: one label for each row."""
+
+import dataclasses
+
+import jax
+
+from bigmodel_jax import config
+from bigmodel_jax.objectives import language, objective
+from bigmodel_jax.objectives.objective import Mean
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(objective.Objective):
+    """Mean cross-entropy over the rows of weight 1.
+
+    Batch: 'labels' [B] int32, 'weights' [B]. The model returns 'logits' [B, V], V being the classes.
+    """
+
+    label_smoothing: config.Probability = 0.0
+
+    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
+        outputs, state = apply(batch, key=key)
+        logits_BV, labels_B, weights_B = outputs['logits'], batch['labels'], batch['weights']
+        loss_B, _ = language.cross_entropy(logits_BV, labels_B, label_smoothing=self.label_smoothing)
+        loss = Mean.weighted(loss_B, weights_B)
+        accuracy = Mean.weighted(logits_BV.argmax(axis=-1) == labels_B, weights_B)
+        return objective.Outcome(loss, {'loss': loss, 'accuracy': accuracy}, state)

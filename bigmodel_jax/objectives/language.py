@@ -1,0 +1,95 @@
+"""Next-token cross-entropy that never holds the float32 logits of the whole batch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.objectives import objective
+from bigmodel_jax.objectives.objective import Mean
+
+
+def cross_entropy(
+    logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    """Loss and negative log-likelihood of each target, both [...] float32 in nats.
+
+    The loss is (1 - s) nll + s mean_v(-log p_v) + z log(Z)^2.
+
+    Args:
+      logits: [..., V].
+      targets: [...] int32.
+      label_smoothing: s, spread over all V tokens (Szegedy et al., 2015, section 7). Spread over the V - 1 others,
+        as in Tensor2Tensor, e is the same as s = e V / (V - 1).
+      z_loss: z; keeps the normaliser Z near 1 (Chowdhery et al., 2022, section 5).
+    """
+    logits = logits.astype(jnp.float32)
+    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+    nll = log_normaliser - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    loss = nll
+    if label_smoothing:
+        loss = (1.0 - label_smoothing) * nll + label_smoothing * (log_normaliser - logits.mean(axis=-1))
+    if z_loss:
+        loss = loss + z_loss * jnp.square(log_normaliser)
+    return loss, nll
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageModel(objective.Objective):
+    """Mean cross-entropy over the tokens of weight 1.
+
+    Batch: 'targets' [B, T] int32 and 'weights' [B, T]; optionally 'bytes' [B], the bytes of text that the targets of
+    a row stand for, which gives bits per byte. The model needs the methods features() and unembed(), as Decoder and
+    Seq2Seq have.
+    """
+
+    label_smoothing: config.Probability = 0.0
+    z_loss: config.Rate = 0.0
+    logits_mib: config.Positive = 256  # Float32 logits held at a time on a device; longer batches are cut along T.
+
+    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
+        (x_BTD, _), state = apply(batch, key=key, method='features')
+        targets_BT, weights_BT = batch['targets'], batch['weights']
+
+        def piece(x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> tuple[Mean, dict[str, Mean]]:
+            logits_BTV, _ = apply(x_BTD, method='unembed')
+            loss_BT, nll_BT = cross_entropy(
+                logits_BTV, targets_BT, label_smoothing=self.label_smoothing, z_loss=self.z_loss
+            )
+            hits_BT = logits_BTV.argmax(axis=-1) == targets_BT
+            metrics = {'nll': Mean.weighted(nll_BT, weights_BT), 'accuracy': Mean.weighted(hits_BT, weights_BT)}
+            return Mean.weighted(loss_BT, weights_BT), metrics
+
+        vocab = jax.eval_shape(lambda x_BTD: apply(x_BTD, method='unembed')[0], x_BTD).shape[-1]
+        rows, length = targets_BT.shape
+        pieces = self.pieces(rows, length, vocab)
+        loss, metrics = in_pieces(piece, (x_BTD, targets_BT, weights_BT), pieces)
+        if 'bytes' in batch:
+            # A row of padding stands for no text.
+            count = (batch['bytes'] * (weights_BT.max(axis=1) > 0)).sum(dtype=jnp.float32)
+            metrics['bits_per_byte'] = Mean(metrics['nll'].total / jnp.log(2.0), count)
+        return objective.Outcome(loss, {'loss': loss, **metrics}, state)
+
+    def pieces(self, rows: int, length: int, vocab: int) -> int:
+        """Into how many equal pieces of T the logits are cut so that each stays within `logits_mib` on a device."""
+        row_mib = length * vocab * 4 / 2**20
+        wanted = rows / sharding.shards('batch') * row_mib / sharding.shards('vocab') / self.logits_mib
+        return next(n for n in range(1, length + 1) if length % n == 0 and n >= min(wanted, length))
+
+
+def in_pieces(function: objective.PyTree, arrays: tuple[jax.Array, ...], pieces: int) -> objective.PyTree:
+    """The sum of `function` over `pieces` equal cuts of the arrays along their second axis; each cut is recomputed
+    for its gradient instead of being kept."""
+    if pieces == 1:
+        return function(*arrays)
+
+    def cut(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(x.shape[0], pieces, -1, *x.shape[2:]), 1, 0)
+
+    def body(total: objective.PyTree, cuts: tuple[jax.Array, ...]) -> tuple[objective.PyTree, None]:
+        return jax.tree.map(jnp.add, total, function(*cuts)), None
+
+    cuts = jax.tree.map(cut, arrays)
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, *jax.tree.map(lambda x: x[0], cuts)))
+    return jax.lax.scan(jax.checkpoint(body), zero, cuts)[0]

@@ -1,0 +1,127 @@
+"""Optimizers: configs over Optax, each with its schedule, clipping and the weights it decays."""
+
+import dataclasses
+from typing import Any
+
+import optax
+
+from bigmodel_jax import config
+from bigmodel_jax.optim import masks, schedules
+
+PyTree = Any
+
+
+class Optimizer:
+    """Interface of the optimizer configs."""
+
+    schedule: schedules.Scheduler
+    clip_norm: float | None  # The gradient is scaled down to this global norm (Pascanu et al., 2012, algorithm 1).
+
+    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
+        """The update rule at learning rate `rate`.
+
+        Args:
+          axes: the logical axes of each parameter.
+        """
+        raise NotImplementedError
+
+    def build(self, steps: int, axes: PyTree) -> optax.GradientTransformation:
+        """The whole transformation of gradients into updates, for a run of `steps` updates."""
+        rule = self.rule(self.schedule.build(steps), axes)
+        return rule if self.clip_norm is None else optax.chain(optax.clip_by_global_norm(self.clip_norm), rule)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay. Source: Loshchilov and Hutter (2017), arXiv:1711.05101, algorithm 2."""
+
+    schedule: schedules.Scheduler
+    b1: config.Probability = 0.9
+    b2: config.Probability = 0.999
+    eps: config.Rate = 1e-8
+    weight_decay: config.Rate = 0.0  # Times the learning rate, on matrices and tables.
+    clip_norm: config.Rate | None = None
+
+    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
+        decay, mask = self.weight_decay, masks.decayed(axes)
+        return optax.adamw(rate, b1=self.b1, b2=self.b2, eps=self.eps, weight_decay=decay, mask=mask)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor(Optimizer):
+    """Adam whose second moments are stored by rows and columns. Source: Shazeer and Stern (2018), arXiv:1804.04235."""
+
+    schedule: schedules.Scheduler
+    decay_rate: config.Probability = 0.8
+    momentum: config.Probability | None = None
+    relative: bool = True  # The step is relative to the size of the weights (their section 8).
+    weight_decay: config.Rate = 0.0
+    clip_norm: config.Rate | None = None
+
+    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
+        return optax.adafactor(
+            rate,
+            decay_rate=self.decay_rate,
+            momentum=self.momentum,
+            multiply_by_parameter_scale=self.relative,
+            weight_decay_rate=self.weight_decay or None,
+            weight_decay_mask=masks.decayed(axes),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lion(Optimizer):
+    """The sign of an interpolated momentum. Source: Chen et al. (2023), arXiv:2302.06675, program 1."""
+
+    schedule: schedules.Scheduler
+    b1: config.Probability = 0.9
+    b2: config.Probability = 0.99
+    weight_decay: config.Rate = 0.0
+    clip_norm: config.Rate | None = None
+
+    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
+        return optax.lion(rate, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay, mask=masks.decayed(axes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sgd(Optimizer):
+    """Stochastic gradient descent with momentum; its decay is added to the gradient (L2)."""
+
+    schedule: schedules.Scheduler
+    momentum: config.Probability = 0.9
+    nesterov: bool = False
+    weight_decay: config.Rate = 0.0
+    clip_norm: config.Rate | None = None
+
+    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
+        decay = optax.add_decayed_weights(self.weight_decay, mask=masks.decayed(axes))
+        return optax.chain(decay, optax.sgd(rate, momentum=self.momentum or None, nesterov=self.nesterov))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Muon(Optimizer):
+    """Orthogonalised momentum for hidden matrices, Adam for the rest.
+
+    Source: Jordan et al. (2024), Muon; scaled to the size of Adam's updates as in Liu et al. (2025), arXiv:2502.16982.
+    """
+
+    schedule: schedules.Scheduler
+    momentum: config.Probability = 0.95
+    b1: config.Probability = 0.9  # Adam's.
+    b2: config.Probability = 0.95
+    rms: config.Rate = 0.2  # Root mean square of an update, as Adam's is in practice (their section 2.2).
+    weight_decay: config.Rate = 0.0
+    clip_norm: config.Rate | None = None
+
+    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
+        return optax.contrib.muon(
+            rate,
+            beta=self.momentum,
+            adam_b1=self.b1,
+            adam_b2=self.b2,
+            weight_decay=self.weight_decay,
+            adam_weight_decay=self.weight_decay,
+            weight_decay_mask=masks.decayed(axes),
+            muon_weight_dimension_numbers=masks.orthogonalised(axes),
+            consistent_rms=self.rms,
+        )

@@ -1,0 +1,216 @@
+"""A run's directory, opened for reading: its experiment, metrics, samples, checkpoints. No JAX until it is needed."""
+
+import functools
+import html
+import json
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.runs import quantities
+from bigmodel_jax.runs import sessions as sessions_lib
+from bigmodel_jax.train import records
+
+EXPERIMENT, ENVIRONMENT, CHECKPOINTS = 'experiment.json', 'environment.json', 'checkpoints'
+
+Record = records.Record
+
+
+def open_run(workdir: epath.PathLike, experiment_file: epath.PathLike | None = None) -> 'Run':
+    """The run in `workdir`, as it is now; open it again to see what a running one has done since.
+
+    Args:
+      workdir: a local path or gs://...
+      experiment_file: the Python file of the experiment; needed only if that file defines parts of its own.
+
+    Raises:
+      InputError: there is no such directory, or it holds no run.
+    """
+    path = epath.Path(workdir)
+    if not path.is_dir():
+        raise config.InputError(f'{path}: there is no such directory. Pass the --workdir of a run.')
+    if not (path / EXPERIMENT).exists():
+        names = sorted(child.name for child in path.iterdir())
+        shown = ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
+        raise config.InputError(
+            f'{path} is not the directory of a run: it has no {EXPERIMENT}. It holds {shown or "nothing"}.'
+        )
+    return Run(path, experiment_file)
+
+
+class Run:
+    """What a run's directory holds. Made by open_run()."""
+
+    def __init__(self, path: epath.Path, experiment_file: epath.PathLike | None = None):
+        self.path = path
+        self._experiment_file = experiment_file
+        self._json = _read_json(path / EXPERIMENT)
+
+    # ---- what was asked for ----
+
+    @functools.cached_property
+    def experiment(self) -> Any:
+        """The Experiment.
+
+        Raises:
+          InputError: it has parts that only its experiment file defines, and that file was not given.
+        """
+        from bigmodel_jax import experiment_file  # Imports JAX.
+
+        if self._experiment_file is not None:
+            experiment_file.load_module(str(self._experiment_file))
+        try:
+            return config.from_json(self._json)
+        except config.InputError as error:
+            raise config.InputError(f'{self.path / EXPERIMENT}: {error}') from None
+
+    @property
+    def name(self) -> str:
+        return self._json['name']
+
+    @property
+    def steps(self) -> int:
+        """Updates that the experiment asks for."""
+        return self._json['steps']
+
+    # ---- what happened ----
+
+    @functools.cached_property
+    def environment(self) -> list[dict[str, Any]]:
+        """One dict for each session: versions, devices, mesh, git commit, fingerprint of the data."""
+        path = self.path / ENVIRONMENT
+        return _read_json(path) if path.exists() else []
+
+    @functools.cached_property
+    def _every_record(self) -> list[Record]:
+        return records.read_all(self.path / records.FILE)
+
+    @functools.cached_property
+    def records(self) -> list[Record]:
+        """The records of metrics.jsonl that hold, without the steps that a later session did again."""
+        return records.current(self._every_record)
+
+    @functools.cached_property
+    def sessions(self) -> list[sessions_lib.Session]:
+        """Each start and resumption, how far it came and how it ended."""
+        return sessions_lib.sessions(self.environment, self._every_record)
+
+    @functools.cached_property
+    def _series(self) -> dict[str, dict[int, float]]:
+        """Metric -> step -> value; of several values at one step the last holds."""
+        series: dict[str, dict[int, float]] = {}
+        for record in self.records:
+            prefix = f'{record["name"]}/' if record['kind'] == 'evaluation' else ''
+            for name, value in record.get('metrics', {}).items():
+                series.setdefault(prefix + name, {})[record['step']] = value
+        return series
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Every metric: 'loss' and 'tokens_per_s' of training, 'validation/loss' of the evaluation 'validation'."""
+        return list(self._series)
+
+    def metrics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The steps [n] int64 and values [n] float64 of a metric, in the order of the steps.
+
+        Raises:
+          InputError: the run has no metric of this name.
+        """
+        if name not in self._series:
+            raise config.InputError(f'{self.path}: no metric {name!r}.{config.nearest(name, self.metric_names)}')
+        steps, values = zip(*sorted(self._series[name].items()))
+        return np.array(steps, np.int64), np.array(values, np.float64)
+
+    @property
+    def samples(self) -> list[Record]:
+        """The records of generated text, oldest first: 'step', and 'samples' with the 'prompt' and 'text' of each."""
+        return [record for record in self.records if record['kind'] == 'samples']
+
+    # ---- where it stands ----
+
+    @property
+    def step(self) -> int:
+        """The last step that was recorded."""
+        return max((record['step'] for record in self.records), default=0)
+
+    @property
+    def _last_event(self) -> Mapping[str, Any]:
+        kinds = (*records.BEGINNINGS, *sessions_lib.ENDINGS)
+        events = [record for record in self.records if record['kind'] in kinds]
+        return events[-1] if events else {}
+
+    @property
+    def finished(self) -> bool:
+        return self._last_event.get('kind') == 'end'
+
+    @property
+    def state(self) -> str:
+        """In words: finished, stopped and why, or not known to have ended."""
+        if self.finished:
+            return 'finished'
+        if self._last_event.get('kind') == 'stop':
+            return f'stopped by {self._last_event.get("reason")}'
+        return 'running or interrupted' if self._last_event else 'not started'
+
+    @property
+    def digest(self) -> str | None:
+        """Of the final state: equal digests mean bit-identical runs. None before the end."""
+        return self._last_event['digest'] if self.finished else None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in all sessions."""
+        return sum(session.seconds for session in self.sessions)
+
+    @functools.cached_property
+    def checkpoints(self) -> list[int]:
+        """The steps of the checkpoints that are kept, oldest first."""
+        folder = self.path / CHECKPOINTS
+        names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
+        return sorted(int(name) for name in names if name.isdigit())
+
+    @property
+    def parameters(self) -> int | None:
+        """How many numbers the parameters are."""
+        return self.environment[-1].get('parameters') if self.environment else None
+
+    def summary(self) -> dict[str, Any]:
+        """The run on one line of a table: where it stands, and the last value of each metric."""
+        last = {name: self.metrics(name)[1][-1].item() for name in self.metric_names}
+        speed = {name: statistics.median(self._series[name].values()) for name in last if name.endswith('_per_s')}
+        return {
+            'name': self.name,
+            'path': str(self.path),
+            'state': self.state,
+            'step': self.step,
+            'steps': self.steps,
+            'seconds': self.seconds,
+            'parameters': self.parameters,
+            'digest': self.digest,
+            **last,
+            **speed,
+        }
+
+    def _shown(self) -> dict[str, str]:
+        losses = [name for name in self.metric_names if name.rpartition('/')[2] == 'loss']
+        values = {name: quantities.number(self.metrics(name)[1][-1]) for name in losses}
+        return {'state': self.state, 'step': f'{self.step:,} of {self.steps:,}', **values}
+
+    def __repr__(self) -> str:
+        return f'Run({str(self.path)!r}: {self.name}, {", ".join(f"{k} {v}" for k, v in self._shown().items())})'
+
+    def _repr_html_(self) -> str:
+        items = {'run': self.name, **self._shown(), 'path': str(self.path)}
+        rows = [f'<tr><th style="text-align:left">{html.escape(k)}<td>{html.escape(v)}' for k, v in items.items()]
+        return f'<table>{"".join(rows)}</table>'
+
+
+def _read_json(path: epath.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise config.InputError(f'{path} is not JSON ({error}); the file is damaged.') from None

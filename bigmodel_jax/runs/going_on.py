@@ -1,0 +1,62 @@
+"""How to go on with a run: the exact commands, from the one that started it."""
+
+import shlex
+from collections.abc import Sequence
+
+from bigmodel_jax.runs import directory
+
+BY_MODULE = 'python -m bigmodel_jax'
+# Options that say what the experiment is, and on what it computes; the others are of one session.
+EXPERIMENT, PLACE = ('--set', '--arg'), ('--simulate-devices',)
+
+
+def next_commands(run: directory.Run) -> list[tuple[str, str]]:
+    """What can be done next, and the command for it."""
+    argv = run.environment[-1].get('command') or [] if run.environment else []
+    if 'train' not in argv:
+        return _in_python(run)
+    verb = argv.index('train')
+    program = argv[verb - 1] if verb else ''
+    # An experiment file can run by itself.
+    start = f'python {shlex.quote(program)}' if program.endswith('.py') and '__main__' not in program else BY_MODULE
+    names, options = _split(argv[verb + 1 :])
+    workdir = ('--workdir', str(run.path))
+
+    def command(verb: str, kept: Sequence[str]) -> str:
+        given = [word for option in options if option[0].partition('=')[0] in kept for word in option]
+        return f'{start} {verb} {shlex.join([*names, *workdir, *given])}'
+
+    every = EXPERIMENT + PLACE
+    going_on = [] if run.finished else [('Go on from the newest checkpoint', command('train', every))]
+    return [
+        *going_on,
+        ('Evaluate the newest checkpoint', command('evaluate', every)),
+        ('Generate', command('sample', every)),
+        ('Write this report again', command('report', EXPERIMENT)),
+    ]
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """The positional arguments; and the options, all with a value, each as ['--set', 'a=1'] or ['--set=a=1']."""
+    names: list[str] = []
+    options: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith('--'):
+            options.append([argument])
+        elif options and len(options[-1]) == 1 and '=' not in options[-1][0]:
+            options[-1].append(argument)
+        else:
+            names.append(argument)
+    return names, options
+
+
+def _in_python(run: directory.Run) -> list[tuple[str, str]]:
+    """The same in Python, of a run that Python started."""
+    path = repr(str(run.path))
+    going_on = [] if run.finished else [('Go on from the newest checkpoint', f'verbs.train(experiment, {path})')]
+    return [
+        *going_on,
+        ('Look at it', f'run = verbs.open_run({path})'),
+        ('Evaluate the newest checkpoint', f'verbs.evaluate({path})'),
+        ('Generate', f"verbs.sample({path}, 'Once')"),
+    ]

@@ -1,0 +1,54 @@
+"""The sessions of a run: each start or resumption, how far it came, and how it ended."""
+
+import datetime
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bigmodel_jax.train import records
+
+ENDINGS = ('stop', 'end')  # The kinds of record that close a session.
+
+
+class Session(NamedTuple):
+    """One process (or group of processes) that worked on a run."""
+
+    started_s: float  # Unix time.
+    first_step: int
+    last_step: int  # The last step that it recorded.
+    seconds: float
+    ending: str | None  # 'finished', why it stopped, or None: it is still running or ended without a word.
+    void_steps: int  # Steps that the next session did again.
+
+
+def sessions(environment: Sequence[Mapping[str, Any]], every: Sequence[records.Record]) -> list[Session]:
+    """The sessions of a run in the order of time.
+
+    Args:
+      environment: what environment.json holds.
+      every: all records, those that a later session took back included.
+    """
+    parts = _parts(every)
+    found = [_session(entry, parts[i] if i < len(parts) else []) for i, entry in enumerate(environment)]
+    for i, (session, after) in enumerate(itertools.pairwise(found)):
+        found[i] = session._replace(void_steps=max(session.last_step - after.first_step, 0))
+    return found
+
+
+def _parts(every: Sequence[records.Record]) -> list[list[records.Record]]:
+    """The records of each session; none of what was recorded after its end, such as an evaluation on demand."""
+    parts: list[list[records.Record]] = []
+    for record in every:
+        if record['kind'] in records.BEGINNINGS:
+            parts.append([])
+        if parts and not (parts[-1] and parts[-1][-1]['kind'] in ENDINGS):
+            parts[-1].append(record)
+    return parts
+
+
+def _session(entry: Mapping[str, Any], own: list[records.Record]) -> Session:
+    start = datetime.datetime.fromisoformat(entry['started']).timestamp()
+    last = own[-1] if own else {'kind': '', 'step': entry['step'], 'time': start}
+    ending = {'end': 'finished', 'stop': f'stopped by {last.get("reason")}'}.get(last['kind'])
+    last_step = max([entry['step'], *[record['step'] for record in own]])
+    return Session(start, entry['step'], last_step, last['time'] - start, ending, 0)

@@ -1,0 +1,76 @@
+"""What is written on a command line or in an experiment file, understood: the values of --set, and misspelt fields."""
+
+import ast
+import dataclasses
+import sys
+import types
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from bigmodel_jax import config
+
+C = TypeVar('C')
+
+
+def parse_settings(experiment: C, settings: Sequence[str]) -> C:
+    """Applies command-line settings, 'path=value' each, in order; see parse_value() for the values."""
+    for setting in settings:
+        path, sign, text = setting.partition('=')
+        if not sign or not path:
+            raise config.InputError(f'--set {setting!r} is not of the form path=value, such as model.width=64.')
+        experiment = config.vary(experiment, {path: parse_value(text, path)}, origin=f'--set {setting}')
+    return experiment
+
+
+def parse_value(text: str, path: str = '') -> Any:
+    """A value written as in an experiment file: 3, 1e-3, None, (1, 2), 'text', Lion(b2=0.98). A bare word is a string.
+
+    Only literals and configuration classes that are loaded are understood; nothing is evaluated. Text that is neither
+    is a string as it stands, so that paths need no quotes.
+    """
+    try:
+        return _literal(ast.parse(text.strip(), mode='eval').body, path)
+    except (SyntaxError, ValueError) as error:
+        if isinstance(error, config.InputError):
+            raise
+        return text
+
+
+def _literal(node: ast.expr, path: str) -> Any:
+    if isinstance(node, (ast.Tuple, ast.List)):
+        return tuple(_literal(item, path) for item in node.elts)
+    if isinstance(node, ast.Call) and not node.args:
+        values = {keyword.arg or '**': _literal(keyword.value, path) for keyword in node.keywords}
+        return config.build(_loaded_class(ast.unparse(node.func), path), values, path)
+    return ast.literal_eval(node)  # ValueError for anything that is not a literal.
+
+
+def _loaded_class(name: str, path: str) -> type:
+    """A configuration class by its bare or dotted name, among those of the package and the loaded experiment file."""
+    known = {cls.__name__: cls for cls in _loaded_classes()}
+    short = name.rpartition('.')[2]
+    if short not in known:
+        raise config.InputError(f'{path}: there is no configuration class {name!r}.{config.nearest(short, known)}')
+    return known[short]
+
+
+def _loaded_classes() -> list[type]:
+    modules = [module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)]
+    ours = [m for m in modules if m.__name__.split('.')[0] in (config.PACKAGE, config.EXPERIMENTS, '__main__')]
+    return [value for module in ours for value in vars(module).values() if config.is_config_class(value)]
+
+
+def explain_constructor_error(error: TypeError) -> str | None:
+    """A TypeError of a config's constructor in our words, with the nearest field name; None if it is another error."""
+    message = str(error)
+    head, sign, rest = message.partition('.__init__() ')
+    if not sign:
+        return None
+    for cls in _loaded_classes():
+        if cls.__qualname__ != head:
+            continue
+        if 'unexpected keyword argument' in rest:
+            wrong = rest.split("'")[1]
+            return f'{head} has no field {wrong!r}.{config.nearest(wrong, [f.name for f in dataclasses.fields(cls)])}'
+        return f'{head} {rest.replace("keyword-only argument", "field")}.'
+    return None

@@ -1,0 +1,117 @@
+"""Metrics on their way from the devices to files and the terminal. The only place that reads them from the devices."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from bigmodel_jax.objectives.objective import Mean
+from bigmodel_jax.train import records
+
+# One step's metrics as Python floats: name -> (total, count). JSON keeps them exactly.
+StepMetrics = dict[str, tuple[float, float]]
+
+
+class NotFinite(ArithmeticError):
+    """A training metric is not a finite number."""
+
+
+def read(unread: Sequence[Mapping[str, Mean]], first_step: int, saved: int | None) -> list[StepMetrics]:
+    """The metrics of the steps from `first_step` on, fetched from the devices in one go.
+
+    Args:
+      saved: step of the newest checkpoint, for the message.
+
+    Raises:
+      NotFinite: one is nan or infinite; names the step.
+    """
+    steps = [
+        {name: (float(mean.total), float(mean.count)) for name, mean in metrics.items()}
+        for metrics in jax.device_get(list(unread))
+    ]
+    for step, metrics in enumerate(steps, first_step):
+        for name, (total, _) in metrics.items():
+            if not math.isfinite(total):
+                kept = 'There is no checkpoint yet' if saved is None else f'The newest checkpoint is of step {saved}'
+                raise NotFinite(
+                    f'step {step}: {name} is {total}. {kept}; lower the learning rate, clip the gradient, or look at '
+                    f'the batch of that step.'
+                )
+    return steps
+
+
+def mean(steps: Sequence[StepMetrics]) -> dict[str, float]:
+    """The mean of each metric over several steps: totals and counts are added in float64, then divided."""
+    sums: dict[str, tuple[float, float]] = {}
+    for metrics in steps:
+        for name, (total, count) in metrics.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = (before[0] + total, before[1] + count)
+    return {name: total / count if count else math.nan for name, (total, count) in sums.items()}
+
+
+class Writer:
+    """Writes a run's records to `metrics.jsonl` and TensorBoard, and to Weights & Biases if asked, as a context
+    manager.
+
+    Args:
+      workdir: the run's directory.
+      start: the step the session begins at; TensorBoard drops what a killed session logged after it.
+      wandb: a project of Weights & Biases, or None.
+      details: what Weights & Biases shows as the configuration.
+    """
+
+    def __init__(self, workdir: epath.Path, *, start: int, wandb: str | None, details: Mapping[str, Any]):
+        import tensorboardX  # Slow; only a run that trains needs it.
+
+        self._records = records.Writer(workdir / 'metrics.jsonl')
+        self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
+        self._wandb = None if wandb is None else _start_wandb(wandb, workdir, details)
+
+    def __enter__(self) -> 'Writer':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._records.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def event(self, kind: str, step: int, **fields: Any) -> None:
+        """A record without metrics: the start, resumption or end of a session."""
+        self._records.append({'kind': kind, 'step': step, 'time': time.time(), **fields})
+
+    def scalars(self, kind: str, step: int, metrics: Mapping[str, float], **fields: Any) -> None:
+        """A record with metrics; the boards show them as kind/metric, or name/metric where the record has a name."""
+        self.event(kind, step, metrics=dict(metrics), **fields)
+        shown = {f'{fields.get("name", kind)}/{name}': value for name, value in metrics.items()}
+        for name, value in shown.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(shown, step=step)
+
+    def evaluation(self, step: int, name: str, outcome: Mapping[str, Any]) -> dict[str, float]:
+        """What an evaluation found: its numbers, and its lists of samples; returns the numbers as 'name/metric'."""
+        numbers = {key: value for key, value in outcome.items() if isinstance(value, float)}
+        if numbers:
+            self.scalars('evaluation', step, numbers, name=name)
+        for key in outcome.keys() - numbers.keys():
+            self.texts(step, name, outcome[key])
+        return {f'{name}/{key}': value for key, value in numbers.items()}
+
+    def texts(self, step: int, name: str, samples: Sequence[Mapping[str, str]]) -> None:
+        """Samples of generated text."""
+        self.event('samples', step, name=name, samples=list(samples))
+        for i, sample in enumerate(samples):
+            self._board.add_text(f'{name}/{i}', f'**{sample["prompt"]}**{sample["text"]}', step)
+
+
+def _start_wandb(project: str, workdir: epath.Path, details: Mapping[str, Any]) -> Any:
+    import wandb  # An extra; the command line has seen to it that it is there.
+
+    # One id for each work directory, so that a resumed run goes on in the same chart.
+    name = workdir.name
+    return wandb.init(project=project, id=name, name=name, config=dict(details), resume='allow')

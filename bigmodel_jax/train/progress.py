@@ -1,0 +1,81 @@
+"""Progress of a run: a live line on a terminal, plain lines in a log."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import rich.console
+import rich.progress
+
+PLAIN_EVERY_S = 10.0  # A log gets at most one progress line in this time.
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '3 min 05 s', '2 h 10 min'."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f'{seconds} s'
+    if seconds < 3600:
+        return f'{seconds // 60} min {seconds % 60:02d} s'
+    return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'
+
+
+def short(value: float) -> str:
+    """A metric as people read it: four significant digits."""
+    return f'{value:.4g}' if abs(value) < 1e5 else f'{value:.3e}'
+
+
+class Progress:
+    """Shows steps, loss, speed and time left on stderr, as a context manager.
+
+    Args:
+      name: of the run.
+      start, steps: the step the session begins at, and the last one.
+      unit: what the speed counts: 'tokens' or 'examples'.
+    """
+
+    def __init__(self, name: str, *, start: int, steps: int, unit: str):
+        self._steps, self._unit, self._said = steps, unit, 0.0
+        self._console = rich.console.Console(stderr=True, highlight=False)
+        self._live = rich.progress.Progress(
+            rich.progress.TextColumn('[bold]{task.description}'),
+            rich.progress.BarColumn(),
+            rich.progress.TextColumn('{task.completed}/{task.total} {task.fields[note]}'),
+            rich.progress.TimeRemainingColumn(),
+            console=self._console,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._live.add_task(name, total=steps, completed=start, note='compiling')
+
+    def __enter__(self) -> 'Progress':
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, message: str) -> None:
+        """One line that stays."""
+        if self._live.disable:
+            print(message, file=sys.stderr, flush=True)
+        else:
+            self._console.print(message, markup=False)
+
+    def evaluation(self, step: int, name: str, outcome: Mapping[str, Any]) -> None:
+        """The numbers of an evaluation, on a line that stays."""
+        numbers = [f'{key} {short(value)}' for key, value in outcome.items() if isinstance(value, float)]
+        if numbers:
+            self.say(f'step {step}/{self._steps}  {name}: {"  ".join(numbers)}')
+
+    def step(self, step: int, metrics: Mapping[str, float], *, per_second: float, seconds_per_step: float) -> None:
+        """The state after `step`, from the metrics and the speed of the last interval (0 if it was not timed)."""
+        note = f'loss {short(metrics["loss"])}'
+        if per_second:
+            note += f'  {per_second:,.0f} {self._unit}/s'
+        self._live.update(self._task, completed=step, note=note)
+        now = time.monotonic()
+        if self._live.disable and (now - self._said > PLAIN_EVERY_S or step == self._steps or not self._said):
+            self._said = now
+            left = seconds_per_step * (self._steps - step)
+            self.say(f'step {step}/{self._steps}  {note}' + (f'  {duration(left)} left' if left else ''))

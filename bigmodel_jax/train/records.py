@@ -1,0 +1,128 @@
+"""metrics.jsonl: what happened in a run, one JSON record a line, appended as it happens.
+
+Every record has 'kind', 'step' and 'time' (seconds since 1970). The values of 'metrics' are floats, exact to the last
+bit; JSON has no nan and no infinity, so these are written as the strings 'nan', 'inf' and '-inf'.
+
+A session that resumes at step k continues from there, so what an earlier session recorded of the steps after k is void:
+read() leaves it out.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+FILE = 'metrics.jsonl'
+BEGINNINGS = ('start', 'resume')  # The kinds of record that open a session.
+REMOTE_INTERVAL_S = 30.0
+
+Record = dict[str, Any]
+
+
+class Writer:
+    """Appends records to a file; each is on disk when append() returns.
+
+    An object store (gs://) cannot append, so there the whole file is written again, at most every REMOTE_INTERVAL_S
+    seconds and on close().
+    """
+
+    def __init__(self, path: epath.PathLike):
+        self._path = epath.Path(path)
+        self._remote = '://' in str(path)
+        text = self._path.read_bytes() if self._path.exists() else b''
+        # A writer that was killed may have left half a line; what follows must start on a line of its own.
+        repair = b'\n' if text and not text.endswith(b'\n') else b''
+        self._text = text + repair if self._remote else b''
+        self._written = time.monotonic()
+        self._file = None if self._remote else self._path.open('ab')
+        if self._file and repair:
+            self._file.write(repair)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Writes one record; adds 'time' if it has none.
+
+        Raises:
+          ValueError: a number outside 'metrics' is not finite.
+        """
+        line = encode({'time': time.time(), **record}).encode() + b'\n'
+        if self._file:
+            self._file.write(line)
+            self._file.flush()
+            return
+        self._text += line
+        if time.monotonic() - self._written > REMOTE_INTERVAL_S:
+            self._write_whole()
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+        if self._file:
+            self._file.close()
+        else:
+            self._write_whole()
+
+    def _write_whole(self) -> None:
+        self._path.write_bytes(self._text)
+        self._written = time.monotonic()
+
+    def __enter__(self) -> 'Writer':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def append(path: epath.PathLike, record: Mapping[str, Any]) -> None:
+    """Appends a single record to the file."""
+    with Writer(path) as writer:
+        writer.append(record)
+
+
+def encode(record: Mapping[str, Any]) -> str:
+    """The record on one line of ASCII, so that a torn line never ends within a character."""
+    metrics = {name: _number(value) for name, value in record.get('metrics', {}).items()}
+    return json.dumps({**record, 'metrics': metrics} if 'metrics' in record else dict(record), allow_nan=False)
+
+
+def _number(value: Any) -> int | float | str:
+    if isinstance(value, int):
+        return value
+    number = float(value)  # Also of NumPy's and JAX's scalars; from float32 the conversion is exact.
+    return number if math.isfinite(number) else str(number)
+
+
+def decode(line: bytes) -> Record | None:
+    """The record on a line; None for a torn one."""
+    try:
+        record = json.loads(line)
+    except ValueError:  # Not JSON, or not even UTF-8.
+        return None
+    if not isinstance(record, dict) or not {'kind', 'step'} <= record.keys():
+        return None
+    if 'metrics' in record:
+        record['metrics'] = {name: float(value) for name, value in record['metrics'].items()}
+    return record
+
+
+def read_all(path: epath.PathLike) -> list[Record]:
+    """Every whole record of the file in the order of writing; none if there is no file yet."""
+    path = epath.Path(path)
+    lines = path.read_bytes().split(b'\n') if path.exists() else []
+    return [record for record in map(decode, lines) if record is not None]
+
+
+def read(path: epath.PathLike) -> list[Record]:
+    """The records that hold: read_all() without those that a later session took back."""
+    return current(read_all(path))
+
+
+def current(records: Iterable[Record]) -> list[Record]:
+    """`records` without those of the steps that a later session, resuming before them, did again."""
+    kept: list[Record] = []
+    for record in records:
+        if record['kind'] in BEGINNINGS:
+            kept = [earlier for earlier in kept if earlier['step'] <= record['step']]
+        kept.append(record)
+    return kept

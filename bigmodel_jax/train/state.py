@@ -1,0 +1,118 @@
+"""The state of a run; and its blueprint: the model, optimizer, shapes and shardings that follow from the experiment."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.experiment import Experiment
+
+PyTree = Any
+
+
+class TrainState(NamedTuple):
+    """All that training changes; with the experiment, enough to replay any step. Their shardings have this form too."""
+
+    step: Any  # [] int32: updates applied so far.
+    params: PyTree
+    opt_state: PyTree
+    model_state: PyTree  # Batch statistics, moving averages, carried recurrent state; empty for most models.
+
+
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+    """What follows from an experiment before anything is computed."""
+
+    module: nn.Module
+    optimizer: optax.GradientTransformation
+    rate: Callable[[jax.Array], jax.Array]  # The learning rate after so many updates.
+    axes: PyTree  # The logical axes of each parameter.
+    abstract: TrainState  # Shapes and dtypes.
+    shardings: TrainState
+    init: Callable[[], TrainState]  # Jitted: the state is born sharded, no host ever holds it all.
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the parameters are."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
+
+
+def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
+    """The blueprint of `experiment` on `place`; allocates nothing and does not touch the data.
+
+    Raises:
+      InputError: the model does not fit the data, or an array does not divide over the mesh.
+    """
+    rows, fields = experiment.data.batch, experiment.data.fields
+    experiment.model.check(fields)
+    place.local_rows(rows)
+    place.check('A microbatch', (rows // experiment.microbatches,), ('batch',))
+    module = experiment.model.build()
+    example = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields.items()}
+    variables = functools.partial(_variables, module, example, experiment.seed)
+    boxed = jax.eval_shape(variables)
+    axes = jax.tree.map(_axes_of, boxed['params'], is_leaf=_is_boxed)
+    optimizer = experiment.optimizer.build(experiment.steps, axes)
+
+    def init() -> TrainState:
+        collections = dict(nn.meta.unbox(variables()))
+        params = collections.pop('params')
+        return TrainState(jnp.int32(0), params, optimizer.init(params), collections)
+
+    abstract = jax.eval_shape(init)
+    params = sharding.tree_shardings(place, abstract.params, axes)
+    shardings = TrainState(
+        step=place.replicated,
+        params=params,
+        opt_state=sharding.state_shardings(place, abstract.opt_state, abstract.params, params),
+        model_state=jax.tree.map(lambda _: place.replicated, abstract.model_state),
+    )
+    rate = experiment.optimizer.schedule.build(experiment.steps)
+    return Blueprint(module, optimizer, rate, axes, abstract, shardings, jax.jit(init, out_shardings=shardings))
+
+
+def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], seed: int) -> PyTree:
+    # The values do not matter to the weights, so the compiler drops the computation that they feed.
+    batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in example.items()}
+    return module.init(jax.random.key(seed), batch)
+
+
+def _is_boxed(node: Any) -> bool:
+    return isinstance(node, nn.meta.AxisMetadata)
+
+
+def _axes_of(leaf: Any) -> sharding.LogicalAxes:
+    """The logical axes a weight was declared with; none for one declared by plain Flax."""
+    return tuple(leaf.names) if isinstance(leaf, nn.LogicallyPartitioned) else (None,) * leaf.ndim
+
+
+Arrays = dict[str, tuple[tuple[int, ...], str]]  # Path -> shape and dtype.
+
+
+def check_same(wanted: Arrays, stored: Arrays, where: str) -> None:
+    """Raises InputError if the arrays stored in a checkpoint are not those of the experiment."""
+    problems = [f'  {name}: not in the checkpoint' for name in wanted if name not in stored]
+    problems += [f'  {name}: not in this experiment' for name in stored if name not in wanted]
+    for name in wanted.keys() & stored.keys():
+        if wanted[name] != stored[name]:
+            problems.append(
+                f'  {name}: {_text(stored[name])} in the checkpoint, {_text(wanted[name])} in this experiment'
+            )
+    if problems:
+        more = f'\n  ... and {len(problems) - 8} more' if len(problems) > 8 else ''
+        raise config.InputError(
+            f'{where} holds another model or optimizer:\n'
+            + '\n'.join(sorted(problems)[:8])
+            + more
+            + '\nUse the experiment it was made with, or another --workdir.'
+        )
+
+
+def _text(array: tuple[tuple[int, ...], str]) -> str:
+    return f'{array[1]}{list(array[0])}'

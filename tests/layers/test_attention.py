@@ -1,0 +1,142 @@
+"""Attention against loops in NumPy and float64, with everything that decides which keys are seen."""
+
+import drawing
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax import config
+from bigmodel_jax.layers import attention, positions
+
+B, T, S, H, G, K = 2, 5, 7, 4, 2, 8
+RNG = np.random.default_rng(0)
+Q_BTHK = RNG.normal(size=(B, T, H, K)).astype(np.float32)
+K_BSGK = RNG.normal(size=(B, S, G, K)).astype(np.float32)
+V_BSGK = RNG.normal(size=(B, S, G, K)).astype(np.float32)
+BIAS_BHTS = RNG.normal(size=(B, H, T, S)).astype(np.float32)
+
+
+def reference(mask=None, bias=None, soft_cap=None):
+    """One query at a time."""
+    y = np.zeros((B, T, H, K))
+    for b, t, h in np.ndindex(B, T, H):
+        g = h // (H // G)  # Neighbouring heads share.
+        scores = K_BSGK[b, :, g].astype(np.float64) @ Q_BTHK[b, t, h] / np.sqrt(K)
+        if bias is not None:
+            scores = scores + bias[b, h, t]
+        if soft_cap is not None:
+            scores = soft_cap * np.tanh(scores / soft_cap)
+        seen = np.ones(S, bool) if mask is None else mask[b, t]
+        weights = np.where(seen, np.exp(scores), 0.0)
+        y[b, t, h] = weights / weights.sum() @ V_BSGK[b, :, g]
+    return y
+
+
+MASK_BTS = RNG.random((B, T, S)) < 0.6
+MASK_BTS[..., 0] = True
+ATTEND = jax.jit(attention.attend, static_argnames=('soft_cap',))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'mask_BTS': MASK_BTS},
+        {'bias_BHTS': BIAS_BHTS},
+        {'soft_cap': 0.7},
+        {'mask_BTS': MASK_BTS, 'bias_BHTS': BIAS_BHTS, 'soft_cap': 0.7},
+    ],
+)
+def test_attend_is_the_weighted_mean_of_the_paper(options):
+    found = ATTEND(Q_BTHK, K_BSGK, V_BSGK, **options)
+    expected = reference(options.get('mask_BTS'), options.get('bias_BHTS'), options.get('soft_cap'))
+    np.testing.assert_allclose(found, expected, atol=2e-6)  # Float32 sums of 8 values of about 1.
+
+
+def test_one_bias_for_all_rows_is_broadcast():
+    found = ATTEND(Q_BTHK, K_BSGK, V_BSGK, bias_BHTS=BIAS_BHTS[:1])
+    expected = reference(bias=np.repeat(BIAS_BHTS[:1], B, axis=0))
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_a_query_that_sees_nothing_gives_finite_values_and_gradients():
+    def total(q_BTHK, k_BSGK, v_BSGK):
+        return attention.attend(q_BTHK, k_BSGK, v_BSGK, mask_BTS=np.zeros((B, T, S), bool)).sum()
+
+    grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(Q_BTHK, K_BSGK, V_BSGK)
+    assert all(np.isfinite(grad).all() for grad in grads)
+
+
+def seen(query, key, *, causal, window, segments):
+    """Whether the query at one place sees the key at another."""
+    near = window is None or abs(query - key) < window
+    together = segments is None or segments[query] == segments[key]
+    return (key <= query or not causal) and near and together
+
+
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('window', [None, 3])
+@pytest.mark.parametrize('segments', [None, [1, 1, 2, 2, 2, 0]])
+def test_visible_keys(causal, window, segments):
+    here = jnp.arange(6)[None]
+    segments_BT = None if segments is None else jnp.array([segments])
+    context = attention.Context(here, here, segments_BT, segments_BT)
+    mask_BTS = attention.visible(context, causal=causal, window=window)
+    expected = [[seen(t, s, causal=causal, window=window, segments=segments) for s in range(6)] for t in range(6)]
+    if mask_BTS is None:
+        assert np.all(expected)
+    else:
+        np.testing.assert_array_equal(mask_BTS[0], expected)
+
+
+def test_positions_decide_what_is_past_not_places_in_the_array():
+    context = attention.Context(jnp.array([[5]]), jnp.arange(8)[None])
+    np.testing.assert_array_equal(attention.visible(context, causal=True, window=2)[0, 0], np.isin(range(8), [4, 5]))
+
+
+def module_and_inputs(**changes):
+    layer = attention.Attention(**{'heads': H, 'kv_heads': G, 'rotary': positions.Rotary(), 'bias': True, **changes})
+    x_BTD = RNG.normal(size=(B, T, 16)).astype(np.float32)
+    context = attention.Context(np.arange(T)[None], np.arange(T)[None])
+    module = layer.build()
+    return module, drawing.variables(module, x_BTD, context), x_BTD, context
+
+
+@pytest.mark.parametrize('changes', [{}, {'window': 2}, {'rotary': None, 'kv_heads': None}, {'soft_cap': 5.0}])
+def test_the_cache_changes_nothing(changes):
+    module, variables, x_BTD, context = module_and_inputs(**changes)
+    one = jax.jit(module.apply)
+    whole, _ = one(variables, x_BTD, context)
+    heads = changes.get('kv_heads', G) or H
+    junk = np.full((B, T + 3, heads, 4), 1e3, np.float32)  # Slots of the future must not matter, whatever they hold.
+    cache = attention.Cache(junk, junk)
+    for t in range(T):
+        step = attention.Context(np.full((B, 1), t), np.arange(T + 3)[None])
+        y_B1D, cache = one(variables, x_BTD[:, t : t + 1], step, cache=cache)
+        np.testing.assert_allclose(y_B1D[:, 0], whole[:, t], atol=1e-5)
+
+
+def test_cross_attention_reads_the_memory():
+    module, variables, x_BTD, _ = module_and_inputs(causal=False, rotary=None)
+    memory_BSD = RNG.normal(size=(B, S, 16)).astype(np.float32)
+    context = attention.Context(np.arange(T)[None], np.arange(S)[None])
+    one = jax.jit(module.apply)
+    y_BTD, cache = one(variables, x_BTD, context, memory_BSD=memory_BSD)
+    swapped, _ = one(variables, x_BTD, context, memory_BSD=memory_BSD[:, ::-1])
+    assert y_BTD.shape == x_BTD.shape
+    assert cache is None
+    np.testing.assert_allclose(y_BTD, swapped, atol=1e-5)  # A set of keys, without positions.
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'heads': 3}, 'heads=3 does not divide the model width 16'),
+        ({'heads': 4, 'kv_heads': 3}, 'kv_heads=3 does not divide attention.heads=4'),
+        ({'heads': 4, 'head_width': 3, 'rotary': positions.Rotary()}, 'even width, but each has 3'),
+    ],
+)
+def test_impossible_heads_are_refused(changes, message):
+    with pytest.raises(config.InputError, match=message):
+        attention.Attention(**changes).width_of_head(16)

@@ -1,0 +1,82 @@
+"""Positions: the papers' formulas in float64, T5's buckets, and what rotary and relative positions depend on."""
+
+import pathlib
+
+import drawing
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax.layers import positions
+
+ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'operations.npz'
+RNG = np.random.default_rng(0)
+
+
+def test_sinusoids_are_those_of_the_paper():
+    with np.load(ORACLES) as oracles:
+        expected = oracles['sinusoid_vaswani_interleaved_50x16']
+    found = positions.sinusoidal(jnp.arange(50)[None], width=16, base=10_000.0)[0]
+    np.testing.assert_allclose(found, expected, atol=5e-6)  # Angles of up to 50 in float32.
+
+
+def test_sinusoids_of_an_odd_width_have_it():
+    assert positions.sinusoidal(jnp.arange(4)[None], width=5, base=10_000.0).shape == (1, 4, 5)
+
+
+def test_rotary_is_a_rotation_of_complex_numbers():
+    x_BTHK = RNG.normal(size=(2, 7, 3, 8)).astype(np.float32)
+    positions_BT = np.stack([np.arange(7), 100 + np.arange(7)])
+    numbers = x_BTHK[..., :4] + 1j * x_BTHK[..., 4:].astype(np.float64)
+    angles = positions_BT[..., None] * 10_000.0 ** (-np.arange(4) / 4)
+    turned = numbers * np.exp(1j * angles)[:, :, None]
+    expected = np.concatenate([turned.real, turned.imag], axis=-1)
+    found = positions.rotary(x_BTHK, jnp.asarray(positions_BT), base=10_000.0)
+    np.testing.assert_allclose(found, expected, atol=3e-5)  # Angles of up to 106 in float32.
+
+
+def test_rotary_scores_depend_on_the_distance_only():
+    q_BTHK, k_BTHK = RNG.normal(size=(2, 1, 9, 2, 8)).astype(np.float32)
+
+    def scores(shift):
+        here_BT = jnp.arange(9)[None] + shift
+        turned = [positions.rotary(x, here_BT, base=100.0) for x in (q_BTHK, k_BTHK)]
+        return np.einsum('BTHK,BSHK->BHTS', *turned)
+
+    np.testing.assert_allclose(scores(0), scores(37), atol=2e-5)
+
+
+@pytest.mark.parametrize(('causal', 'name'), [(True, 't5_bucket_causal_32_128'), (False, 't5_bucket_bi_32_128')])
+def test_buckets_are_those_of_t5(causal, name):
+    with np.load(ORACLES) as oracles:
+        distance, expected = oracles['t5_rel'], oracles[name]
+    found = positions.relative_bucket(jnp.asarray(distance), buckets=32, max_distance=128, causal=causal)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_relative_bias_is_the_table_at_the_bucket():
+    config = positions.Relative(heads=3, buckets=8, max_distance=16)
+    here_BT, there_BS = jnp.array([[4, 9]]), jnp.arange(12)[None]
+    for kind in (config, config.both_ways()):
+        module = kind.build()
+        variables = drawing.variables(module, here_BT, there_BS, method='bias')
+        bias_BHTS = module.apply(variables, here_BT, there_BS, method='bias')
+        table = variables['params']['table']
+        bucket_TS = positions.relative_bucket(
+            there_BS[0][None, :] - here_BT[0][:, None], buckets=8, max_distance=16, causal=kind.causal
+        )
+        assert bias_BHTS.shape == (1, 3, 2, 12)
+        np.testing.assert_array_equal(bias_BHTS[0, 1], table[bucket_TS, 1])
+    future_BT = jnp.array([[0]])
+    assert len(np.unique(positions.relative_bucket(there_BS - future_BT, buckets=8, max_distance=16, causal=True))) == 1
+
+
+@pytest.mark.parametrize('config', [positions.Learned(length=9), positions.Sinusoidal()])
+def test_no_positions_means_counting_from_0(config):
+    module, x_BTD = config.build(), RNG.normal(size=(2, 6, 4)).astype(np.float32)
+    variables = drawing.variables(module, x_BTD, None, method='embed')
+    counted = np.tile(np.arange(6), (2, 1))
+    implicit, explicit = (module.apply(variables, x_BTD, given, method='embed') for given in (None, counted))
+    np.testing.assert_array_equal(implicit, explicit)
+    moved = module.apply(variables, x_BTD, counted + 1, method='embed')
+    assert np.abs(moved - explicit).max() > 1e-3

@@ -1,0 +1,163 @@
+"""The GPT and Llama families against the implementations in Hugging Face transformers, and their published sizes.
+
+oracles/language_models.npz holds logits [B, T, V] of transformers 5.23.0 computed in float64 from the weights of
+state_dict() below, which are a formula, so that nothing large needs to be stored.
+"""
+
+import itertools
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax import config
+from bigmodel_jax.models import decoder
+
+ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'language_models.npz'
+VOCAB, WIDTH, LAYERS, HEADS, HEAD_WIDTH, HIDDEN, LENGTH = 29, 16, 2, 4, 4, 24, 12
+TOKENS_BT = (np.arange(2 * 10).reshape(2, 10) ** 2 * 7 + 3) % VOCAB
+
+GPT2 = decoder.gpt(vocab=VOCAB, width=WIDTH, layers=LAYERS, heads=HEADS, length=LENGTH)
+
+
+def llama(kv_heads, **changes):
+    base = decoder.llama(
+        vocab=VOCAB, width=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=kv_heads, hidden=HIDDEN, rope_base=10_000.0
+    )
+    return config.vary(base, changes)
+
+
+MODELS = {
+    'gpt2': GPT2,
+    'llama_mha': llama(HEADS),
+    'llama_gqa': llama(2, **{'block.attention.rotary.base': 500_000.0}),
+    'mistral_window': llama(2, **{'block.attention.window': 4}),
+}
+
+
+def gpt2_shapes():
+    block = {
+        'ln_1.weight': (WIDTH,), 'ln_1.bias': (WIDTH,),
+        'attn.c_attn.weight': (WIDTH, 3 * WIDTH), 'attn.c_attn.bias': (3 * WIDTH,),
+        'attn.c_proj.weight': (WIDTH, WIDTH), 'attn.c_proj.bias': (WIDTH,),
+        'ln_2.weight': (WIDTH,), 'ln_2.bias': (WIDTH,),
+        'mlp.c_fc.weight': (WIDTH, 4 * WIDTH), 'mlp.c_fc.bias': (4 * WIDTH,),
+        'mlp.c_proj.weight': (4 * WIDTH, WIDTH), 'mlp.c_proj.bias': (WIDTH,),
+    }  # fmt: skip
+    layers = {f'transformer.h.{i}.{name}': shape for i in range(LAYERS) for name, shape in block.items()}
+    ends = {'ln_f.weight': (WIDTH,), 'ln_f.bias': (WIDTH,), 'wte.weight': (VOCAB, WIDTH), 'wpe.weight': (LENGTH, WIDTH)}
+    return layers | {f'transformer.{name}': shape for name, shape in ends.items()}
+
+
+def llama_shapes(kv_heads):
+    block = {
+        'input_layernorm.weight': (WIDTH,), 'post_attention_layernorm.weight': (WIDTH,),
+        'self_attn.q_proj.weight': (WIDTH, WIDTH), 'self_attn.o_proj.weight': (WIDTH, WIDTH),
+        'self_attn.k_proj.weight': (kv_heads * HEAD_WIDTH, WIDTH), 'self_attn.v_proj.weight': (kv_heads * HEAD_WIDTH, WIDTH),
+        'mlp.gate_proj.weight': (HIDDEN, WIDTH), 'mlp.up_proj.weight': (HIDDEN, WIDTH),
+        'mlp.down_proj.weight': (WIDTH, HIDDEN),
+    }  # fmt: skip
+    layers = {f'model.layers.{i}.{name}': shape for i in range(LAYERS) for name, shape in block.items()}
+    return layers | {
+        'model.norm.weight': (WIDTH,), 'model.embed_tokens.weight': (VOCAB, WIDTH), 'lm_head.weight': (VOCAB, WIDTH),
+    }  # fmt: skip
+
+
+def state_dict(name):
+    """Weights under the names of transformers: numbers that look random but follow a formula."""
+    shapes = gpt2_shapes() if name == 'gpt2' else llama_shapes(MODELS[name].block.attention.kv_heads)
+    weights = {}
+    for index, (key, shape) in enumerate(sorted(shapes.items())):
+        noise = np.sin(0.7 * (np.arange(math.prod(shape)) + 31.0 * index) ** 2).reshape(shape)
+        is_scale = len(shape) == 1 and key.endswith('.weight')
+        weights[key] = 1.0 + 0.3 * noise if is_scale else 0.5 * noise
+    return weights
+
+
+def stacked(weights, name, shape=None, transpose=False):
+    layers = [weights[name.format(i)] for i in range(LAYERS)]
+    layers = [layer.T if transpose else layer for layer in layers]
+    return np.stack([layer if shape is None else layer.reshape(shape) for layer in layers])
+
+
+def gpt2_params(weights):
+    h, heads = 'transformer.h.{}.', (HEADS, HEAD_WIDTH)
+    qkv_weights = np.split(stacked(weights, h + 'attn.c_attn.weight'), 3, axis=-1)
+    qkv_biases = np.split(stacked(weights, h + 'attn.c_attn.bias'), 3, axis=-1)
+    attention = {'out': stacked(weights, h + 'attn.c_proj.weight', (*heads, WIDTH))}
+    attention['out_bias'] = stacked(weights, h + 'attn.c_proj.bias')
+    for name, matrix, bias in zip(('query', 'key', 'value'), qkv_weights, qkv_biases):
+        attention[name] = matrix.reshape(LAYERS, WIDTH, *heads)
+        attention[f'{name}_bias'] = bias.reshape(LAYERS, *heads)
+    ffn = {'up': stacked(weights, h + 'mlp.c_fc.weight'), 'up_bias': stacked(weights, h + 'mlp.c_fc.bias')}
+    ffn |= {'down': stacked(weights, h + 'mlp.c_proj.weight'), 'down_bias': stacked(weights, h + 'mlp.c_proj.bias')}
+    norms = {
+        f'{ours}_norm': {'scale': stacked(weights, h + f'{its}.weight'), 'bias': stacked(weights, h + f'{its}.bias')}
+        for ours, its in (('attention', 'ln_1'), ('ffn', 'ln_2'))
+    }
+    last = {'scale': weights['transformer.ln_f.weight'], 'bias': weights['transformer.ln_f.bias']}
+    return {
+        'blocks': {'layers': {'attention': attention, 'ffn': ffn, **norms}},
+        'embedding': {'table': weights['transformer.wte.weight']},
+        'positions': {'table': weights['transformer.wpe.weight']},
+        'norm': last,
+    }
+
+
+def llama_params(weights, kv_heads):
+    layer, groups = 'model.layers.{}.', (WIDTH, kv_heads, HEAD_WIDTH)
+    attention = {
+        'query': stacked(weights, layer + 'self_attn.q_proj.weight', (WIDTH, HEADS, HEAD_WIDTH), transpose=True),
+        'key': stacked(weights, layer + 'self_attn.k_proj.weight', groups, transpose=True),
+        'value': stacked(weights, layer + 'self_attn.v_proj.weight', groups, transpose=True),
+        'out': stacked(weights, layer + 'self_attn.o_proj.weight', (HEADS, HEAD_WIDTH, WIDTH), transpose=True),
+    }
+    ffn = {name: stacked(weights, f'{layer}mlp.{name}_proj.weight', transpose=True) for name in ('gate', 'up', 'down')}
+    norms = {
+        'attention_norm': {'scale': stacked(weights, layer + 'input_layernorm.weight')},
+        'ffn_norm': {'scale': stacked(weights, layer + 'post_attention_layernorm.weight')},
+    }
+    return {
+        'blocks': {'layers': {'attention': attention, 'ffn': ffn, **norms}},
+        'embedding': {'table': weights['model.embed_tokens.weight'], 'output': weights['lm_head.weight'].T},
+        'norm': {'scale': weights['model.norm.weight']},
+    }
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_logits_are_those_of_transformers(name):
+    model, weights = MODELS[name], state_dict(name)
+    params = gpt2_params(weights) if name == 'gpt2' else llama_params(weights, model.block.attention.kv_heads)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    outputs = jax.jit(model.build().apply)({'params': params}, {'inputs': jnp.asarray(TOKENS_BT, jnp.int32)})
+    with np.load(ORACLES) as oracles:
+        expected = oracles[name]
+    # Float32 in ten layers of arithmetic on logits of about 5; a wrong epsilon or GELU is off by more than 1e-4.
+    np.testing.assert_allclose(outputs['logits'], expected, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize(
+    ('model', 'published'),
+    [
+        (decoder.GPT2_124M, 124_439_808),
+        (decoder.GPT2_355M, 354_823_168),
+        (decoder.GPT2_774M, 774_030_080),
+        (decoder.GPT2_1558M, 1_557_611_200),
+        (decoder.LLAMA2_7B, 6_738_415_616),
+        (decoder.LLAMA3_8B, 8_030_261_248),
+    ],
+)
+def test_sizes_are_the_published_ones(model, published):
+    batch = {'inputs': jax.ShapeDtypeStruct((1, 8), jnp.int32)}
+    abstract = jax.eval_shape(lambda batch: model.build().init(jax.random.key(0), batch), batch)
+    assert sum(leaf.size for leaf in jax.tree.leaves(abstract)) == published
+
+
+def test_weights_of_the_formula_differ():
+    """The oracle would prove little if two of the tensors were equal."""
+    for name in MODELS:
+        flat = [tensor.ravel()[:WIDTH] for tensor in state_dict(name).values()]
+        assert all(np.abs(a - b).max() > 0.1 for a, b in itertools.combinations(flat, 2))

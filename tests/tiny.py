@@ -1,0 +1,79 @@
+"""An experiment file for tests: a language model of a few thousand weights on counting, which needs no data set."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.data import batches
+from bigmodel_jax.evaluate import loss
+from bigmodel_jax.experiment import Checkpoints, Experiment
+from bigmodel_jax.models import decoder
+from bigmodel_jax.objectives import language
+from bigmodel_jax.optim import optimizers, schedules
+
+VOCAB, LENGTH, EXAMPLES = 64, 16, 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counting(batches.Data):
+    """Rows of numbers, each 1 to 3 more than the one before it, modulo VOCAB. Rows have different numbers of weights."""
+
+    batch: config.Positive
+    rows_seed: config.NonNegative = 0
+    poisoned: bool = False  # The weights of every row are nan.
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        integers = batches.Field((LENGTH,), np.dtype(np.int32), VOCAB)
+        return {'inputs': integers, 'targets': integers, 'weights': batches.Field((LENGTH,), np.dtype(np.float32))}
+
+    def build(self, seed: int) -> batches.Batches:
+        random = np.random.default_rng(self.rows_seed)
+        rows = (random.integers(1, 4, (EXAMPLES, LENGTH + 1)).cumsum(axis=1) % VOCAB).astype(np.int32)
+        weights = np.arange(LENGTH) < random.integers(LENGTH // 2, LENGTH + 1, (EXAMPLES, 1))
+        weights = weights * np.float32(np.nan if self.poisoned else 1)
+        arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights.astype(np.float32)}
+        below = {'inputs': VOCAB, 'targets': VOCAB}
+        examples = batches.ArrayExamples(arrays, below=below, fingerprint={'name': 'counting'})
+        return batches.Batches(examples, rows=self.batch, seed=seed)
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name='tiny',
+        steps=20,
+        data=Counting(batch=8),
+        model=decoder.gpt(
+            vocab=VOCAB, width=16, layers=2, heads=8, length=LENGTH, **{'block.residual.dropout': 0.1}
+        ),
+        objective=language.LanguageModel(),
+        optimizer=optimizers.AdamW(
+            schedule=schedules.WarmupCosine(peak=1e-2, warmup_steps=4), weight_decay=0.1, clip_norm=1.0
+        ),
+        mesh=sharding.MeshShape(data=1),
+        checkpoints=Checkpoints(every_steps=8),
+        evaluations=(loss.Loss(data=Counting(batch=8, rows_seed=1), every_steps=10),),
+        log_every=3,
+    )
+
+
+def without_dropout() -> Experiment:
+    return config.vary(experiment(), {'model.block.residual.dropout': 0.0})
+
+
+def arms() -> dict[str, Experiment]:
+    return {f'seed{seed}': config.vary(experiment(), {'seed': seed}) for seed in (0, 1)}
+
+
+def with_path(path: str) -> Experiment:
+    return config.vary(experiment(), {'name': path})
+
+
+def misspelt() -> Experiment:
+    return Experiment(name='x', stepz=3)
+
+
+def broken() -> Experiment:
+    return 1 / 0

@@ -1,0 +1,90 @@
+"""What is computed does not depend on where: every mesh of eight devices gives the loss of one."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.layers import ffn, norms, positions
+from bigmodel_jax.train import loop
+from bigmodel_jax.train import step as steps
+
+STEPS = 20
+SHAPES = [(d, f, 8 // (d * f)) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if 8 % (d * f) == 0]
+
+
+def losses(experiment):
+    """The loss of each of STEPS steps."""
+    run = loop.build(experiment)
+    with sharding.use(run.place):
+        state, found = run.blueprint.init(), []
+        step = steps.compile_step(experiment, run.blueprint, run.place)
+        for number in range(STEPS):
+            batch = run.place.put_batch(run.data.training(number), run.data.rows)
+            state, metrics = step(state, batch)
+            found.append(metrics['loss'])
+    return np.array([float(mean.total) / float(mean.count) for mean in jax.device_get(found)])
+
+
+@pytest.fixture(scope='module')
+def one_device():
+    return losses(tiny.experiment())
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=lambda shape: 'x'.join(map(str, shape)))
+def test_eight_devices_give_the_loss_of_one(one_device, shape):
+    data, fsdp, tensor = shape
+    found = losses(config.vary(tiny.experiment(), {'mesh': sharding.MeshShape(data=data, fsdp=fsdp, tensor=tensor)}))
+    # Float32 sums in another order: about 1e-7 a step, amplified over 20 updates.
+    np.testing.assert_allclose(found, one_device, atol=1e-5)
+    assert found[-1] < found[0] - 0.2  # It learned, so that equality means something.
+
+
+@pytest.mark.parametrize('microbatches', [2, 4])
+def test_microbatches_add_up_to_the_batch(microbatches):
+    """Rows have different numbers of weights, so that a mean of means would differ in the second digit."""
+    whole = losses(tiny.without_dropout())
+    parts = losses(config.vary(tiny.without_dropout(), {'microbatches': microbatches}))
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+
+
+def test_microbatches_on_a_mesh():
+    mesh = sharding.MeshShape(data=2, fsdp=2, tensor=2)
+    parts = losses(config.vary(tiny.without_dropout(), {'microbatches': 2, 'mesh': mesh}))
+    np.testing.assert_allclose(parts, losses(tiny.without_dropout()), atol=1e-5)
+
+
+def test_a_llama_on_a_mesh():
+    llama = {
+        'model.positions': None,
+        'model.norm': norms.RmsNorm(),
+        'model.block.attention.rotary': positions.Rotary(),
+        'model.block.attention.kv_heads': 2,
+        'model.block.ffn': ffn.Gated(hidden=32),
+        'model.block.residual.norm': norms.RmsNorm(),
+        'model.embedding.tied': False,
+        'model.stack.remat': 'full',
+    }
+    alone = config.vary(tiny.experiment(), llama)
+    mesh = sharding.MeshShape(data=1, fsdp=4, tensor=2)
+    np.testing.assert_allclose(losses(config.vary(alone, {'mesh': mesh})), losses(alone), atol=1e-5)
+
+
+def test_parameters_and_optimizer_state_are_split_over_fsdp_and_tensor():
+    experiment = config.vary(tiny.experiment(), {'mesh': sharding.MeshShape(data=1, fsdp=4, tensor=2)})
+    run = loop.build(experiment)
+    with sharding.use(run.place):
+        state = run.blueprint.init()
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    assert here < 1.2 * whole / 8 + 2_000  # Vectors over heads alone are split less.
+
+
+def test_initial_weights_do_not_depend_on_the_mesh():
+    def first(mesh):
+        run = loop.build(config.vary(tiny.experiment(), {'mesh': mesh}))
+        return jax.device_get(run.blueprint.init().params)
+
+    alone, split = first(sharding.MeshShape(data=1)), first(sharding.MeshShape(data=2, fsdp=2, tensor=2))
+    jax.tree.map(np.testing.assert_array_equal, alone, split)

@@ -1,0 +1,111 @@
+"""What must never happen to a run: an overwritten directory, a cast checkpoint, a saved nan, a lost signal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.train import checkpoints, digest, loop, metrics, workdir
+
+
+def test_another_experiment_is_not_overwritten(tmp_path):
+    loop.train(tiny.experiment(), tmp_path, stop_after=2)
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob('*')) if path.is_file()}
+    other = config.vary(tiny.experiment(), {'optimizer.b2': 0.9, 'data.batch': 16})
+    with pytest.raises(config.InputError) as error:
+        loop.train(other, tmp_path)
+    assert 'data.batch: 8 -> 16' in str(error.value)
+    assert 'optimizer.b2: 0.999 -> 0.9' in str(error.value)
+    assert before == {path: path.read_bytes() for path in sorted(tmp_path.rglob('*')) if path.is_file()}
+
+
+def test_a_directory_with_other_files_is_not_used(tmp_path):
+    (tmp_path / 'thesis.tex').write_text('x')
+    with pytest.raises(config.InputError, match='holds no run .* thesis.tex'):
+        loop.train(tiny.experiment(), tmp_path)
+
+
+def test_wrong_input_leaves_no_directory_behind(tmp_path):
+    too_large = config.vary(tiny.experiment(), {'mesh.data': 64})
+    with pytest.raises(config.InputError, match='needs 64 devices, but this machine has 8'):
+        loop.train(too_large, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_damaged_experiment_file_is_named(tmp_path):
+    (tmp_path / 'experiment.json').write_text('{"name": ')
+    with pytest.raises(config.InputError, match=r'experiment\.json is damaged'):
+        workdir.check(tmp_path, tiny.experiment())
+
+
+@pytest.mark.parametrize('name', ['shape', 'dtype', 'missing'])
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, name):
+    run = loop.build(tiny.experiment())
+    with sharding.use(run.place):
+        state = run.blueprint.init()
+    with checkpoints.Checkpointer(epath.Path(tmp_path), tiny.experiment().checkpoints) as store:
+        store.save(state, {'step': 1}, {})
+        store.wait()
+    abstract, shardings = run.blueprint.abstract, run.blueprint.shardings
+    norm = abstract.params['norm']
+    if name == 'missing':
+        norm = norm | {'third': norm['scale']}
+        shardings = shardings._replace(params=shardings.params | {'norm': shardings.params['norm'] | {'third': run.place.replicated}})
+    else:
+        shape, dtype = ((99,), jnp.float32) if name == 'shape' else (norm['scale'].shape, jnp.bfloat16)
+        norm = norm | {'scale': jax.ShapeDtypeStruct(shape, dtype)}
+    abstract = abstract._replace(params=abstract.params | {'norm': norm})
+    with checkpoints.Checkpointer(epath.Path(tmp_path), None) as store, pytest.raises(config.InputError) as error:
+        store.restore(abstract, shardings, 1)
+    assert 'params.norm.third' in str(error.value) or 'params.norm.scale: float32[16] in the checkpoint' in str(error.value)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
+    experiment = config.vary(tiny.experiment(), {'data.poisoned': True})
+    with pytest.raises(metrics.NotFinite, match='step 1: .* is nan. There is no checkpoint yet'):
+        loop.train(experiment, tmp_path)
+    assert not [path for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
+
+
+def test_the_digest_sees_every_bit_and_not_the_mesh():
+    tree = {'a': jnp.arange(64, dtype=jnp.float32).reshape(8, 8), 'b': jnp.ones(3, jnp.bfloat16), 'c': jnp.array([True])}
+    place = sharding.MeshShape(data=2, fsdp=4).build()
+    split = tree | {'a': jax.device_put(tree['a'], place.sharding(('batch', 'embed')))}
+    assert digest.digest(tree) == digest.digest(split)
+    a = np.array(tree['a'])
+    a[3, 4] = np.nextafter(a[3, 4], np.inf)
+    swapped = tree['a'].at[0, 1].set(tree['a'][0, 2]).at[0, 2].set(tree['a'][0, 1])
+    others = [tree | {'a': jnp.array(a)}, tree | {'a': swapped}, tree | {'a': tree['a'].T}, {'x': tree['a'], **tree}]
+    assert len({digest.digest(each) for each in [tree, *others]}) == 5
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_cleanly_and_the_run_goes_on(tmp_path, number):
+    file = str(epath.Path(tiny.__file__))
+    command = [sys.executable, '-m', 'bigmodel_jax', 'train', file, '--workdir', str(tmp_path / 'run')]
+    endless = ['--set', 'steps=1000000', '--set', 'evaluations=()']
+    process = subprocess.Popen(command + endless, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log, deadline = tmp_path / 'run' / 'metrics.jsonl', time.monotonic() + 120
+    while not (log.exists() and '"train"' in log.read_text()):
+        assert time.monotonic() < deadline, process.communicate()[0]
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert 'Traceback' not in output
+    name = signal.Signals(number).name
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert (last['kind'], last['reason']) == ('stop', name)
+    assert f'stopped by {name} at step {last["step"]} of 1000000; the same command goes on' in output
+    assert (tmp_path / 'run' / 'checkpoints' / str(last['step'])).is_dir()
