@@ -114,9 +114,8 @@ def report(options: argparse.Namespace) -> None:
 
 def describe(options: argparse.Namespace) -> None:
     """Prints every array."""
-    console = rich.console.Console(highlight=False)
-    for part in descriptions.render(verbs.describe(_experiment(options))):
-        console.print(part)
+    groups = verbs.describe(_experiment(options))
+    rich.console.Console(highlight=False).print(descriptions.render(groups), soft_wrap=True)
 
 
 VERBS = {

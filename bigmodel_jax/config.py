@@ -47,7 +47,9 @@ def is_config(value: object) -> bool:
 
 
 def is_config_class(cls: object) -> bool:
-    return isinstance(cls, type) and dataclasses.is_dataclass(cls) and vars(cls)['__dataclass_params__'].frozen
+    """Whether `cls` is a configuration class, or a subclass of one that adds no field."""
+    parameters = getattr(cls, '__dataclass_params__', None)
+    return isinstance(cls, type) and parameters is not None and parameters.frozen
 
 
 def nearest(word: str, words: typing.Iterable[str]) -> str:
@@ -172,10 +174,13 @@ def vary(config: C, changes: Mapping[str, Any], origin: str | None = None) -> C:
 
 def origin_of(config: Any, path: str) -> str | None:
     """Where vary() or --set last changed the value at `path` (or something that holds it); None if neither did."""
-    origins = getattr(config, ORIGINS, {})
-    parts = path.split('.')
-    prefixes = ['.'.join(parts[:n]) for n in range(len(parts), 0, -1)]
-    return next((origins[prefix] for prefix in prefixes if prefix in origins), None)
+    origins, parts = getattr(config, ORIGINS, {}), path.split('.')
+    for count in range(len(parts), 0, -1):
+        if '.'.join(parts[:count]) in origins:
+            return origins['.'.join(parts[:count])]
+    # A part may have been varied before it was put in its place.
+    inner = dict(walk(config)).get(parts[0])
+    return None if inner is None or len(parts) == 1 else origin_of(inner, '.'.join(parts[1:]))
 
 
 def _replace(node: Any, parts: list[str], value: Any, path: str) -> Any:
@@ -315,7 +320,7 @@ def find_class(name: str) -> type:
     if module is None:
         raise InputError(
             f'The configuration class {name!r} is not of this package, and its module is not loaded. '
-            'If it is defined in an experiment file, pass that file along (for example: report --experiment FILE).'
+            'If it is defined in an experiment file, name that file too (for example: report FILE.py --workdir DIR).'
         )
     found: Any = vars(module).get(qualname)
     # A class that the module merely imported is refused: its name would not be the one that to_json() writes.

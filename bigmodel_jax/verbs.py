@@ -85,7 +85,7 @@ def evaluate(
     outcomes = {}
     with (
         sharding.use(trained.run.place),
-        metrics.Writer(epath.Path(workdir).expanduser(), start=trained.step, wandb=None, details={}) as writer,
+        metrics.Writer(epath.Path(workdir).expanduser(), start=None, wandb=None, details={}) as writer,
     ):
         for each, evaluator in zip(trained.run.experiment.evaluations, trained.run.evaluators):
             outcomes[each.name] = evaluator.run(trained.params, trained.model_state)

@@ -130,7 +130,8 @@ def experiment() -> Experiment:
 
 def smoke() -> Experiment:
     """Seconds on a laptop: shows that the pieces fit."""
-    return vary(experiment(), {'steps': 20, 'model.layers': 1, 'evaluations.0.every_steps': 20, 'log_every': 5})
+    tiny = {'steps': 20, 'optimizer.schedule.warmup_steps': 5, 'model.layers': 1, 'log_every': 5}
+    return vary(experiment(), tiny)
 
 
 if __name__ == '__main__':

@@ -47,7 +47,7 @@ def experiment() -> Experiment:
         mesh=sharding.MeshShape(data=1),
         checkpoints=Checkpoints(every_steps=200),
         evaluations=(
-            unigram.Unigram(data=rows('validation'), every_steps=STEPS),
+            unigram.Unigram(data=rows('validation'), every_steps=100),
             loss.Loss(data=rows('validation'), every_steps=100),
             samples.Samples(
                 prompts=('', 'The with statement', 'Return a list of'),
@@ -61,7 +61,16 @@ def experiment() -> Experiment:
 
 def smoke() -> Experiment:
     """Seconds: shows that the pieces fit, not that they learn."""
-    tiny = {'steps': 20, 'model.layers': 1, 'model.width': 48, 'log_every': 5, 'evaluations.1.max_batches': 4}
+    tiny = {
+        'steps': 20,
+        'optimizer.schedule.warmup_steps': 5,
+        'model.layers': 1,
+        'model.width': 48,
+        'log_every': 5,
+        'evaluations.0.every_steps': 20,
+        'evaluations.1.max_batches': 4,
+        'evaluations.2.tokens': 16,
+    }
     return vary(experiment(), tiny)
 
 

@@ -63,7 +63,7 @@ def experiment(path: str = 'data/tinyshakespeare/input.txt') -> Experiment:
         checkpoints=Checkpoints(every_steps=500),
         evaluations=(
             loss.Loss(data=rows(path, batch=64, held_out=True), every_steps=250),
-            samples.Samples(prompts=('\n', 'ROMEO:'), tokens=60, decoding=decoding.Sampling(), every_steps=1_000),
+            samples.Samples(prompts=('\n', 'ROMEO:'), tokens=56, decoding=decoding.Sampling(), every_steps=1_000),
         ),
         log_every=20,
     )

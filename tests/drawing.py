@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -17,6 +18,6 @@ def variables(module, *inputs, seed=0, **options):
 
     def draw(path, leaf):
         is_scale = jax.tree_util.keystr(path[-1:], simple=True).endswith('scale')
-        return (is_scale + DEVIATION * rng.normal(size=leaf.shape)).astype(leaf.dtype)
+        return jnp.asarray(is_scale + DEVIATION * rng.normal(size=leaf.shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, abstract)

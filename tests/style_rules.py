@@ -20,7 +20,7 @@ FUNCTION_LINES, FILE_LINES, NESTING, POSITIONAL, FIELDS = 50, 400, 3, 4, 12
 JUNK_DRAWERS = {'util', 'utils', 'common', 'helper', 'helpers', 'misc'}
 PICKLES = {'pickle', 'cloudpickle', 'dill', 'joblib', 'marshal', 'shelve'}
 # The files whose purpose is to talk to the person at the terminal; the others return or raise.
-SPEAKERS = ('__main__.py', 'verbs.py', 'verbs/', 'progress.py')
+SPEAKERS = ('__main__.py', 'commands.py', 'progress.py')
 
 Problems = Iterator[tuple[int, str]]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -259,9 +259,10 @@ def failures_are_not_swallowed(source: Source) -> Problems:
     for node in source.find(ast.ExceptHandler):
         caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
         broad = [kind for kind in caught if kind is None or ast.unparse(kind) in ('Exception', 'BaseException')]
-        passed_on = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+        last = node.body[-1]
+        passed_on = isinstance(last, ast.Raise) and (last.exc is None or last.cause is not None)
         if broad and not passed_on:
-            yield node.lineno, 'a broad except that does not end in a bare raise; name what can happen'
+            yield node.lineno, 'a broad except that does not end in raise, or raise ... from; name what can happen'
 
 
 def comments_promise_nothing(source: Source) -> Problems:

@@ -32,7 +32,7 @@ ORDER = (
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # Pairs that the order would allow: a layer is mathematics, whatever data it sees.
 APART = {('layers', 'data'), ('kernels', 'data'), ('data', 'kernels')}
-FLAX = ('bigmodel_jax/layers/', 'bigmodel_jax/models/', 'bigmodel_jax/train/state.py')
+FLAX = ('bigmodel_jax/layers/', 'bigmodel_jax/models/', 'bigmodel_jax/train/state.py', 'experiments/')
 MESH_NAMES = {'Mesh', 'AbstractMesh', 'PartitionSpec', 'NamedSharding'}
 MESH = 'bigmodel_jax/sharding.py'
 HEAVY = {

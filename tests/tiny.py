@@ -18,7 +18,7 @@ VOCAB, LENGTH, EXAMPLES = 64, 16, 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counting(batches.Data):
-    """Rows of numbers, each 1 to 3 more than the one before it, modulo VOCAB. Rows have different numbers of weights."""
+    """Rows of numbers, each 1 to 3 more than the last, modulo VOCAB. Rows have different numbers of weights."""
 
     batch: config.Positive
     rows_seed: config.NonNegative = 0
@@ -45,9 +45,7 @@ def experiment() -> Experiment:
         name='tiny',
         steps=20,
         data=Counting(batch=8),
-        model=decoder.gpt(
-            vocab=VOCAB, width=16, layers=2, heads=8, length=LENGTH, **{'block.residual.dropout': 0.1}
-        ),
+        model=decoder.gpt(vocab=VOCAB, width=16, layers=2, heads=8, length=LENGTH, **{'block.residual.dropout': 0.1}),
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(
             schedule=schedules.WarmupCosine(peak=1e-2, warmup_steps=4), weight_decay=0.1, clip_norm=1.0

@@ -1,7 +1,7 @@
 """Batches: batch k is a pure function of (seed, k), whatever the number of hosts; the position to save is one integer.
 
 A `Data` config builds `Batches`: random-access `Examples` in an order that is a stateless permutation of (seed, epoch).
-Every batch is a dict of arrays whose first axis is the batch, and has `weights`: 0 marks padding, in the loss and metrics.
+Every batch is a dict of arrays whose first axis is the batch, and has `weights`: 0 marks padding, in loss and metrics.
 """
 
 import functools
@@ -86,7 +86,7 @@ class Batches:
 
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
-        # Grain's shuffle is a stateless permutation that differs from one epoch to the next; only indices go through it.
+        # Grain's shuffle is a stateless permutation, another in each epoch; only indices go through it.
         return grain.MapDataset.range(len(self.examples)).seed(self.seed).shuffle().repeat()
 
     def ids(self, step: int, rows: slice | None = None) -> np.ndarray:

@@ -40,7 +40,8 @@ class EmbeddingModule(nn.Module):
             self.output_DV = weights.weight(self, 'output', axes, init=c.init, inputs=('embed',), dtype=self.dtype)
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        x_BTD = self.table_VD[tokens_BT]
+        # Whole along D: rows looked up in parts of D would have to change places to become whole rows of a batch.
+        x_BTD = sharding.constrain(self.table_VD, 'vocab', None)[tokens_BT]
         return x_BTD * jnp.asarray(math.sqrt(self.width), self.dtype) if self.config.scaled else x_BTD
 
     def finish(self, x_BTD: jax.Array) -> jax.Array:

@@ -31,6 +31,14 @@ class Optimizer:
         return rule if self.clip_norm is None else optax.chain(optax.clip_by_global_norm(self.clip_norm), rule)
 
 
+def decay(rate: schedules.Schedule, weight_decay: float, axes: PyTree) -> optax.GradientTransformation:
+    """Takes rate x weight_decay of each matrix and table away from it; stands after the updates were given their sign.
+
+    For rules of Optax whose own decay is another: Adafactor's leaves out the rate, Muon's does not spare the vectors.
+    """
+    return optax.add_decayed_weights(lambda step: -weight_decay * rate(step), mask=masks.decayed(axes))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
     """Adam with decoupled weight decay. Source: Loshchilov and Hutter (2017), arXiv:1711.05101, algorithm 2."""
@@ -55,18 +63,14 @@ class Adafactor(Optimizer):
     decay_rate: config.Probability = 0.8
     momentum: config.Probability | None = None
     relative: bool = True  # The step is relative to the size of the weights (their section 8).
-    weight_decay: config.Rate = 0.0
+    weight_decay: config.Rate = 0.0  # As in AdamW.
     clip_norm: config.Rate | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
-        return optax.adafactor(
-            rate,
-            decay_rate=self.decay_rate,
-            momentum=self.momentum,
-            multiply_by_parameter_scale=self.relative,
-            weight_decay_rate=self.weight_decay or None,
-            weight_decay_mask=masks.decayed(axes),
+        updates = optax.adafactor(
+            rate, decay_rate=self.decay_rate, momentum=self.momentum, multiply_by_parameter_scale=self.relative
         )
+        return optax.chain(updates, decay(rate, self.weight_decay, axes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,8 +98,8 @@ class Sgd(Optimizer):
     clip_norm: config.Rate | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
-        decay = optax.add_decayed_weights(self.weight_decay, mask=masks.decayed(axes))
-        return optax.chain(decay, optax.sgd(rate, momentum=self.momentum or None, nesterov=self.nesterov))
+        penalty = optax.add_decayed_weights(self.weight_decay, mask=masks.decayed(axes))
+        return optax.chain(penalty, optax.sgd(rate, momentum=self.momentum or None, nesterov=self.nesterov))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,14 +118,12 @@ class Muon(Optimizer):
     clip_norm: config.Rate | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
-        return optax.contrib.muon(
+        updates = optax.contrib.muon(
             rate,
             beta=self.momentum,
             adam_b1=self.b1,
             adam_b2=self.b2,
-            weight_decay=self.weight_decay,
-            adam_weight_decay=self.weight_decay,
-            weight_decay_mask=masks.decayed(axes),
             muon_weight_dimension_numbers=masks.orthogonalised(axes),
             consistent_rms=self.rms,
         )
+        return optax.chain(updates, decay(rate, self.weight_decay, axes))

@@ -104,7 +104,16 @@ def train(
         ):
             _record_session(run, directory, writer, start)
             shown.say(_greeting(run, directory, start, changes))
-            session = Session(run, checkpoints, writer, shown, ahead, asked, stop_after, position)
+            session = Session(
+                run,
+                checkpoints=checkpoints,
+                writer=writer,
+                shown=shown,
+                ahead=ahead,
+                asked=asked,
+                stop_after=stop_after,
+                position=position,
+            )
             current, number, stopped_by = session.steps(current, start)
             checkpoints.wait()
             result = Result(directory, number, digest(current), stopped_by, session.latest)
@@ -118,6 +127,7 @@ class Session:
     def __init__(
         self,
         run: Run,
+        *,
         checkpoints: Checkpointer,
         writer: metrics.Writer,
         shown: progress.Progress,

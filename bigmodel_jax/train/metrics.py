@@ -59,16 +59,18 @@ class Writer:
 
     Args:
       workdir: the run's directory.
-      start: the step the session begins at; TensorBoard drops what a killed session logged after it.
+      start: the step a session of training begins at; TensorBoard drops what a killed session logged after it.
+        None: only adds to what is there.
       wandb: a project of Weights & Biases, or None.
       details: what Weights & Biases shows as the configuration.
     """
 
-    def __init__(self, workdir: epath.Path, *, start: int, wandb: str | None, details: Mapping[str, Any]):
+    def __init__(self, workdir: epath.Path, *, start: int | None, wandb: str | None, details: Mapping[str, Any]):
         import tensorboardX  # Slow; only a run that trains needs it.
 
         self._records = records.Writer(workdir / 'metrics.jsonl')
-        self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
+        purge_step = None if start is None else start + 1
+        self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=purge_step)
         self._wandb = None if wandb is None else _start_wandb(wandb, workdir, details)
 
     def __enter__(self) -> 'Writer':

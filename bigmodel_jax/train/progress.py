@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 
 def short(value: float) -> str:
     """A metric as people read it: four significant digits."""
-    return f'{value:.4g}' if abs(value) < 1e5 else f'{value:.3e}'
+    return f'{value:.4g}' if abs(value) < 1e4 else f'{value:,.0f}'
 
 
 class Progress:

@@ -92,13 +92,13 @@ def test_a_full_disk(monkeypatch):
         cache.prepared('kind', KEY, full)
 
 
-def test_where_the_cache_is(monkeypatch):
+def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv('BIGMODEL_JAX_CACHE', '')
-    monkeypatch.setenv('XDG_CACHE_HOME', '/somewhere')
-    assert str(cache.root()) == '/somewhere/bigmodel_jax'
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
+    assert cache.root() == tmp_path / 'xdg' / 'bigmodel_jax'
     monkeypatch.delenv('XDG_CACHE_HOME')
-    monkeypatch.setenv('HOME', '/home/me')
-    assert str(cache.root()) == '/home/me/.cache/bigmodel_jax'
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert cache.root() == tmp_path / '.cache' / 'bigmodel_jax'
 
 
 # ---- preparing tokens in other processes --------------------------------------------------------------------------

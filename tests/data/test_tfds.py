@@ -90,6 +90,23 @@ def test_layout(tmp_path):
     )
 
 
+def test_a_long_docstring_is_given_once(tmp_path):
+    padding, long = '# padding\n' * 20, 'Does what its name says, as many others do. ' * 2
+    for name in ('a', 'b'):
+        text = f'"""Module {name}."""\n{padding}def same():\n    """{long}"""\ndef short():\n    """Short."""\n'
+        (tmp_path / f'{name}.py').write_text(text)
+    documents = dict(python_docs.docs(tmp_path))
+    assert [long.strip() in text for text in documents.values()] == [True, False]
+    assert all('Short.' in text for text in documents.values())
+
+
+def test_a_topic_within_another_is_left_out(tmp_path):
+    sections = ['What an if statement is.', 'What a while statement is.', 'What a for statement is.']
+    topics = {'if': sections[0], 'compound': '\n\n'.join(sections), 'power': 'What the power operator is.'}
+    (tmp_path / 'topics.py').write_text(f'topics = {topics!r}')
+    assert [title for title, _ in python_docs.topics(tmp_path / 'topics.py')] == ['topic compound', 'topic power']
+
+
 def test_slices_and_sums_of_splits(docs, data_dir):
     def open_split(split):
         return sources.Tfds(name='python_docs', split=split, data_dir=data_dir).open()

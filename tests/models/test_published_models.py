@@ -56,7 +56,8 @@ def llama_shapes(kv_heads):
     block = {
         'input_layernorm.weight': (WIDTH,), 'post_attention_layernorm.weight': (WIDTH,),
         'self_attn.q_proj.weight': (WIDTH, WIDTH), 'self_attn.o_proj.weight': (WIDTH, WIDTH),
-        'self_attn.k_proj.weight': (kv_heads * HEAD_WIDTH, WIDTH), 'self_attn.v_proj.weight': (kv_heads * HEAD_WIDTH, WIDTH),
+        'self_attn.k_proj.weight': (kv_heads * HEAD_WIDTH, WIDTH),
+        'self_attn.v_proj.weight': (kv_heads * HEAD_WIDTH, WIDTH),
         'mlp.gate_proj.weight': (HIDDEN, WIDTH), 'mlp.up_proj.weight': (HIDDEN, WIDTH),
         'mlp.down_proj.weight': (WIDTH, HIDDEN),
     }  # fmt: skip

@@ -1,0 +1,133 @@
+"""The evaluation of the objective: equal to it over all examples, whatever the batches and the mesh."""
+
+import dataclasses
+import functools
+
+import drawing
+import jax
+import numpy as np
+import pytest
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.data import batches
+from bigmodel_jax.evaluate import evaluation, loss
+from bigmodel_jax.models import decoder
+from bigmodel_jax.objectives import language, objective
+
+MODEL = decoder.gpt(vocab=19, width=16, layers=1, heads=2, length=6)
+DROPPING = config.vary(MODEL, {'embedding.dropout': 0.5})
+COUNT = 21
+
+
+@functools.cache
+def examples():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 19, (COUNT, 7)).astype(np.int32)
+    return {
+        'inputs': tokens[:, :-1],
+        'targets': tokens[:, 1:],
+        'weights': (rng.random((COUNT, 6)) < 0.8).astype(np.float32),
+        'bytes': rng.integers(1, 20, COUNT).astype(np.float32),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokens(batches.Data):
+    """The examples; without weights if `silent`."""
+
+    batch: config.Positive
+    below: int = 19
+    silent: bool = False
+
+    def build(self, seed):
+        arrays = examples() | ({'weights': np.zeros((COUNT, 6), np.float32)} if self.silent else {})
+        bounds = {'inputs': self.below, 'targets': self.below}
+        return batches.Batches(batches.ArrayExamples(arrays, below=bounds, fingerprint={}), rows=self.batch, seed=seed)
+
+
+@functools.cache
+def params():
+    return drawing.variables(MODEL.build(), {'inputs': examples()['inputs']})['params']
+
+
+def setting(place=None):
+    return evaluation.Setting(
+        model=DROPPING,
+        module=DROPPING.build(),
+        objective=language.LanguageModel(label_smoothing=0.1),
+        training=Tokens(batch=4).build(0),
+        place=place or sharding.MeshShape(data=1).build(),
+        seed=0,
+    )
+
+
+@functools.cache
+def expected(count=COUNT):
+    data = {name: value[:count] for name, value in examples().items()}
+    apply = objective.Apply(MODEL.build(), params(), {})
+    metrics = jax.jit(lambda data: language.LanguageModel(label_smoothing=0.1)(apply, data, None).metrics)(data)
+    means = {name: float(mean.total / mean.count) for name, mean in metrics.items()}
+    return means | {'perplexity': np.exp(means['nll'])}
+
+
+def close(found, wanted):
+    assert found.keys() == wanted.keys()
+    assert all(type(value) is float for value in found.values())
+    np.testing.assert_allclose(list(found.values()), [wanted[name] for name in found], rtol=1e-5)
+
+
+@pytest.mark.parametrize('rows', [4, 21])
+def test_the_last_batch_may_be_short(rows):
+    evaluator = loss.Loss(data=Tokens(batch=rows), every_steps=1).build(setting())
+    close(evaluator.run(params(), {}), expected())
+
+
+def test_only_the_first_batches():
+    evaluator = loss.Loss(data=Tokens(batch=4), every_steps=1, max_batches=3).build(setting())
+    close(evaluator.run(params(), {}), expected(12))
+
+
+def test_the_mesh_changes_nothing():
+    place = sharding.MeshShape(data=2, fsdp=2, tensor=2).build()
+    evaluator = loss.Loss(data=Tokens(batch=8), every_steps=1).build(setting(place))
+    close(evaluator.run(jax.device_put(params(), place.replicated), {}), expected())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traced(language.LanguageModel):
+    """Counts how often it is traced."""
+
+    def __call__(self, apply, batch, key):
+        TRACES.append(key)
+        return super().__call__(apply, batch, key)
+
+
+TRACES: list[object] = []
+
+
+def test_it_compiles_once_and_gives_no_key():
+    evaluator = loss.Loss(data=Tokens(batch=4), every_steps=1).build(dataclasses.replace(setting(), objective=Traced()))
+    evaluator.run(params(), {})
+    traces = len(TRACES)
+    evaluator.run(params(), {})
+    assert len(TRACES) == traces <= 2  # Once for the shapes of the sums, once for the step.
+    assert set(TRACES) == {None}
+
+
+def test_what_does_not_fit_is_refused_before_it_runs():
+    with pytest.raises(config.InputError, match='model.vocab=19 is too small'):
+        loss.Loss(data=Tokens(batch=4, below=20), every_steps=1).build(setting())
+    place = sharding.MeshShape(data=8).build()
+    with pytest.raises(config.InputError, match='batch=4 does not divide over the 8'):
+        loss.Loss(data=Tokens(batch=4), every_steps=1).build(setting(place))
+
+
+def test_data_without_weight_has_no_mean():
+    evaluator = loss.Loss(data=Tokens(batch=21, silent=True), every_steps=1, name='empty').build(setting())
+    with pytest.raises(config.InputError, match="'empty': no example has a weight above 0"):
+        evaluator.run(params(), {})
+
+
+def test_a_hopeless_model_has_infinite_perplexity():
+    totals = {'nll': objective.Mean(np.float32(8_000), np.float32(10))}
+    assert loss.metrics(totals, 'x') == {'nll': 800.0, 'perplexity': np.inf}

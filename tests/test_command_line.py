@@ -1,0 +1,165 @@
+"""The command line: wrong input gets one message, exit status 2, no traceback and no half-written run."""
+
+import pathlib
+
+import pytest
+import tiny
+
+from bigmodel_jax.__main__ import main
+
+FILE = tiny.__file__
+
+
+@pytest.fixture
+def command(capfd):
+    """Runs a command in this process; returns its status, stdout and stderr."""
+
+    def run(*arguments):
+        status = main(argv=[str(argument) for argument in arguments])
+        printed = capfd.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def text_data(path):
+    """Settings that make the tiny experiment read a text file."""
+    source = f'TextFile(path="{path}")'
+    return ['--set', f'data=Text(source={source}, tokenizer=Bytes(), batch=8, length=16)', '--set', 'model.vocab=320']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--set', 'optimizer.schedul.peak=1'], "AdamW has no field 'schedul'. Did you mean 'schedule'?"),
+        (['--set', 'steps=many'], "steps = 'many' (a str): should be a valid integer"),
+        (['--set', 'objective=LayerNorm()'], 'objective = LayerNorm() (a LayerNorm): should be a Objective'),
+        (['--set', 'model.block.attention.heads=3'], 'attention.heads=3 does not divide the model width 16'),
+        (['--set', 'model.vocab=32'], 'model.vocab=32 is too small: the tokenizer has 64 tokens. Use model.vocab=64'),
+        (['--set', 'model.positions.length=8'], 'model.positions.length=8 is shorter than the data (16 tokens)'),
+        (['--set', 'data.batch=6', '--set', 'mesh.data=4'], 'data.batch=6 does not divide over the 4 batch shards'),
+        (['--set', 'microbatches=3'], 'data.batch=8 does not divide into microbatches=3'),
+        (['--set', 'mesh.data=16'], 'needs 16 devices, but this machine has 8'),
+        (
+            ['--set', 'mesh.tensor=8', '--set', 'model.block.attention.heads=4'],
+            'does not divide over tensor = 8 devices',
+        ),
+        (['--set', 'optimizer.schedule.warmup_steps=50'], 'more than steps=20'),
+        (['--set', 'checkpoints.keep_best=validaton/loss'], "Did you mean 'validation'?"),
+    ],
+)
+def test_wrong_settings(command, tmp_path, arguments, message):
+    status, _, err = command('train', FILE, '--workdir', tmp_path / 'run', *arguments)
+    assert (status, message in err, 'Traceback' in err) == (2, True, False), err
+    assert err.startswith('error: ')
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('tests/tny.py', 'There is no experiment file tests/tny.py'),
+        (f'{FILE}:experimnt', "has no function 'experimnt'. Did you mean 'experiment'?"),
+        (f'{FILE}:arms/seed7', "arms() has no arm 'seed7'"),
+        (f'{FILE}:experiment/x', 'returns one experiment, so there is no arm'),
+        (f'{FILE}:misspelt', "Experiment has no field 'stepz'. Did you mean 'steps'?"),
+        (f'{FILE}:broken', 'ZeroDivisionError: division by zero'),
+        (f'{FILE}:with_path', 'with_path() needs --arg path=...'),
+        (f'{FILE}:text_data', 'has no function'),
+    ],
+)
+def test_wrong_experiments(command, name, message):
+    status, _, err = command('show', name)
+    assert (status, message in err, 'Traceback' in err) == (2, True, False), err
+
+
+def test_an_error_of_the_file_names_its_line(command):
+    _, _, err = command('show', f'{FILE}:broken')
+    line = 1 + pathlib.Path(FILE).read_text().splitlines().index('    return 1 / 0')
+    assert f'tiny.py, line {line}: ZeroDivisionError' in err
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [(None, 'no such'), (b'', 'empty'), (b'caf\xe9 ' * 100, 'not UTF-8'), (b'too short', 'too few for one row')],
+)
+def test_wrong_text_files(command, tmp_path, content, message):
+    path = tmp_path / 'input.txt'
+    if content is not None:
+        path.write_bytes(content)
+    status, _, err = command('train', FILE, '--workdir', tmp_path / 'run', *text_data(path))
+    assert (status, message.lower() in err.lower(), 'Traceback' in err) == (2, True, False), err
+    assert not (tmp_path / 'run').exists()
+
+
+def test_unknown_data_set(command, tmp_path):
+    data = 'data=Text(source=Tfds(name="python_dcs", split="train"), tokenizer=Bytes(), batch=8, length=16)'
+    status, _, err = command('train', FILE, '--workdir', tmp_path / 'run', '--set', data, '--set', 'model.vocab=320')
+    assert (status, 'python_docs' in err, 'Traceback' in err) == (2, True, False), err
+
+
+def test_a_work_directory_that_is_a_file(command, tmp_path):
+    (tmp_path / 'file').write_text('x')
+    status, _, err = command('train', FILE, '--workdir', tmp_path / 'file' / 'run')
+    assert (status, 'is a file; use a directory' in err) == (2, True), err
+
+
+def test_verbs_on_one_run(command, tmp_path):
+    run = tmp_path / 'run'
+    status, out, err = command('train', FILE, '--workdir', run, '--stop-after', '9')
+    assert status == 0, err
+    assert 'stopped by stop_after at step 9 of 20; the same command goes on' in out
+    status, out, err = command('train', FILE, '--workdir', run)
+    assert status == 0, err
+    digest = next(line for line in out.splitlines() if line.startswith('digest of the state at step 20: '))
+    assert len(digest.split()[-1]) == 64
+    assert (run / 'report.html').exists()
+
+    status, out, err = command('evaluate', FILE, '--workdir', run)
+    assert status == 0, err
+    trained = [line for line in err.splitlines() if 'validation/loss' in line]
+    assert not trained
+    assert 'validation/loss: ' in out
+
+    status, _, err = command('evaluate', FILE, '--workdir', run, '--step', '3')
+    assert (status, 'holds no checkpoint of step 3' in err) == (2, True), err
+
+    status, _, err = command('sample', FILE, '--workdir', run, '--prompt', 'x')
+    assert (status, 'without a tokenizer' in err) == (2, True), err
+
+    status, out, err = command('report', FILE, '--workdir', run)
+    assert (status, out.strip()) == (0, str(run / 'report.html')), err
+
+    status, _, err = command('train', FILE, '--workdir', run, '--set', 'seed=1')
+    assert (status, 'seed: 0 -> 1' in err) == (2, True), err
+
+
+def test_show_says_where_values_come_from(command):
+    status, out, _ = command('show', f'{FILE}:arms/seed1', '--set', 'model.width=32')
+    assert status == 0
+    lines = {line.split(' = ')[0].strip(): line for line in out.splitlines() if ' = ' in line}
+    assert '--set model.width=32' in lines['width']
+    assert 'tiny.py:' in lines['seed']
+    assert 'parameters' in out
+
+
+def test_describe_lists_every_array_with_its_place(command):
+    status, out, err = command(
+        'describe', FILE, '--set', 'mesh.data=1', '--set', 'mesh.fsdp=4', '--set', 'mesh.tensor=2'
+    )
+    assert status == 0, err
+    up = next(line for line in out.splitlines() if 'ffn/up' in line and 'bias' not in line)
+    assert all(part in up for part in ('2 x 16 x 64', 'float32', 'layers, embed, hidden', 'fsdp', 'tensor', '1.0 KiB'))
+
+
+def test_an_argument_of_the_experiment_function(command):
+    status, out, _ = command('show', f'{FILE}:with_path', '--arg', 'path=elsewhere')
+    assert (status, "name = 'elsewhere'" in out) == (0, True)
+
+
+@pytest.mark.parametrize('verb', ['', 'train', 'sample'])
+def test_help_of_every_verb(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv=[*([verb] if verb else []), '--help'])
+    assert stopped.value.code == 0
+    assert '--workdir' in capsys.readouterr().out or not verb
