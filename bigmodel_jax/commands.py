@@ -70,7 +70,8 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Prints what each evaluation found."""
-    outcomes = verbs.evaluate(options.workdir, experiment=_experiment_if_named(options), step=options.step)
+    experiment = _experiment_if_named(options)
+    outcomes = verbs.open_run(options.workdir).restore(options.step, experiment).evaluate()
     for name, outcome in outcomes.items():
         for key, value in outcome.items():
             if isinstance(value, float):
@@ -82,15 +83,9 @@ def evaluate(options: argparse.Namespace) -> None:
 def sample(options: argparse.Namespace) -> None:
     """Prints each prompt with what the model makes of it."""
     prompts = options.prompt or ['']
-    texts = verbs.sample(
-        options.workdir,
-        *prompts,
-        tokens=options.tokens,
-        how=_decoding(options),
-        seed=options.seed,
-        experiment=_experiment_if_named(options),
-        step=options.step,
-    )
+    experiment, how = _experiment_if_named(options), _decoding(options)
+    trained = verbs.open_run(options.workdir).restore(options.step, experiment)
+    texts = trained.sample(prompts, tokens=options.tokens, how=how, seed=options.seed)
     console = rich.console.Console(highlight=False)
     for prompt, text in zip(prompts, texts):
         console.print(prompt, style='bold', end='', markup=False, soft_wrap=True)

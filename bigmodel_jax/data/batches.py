@@ -30,6 +30,7 @@ class Examples:
 
     fields: Mapping[str, Field]
     fingerprint: Mapping[str, Any]  # JSON-ready: what the data is (name, version, size, hash of the content).
+    tokenizer: Any = None  # The data.tokenizer.Tokenizer of text.
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -40,19 +40,26 @@ class Vocabulary:
         raise NotImplementedError
 
 
+FOLDER = 'tokenizer'  # Of a work directory.
+
+
 def load(directory: epath.PathLike) -> Tokenizer:
     """The tokenizer that save() wrote.
 
     Raises:
-      InputError: there is none, or its library is missing.
+      InputError: there is none, it is damaged, or its library is missing.
     """
     folder = epath.Path(directory)
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
-        files = {name: (folder / name).read_bytes() for name in description['files']}
+        # Only names, so that a crafted description cannot read elsewhere.
+        names = [pathlib.PurePath(name).name for name in description['files']]
+        files = {name: (folder / name).read_bytes() for name in names}
     except FileNotFoundError as error:
         raise config.InputError(f'{folder} holds no tokenizer: {error.filename} is missing.') from error
     kinds = {kind.__name__: kind for kind in (ByteTokenizer, CharacterTokenizer, HuggingFaceTokenizer, SentencePieces)}
+    if description['class'] not in kinds:
+        raise config.InputError(f'{folder}: unknown tokenizer {description["class"]!r}; there are {", ".join(kinds)}.')
     return kinds[description['class']].restore(files)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.evaluate import reading, search
+from bigmodel_jax.models import model as models
 from bigmodel_jax.objectives import objective
 
 PyTree = Any
@@ -108,7 +109,7 @@ class Hypothesis(NamedTuple):
 
 
 def decode(
-    model: reading.Generative,
+    model: models.Model,
     params: PyTree,
     prompts: Sequence[np.ndarray],
     *,
@@ -137,26 +138,26 @@ def decode(
     Raises:
       InputError: a prompt is empty, too long for the model's positions, or holds ids outside its vocabulary.
     """
-    check(model, prompts, tokens=tokens, end=end, source=source)
+    generative = check(model, prompts, tokens=tokens, end=end, source=source)
     place = sharding.MeshShape(data=1).build() if place is None else place
     inputs = {'inputs': prompts} if source is None else {'inputs': prompts, 'source': source}
-    batch, rows = _padded(inputs, place.shards('batch'))
-    plan = _Plan(model, decoding, reader, place, tokens, end)
+    arrays, rows = _padded(inputs, place.shards('batch'))
     mine = place.local_rows(rows)
-    batch = place.put_batch({name: value[mine] for name, value in batch.items()}, rows)
-    found = jax.device_get(_compiled(plan)(params, model_state or {}, batch, np.uint32(seed)))
+    batch = place.put_batch({name: value[mine] for name, value in arrays.items()}, rows)
+    plan = _Plan(generative, decoding, reader, place, tokens, end)
+    found = jax.device_get(_compiled(plan)((params, model_state or {}), batch, np.uint32(seed)))
     return [_hypotheses(jax.tree.map(lambda x, row=row: x[row], found)) for row in range(len(prompts))]
 
 
 def check(
-    model: reading.Generative,
+    model: models.Model,
     prompts: Sequence[np.ndarray],
     *,
     tokens: int,
     end: int,
     source: Sequence[np.ndarray] | None = None,
-) -> None:
-    """Raises InputError if decode() cannot be called so; see there."""
+) -> reading.Generative:
+    """Returns `model` if decode() can be called so, and raises InputError otherwise; see there."""
     if not isinstance(model, reading.Generative):
         raise config.InputError(f'{type(model).__name__} does not generate text; use a Decoder or a Seq2Seq.')
     if not prompts or tokens < 1:
@@ -179,6 +180,7 @@ def check(
         raise config.InputError(
             f'A source has {max(map(len, source))} tokens, but the model has learned {known} positions; shorten it.'
         )
+    return model
 
 
 def _check_ids(ids: np.ndarray, *, vocab: int, end: int) -> None:
@@ -208,11 +210,9 @@ def _compiled(plan: _Plan) -> Any:
     return jax.jit(functools.partial(_run, plan), out_shardings=plan.place.replicated)
 
 
-def _run(
-    plan: _Plan, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array], seed: jax.Array
-) -> search.Texts:
+def _run(plan: _Plan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array], seed: jax.Array) -> search.Texts:
     with sharding.use(plan.place):
-        apply = objective.Apply(plan.model.build(), params, model_state)
+        apply = objective.Apply(plan.model.build(), *weights)
         fixed = {}
         if 'source' in batch:
             # Explicit, so that padding beyond the learned positions is looked up instead of cut out.

@@ -8,7 +8,8 @@ import numpy as np
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import tokenizers
-from bigmodel_jax.evaluate import decoding, evaluation, reading
+from bigmodel_jax.evaluate import decoding, evaluation
+from bigmodel_jax.models import model as models
 
 PyTree = Any
 
@@ -27,8 +28,7 @@ class Samples(evaluation.Evaluation):
     name: str = 'samples'
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
-        # Data of other kinds than text have no such attribute.
-        tokenizer = getattr(setting.training.examples, 'tokenizer', None)
+        tokenizer = setting.training.examples.tokenizer
         if tokenizer is None:
             raise config.InputError(
                 f'Evaluation {self.name!r} writes text, but the training data has no tokenizer; leave it out.'
@@ -60,7 +60,7 @@ class SamplesEvaluator(evaluation.Evaluator):
 
 
 def write(
-    model: reading.Generative,
+    model: models.Model,
     params: PyTree,
     tokenizer: tokenizers.Tokenizer,
     prompts: Sequence[str],
@@ -104,5 +104,6 @@ def _ids(tokenizer: tokenizers.Tokenizer, prompts: Sequence[str]) -> list[np.nda
 
 def _continuation(tokenizer: tokenizers.Tokenizer, prompt: np.ndarray, new: np.ndarray) -> str:
     """The text of the new tokens as it reads after the prompt, whose last character they may complete."""
+    new = new[new < tokenizer.size]  # A vocabulary that was rounded up has ids that stand for nothing.
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)

@@ -188,7 +188,7 @@ class AttentionModule(nn.Module):
         )
         axes = {'heads': c.heads, 'head': c.width_of_head(D), 'embed': D}
         out_HKD = weights.weight(self, 'out', axes, init=c.out_init or c.init, inputs=('heads', 'head'), dtype=dtype)
-        y_BTD = jnp.einsum('BTHK,HKD->BTD', y_BTHK, out_HKD)
+        y_BTD = weights.einsum('BTHK,HKD->BTD', y_BTHK, out_HKD)
         if c.bias:
             y_BTD = y_BTD + weights.vector(self, 'out_bias', {'embed': D}, value=0.0, dtype=dtype)
         return y_BTD, cache
@@ -198,7 +198,7 @@ class AttentionModule(nn.Module):
         logical = 'heads' if name == 'query' else 'kv_heads'
         axes = {'embed': D, logical: heads, 'head': c.width_of_head(D)}
         matrix_DHK = weights.weight(self, name, axes, init=c.init, inputs=('embed',), dtype=dtype)
-        y_BTHK = jnp.einsum('BTD,DHK->BTHK', x_BTD, matrix_DHK)
+        y_BTHK = weights.einsum('BTD,DHK->BTHK', x_BTD, matrix_DHK)
         if c.bias:
             del axes['embed']
             y_BTHK = y_BTHK + weights.vector(self, f'{name}_bias', axes, value=0.0, dtype=dtype)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel_jax import config
@@ -19,19 +18,19 @@ def mlp(
     bias_F: jax.Array | None,
 ) -> jax.Array:
     """activation(x up + bias) down. Source: Vaswani et al. (2017), arXiv:1706.03762, equation 2."""
-    hidden_BTF = jnp.einsum('BTD,DF->BTF', x_BTD, up_DF)
+    hidden_BTF = weights.einsum('BTD,DF->BTF', x_BTD, up_DF)
     if bias_F is not None:
         hidden_BTF = hidden_BTF + bias_F
-    return jnp.einsum('BTF,FD->BTD', activation(hidden_BTF), down_FD)
+    return weights.einsum('BTF,FD->BTD', activation(hidden_BTF), down_FD)
 
 
 def gated_ffn(
     x_BTD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array, down_FD: jax.Array, *, activation: activations.Activation
 ) -> jax.Array:
     """(activation(x gate) * x up) down. Source: Shazeer (2020), arXiv:2002.05202, equation 6."""
-    gate_BTF = activation(jnp.einsum('BTD,DF->BTF', x_BTD, gate_DF))
-    up_BTF = jnp.einsum('BTD,DF->BTF', x_BTD, up_DF)
-    return jnp.einsum('BTF,FD->BTD', gate_BTF * up_BTF, down_FD)
+    gate_BTF = activation(weights.einsum('BTD,DF->BTF', x_BTD, gate_DF))
+    up_BTF = weights.einsum('BTD,DF->BTF', x_BTD, up_DF)
+    return weights.einsum('BTF,FD->BTD', gate_BTF * up_BTF, down_FD)
 
 
 class Ffn:

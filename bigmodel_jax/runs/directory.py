@@ -2,7 +2,6 @@
 
 import functools
 import html
-import json
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +12,7 @@ from etils import epath
 from bigmodel_jax import config
 from bigmodel_jax.runs import quantities
 from bigmodel_jax.runs import sessions as sessions_lib
-from bigmodel_jax.train import records
-
-EXPERIMENT, ENVIRONMENT, CHECKPOINTS = 'experiment.json', 'environment.json', 'checkpoints'
+from bigmodel_jax.train import files, records
 
 Record = records.Record
 
@@ -30,14 +27,14 @@ def open_run(workdir: epath.PathLike, experiment_file: epath.PathLike | None = N
     Raises:
       InputError: there is no such directory, or it holds no run.
     """
-    path = epath.Path(workdir)
+    path = epath.Path(workdir).expanduser()
     if not path.is_dir():
         raise config.InputError(f'{path}: there is no such directory. Pass the --workdir of a run.')
-    if not (path / EXPERIMENT).exists():
+    if not (path / files.EXPERIMENT).exists():
         names = sorted(child.name for child in path.iterdir())
         shown = ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
         raise config.InputError(
-            f'{path} is not the directory of a run: it has no {EXPERIMENT}. It holds {shown or "nothing"}.'
+            f'{path} is not the directory of a run: it has no {files.EXPERIMENT}. It holds {shown or "nothing"}.'
         )
     return Run(path, experiment_file)
 
@@ -48,7 +45,7 @@ class Run:
     def __init__(self, path: epath.Path, experiment_file: epath.PathLike | None = None):
         self.path = path
         self._experiment_file = experiment_file
-        self._json = _read_json(path / EXPERIMENT)
+        self._json = files.read_json(path / files.EXPERIMENT)
 
     # ---- what was asked for ----
 
@@ -66,7 +63,7 @@ class Run:
         try:
             return config.from_json(self._json)
         except config.InputError as error:
-            raise config.InputError(f'{self.path / EXPERIMENT}: {error}') from None
+            raise config.InputError(f'{self.path / files.EXPERIMENT}: {error}') from None
 
     @property
     def name(self) -> str:
@@ -82,8 +79,8 @@ class Run:
     @functools.cached_property
     def environment(self) -> list[dict[str, Any]]:
         """One dict for each session: versions, devices, mesh, git commit, fingerprint of the data."""
-        path = self.path / ENVIRONMENT
-        return _read_json(path) if path.exists() else []
+        path = self.path / files.ENVIRONMENT
+        return files.read_json(path) if path.exists() else []
 
     @functools.cached_property
     def _every_record(self) -> list[Record]:
@@ -169,9 +166,40 @@ class Run:
     @functools.cached_property
     def checkpoints(self) -> list[int]:
         """The steps of the checkpoints that are kept, oldest first."""
-        folder = self.path / CHECKPOINTS
+        folder = self.path / files.CHECKPOINTS
         names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
         return sorted(int(name) for name in names if name.isdigit())
+
+    # ---- its model ----
+
+    def restore(self, step: int | None = None, experiment: Any = None) -> Any:
+        """The model at a checkpoint (default: the newest), a runs.trained.Trained: its weights, evaluate(), sample().
+
+        Args:
+          experiment: the run's own, with another mesh if need be; by default as it is stored.
+
+        Raises:
+          InputError: there is no such checkpoint, or `experiment` is another than the run's.
+        """
+        from bigmodel_jax.runs import trained  # Imports JAX.
+
+        return trained.restore(self.path, self.experiment if experiment is None else experiment, self.checkpoints, step)
+
+    def params(self, step: int | None = None) -> Any:
+        """The parameters at a checkpoint (default: the newest), as a tree of arrays."""
+        return self.restore(step).params
+
+    def sample(self, *prompts: str, tokens: int = 200, how: Any = None, seed: int = 0) -> list[str]:
+        """How the newest model goes on from each prompt.
+
+        Args:
+          tokens: new tokens at most.
+          how: an evaluate.decoding.Decoding; by default Sampling().
+        """
+        from bigmodel_jax.evaluate import decoding  # Imports JAX.
+
+        how = decoding.Sampling() if how is None else how
+        return self.restore().sample(prompts, tokens=tokens, how=how, seed=seed)
 
     @property
     def parameters(self) -> int | None:
@@ -207,10 +235,3 @@ class Run:
         items = {'run': self.name, **self._shown(), 'path': str(self.path)}
         rows = [f'<tr><th style="text-align:left">{html.escape(k)}<td>{html.escape(v)}' for k, v in items.items()]
         return f'<table>{"".join(rows)}</table>'
-
-
-def _read_json(path: epath.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise config.InputError(f'{path} is not JSON ({error}); the file is damaged.') from None

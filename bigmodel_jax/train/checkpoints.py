@@ -10,6 +10,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from bigmodel_jax import experiment
+from bigmodel_jax.train import files
 from bigmodel_jax.train import state as states
 from bigmodel_jax.train.state import TrainState
 
@@ -44,7 +45,7 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: epath.Path, policy: experiment.Checkpoints | None):
-        self._directory = workdir / 'checkpoints'
+        self._directory = workdir / files.CHECKPOINTS
         options = ocp.CheckpointManagerOptions(
             create=policy is not None,
             read_only=policy is None,

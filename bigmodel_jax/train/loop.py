@@ -14,7 +14,7 @@ from bigmodel_jax import experiment as experiments
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import environment, feed, interrupt, metrics, progress, state, step, workdir
+from bigmodel_jax.train import environment, feed, interrupt, memory, metrics, progress, state, step, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 from bigmodel_jax.train.digest import digest
 
@@ -88,6 +88,9 @@ def train(
     """
     directory = epath.Path(directory).expanduser()
     changes = workdir.check(directory, experiment)
+    if wandb is not None:
+        metrics.check_wandb()
+    memory.keep_freed()
     run = build(experiment)
     workdir.create(directory, experiment)
     with (

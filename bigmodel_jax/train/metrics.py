@@ -1,5 +1,6 @@
 """Metrics on their way from the devices to files and the terminal. The only place that reads them from the devices."""
 
+import importlib.util
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from bigmodel_jax import config
 from bigmodel_jax.objectives.objective import Mean
 from bigmodel_jax.train import records
 
@@ -68,7 +70,7 @@ class Writer:
     def __init__(self, workdir: epath.Path, *, start: int | None, wandb: str | None, details: Mapping[str, Any]):
         import tensorboardX  # Slow; only a run that trains needs it.
 
-        self._records = records.Writer(workdir / 'metrics.jsonl')
+        self._records = records.Writer(workdir / records.FILE)
         purge_step = None if start is None else start + 1
         self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=purge_step)
         self._wandb = None if wandb is None else _start_wandb(wandb, workdir, details)
@@ -111,8 +113,14 @@ class Writer:
             self._board.add_text(f'{name}/{i}', f'**{sample["prompt"]}**{sample["text"]}', step)
 
 
+def check_wandb() -> None:
+    """Raises InputError if Weights & Biases is not installed."""
+    if importlib.util.find_spec('wandb') is None:
+        raise config.InputError("--wandb needs Weights & Biases: pip install 'bigmodel_jax[wandb]'.")
+
+
 def _start_wandb(project: str, workdir: epath.Path, details: Mapping[str, Any]) -> Any:
-    import wandb  # An extra; the command line has seen to it that it is there.
+    import wandb  # An extra; see check_wandb().
 
     # One id for each work directory, so that a resumed run goes on in the same chart.
     name = workdir.name

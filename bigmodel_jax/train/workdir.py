@@ -4,7 +4,6 @@ experiment.json, environment.json (one entry for each session), metrics.jsonl, c
 report.html.
 """
 
-import json
 import os
 from typing import Any
 
@@ -12,8 +11,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
-
-EXPERIMENT, ENVIRONMENT = 'experiment.json', 'environment.json'
+from bigmodel_jax.train import files
 
 
 def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Difference]:
@@ -27,11 +25,11 @@ def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Differ
     """
     workdir = epath.Path(workdir).expanduser()
     _check_writable(workdir)
-    if not (workdir / EXPERIMENT).exists():
+    if not (workdir / files.EXPERIMENT).exists():
         found = sorted(path.name for path in workdir.iterdir()) if workdir.exists() else []
         if found:
             raise config.InputError(
-                f'{workdir} is not empty and holds no run (no {EXPERIMENT}): {", ".join(found[:5])}. '
+                f'{workdir} is not empty and holds no run (no {files.EXPERIMENT}): {", ".join(found[:5])}. '
                 'Use a new or empty directory.'
             )
         return []
@@ -49,7 +47,7 @@ def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Differ
 def stored_differences(workdir: epath.Path, experiment: Experiment) -> list[config.Difference]:
     """Where the experiment stored in `workdir` differs from `experiment`; compared as JSON, so that it need not
     load."""
-    stored = read_json(workdir / EXPERIMENT)
+    stored = files.read_json(workdir / files.EXPERIMENT)
     return _json_difference(stored, config.to_json(experiment), '')
 
 
@@ -86,32 +84,20 @@ def _check_writable(workdir: epath.Path) -> None:
 
 
 def create(workdir: epath.Path, experiment: Experiment) -> None:
-    """Makes the directory and writes the experiment into it, replacing only an equal one or its circumstances."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / EXPERIMENT, config.to_json(experiment))
+    """Makes the directory and writes the experiment into it, replacing only an equal one or its circumstances.
+
+    Raises:
+      InputError: the directory cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_json(workdir / files.EXPERIMENT, config.to_json(experiment))
+    except OSError as error:
+        raise config.InputError(f'--workdir {workdir} cannot be written: {error}. Use another directory.') from error
 
 
 def add_session(workdir: epath.Path, session: dict[str, Any]) -> None:
     """Appends one session to environment.json."""
-    path = workdir / ENVIRONMENT
-    sessions = read_json(path) if path.exists() else []
-    write_json(path, [*sessions, session])
-
-
-def read_json(path: epath.Path) -> Any:
-    """The content of a JSON file of a run.
-
-    Raises:
-      InputError: it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise config.InputError(f'{path} is damaged: {error}. Restore it, or use another --workdir.') from error
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-    """Writes a file that is either the old one or the new one, whatever happens."""
-    partial = path.parent / f'{path.name}.partial'
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + '\n')
-    partial.replace(path)
+    path = workdir / files.ENVIRONMENT
+    sessions = files.read_json(path) if path.exists() else []
+    files.write_json(path, [*sessions, session])

@@ -115,7 +115,7 @@ def test_it_compiles_once_and_gives_no_key():
 
 
 def test_what_does_not_fit_is_refused_before_it_runs():
-    with pytest.raises(config.InputError, match='model.vocab=19 is too small'):
+    with pytest.raises(config.InputError, match=r'model\.vocab=19 is too small'):
         loss.Loss(data=Tokens(batch=4, below=20), every_steps=1).build(setting())
     place = sharding.MeshShape(data=8).build()
     with pytest.raises(config.InputError, match='batch=4 does not divide over the 8'):

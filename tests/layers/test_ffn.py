@@ -15,7 +15,7 @@ def built(config):
     """A module with random weights, and these by name in float64."""
     module = config.build()
     variables = drawing.variables(module, X_BTD)
-    return module, variables, {name: value.astype(np.float64) for name, value in variables['params'].items()}
+    return module, variables, {name: np.asarray(value, np.float64) for name, value in variables['params'].items()}
 
 
 def silu(x):
@@ -44,7 +44,7 @@ def test_embedding(tied, scaled):
     module = embeddings.Embedding(tied=tied, scaled=scaled).build(11, 8, 'float32')
     tokens_BT = jnp.array([[3, 0, 10]])
     variables = drawing.variables(module, X_BTD, method='unembed')
-    p = {name: value.astype(np.float64) for name, value in variables['params'].items()}
+    p = {name: np.asarray(value, np.float64) for name, value in variables['params'].items()}
     expected = p['table'][np.asarray(tokens_BT)] * (np.sqrt(8) if scaled else 1.0)
     np.testing.assert_allclose(module.apply(variables, tokens_BT), expected, rtol=1e-6)
     output = p['table'].T if tied else p['output']

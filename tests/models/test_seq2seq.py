@@ -108,8 +108,8 @@ def reversal(key):
 
 
 def test_it_learns_to_reverse_and_generates_the_reversal():
-    module = SINUSOIDAL.build()
-    optimizer = optax.adam(5e-3)
+    model = config.vary(SINUSOIDAL, {'width': 32, 'encoder_layers': 1, 'decoder_layers': 1})
+    module, optimizer = model.build(), optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
 
     def loss(params, batch):
         logits = module.apply({'params': params}, batch)['logits']
@@ -127,8 +127,8 @@ def test_it_learns_to_reverse_and_generates_the_reversal():
     params = train(params)
     sources = [np.array([7, 3, 3, 11, 2]), np.array([5, 10, 9, 8, 4])]
     texts = decoding.decode(
-        SINUSOIDAL, params, [np.array([START])] * 2, tokens=8, decoding=decoding.Greedy(), end=END, source=sources
+        model, params, [np.array([START])] * 2, tokens=8, decoding=decoding.Greedy(), end=END, source=sources
     )
     for source, (text,) in zip(sources, texts):
         np.testing.assert_array_equal(text.tokens, [*source[::-1], END])
-        assert text.log_p > np.log(0.5)
+        assert text.log_p > np.log(0.8)

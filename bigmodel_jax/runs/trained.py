@@ -1,0 +1,97 @@
+"""The model of a run as it stood at one checkpoint, ready to be evaluated and to write."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.data import tokenizers
+from bigmodel_jax.evaluate import decoding, samples
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.train import loop, metrics, state, workdir
+from bigmodel_jax.train.checkpoints import Checkpointer
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model with its weights at `step`, laid out on the experiment's mesh. The data is opened only to evaluate."""
+
+    path: epath.Path
+    experiment: Experiment
+    place: sharding.Place
+    step: int
+    params: PyTree
+    model_state: PyTree
+
+    @property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer of the training data.
+
+        Raises:
+          InputError: the run was not trained on text.
+        """
+        tokenizer = self.run.data.examples.tokenizer
+        if tokenizer is None:
+            raise config.InputError(
+                f'{self.path} was trained on data without a tokenizer, so that it cannot write text.'
+            )
+        return tokenizer
+
+    def evaluate(self) -> dict[str, Mapping[str, Any]]:
+        """Runs every evaluation of the experiment and records the results with the run.
+
+        Returns:
+          evaluation name -> metric -> number, or list of samples.
+        """
+        outcomes, run = {}, loop.build(self.experiment)
+        with (
+            sharding.use(run.place),
+            metrics.Writer(self.path, start=None, wandb=None, details={}) as writer,
+        ):
+            for each, evaluator in zip(run.experiment.evaluations, run.evaluators):
+                outcomes[each.name] = evaluator.run(self.params, self.model_state)
+                writer.evaluation(self.step, each.name, outcomes[each.name])
+        return outcomes
+
+    def sample(self, prompts: Sequence[str], *, tokens: int, how: decoding.Decoding, seed: int) -> list[str]:
+        """How the model goes on from each prompt; see samples.write()."""
+        return samples.write(
+            self.experiment.model,
+            self.params,
+            self.tokenizer,
+            prompts,
+            tokens=tokens,
+            how=how,
+            seed=seed,
+            model_state=self.model_state,
+            place=self.place,
+        )
+
+
+def restore(path: epath.Path, experiment: Experiment, steps: Sequence[int], step: int | None = None) -> Trained:
+    """The model of the run in `path` at one of its checkpoints.
+
+    Args:
+      experiment: that of the run; another mesh is fine.
+      steps: of the checkpoints, oldest first.
+      step: which; None: the newest.
+
+    Raises:
+      InputError: there is no such checkpoint, or it is of another experiment.
+    """
+    workdir.check(path, experiment)
+    if not steps:
+        raise config.InputError(f'{path} holds no checkpoint yet; train it first.')
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise config.InputError(f'{path} holds no checkpoint of step {step}; there are {", ".join(map(str, steps))}.')
+    place = experiment.mesh.build()
+    with sharding.use(place):
+        blueprint = state.blueprint(experiment, place)
+    with Checkpointer(path, None) as checkpoints:
+        params, model_state = checkpoints.restore_model(blueprint.abstract, blueprint.shardings, step)
+    return Trained(path, experiment, place, step, params, model_state)

@@ -1,0 +1,29 @@
+"""What a work directory holds, by name, and its JSON files."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from bigmodel_jax import config
+
+EXPERIMENT, ENVIRONMENT, CHECKPOINTS = 'experiment.json', 'environment.json', 'checkpoints'
+
+
+def read_json(path: epath.Path) -> Any:
+    """The content of a JSON file of a run.
+
+    Raises:
+      InputError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # Not JSON, or not even UTF-8.
+        raise config.InputError(f'{path} is damaged: {error}. Restore it, or use another --workdir.') from error
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes a file that is either the old one or the new one, whatever happens."""
+    partial = path.parent / f'{path.name}.partial'
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + '\n')
+    partial.replace(path)
