@@ -1,6 +1,7 @@
 """What each verb of the command line does with its arguments, and what it prints."""
 
 import argparse
+import logging
 import signal
 import sys
 
@@ -18,6 +19,8 @@ from bigmodel_jax.train.metrics import NotFinite
 
 def run(options: argparse.Namespace) -> int:
     """Runs the verb of `options`; wrong input becomes one message and exit status 2."""
+    # Orbax and TFDS report the normal course of things as warnings.
+    logging.getLogger('absl').setLevel(logging.ERROR)
     try:
         if getattr(options, 'simulate_devices', None):
             jax.config.update('jax_platforms', 'cpu')

@@ -29,17 +29,15 @@ class Trained:
 
     @property
     def tokenizer(self) -> tokenizers.Tokenizer:
-        """The tokenizer of the training data.
+        """The tokenizer that is stored with the run.
 
         Raises:
-          InputError: the run was not trained on text.
+          InputError: there is none: the run was not trained on text.
         """
-        tokenizer = self.run.data.examples.tokenizer
-        if tokenizer is None:
-            raise config.InputError(
-                f'{self.path} was trained on data without a tokenizer, so that it cannot write text.'
-            )
-        return tokenizer
+        folder = self.path / tokenizers.FOLDER
+        if not folder.exists():
+            raise config.InputError(f'{self.path} was trained on data without a tokenizer; it cannot write text.')
+        return tokenizers.load(folder)
 
     def evaluate(self) -> dict[str, Mapping[str, Any]]:
         """Runs every evaluation of the experiment and records the results with the run.

@@ -76,7 +76,7 @@ def test_errors_say_what_to_do(tmp_path):
     with pytest.raises(config.InputError, match=r"no metric 'lost'\. Did you mean 'loss'"):
         run.metrics('lost')
     (tmp_path / 'a' / 'experiment.json').write_text('{')
-    with pytest.raises(config.InputError, match='is not JSON'):
+    with pytest.raises(config.InputError, match='is damaged'):
         directory.open_run(tmp_path / 'a')
 
 
@@ -91,7 +91,7 @@ def test_parts_of_an_experiment_file_need_the_file(tmp_path):
         'objective': {'class': 'experiments.own_parts_of_runs:Own', 'weight': 2.0}
     }
     (path / 'experiment.json').write_text(json.dumps(experiment))
-    with pytest.raises(config.InputError, match='pass that file along'):
+    with pytest.raises(config.InputError, match='name that file too'):
         _ = directory.open_run(path).experiment
     assert directory.open_run(path, file).experiment.objective.weight == 2.0
     sys.modules.pop('experiments.own_parts_of_runs')
