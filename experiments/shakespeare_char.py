@@ -38,7 +38,7 @@ def experiment(path: str = 'data/tinyshakespeare/input.txt') -> Experiment:
         steps=STEPS,
         data=rows(path, batch=12),
         model=Decoder(
-            vocab=128,  # 65 characters and the end of the document, rounded up.
+            vocab=66,  # 65 characters, and the end of the document.
             width=WIDTH,
             layers=LAYERS,
             positions=positions.Learned(length=LENGTH),

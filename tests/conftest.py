@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ['BIGMODEL_JAX_CACHE'] = str(scratch / 'cache')
     os.environ['TFDS_DATA_DIR'] = str(scratch / 'tfds')
     os.environ['JAX_PLATFORMS'] = 'cpu'
-    # Most of the time goes into compiling small models; unoptimised code compiles twice as fast and obeys the same laws.
+    # Most of the time goes into compiling small models; unoptimised code compiles twice as fast, under the same laws.
     fast_compile = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {fast_compile}'.strip()
     # Many tests compile the same small model; each program is compiled once in a session.

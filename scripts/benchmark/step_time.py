@@ -1,0 +1,284 @@
+"""One training step here and in PyTorch eager, side by side on this machine's CPU: two decoders, in float32.
+
+    python scripts/benchmark/step_time.py [--models char 20m] [--rounds 10] [--only jax] [--cores 1]
+
+Both sides train the same model on the same kind of batch: embedding, learned positions, pre-norm blocks without biases,
+exact GELU, tied output, cross-entropy, clipping to norm 1, AdamW. Ours is the framework's own step, as `train` runs it.
+Each side is a process of its own, and they take turns, so that what else the machine does troubles both. In brackets:
+times the first side. Trust the least time. PyTorch's threads spin while they wait, so that on a busy machine it may be
+ten times slower than alone: compare with --cores 1 there.
+
+Measured with two cores of an AMD EPYC (Zen 4), jax 0.10.2 and torch 2.13; ms, least time, ratio to PyTorch:
+
+                           one core                two cores      first step, s
+    char  torch          61.5                    34.9                5
+          jax            60.5  0.98              40.1  1.15         10
+          jax, scanned   71.9  1.17              46.9  1.35          8
+    20m   torch        3010                    1582                  4
+          jax          3184    1.06            1734    1.10         13
+          jax, scanned 3376    1.12            1816    1.15          8
+
+What was tried (same machine, shared with others; processor time on one core / wall time on two, ms; GELU by tanh):
+
+    char, unrolled: as first written                                        85 / 64
+      freed memory is kept (train/memory.py): no page faults, were 12,400   67 / 52   kept
+      + weight gradients in the weight's own order (weights.einsum)         60 / 40   kept
+      + only in the feed-forward layer                                      62
+      + hand-written gradients of GELU, LayerNorm, attention (recomputed)   56 / 37   not kept: much code for 7%
+      memory kept, and one of these: attention as products [B*H, T, K] 66, attention recomputed 65, LayerNorm 67, GELU 69
+    char, scanned: memory kept 78 / 76; + weights.einsum 66 / 47; + hand-written gradients 63 / 39
+    20m on one core: memory kept 3440; + weights.einsum 3185; + hand-written gradients 3036
+    remat='dots' is slower: char 71 / 58, 20m 3639 (for 3072)
+    jax 0.12.0.1, char on one core: 59 unrolled, 71 scanned
+    no effect, memory not kept: xla_cpu_enable_fast_math, xla_cpu_prefer_vector_width=512, xla_cpu_use_onednn,
+      xla_cpu_enable_concurrency_optimized_scheduler, xla_cpu_strict_dot_conv_math=false, xla_cpu_multi_thread_eigen=false
+
+The large products run at 100 GFLOP/s a core, the machine's rate; what is lost to PyTorch on two cores lies between them.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import multiprocessing
+import multiprocessing.connection
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from bigmodel_jax import sharding
+from bigmodel_jax.config import vary
+from bigmodel_jax.data import batches
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.layers import activations, stacks
+from bigmodel_jax.models import decoder
+from bigmodel_jax.objectives import language
+from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.train import memory, state, step
+
+Step = Callable[[], None]
+
+
+class Times(NamedTuple):
+    """Seconds of one step: on the clock, and of all cores together."""
+
+    wall: float
+    processor: float
+
+
+class Size(NamedTuple):
+    """A model and its batch; and how many steps a turn takes."""
+
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    length: int
+    rows: int
+    turn: int
+
+
+SIZES = {
+    'char': Size(vocab=65, width=128, layers=4, heads=4, length=64, rows=12, turn=10),  # nanoGPT's recipe for a CPU.
+    '20m': Size(vocab=8_192, width=384, layers=8, heads=6, length=256, rows=8, turn=1),
+}
+RATE, B2, DECAY, CLIP = 1e-3, 0.99, 0.1, 1.0
+
+
+def random_tokens(size: Size) -> np.ndarray:
+    """[B, T] int64."""
+    return np.random.default_rng(0).integers(0, size.vocab, (size.rows, size.length))
+
+
+# ---- ours -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomTokens(batches.Data):
+    """Rows of random tokens, each its own target."""
+
+    batch: int
+    length: int
+    vocab: int
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        tokens = batches.Field((self.length,), np.dtype(np.int32), self.vocab)
+        weights = batches.Field((self.length,), np.dtype(np.float32))
+        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
+
+
+def our_experiment(size: Size, *, scan: bool) -> Experiment:
+    model = decoder.gpt(vocab=size.vocab, width=size.width, layers=size.layers, heads=size.heads, length=size.length)
+    changes = {
+        'block.attention.bias': False,
+        'block.ffn.bias': False,
+        'block.ffn.activation': activations.Gelu(approximate=False),
+        'block.residual.norm.bias': False,
+        'norm.bias': False,
+        'stack': stacks.Stack(scan=scan),
+    }
+    return Experiment(
+        name='step_time',
+        steps=1_000,
+        data=RandomTokens(batch=size.rows, length=size.length, vocab=size.vocab),
+        model=vary(model, changes),
+        objective=language.LanguageModel(),
+        optimizer=optimizers.AdamW(schedule=schedules.Constant(peak=RATE), b2=B2, weight_decay=DECAY, clip_norm=CLIP),
+        mesh=sharding.MeshShape(data=1),
+    )
+
+
+def our_step(size: Size, *, scan: bool) -> Step:
+    memory.keep_freed()
+    import jax
+
+    experiment = our_experiment(size, scan=scan)
+    place = experiment.mesh.build()
+    with sharding.use(place):
+        blueprint = state.blueprint(experiment, place)
+        current = blueprint.init()
+        tokens = random_tokens(size).astype(np.int32)
+        weights = np.ones(tokens.shape, np.float32)
+        batch = place.put_batch({'inputs': tokens, 'targets': tokens, 'weights': weights}, size.rows)
+        update = step.compile_step(experiment, blueprint, place)
+
+    def run() -> None:
+        nonlocal current
+        with sharding.use(place):
+            current, metrics = update(current, batch)
+        jax.block_until_ready((current, metrics))
+
+    return run
+
+
+# ---- PyTorch's --------------------------------------------------------------------------------------------------
+
+
+def torch_model(size: Size):
+    """The model as a PyTorch module: tokens [B, T] to logits [B, T, V]."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            D = size.width
+            self.attention_norm, self.ffn_norm = nn.LayerNorm(D, bias=False), nn.LayerNorm(D, bias=False)
+            self.qkv, self.out = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
+            self.up, self.down = nn.Linear(D, 4 * D, bias=False), nn.Linear(4 * D, D, bias=False)
+
+        def forward(self, x_BTD):
+            B, T, D = x_BTD.shape
+            parts = self.qkv(self.attention_norm(x_BTD)).split(D, 2)
+            q_BHTK, k_BHTK, v_BHTK = (part.view(B, T, size.heads, -1).transpose(1, 2) for part in parts)
+            y_BHTK = functional.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+            x_BTD = x_BTD + self.out(y_BHTK.transpose(1, 2).reshape(B, T, D))
+            return x_BTD + self.down(functional.gelu(self.up(self.ffn_norm(x_BTD))))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.positions = nn.Embedding(size.vocab, size.width), nn.Embedding(size.length, size.width)
+            self.blocks = nn.Sequential(*[Block() for _ in range(size.layers)])
+            self.norm = nn.LayerNorm(size.width, bias=False)
+
+        def forward(self, tokens_BT):
+            x_BTD = self.table(tokens_BT) + self.positions(torch.arange(tokens_BT.shape[1]))
+            return self.norm(self.blocks(x_BTD)) @ self.table.weight.T
+
+    return Model()
+
+
+def torch_step(size: Size) -> Step:
+    import torch
+
+    tokens_BT, model = torch.from_numpy(random_tokens(size)), torch_model(size)
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, betas=(0.9, B2), weight_decay=DECAY)
+
+    def run() -> None:
+        loss = torch.nn.functional.cross_entropy(model(tokens_BT).flatten(0, 1), tokens_BT.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        loss.item()
+
+    return run
+
+
+# ---- taking turns -----------------------------------------------------------------------------------------------
+
+SIDES: dict[str, Callable[[Size], Step]] = {
+    'torch': torch_step,
+    'jax': lambda size: our_step(size, scan=False),
+    'jax, scanned': lambda size: our_step(size, scan=True),
+}
+
+
+def worker(side: str, size: Size, connection: multiprocessing.connection.Connection) -> None:
+    """Sends the seconds to the end of the first step; then, for each number received, the seconds of so many steps."""
+    began = time.perf_counter()
+    run = SIDES[side](size)
+    run()
+    connection.send(time.perf_counter() - began)
+    while steps := connection.recv():
+        connection.send([timed(run) for _ in range(steps)])
+
+
+def timed(run: Step) -> Times:
+    wall, processor = time.perf_counter(), time.process_time()
+    run()
+    return Times(time.perf_counter() - wall, time.process_time() - processor)
+
+
+def compare(name: str, sides: list[str], rounds: int) -> None:
+    """Prints the times of one model on each side, and their ratios to the first side."""
+    size, context = SIZES[name], multiprocessing.get_context('spawn')
+    ends: dict[str, multiprocessing.connection.Connection] = {}
+    for side in sides:
+        ends[side], theirs = context.Pipe()
+        context.Process(target=worker, args=(side, size, theirs), daemon=True).start()
+        print(f'{name}: {side}: the first step was done after {ends[side].recv():.1f} s', flush=True)
+    times: dict[str, list[Times]] = {side: [] for side in sides}
+    for turn in range(rounds + 1):
+        for side, end in ends.items():
+            end.send(size.turn)
+            times[side] += end.recv() if turn else end.recv()[:0]  # The first turn warms up.
+    for end in ends.values():
+        end.send(0)
+    base = summary(times[sides[0]])
+    for side in sides:
+        own = summary(times[side])
+        columns = [f'{what} {own[what] * 1e3:8.1f} ms ({own[what] / base[what]:.2f})' for what in own]
+        print(f'{name}: {side:13s} {"  ".join(columns)}', flush=True)
+
+
+def summary(times: list[Times]) -> dict[str, float]:
+    """Seconds, by what is printed before them."""
+    wall = [each.wall for each in times]
+    return {'least': min(wall), 'median': statistics.median(wall), 'processor': min(each.processor for each in times)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0], allow_abbrev=False)
+    parser.add_argument('--models', nargs='+', choices=SIZES, default=list(SIZES), help='default: all')
+    parser.add_argument('--rounds', type=int, default=10, help='turns of each side (default: 10)')
+    parser.add_argument('--only', nargs='+', choices=SIDES, help='sides to measure; default: all that are installed')
+    parser.add_argument('--cores', type=int, help='use only so many cores (Linux); 1 is fair on a busy machine')
+    options = parser.parse_args()
+    if options.cores is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # The processes below inherit it.
+    installed = [side for side in SIDES if side != 'torch' or importlib.util.find_spec('torch')]
+    if 'torch' not in installed:
+        print('PyTorch is not installed, so there is nothing to compare with: pip install torch')
+    for name in options.models:
+        compare(name, options.only or installed, options.rounds)
+
+
+if __name__ == '__main__':
+    main()
