@@ -13,7 +13,7 @@ def keep_freed() -> bool:
     """Makes this process keep the memory that it frees; returns whether it could.
 
     XLA:CPU allocates the intermediates of a step anew at each step. malloc(3) takes so large a block from the kernel
-    and gives it back, so that every page of it is touched for the first time again: a third of a small step's time.
+    and gives it back, so that every page of it is touched for the first time again: a quarter of a small step's time.
     The price is that the process stays as large as it once was. Call it before JAX starts its threads: later, only
     blocks of up to 64 MiB are kept.
 

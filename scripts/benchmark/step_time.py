@@ -5,35 +5,39 @@
 Both sides train the same model on the same kind of batch: embedding, learned positions, pre-norm blocks without biases,
 exact GELU, tied output, cross-entropy, clipping to norm 1, AdamW. Ours is the framework's own step, as `train` runs it.
 Each side is a process of its own, and they take turns, so that what else the machine does troubles both. In brackets:
-times the first side. Trust the least time. PyTorch's threads spin while they wait, so that on a busy machine it may be
-ten times slower than alone: compare with --cores 1 there.
+times the first side. Trust the least time. On a busy machine PyTorch with two threads was seen to take 5 to 70 times
+its time alone, ours twice, which flatters us: compare there with --cores 1, and by processor time.
 
-Measured with two cores of an AMD EPYC (Zen 4), jax 0.10.2 and torch 2.13; ms, least time, ratio to PyTorch:
+Measured with two cores of an AMD EPYC (Zen 4), jax 0.10.2 and torch 2.13; least time in ms, and ratio to PyTorch. The
+machine was shared, so the time to the end of the first step (import, building, compiling) is an upper bound:
 
-                           one core                two cores      first step, s
-    char  torch          61.5                    34.9                5
-          jax            60.5  0.98              40.1  1.15         10
-          jax, scanned   71.9  1.17              46.9  1.35          8
-    20m   torch        3010                    1582                  4
-          jax          3184    1.06            1734    1.10         13
-          jax, scanned 3376    1.12            1816    1.15          8
+                         one core       two cores      first step, s
+    char  torch          61.5           34.9                5
+          jax            60.5  0.98     40.1  1.15         10
+          jax, scanned   71.9  1.17     46.9  1.35          8
+    20m   torch        3010           1582                  4
+          jax          3184    1.06   1734    1.10         13
+          jax, scanned 3376    1.12   1816    1.15          8
 
-What was tried (same machine, shared with others; processor time on one core / wall time on two, ms; GELU by tanh):
+On two cores char takes 1.09 times PyTorch's processor time, but 1.15 times its time: the rest is a core left idle.
 
-    char, unrolled: as first written                                        85 / 64
-      freed memory is kept (train/memory.py): no page faults, were 12,400   67 / 52   kept
+What was tried on the same machine, in a bare step (GELU by tanh, plain Optax, so close to the table above but not equal
+to it): processor time on one core / wall time on two, ms, the least of about 40 steps (20m: 3, processor time only).
+
+    char, as first written, unrolled (another run than the lines below)     85 / 64
+      freed memory kept (train/memory.py): 12,400 page faults a step gone   67 / 52   kept
       + weight gradients in the weight's own order (weights.einsum)         60 / 40   kept
-      + only in the feed-forward layer                                      62
-      + hand-written gradients of GELU, LayerNorm, attention (recomputed)   56 / 37   not kept: much code for 7%
-      memory kept, and one of these: attention as products [B*H, T, K] 66, attention recomputed 65, LayerNorm 67, GELU 69
-    char, scanned: memory kept 78 / 76; + weights.einsum 66 / 47; + hand-written gradients 63 / 39
-    20m on one core: memory kept 3440; + weights.einsum 3185; + hand-written gradients 3036
-    remat='dots' is slower: char 71 / 58, 20m 3639 (for 3072)
-    jax 0.12.0.1, char on one core: 59 unrolled, 71 scanned
-    no effect, memory not kept: xla_cpu_enable_fast_math, xla_cpu_prefer_vector_width=512, xla_cpu_use_onednn,
-      xla_cpu_enable_concurrency_optimized_scheduler, xla_cpu_strict_dot_conv_math=false, xla_cpu_multi_thread_eigen=false
-
-The large products run at 100 GFLOP/s a core, the machine's rate; what is lost to PyTorch on two cores lies between them.
+        the same in the feed-forward layers only                            62
+      + hand-written gradients of GELU, LayerNorm, recomputed attention     56 / 37   not kept: much code for 7%
+      freed memory kept, and one of: attention recomputed 65, as products [B*H, T, K] 66, LayerNorm 67, GELU 69
+    char, scanned: freed memory kept 78 / 76; with the hand-written gradients too 63 / 39
+    20m: freed memory kept 3440; + weights.einsum 3185; + hand-written gradients 3036; these scanned 3249
+    remat='dots' in the framework's step, unrolled: char 71 / 58 (none: 58 / 39), 20m 3639 (none: 3072)
+    jax 0.12.0.1, the framework's step, one core: char 59 unrolled, 71 scanned (0.10.2: 58 and 66)
+    no effect on char within the noise, before freed memory was kept: xla_cpu_enable_fast_math, xla_cpu_use_onednn,
+      xla_cpu_prefer_vector_width=512, xla_cpu_strict_dot_conv_math=false,
+      xla_cpu_enable_concurrency_optimized_scheduler
+    not tried: separate weights for each layer, a flattened optimizer, merged query, key and value matrices
 """
 
 import argparse

@@ -72,3 +72,23 @@ def test_dropout_is_off_without_a_key():
     first, same, other = (Dropper().apply({}, x, rngs={'dropout': key}) for key in keys)
     np.testing.assert_array_equal(first, same)
     assert np.any(first != other)
+
+
+def test_einsum_has_the_gradients_of_einsum():
+    draw = np.random.default_rng(0).normal
+    x_BTD, w_DHK = draw(size=(2, 3, 4)).astype(np.float32), draw(size=(4, 2, 5)).astype(np.float32)
+
+    def total(product, x_BTD, w_DHK):
+        return jnp.sin(product('BTD,DHK->BTHK', x_BTD, w_DHK)).sum()
+
+    def gradients(product):
+        first = jax.grad(lambda x, w: total(product, x, w), argnums=(0, 1))
+        second = jax.grad(lambda x, w: sum(jnp.square(part).sum() for part in first(x, w)), argnums=(0, 1))
+        return first(x_BTD, w_DHK), second(x_BTD, w_DHK)
+
+    # The same products, summed in another order: a few roundings of float32.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        gradients(weights.einsum),
+        gradients(jnp.einsum),
+    )
