@@ -109,8 +109,9 @@ def test_a_work_directory_that_is_a_file(command, tmp_path):
     assert (status, 'is a file; use a directory' in err) == (2, True), err
 
 
-def test_verbs_on_one_run(command, tmp_path):
-    run = tmp_path / 'run'
+def test_verbs_on_one_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = pathlib.Path('runs/tiny')  # Relative, as people write it.
     status, out, err = command('train', FILE, '--workdir', run, '--stop-after', '9')
     assert status == 0, err
     assert 'stopped by stop_after at step 9 of 20; the same command goes on' in out

@@ -45,7 +45,7 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: epath.Path, policy: experiment.Checkpoints | None):
-        self._directory = workdir / files.CHECKPOINTS
+        self._directory = workdir.resolve() / files.CHECKPOINTS  # Orbax takes absolute paths only.
         options = ocp.CheckpointManagerOptions(
             create=policy is not None,
             read_only=policy is None,
