@@ -45,7 +45,8 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: epath.Path, policy: experiment.Checkpoints | None):
-        self._directory = workdir.resolve() / files.CHECKPOINTS  # Orbax takes absolute paths only.
+        # Orbax takes absolute paths only; gs://... is one.
+        self._directory = (workdir if '://' in str(workdir) else workdir.resolve()) / files.CHECKPOINTS
         options = ocp.CheckpointManagerOptions(
             create=policy is not None,
             read_only=policy is None,
