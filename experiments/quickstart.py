@@ -12,11 +12,12 @@ from bigmodel_jax.config import vary
 from bigmodel_jax.data import sources, text, tokenizers
 from bigmodel_jax.evaluate import decoding, loss, samples, unigram
 from bigmodel_jax.experiment import Checkpoints, Experiment
+from bigmodel_jax.layers import stacks
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
 
-STEPS, LENGTH, VOCABULARY = 400, 128, 1_024
+STEPS, LENGTH, VOCABULARY = 500, 128, 1_024
 
 
 def docs(split: str) -> sources.Source:
@@ -36,22 +37,29 @@ def experiment() -> Experiment:
         name='quickstart',
         steps=STEPS,
         data=rows('train'),
-        model=decoder.gpt(vocab=VOCABULARY, width=192, layers=4, heads=6, length=256),
+        model=decoder.gpt(
+            vocab=VOCABULARY,
+            width=192,
+            layers=4,
+            heads=6,
+            length=256,
+            stack=stacks.Stack(scan=False),  # Four layers compile quickly, and run faster without the loop.
+        ),
         objective=language.LanguageModel(),
-        # In so few steps Muon comes further than AdamW: 1.74 bits per byte after 600, where AdamW had reached 1.83.
+        # In so few steps Muon comes further than AdamW.
         optimizer=optimizers.Muon(
             schedule=schedules.WarmupCosine(peak=1e-2, warmup_steps=40, final=1e-3), weight_decay=0.1, clip_norm=1.0
         ),
         mesh=sharding.MeshShape(data=1),
         checkpoints=Checkpoints(every_steps=100),
         evaluations=(
-            unigram.Unigram(data=rows('validation'), every_steps=200),
-            loss.Loss(data=rows('validation'), every_steps=100),
+            unigram.Unigram(data=rows('validation'), every_steps=250),
+            loss.Loss(data=rows('validation'), every_steps=250),
             samples.Samples(
                 prompts=('', 'The with statement', 'Return a list of'),
                 tokens=120,
                 decoding=decoding.Sampling(temperature=0.6, top_p=0.95),
-                every_steps=200,
+                every_steps=250,
             ),
         ),
     )
