@@ -38,7 +38,7 @@ def experiment(path: str = 'data/tinyshakespeare/input.txt') -> Experiment:
         steps=STEPS,
         data=rows(path, batch=12),
         model=Decoder(
-            vocab=66,  # 65 characters, and the end of the document.
+            vocab=128,  # 65 characters and the end of the document, rounded up.
             width=WIDTH,
             layers=LAYERS,
             positions=positions.Learned(length=LENGTH),

@@ -8,18 +8,18 @@ Each side is a process of its own, and they take turns, so that what else the ma
 times the first side. Trust the least time. On a busy machine PyTorch with two threads was seen to take 5 to 70 times
 its time alone, ours twice, which flatters us: compare there with --cores 1, and by processor time.
 
-Measured with two cores of an AMD EPYC (Zen 4), jax 0.10.2 and torch 2.13; least time in ms, and ratio to PyTorch. The
-machine was shared, so the time to the end of the first step (import, building, compiling) is an upper bound:
+Measured with two cores of an AMD EPYC (Zen 4), jax 0.10.2 and torch 2.13; ms, least time, ratio to PyTorch:
 
-                         one core       two cores      first step, s
-    char  torch          61.5           34.9                5
-          jax            60.5  0.98     40.1  1.15         10
-          jax, scanned   71.9  1.17     46.9  1.35          8
-    20m   torch        3010           1582                  4
-          jax          3184    1.06   1734    1.10         13
-          jax, scanned 3376    1.12   1816    1.15          8
+                           one core                two cores      first step, s
+    char  torch          61.5                    34.3                2
+          jax            60.5  0.98              39.7  1.16          7
+          jax, scanned   71.9  1.17              48.1  1.40          5
+    20m   torch        3010                    1874                  4
+          jax          3184    1.06            1788    0.95         13
+          jax, scanned 3376    1.12            1908    1.02          8
 
-On two cores char takes 1.09 times PyTorch's processor time, but 1.15 times its time: the rest is a core left idle.
+(Two cores: alone on the machine. One core: beside other work.) Medians on two cores: char 1.12, scanned 1.36.
+Another measurement of 20m on two cores, beside other work: torch 1582, jax 1734 (1.10), scanned 1816 (1.15).
 
 What was tried on the same machine, in a bare step (GELU by tanh, plain Optax, so close to the table above but not equal
 to it): processor time on one core / wall time on two, ms, the least of about 40 steps (20m: 3, processor time only).
