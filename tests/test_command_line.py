@@ -3,8 +3,8 @@
 import pathlib
 
 import pytest
-import tiny
 
+import tiny
 from bigmodel_jax.__main__ import main
 
 FILE = tiny.__file__

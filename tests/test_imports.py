@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+
 import style_rules as rules
 
 PACKAGE = 'bigmodel_jax'

@@ -4,6 +4,7 @@ import re
 import subprocess
 
 import pytest
+
 import style_rules as rules
 
 # What a newcomer reads, in this order; README.md lists them.

@@ -152,6 +152,8 @@ class Session:
     def steps(self, current: state.TrainState, start: int) -> tuple[state.TrainState, int, str | None]:
         """Trains from step `start` to the last, or until asked to stop; returns state, step, and what stopped it."""
         experiment, last = self.run.experiment, self.run.experiment.steps
+        if self.stop_after is not None and self.stop_after <= start < last:
+            return current, start, 'stop_after'
         step_fn = step.compile_step(experiment, self.run.blueprint, self.run.place)
         for number in range(start + 1, last + 1):
             current, values = step_fn(current, self.ahead.next())

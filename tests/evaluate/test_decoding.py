@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 
-import drawing
 import jax
 import numpy as np
 import pytest
 
+import drawing
 from bigmodel_jax import config, sharding
 from bigmodel_jax.evaluate import decoding, reading
 from bigmodel_jax.layers import attention, blocks, ffn, positions

@@ -2,12 +2,12 @@
 
 import functools
 
-import drawing
 import jax
 import numpy as np
 import optax
 import pytest
 
+import drawing
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import batches, tokenizers
 from bigmodel_jax.evaluate import decoding, evaluation, samples

@@ -1,11 +1,11 @@
 """Attention against loops in NumPy and float64, with everything that decides which keys are seen."""
 
-import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import drawing
 from bigmodel_jax import config
 from bigmodel_jax.layers import attention, positions
 

@@ -1,10 +1,10 @@
 """Feed-forward layers and embeddings against NumPy in float64."""
 
-import drawing
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import drawing
 from bigmodel_jax.layers import activations, embeddings, ffn
 
 RNG = np.random.default_rng(0)

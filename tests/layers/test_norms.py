@@ -1,10 +1,10 @@
 """Norms against NumPy in float64, and what they leave unchanged."""
 
-import drawing
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import drawing
 from bigmodel_jax.layers import norms
 
 X = np.random.default_rng(0).normal(1.0, 3.0, (2, 5, 16)).astype(np.float32)

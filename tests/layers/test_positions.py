@@ -2,11 +2,11 @@
 
 import pathlib
 
-import drawing
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import drawing
 from bigmodel_jax.layers import positions
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'operations.npz'

@@ -2,12 +2,12 @@
 
 import functools
 
-import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import drawing
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.layers import blocks, positions

@@ -2,13 +2,13 @@
 
 import functools
 
-import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import drawing
 from bigmodel_jax import config
 from bigmodel_jax.evaluate import decoding
 from bigmodel_jax.layers import attention, blocks, ffn, positions

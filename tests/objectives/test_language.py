@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import pathlib
 
-import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import drawing
 from bigmodel_jax import config
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import classification, language, objective

@@ -1,11 +1,11 @@
 """Masks on the parameters of real models: what decays, and what Muon orthogonalises over which axes."""
 
-import drawing
 import jax
 import numpy as np
 import pytest
 from flax import linen as nn
 
+import drawing
 from bigmodel_jax.layers import attention, blocks, ffn, positions
 from bigmodel_jax.models import decoder, seq2seq
 from bigmodel_jax.optim import masks

@@ -4,11 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-from runs import run_maker
 
 from bigmodel_jax import config
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import records
+from runs import run_maker
 
 
 def test_finished_run(tmp_path):

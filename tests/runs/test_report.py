@@ -4,10 +4,10 @@ import shlex
 
 import numpy as np
 import pytest
-from runs import run_maker
 
 from bigmodel_jax.runs import curves, directory, going_on, quantities, report
 from bigmodel_jax.train import records
+from runs import run_maker
 
 VOID = {'meta', 'path', 'circle', 'br', 'img', 'link'}
 

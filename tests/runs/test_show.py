@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from rich import console
-from runs import run_maker
 
 from bigmodel_jax import config, settings, sharding
 from bigmodel_jax.runs import describe, show
+from runs import run_maker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

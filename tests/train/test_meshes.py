@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from bigmodel_jax import config, sharding
 from bigmodel_jax.layers import ffn, norms, positions
 from bigmodel_jax.train import loop

@@ -1,8 +1,8 @@
 """A run that was stopped and started again is the run that was not: bit for bit, in state and in metrics."""
 
 import pytest
-import tiny
 
+import tiny
 from bigmodel_jax import config
 from bigmodel_jax.train import loop, records
 
@@ -30,6 +30,12 @@ def test_stopped_anywhere_and_started_again_it_is_the_same_run(undisturbed, stop
     assert result.digest == undisturbed.digest  # Parameters, optimizer state and step.
     assert result.metrics == undisturbed.metrics
     assert shown(tmp_path) == shown(undisturbed.workdir)
+
+
+def test_stopping_where_it_stopped_does_nothing(tmp_path):
+    first = loop.train(tiny.experiment(), tmp_path, stop_after=3)
+    again = loop.train(tiny.experiment(), tmp_path, stop_after=2)
+    assert (again.step, again.digest, again.stopped_by) == (3, first.digest, 'stop_after')
 
 
 def test_a_finished_run_is_left_as_it_is(undisturbed):

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from etils import epath
 
+import tiny
 from bigmodel_jax import config, sharding
 from bigmodel_jax.train import checkpoints, digest, loop, metrics, workdir
 
