@@ -2,7 +2,7 @@
 
 Question: are the contracts wide enough for something that is not text? Model and data stand in this file.
 Source:   Dosovitskiy et al. (2020), arXiv:2010.11929, section 3.1, on 8 x 8 images (Alpaydin and Kaynak, 1998).
-Target:   none published for this split; 97% of 360 held-out images is what one sees in a minute on a laptop.
+Target:   none published for this split; 96% of the 360 held-out images is what one sees in a minute on a laptop.
 Needs:    pip install 'bigmodel_jax[vision]'
 Run:      python -m bigmodel_jax train experiments/digits.py --workdir runs/digits
 """
