@@ -210,15 +210,11 @@ class Difference(typing.NamedTuple):
     right: Any
 
     def __str__(self) -> str:
-        return f'{self.path}: {describe_value(self.left)} -> {describe_value(self.right)}'
+        left, right = (MISSING if side is MISSING else format_value(side) for side in (self.left, self.right))
+        return f'{self.path}: {left} -> {right}'
 
 
 MISSING = '(absent)'
-
-
-def describe_value(value: Any) -> str:
-    """A value on one line; `(absent)` for MISSING."""
-    return MISSING if value is MISSING else format_value(value)
 
 
 def format_value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A small language model of the Python documentation: the whole framework in about two minutes on a laptop.
+"""A small language model of the Python documentation: the whole framework in three minutes on two CPU cores.
 
 Question: does everything work here? Data, training, resumption, evaluation, sampling, report.
 Source:   GPT-2's architecture (Radford et al., 2019) at 1/60 of its size; every Python installation carries the text.
