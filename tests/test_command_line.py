@@ -39,7 +39,7 @@ def text_data(path):
         (['--set', 'model.positions.length=8'], 'model.positions.length=8 is shorter than the data (16 tokens)'),
         (['--set', 'data.batch=6', '--set', 'mesh.data=4'], 'data.batch=6 does not divide over the 4 batch shards'),
         (['--set', 'microbatches=3'], 'data.batch=8 does not divide into microbatches=3'),
-        (['--set', 'mesh.data=16'], 'needs 16 devices, but this machine has 8'),
+        (['--set', 'mesh.data=16'], 'needs 16 devices, but there are 8'),
         (
             ['--set', 'mesh.tensor=8', '--set', 'model.block.attention.heads=4'],
             'does not divide over tensor = 8 devices',

@@ -258,7 +258,7 @@ def _start(run: Run, checkpoints: Checkpointer) -> tuple[state.TrainState, dict[
 def _record_session(run: Run, directory: epath.Path, writer: metrics.Writer, start: int) -> None:
     session = environment.describe() | {
         'step': start,
-        'mesh': dict(run.place.mesh.shape),
+        'mesh': run.place.sizes,
         'data': dict(run.data.examples.fingerprint),
         'parameters': run.blueprint.parameters,
     }
@@ -268,10 +268,10 @@ def _record_session(run: Run, directory: epath.Path, writer: metrics.Writer, sta
 
 
 def _greeting(run: Run, directory: epath.Path, start: int, changes: list[config.Difference]) -> str:
-    sizes = ' x '.join(f'{axis} {size}' for axis, size in run.place.mesh.shape.items())
     lines = [
         f'{run.experiment.name}: {run.blueprint.parameters:,} parameters, '
-        f'{units_per_step(run.data):,} {unit(run.data)} per step, mesh {sizes}, in {directory}'
+        f'{units_per_step(run.data):,} {unit(run.data)} per step, '
+        f'mesh {sharding.shape_text(run.place.sizes)}, in {directory}'
     ]
     if start:
         lines.append(f'going on from the checkpoint of step {start}')

@@ -37,7 +37,7 @@ def test_a_directory_with_other_files_is_not_used(tmp_path):
 
 def test_wrong_input_leaves_no_directory_behind(tmp_path):
     too_large = config.vary(tiny.experiment(), {'mesh.data': 64})
-    with pytest.raises(config.InputError, match='needs 64 devices, but this machine has 8'):
+    with pytest.raises(config.InputError, match='needs 64 devices, but there are 8'):
         loop.train(too_large, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
 
