@@ -5,7 +5,7 @@ Axis letters. An array's name ends in its axes, one letter each; the whole repos
   B  batch (rows)                 T  query or output position     S  key or source position
   D  model width                  H  query heads                  G  key/value heads
   K  width of one head            F  feed-forward width           V  vocabulary
-  E  experts                      C  capacity of an expert        L  layers
+  E  experts                      C  experts chosen by a token    L  layers
   N  flattened tokens or chunks   P  flattened patch of an image  R  query heads that share one key/value head
   W  beams (hypotheses)           M  microbatches
 

@@ -19,6 +19,7 @@ VERBS = {
     'sample': 'let the model write',
     'report': 'write report.html: curves, samples, experiment, environment',
     'describe': 'every array: shape, dtype, logical axes, sharding, bytes per device',
+    'plan': 'what it needs, how long it takes and what it costs on a slice that nobody has rented yet',
 }
 
 
@@ -73,6 +74,8 @@ def _add_arguments(sub: argparse.ArgumentParser, verb: str) -> None:
             metavar='N',
             help='split the CPU into N devices, to try a mesh on this machine',
         )
+    if verb in ('train', 'evaluate'):
+        _add_hosts(sub)
     if verb in ('evaluate', 'sample'):
         sub.add_argument('--step', type=int, metavar='N', help='the checkpoint of this step (default: the newest)')
     if verb == 'train':
@@ -80,6 +83,42 @@ def _add_arguments(sub: argparse.ArgumentParser, verb: str) -> None:
         sub.add_argument('--wandb', metavar='PROJECT', help='also log to this project of Weights & Biases')
     if verb == 'sample':
         _add_sampling(sub)
+    if verb == 'plan':
+        _add_planning(sub)
+
+
+def _add_hosts(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group(
+        'several hosts',
+        'One process on each. On Cloud TPU, Slurm and GKE they find each other; elsewhere give all three.\n'
+        'To try it on this machine: scripts/simulate_hosts --help.',
+    )
+    group.add_argument('--coordinator', metavar='HOST:PORT', help='where the others reach process 0; a free port there')
+    group.add_argument('--processes', type=int, metavar='N', help='how many processes there are')
+    group.add_argument('--process', type=int, metavar='I', help='which one this is, from 0')
+
+
+def _add_planning(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        '--topology',
+        action='append',
+        required=True,
+        metavar='SLICE',
+        help='a slice, such as v5p:4x4x4, v5e-256, "2*v5e:16x16" for two joined by the network, or h100:8;\n'
+        'may be given several times',
+    )
+    sub.add_argument('--fast', action='store_true', help='by formula, in seconds, without the TPU compiler')
+    sub.add_argument(
+        '--search', action='store_true', help='try every legal mesh, number of microbatches and remat, by formula'
+    )
+    sub.add_argument(
+        '--batch', type=int, action='append', metavar='N', help='with --search: try this batch; may be repeated'
+    )
+    sub.add_argument('--axes', metavar='A,B', help='with --search: the mesh axes to use (default: data,fsdp,tensor)')
+    sub.add_argument('--by-dollars', action='store_true', help='with --search: the cheapest first')
+    sub.add_argument('--confirm', type=int, default=0, metavar='N', help='with --search: compile the best N')
+    sub.add_argument('--prices', metavar='FILE', help='your own prices, a file of the form of plan/prices.json')
+    sub.add_argument('--out', metavar='DIR', help='write plan.json and plan.html there')
 
 
 def _add_sampling(sub: argparse.ArgumentParser) -> None:

@@ -4,16 +4,21 @@ import argparse
 import logging
 import signal
 import sys
+import traceback
 
 import jax
 import rich.console
 
-from bigmodel_jax import config, experiment_file, verbs
+from bigmodel_jax import config, experiment_file, sharding, verbs
 from bigmodel_jax.evaluate import decoding
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.launch import hosts
+from bigmodel_jax.plan import page, prices, slices
+from bigmodel_jax.plan import render as renderings
+from bigmodel_jax.plan import search as searching
 from bigmodel_jax.runs import describe as descriptions
 from bigmodel_jax.runs import show as shown
-from bigmodel_jax.train import progress
+from bigmodel_jax.train import memory, processes, progress
 from bigmodel_jax.train.metrics import NotFinite
 
 
@@ -25,16 +30,35 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, 'simulate_devices', None):
             jax.config.update('jax_platforms', 'cpu')
             jax.config.update('jax_num_cpu_devices', options.simulate_devices)
+        if options.verb in ON_SEVERAL_HOSTS:
+            memory.keep_freed()
+            hosts.join(options.coordinator, options.processes, options.process)
         VERBS[options.verb](options)
-    except config.InputError as error:
-        print(f'error: {error}', file=sys.stderr)
+    except processes.Agreed as error:
+        if processes.is_first():
+            print(f'error: {error}', file=sys.stderr)
         return 2
-    except NotFinite as error:
-        print(f'stopped: {error}', file=sys.stderr)
+    except config.InputError as error:
+        print(f'error: {_host()}{error}', file=sys.stderr)
+        return hosts.leave(2)
+    except NotFinite as error:  # The metrics are the same on all hosts.
+        if processes.is_first():
+            print(f'stopped: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return hosts.leave(128 + signal.SIGINT)
+    except BaseException:
+        if processes.count() > 1:
+            traceback.print_exc()
+            advice = 'Where a connection was lost, another host failed first. The same command goes on with the run.'
+            print(f'error: {_host()}failed, as shown above. {advice}', file=sys.stderr)
+            hosts.leave(1)
+        raise
     return 0
+
+
+def _host() -> str:
+    return f'host {processes.index()}: ' if processes.count() > 1 else ''
 
 
 def _experiment(options: argparse.Namespace) -> Experiment:
@@ -52,17 +76,21 @@ def _experiment_if_named(options: argparse.Namespace) -> Experiment | None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Prints the experiment and its number of parameters."""
+    """Prints the experiment, its number of parameters, and how attention is computed on its mesh."""
     experiment = _experiment(options)
     console = rich.console.Console(highlight=False)
     console.print(shown.render(experiment), soft_wrap=True)
     console.print(f'\n{verbs.parameters(experiment):,} parameters')
+    for line in shown.attention(experiment):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def train(options: argparse.Namespace) -> None:
     """Trains, and says how it ended and where everything is."""
-    experiment = _experiment(options)
+    experiment = processes.together(lambda: _experiment(options))
     result = verbs.train(experiment, options.workdir, stop_after=options.stop_after, wandb=options.wandb)
+    if not processes.is_first():
+        return
     for name, value in result.metrics.items():
         print(f'{name}: {progress.short(value)}')
     print(f'digest of the state at step {result.step}: {result.digest}')
@@ -73,8 +101,10 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Prints what each evaluation found."""
-    experiment = _experiment_if_named(options)
-    outcomes = verbs.open_run(options.workdir).restore(options.step, experiment).evaluate()
+    experiment = processes.together(lambda: _experiment_if_named(options))
+    outcomes = processes.together(lambda: verbs.open_run(options.workdir).restore(options.step, experiment)).evaluate()
+    if not processes.is_first():
+        return
     for name, outcome in outcomes.items():
         for key, value in outcome.items():
             if isinstance(value, float):
@@ -116,6 +146,41 @@ def describe(options: argparse.Namespace) -> None:
     rich.console.Console(highlight=False).print(descriptions.render(groups), soft_wrap=True)
 
 
+def plan(options: argparse.Namespace) -> None:
+    """Prints what each slice would make of the experiment; or, with --search, the best ways to run it."""
+    # An accelerator that this machine may have is none of our business.
+    jax.config.update('jax_platforms', 'cpu')
+    experiment, on = _experiment(options), [slices.parse(name) for name in options.topology]
+    table = prices.table(options.prices) if options.prices else None
+    console = rich.console.Console(highlight=False)
+    say = rich.console.Console(stderr=True, highlight=False, style='dim').print
+    if not options.search:
+        found = verbs.plan(experiment, on, fast=options.fast, table=table, say=say)
+    else:
+        result = verbs.search(
+            experiment, on, table=table, by_dollars=options.by_dollars, space=_space(options), say=say
+        )
+        console.print(renderings.ranking(result, count=10))
+        found = verbs.confirm(experiment, result, options.confirm, table=table, say=say)
+    for each in found:
+        console.print(renderings.render(each))
+    if len(found) > 1:
+        console.print(renderings.overview(found))
+    if options.out and found:
+        console.print(f'{page.write(found, options.out)}')
+
+
+def _space(options: argparse.Namespace) -> searching.Space:
+    """What --search tries."""
+    axes = tuple(options.axes.split(',')) if options.axes else searching.AXES
+    for axis in axes:
+        if axis not in sharding.AXES:
+            near = config.nearest(axis, sharding.AXES)
+            raise config.InputError(f'--axes {options.axes}: there is no mesh axis {axis!r}.{near}')
+    return searching.Space(axes=axes, batches=tuple(options.batch) if options.batch else None)
+
+
+ON_SEVERAL_HOSTS = ('train', 'evaluate')
 VERBS = {
     'show': show,
     'train': train,
@@ -123,4 +188,5 @@ VERBS = {
     'sample': sample,
     'report': report,
     'describe': describe,
+    'plan': plan,
 }

@@ -10,27 +10,25 @@ Layers name logical axes ('embed', 'heads', 'batch' ...). A rule table maps each
   tensor    heads, feed-forward width and vocabulary (Shoeybi et al., 2019, Megatron-LM), and between the layers the
             positions (Korthikanti et al., 2022, sequence parallelism)
 
-One table serves every mesh: an axis of size 1 splits nothing. Several slices of a pod are joined along one axis, `data`
-or `pipeline`, by the data-centre network (DCN); the other axes stay on the links within a slice (ICI).
+One table serves every mesh: an axis of size 1 splits nothing. Several slices of a pod are joined along `data` or
+`pipeline` by the data-centre network (DCN); the other axes stay on the links within a slice (ICI).
 """
 
-import collections
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bigmodel_jax import config
+from bigmodel_jax import config, torus
 
-# From the outermost, whose neighbours may be far apart, to the innermost, which speak most.
-AXES = ('pipeline', 'data', 'fsdp', 'expert', 'sequence', 'tensor')
+AXES = torus.AXES
 
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 LogicalAxes = tuple[str | None, ...]
@@ -45,10 +43,14 @@ STANDARD: Rules = (
     ('embed', ('fsdp', 'expert', 'sequence')),
     ('heads', ('tensor',)),
     ('kv_heads', ('tensor',)),
+    # While attention sees whole rows of fewer heads.
+    ('all_heads', ('tensor', 'sequence')),
     ('hidden', ('tensor',)),
     ('vocab', ('tensor',)),
     # The positions of the stream between the layers, where nothing mixes them.
     ('stream', ('sequence', 'tensor')),
+    # Rows that meet no others in any layer, for what is done by each replica alone (layers/pipeline.py).
+    ('replica', ('data', 'fsdp')),
 )
 
 
@@ -68,6 +70,7 @@ class MeshShape:
     slices: config.Positive = 1
     across: Literal['data', 'pipeline'] = 'data'
     rules: Rules = STANDARD
+    pipeline_parts: config.Positive | None = None  # Microbatches in the pipeline; None: up to four for each stage.
 
     def sizes(self, devices: int) -> dict[str, int]:
         """The size of each axis on `devices` devices, in the order of AXES.
@@ -83,12 +86,12 @@ class MeshShape:
         needed = inner * given['data']
         if needed > devices:
             raise config.InputError(
-                f'mesh {shape_text(given)} needs {needed} devices, but there are {devices}. Use a smaller mesh '
+                f'mesh {torus.shape_text(given)} needs {needed} devices, but there are {devices}. Use a smaller mesh '
                 f'(--set mesh.fsdp=1), or --simulate-devices {needed} to try it on the CPU.'
             )
         if self.data == -1 and needed != devices:
             raise config.InputError(
-                f'mesh {shape_text(given)} uses {needed} of {devices} devices; '
+                f'mesh {torus.shape_text(given)} uses {needed} of {devices} devices; '
                 f'the axes other than data multiply to {inner}, which must divide {devices}.'
             )
         if given[self.across] % self.slices:
@@ -104,63 +107,28 @@ class MeshShape:
         Raises:
           InputError: the mesh cannot be laid on these devices.
         """
-        devices = jax.devices() if devices is None else devices
-        sizes = self.sizes(len(devices))
-        within = sizes | {self.across: sizes[self.across] // self.slices}
-        shape = tuple(within.values())
-        blocks = [_lay(shape, group) for group in _by_slice(list(devices)[: math.prod(sizes.values())], self.slices)]
+        sizes = self.sizes(len(jax.devices() if devices is None else devices))
+        if devices is None:
+            devices = jax.devices()
+            torus.check_every_process(devices[: math.prod(sizes.values())], sizes)
+        shape = tuple((sizes | {self.across: sizes[self.across] // self.slices}).values())
+        groups = torus.by_slice(list(devices)[: math.prod(sizes.values())], self.slices)
+        blocks = [torus.lay(shape, group) for group in groups]
         grid = np.concatenate(blocks, axis=AXES.index(self.across))
         axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
-        return Place(mesh=jax.sharding.Mesh(grid, AXES, axis_types=axis_types), rules=self.rules)
+        mesh = jax.sharding.Mesh(grid, AXES, axis_types=axis_types)
+        return Place(mesh=mesh, rules=self.rules, pipeline_parts=self.pipeline_parts)
 
+    def outline(self, devices: int, platform: str) -> 'Place':
+        """The place on so many devices of a Place.platform that need not exist: programs can be traced for it, not run.
 
-def shape_text(sizes: Mapping[str, int]) -> str:
-    """A mesh as people write it: 'data 4 x tensor 2'; axes of size 1 are left out."""
-    return ' x '.join(f'{axis} {size}' for axis, size in sizes.items() if size > 1) or '1 device'
-
-
-def _by_slice(devices: list[jax.Device], slices: int) -> list[list[jax.Device]]:
-    """The devices of each slice; where the devices do not know of slices, equal blocks of them."""
-    groups = collections.defaultdict(list)
-    for device in devices:
-        # On CPU and GPU it counts hosts.
-        groups[getattr(device, 'slice_index', 0) if device.platform == 'tpu' else 0].append(device)
-    if len(groups) == 1:
-        size = len(devices) // slices
-        return [devices[start : start + size] for start in range(0, len(devices), size)]
-    if len(groups) != slices:
-        raise config.InputError(
-            f'mesh.slices={slices}, but the devices are {len(groups)} slices of a pod; set mesh.slices={len(groups)}.'
-        )
-    return [groups[index] for index in sorted(groups)]
-
-
-def _lay(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
-    """The devices of one slice as a grid whose neighbours are neighbours in the slice's torus.
-
-    Raises:
-      InputError: the torus cannot be cut like that: each mesh axis must be a product of whole torus dimensions.
-    """
-    if devices[0].platform != 'tpu':
-        return np.array(devices).reshape(shape)
-    try:
-        return mesh_utils.create_device_mesh(shape, devices, contiguous_submeshes=False)
-    except NotImplementedError as error:
-        torus = [max(place) + 1 for place in zip(*(device.coords for device in devices))]
-        dimensions = [size for size in torus if size > 1]
-        raise config.InputError(
-            f'mesh {shape_text(dict(zip(AXES, shape)))} cannot be laid on a slice of {"x".join(map(str, dimensions))}: '
-            'each axis must be the product of whole dimensions of the torus, such as '
-            f'{", ".join(map(str, _products(dimensions)))}.'
-        ) from error
-
-
-def _products(dimensions: Sequence[int]) -> list[int]:
-    """The sizes that a mesh axis may have: products of some of the dimensions."""
-    found = {1}
-    for size in dimensions:
-        found |= {size * other for other in found}
-    return sorted(found - {1})
+        Raises:
+          InputError: as of sizes().
+        """
+        sizes = tuple(self.sizes(devices).values())
+        axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
+        mesh: Any = jax.sharding.AbstractMesh(sizes, AXES, axis_types=axis_types)
+        return Place(mesh=mesh, rules=self.rules, outlined=platform, pipeline_parts=self.pipeline_parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +137,9 @@ class Place:
 
     mesh: jax.sharding.Mesh
     rules: Rules
+    manual: tuple[str, ...] = ()  # Mesh axes that on_each() has cut already: within it they cut nothing more.
+    outlined: str = ''  # The platform of a place without devices.
+    pipeline_parts: int | None = None
 
     def __post_init__(self) -> None:
         for logical, axes in self.rules:
@@ -196,16 +167,24 @@ class Place:
     @property
     def platform(self) -> str:
         """'cpu', 'gpu' or 'tpu'; of the devices in the mesh, which need not be those of this machine."""
-        return self.mesh.devices.flat[0].platform
+        return self.outlined or self.mesh.devices.flat[0].platform
 
     @property
     def sizes(self) -> dict[str, int]:
         """The size of each mesh axis."""
         return dict(self.mesh.shape)
 
+    def rings(self, axis: str) -> tuple[int, ...]:
+        """The torus dimensions that a mesh axis runs along; see torus.rings()."""
+        if self.outlined:
+            return (self.mesh.shape[axis],)
+        lines = np.moveaxis(self.mesh.devices, AXES.index(axis), -1).reshape(-1, self.mesh.shape[axis])
+        return torus.rings(list(lines[0]))
+
     def names(self, logical: str) -> tuple[str, ...]:
         """The mesh axes that cut a logical axis, without those of size 1."""
-        return tuple(axis for axis in dict(self.rules).get(logical, ()) if self.mesh.shape[axis] > 1)
+        axes = dict(self.rules).get(logical, ())
+        return tuple(axis for axis in axes if self.mesh.shape[axis] > 1 and axis not in self.manual)
 
     def shards(self, logical: str) -> int:
         """Into how many parts the rule table cuts a logical axis."""
@@ -222,26 +201,37 @@ class Place:
                     f'use a multiple of {parts}, a smaller mesh, or a rule table without {logical!r}.'
                 )
 
+    def fit(self, size: int, entry: Any) -> tuple[str, ...] | None:
+        """The mesh axes of an entry of a spec, without the innermost ones that do not divide a dimension of `size`."""
+        names = (entry,) if isinstance(entry, str) else entry or ()
+        while size % math.prod(self.mesh.shape[axis] for axis in names):
+            names = names[:-1]
+        return names or None
+
     def batch_sharding(self, rank: int) -> NamedSharding:
         """Sharding of an input array: its first dimension is the batch."""
         return self.sharding(('batch', *[None] * (rank - 1)))
 
     def put_batch(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
-        """The global batch on the devices, from the rows that this process holds.
+        """The global batch of `rows` on the devices, from what this process holds: local_rows(), in that order."""
+        mine = self.local_rows(rows)
 
-        Args:
-          batch: name -> array whose first dimension is this process's rows, in order.
-          rows: rows of the global batch.
-        """
+        def part(value: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(rows)
+            first = np.searchsorted(mine, start)
+            return value[first : first + stop - start]
+
         return {
-            name: jax.make_array_from_process_local_data(
-                self.batch_sharding(value.ndim), value, (rows, *value.shape[1:])
+            name: jax.make_array_from_callback(
+                (rows, *value.shape[1:]), self.batch_sharding(value.ndim), functools.partial(part, value)
             )
             for name, value in batch.items()
         }
 
-    def local_rows(self, rows: int) -> slice:
-        """Which rows of a global batch of `rows` this process must read.
+    def local_rows(self, rows: int) -> np.ndarray:
+        """Which rows of a global batch of `rows` this process must read: [n] int64, ascending, each once.
+
+        They need not follow one another: a host's chips are neighbours in the torus, not along the batch.
 
         Raises:
           InputError: the batch does not divide over the mesh.
@@ -253,9 +243,16 @@ class Place:
                 f'data.batch={rows} does not divide over the {parts} batch shards of the mesh ({sizes}); '
                 f'use a multiple of {parts}, such as {-(-rows // parts) * parts}, or a smaller mesh.'
             )
+        if self.outlined:
+            return np.arange(rows)
         placed = self.batch_sharding(1).addressable_devices_indices_map((rows,)).values()
-        mine = [index[0].indices(rows) for index in placed if index is not None]
-        return slice(min(start for start, _, _ in mine), max(stop for _, stop, _ in mine))
+        ranges = sorted({index[0].indices(rows)[:2] for index in placed if index is not None})
+        return np.array([row for start, stop in ranges for row in range(start, stop)], np.int64)
+
+    def of_each_process(self, number: int) -> jax.Array:
+        """[devices] int32: at each device, the `number` that its process gives."""
+        everywhere = NamedSharding(self.mesh, PartitionSpec(AXES))
+        return jax.make_array_from_callback((self.mesh.size,), everywhere, lambda _: np.array([number], np.int32))
 
 
 _place: contextvars.ContextVar[Place | None] = contextvars.ContextVar('place', default=None)
@@ -271,12 +268,20 @@ def use(place: Place) -> Iterator[Place]:
         _place.reset(token)
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """`x` laid out as the rules say for its logical axes. Outside `use` it is `x`, so that a layer works alone."""
+def constrain(x: jax.Array, *axes: Any) -> jax.Array:
+    """`x` laid out as the rules say for its logical axes. Outside `use` it is `x`, so that a layer works alone.
+
+    A last `...` leaves the other dimensions to the compiler. Mesh axes that do not divide a dimension (one token of a
+    decoder, the last rows of a test set) are left out: those devices hold copies.
+    """
     place = _place.get()
-    if place is None or place.mesh.size == 1:
+    if place is None or place.mesh.size == 1 or len(place.manual) == len(AXES):
         return x
-    return jax.lax.with_sharding_constraint(x, place.sharding(axes))
+    free = x.ndim - len(axes) + 1 if axes[-1:] == (...,) else 0
+    fitted = [place.fit(size, entry) for size, entry in zip(x.shape, place.spec(axes[:-1] if free else axes))]
+    spec = PartitionSpec(*fitted, *[PartitionSpec.UNCONSTRAINED] * free)
+    # Within on_each() the mesh is known, and only the axes that are left may be named.
+    return jax.lax.with_sharding_constraint(x, spec if place.manual else NamedSharding(place.mesh, spec))
 
 
 def current() -> Place | None:
@@ -290,65 +295,104 @@ def shards(logical: str) -> int:
     return 1 if place is None else place.shards(logical)
 
 
+def even(logical: str, size: int) -> str:
+    """`logical` if its devices can share `size` evenly; '' where each must have it all, such as one row or token."""
+    return '' if size % shards(logical) else logical
+
+
 def on_each(
-    function: Callable[..., Any], *, inputs: tuple[LogicalAxes | None, ...], outputs: Any
+    function: Callable[..., Any],
+    *,
+    inputs: tuple[LogicalAxes | None, ...],
+    outputs: Any,
+    over: tuple[str, ...] | None = None,
 ) -> Callable[..., Any]:
     """`function` run by every device on its own part of the arrays, where it may speak to others by the names of mesh
     axes (jax.lax.ppermute ...). For what the compiler cannot split by itself: custom kernels, sorting, rings.
 
-    Outside `use`, and on one device, it is `function`.
+    Outside `use`, and where nothing is cut, it is `function`.
 
     Args:
       inputs: the logical axes of each argument; None for an argument that is None.
       outputs: the logical axes of what it returns: one tuple of names, or a tuple of such tuples.
+      over: only the mesh axes of these logical axes; the compiler goes on splitting over the others.
     """
     place = _place.get()
-    if place is None or place.mesh.size == 1:
+    if place is None:
         return function
+    # Custom kernels need all axes to be manual, even those of size 1.
+    wanted = AXES if over is None else tuple(axis for logical in over for axis in place.names(logical))
+    manual = tuple(axis for axis in AXES if axis in wanted and axis not in place.manual)
+    if place.mesh.size == 1 or not manual:
+        return function
+    within = dataclasses.replace(place, manual=place.manual + manual)
 
     def spec(axes: Any) -> Any:
         if axes is None or all(name is None or isinstance(name, str) for name in axes):
-            return place.spec(axes or ())
+            return _only(place.spec(axes or ()), manual)
         return tuple(spec(each) for each in axes)
 
+    def local(*arguments: Any) -> Any:
+        with use(within):
+            return function(*arguments)
+
     in_specs = tuple(spec(axes) for axes in inputs)
+    mesh = place.mesh if not place.manual else None  # Within another on_each() the mesh is known.
     # Kernels do not say over which axes their results vary, so that check is off.
-    return jax.shard_map(function, mesh=place.mesh, in_specs=in_specs, out_specs=spec(outputs), check_vma=False)
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=in_specs, out_specs=spec(outputs), axis_names=set(manual), check_vma=False
+    )
 
 
-def tree_shardings(place: Place, abstract: Any, axes: Any) -> Any:
-    """The sharding of every array of a tree, checked.
+def _only(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
+    """`spec` without the mesh axes that are not in `axes`."""
+    entries = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
+    return PartitionSpec(*(tuple(name for name in entry if name in axes) or None for entry in entries))
 
-    Args:
-      abstract: tree of arrays or ShapeDtypeStructs.
-      axes: the same tree with a tuple of logical axes for each.
+
+def names(*logical: str) -> tuple[str, ...]:
+    """The mesh axes that cut some logical axes on the mesh in use, each once; none outside `use`."""
+    place = _place.get()
+    return () if place is None else tuple(dict.fromkeys(axis for each in logical for axis in place.names(each)))
+
+
+def sum_up(x: jax.Array, *axes: str | None, over: tuple[str, ...], done: str = '') -> jax.Array:
+    """Within on_each(): a sum, laid out as the rules say for its logical axes; its terms are those of the devices that
+    have different parts of the logical axes `over`. Along the outermost torus dimension of `done` it is summed already."""
+    place = _place.get()
+    if place is None or not place.manual:
+        return x
+    whole = dataclasses.replace(place, manual=())
+    summed = [axis for each in over for axis in whole.names(each) if axis in place.manual]
+    scattered = [
+        (dimension, axis)
+        for dimension, entry in enumerate(whole.spec(axes))
+        for axis in ((entry,) if isinstance(entry, str) else entry or ())
+        if axis in summed
+    ]
+    total = _addable(x, place)
+    for dimension, axis in scattered:
+        total = scatter(total, dimension, axis, skip=axis == done)
+    others = tuple(axis for axis in summed if axis not in {axis for _, axis in scattered})
+    return (jax.lax.psum(total, others) if others else total).astype(x.dtype)
+
+
+def _addable(x: jax.Array, place: Place) -> jax.Array:
+    """`x`, but in float32 where the compiler for the CPU stops with an error at bfloat16 sums within on_each()."""
+    return x.astype('float32') if place.platform == 'cpu' and x.dtype == 'bfloat16' else x
+
+
+def scatter(x: jax.Array, dimension: int, axis: str, *, skip: bool = False) -> jax.Array:
+    """Within on_each(): the sum over a mesh axis, of which each device along it keeps its part of a dimension.
+
+    The TPU compiler makes a sum of everything everywhere out of a scatter over several dimensions of the torus at once,
+    so they take turns.
     """
-
-    def one(path: Any, leaf: Any, names: LogicalAxes) -> NamedSharding:
-        place.check(jax.tree_util.keystr(path, simple=True, separator='/'), leaf.shape, names)
-        return place.sharding(names)
-
-    return jax.tree_util.tree_map_with_path(one, abstract, axes)
-
-
-def state_shardings(place: Place, opt_state: Any, params: Any, shardings: Any) -> Any:
-    """Shardings of an optimizer's state: whatever has the path and shape of a parameter lies where that parameter lies.
-
-    The rest (counters, factored statistics) is replicated.
-
-    Args:
-      opt_state: abstract optimizer state.
-      params: abstract parameters, whose tree the state repeats (moments, momentum).
-      shardings: sharding of each parameter.
-    """
-    flat = jax.tree_util.tree_leaves_with_path(params)
-    known = {tuple(path): (leaf.shape, place_of) for (path, leaf), place_of in zip(flat, jax.tree.leaves(shardings))}
-
-    def one(path: Any, leaf: Any) -> NamedSharding:
-        for start in range(len(path)):
-            shape, place_of = known.get(tuple(path[start:]), (None, None))
-            if shape == leaf.shape:
-                return place_of
-        return place.replicated
-
-    return jax.tree_util.tree_map_with_path(one, opt_state)
+    place = _place.get()
+    assert place is not None  # Not always the one of on_each(): a gradient may be traced after it.
+    total = _addable(x, place)
+    for groups in torus.turns(place.rings(axis))[skip:]:
+        total = jax.lax.psum_scatter(
+            total, axis, scatter_dimension=dimension, axis_index_groups=groups if len(groups) > 1 else None, tiled=True
+        )
+    return total.astype(x.dtype)

@@ -7,14 +7,19 @@ run.sample('The ', tokens=100)
 run.restore().evaluate()
 """
 
+from collections.abc import Sequence
+
 import jax
 from etils import epath
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.plan import plan as planning
+from bigmodel_jax.plan import prices, slices
+from bigmodel_jax.plan import search as searching
 from bigmodel_jax.runs import describe as descriptions
 from bigmodel_jax.runs import directory, report
-from bigmodel_jax.train import loop, state
+from bigmodel_jax.train import loop, processes, state
 
 open_run = directory.open_run
 write_report = report.write_report
@@ -25,7 +30,8 @@ def train(
 ) -> loop.Result:
     """Trains `experiment`, or goes on training it, and writes the report; see loop.train()."""
     result = loop.train(experiment, workdir, stop_after=stop_after, wandb=wandb)
-    write_report(result.workdir)
+    if processes.is_first():
+        write_report(result.workdir)
     return result
 
 
@@ -40,6 +46,35 @@ def describe(experiment: Experiment) -> dict[str, list[descriptions.Row]]:
         'optimizer state': descriptions.rows(abstract.opt_state, None, shardings.opt_state),
         'model state': descriptions.rows(abstract.model_state, None, shardings.model_state),
     }
+
+
+def plan(
+    experiment: Experiment,
+    on: Sequence[slices.Slice],
+    *,
+    fast: bool = False,
+    table: prices.Prices | None = None,
+    say: planning.Say | None = None,
+) -> list[planning.Plan]:
+    """What each slice would make of `experiment`; see plan.make(). Neither data nor an accelerator is touched."""
+    return [planning.make(experiment, each, fast=fast, table=table, say=say) for each in on]
+
+
+def confirm(
+    experiment: Experiment,
+    result: searching.Result,
+    count: int,
+    *,
+    table: prices.Prices | None = None,
+    say: planning.Say | None = None,
+) -> list[planning.Plan]:
+    """The best `count` choices of a search, compiled."""
+    best = result.ranked[:count]
+    chosen = [(config.vary(experiment, each.settings), slices.parse(each.slice)) for each in best]
+    return [planning.make(varied, on, table=table, say=say) for varied, on in chosen]
+
+
+search = searching.search
 
 
 def parameters(experiment: Experiment) -> int:

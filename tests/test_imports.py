@@ -16,7 +16,8 @@ PACKAGE = 'bigmodel_jax'
 # A file imports only from its own line and the lines above it.
 ORDER = (
     ('config',),
-    ('sharding', 'settings'),
+    ('torus', 'settings'),
+    ('sharding',),
     ('kernels', 'data'),
     ('layers',),
     ('models',),
@@ -178,6 +179,8 @@ def test_importing_the_package_is_cheap():
     assert not names & (HEAVY | {'numpy', 'pydantic'})
 
 
-@pytest.mark.parametrize('verb', [[], ['train'], ['evaluate'], ['sample'], ['report'], ['show'], ['describe']])
+@pytest.mark.parametrize(
+    'verb', [[], ['train'], ['evaluate'], ['sample'], ['report'], ['show'], ['describe'], ['plan']]
+)
 def test_help_imports_nothing_heavy(verb):
     assert not imported_by('-m', PACKAGE, *verb, '--help') & HEAVY

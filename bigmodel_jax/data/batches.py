@@ -15,6 +15,7 @@ from etils import epath
 from bigmodel_jax import config
 
 Batch = dict[str, np.ndarray]
+Rows = slice | np.ndarray  # Of a batch, counted from 0; an array has their numbers, [n] int64.
 
 
 class Field(NamedTuple):
@@ -90,14 +91,18 @@ class Batches:
         # Grain's shuffle is a stateless permutation, another in each epoch; only indices go through it.
         return grain.MapDataset.range(len(self.examples)).seed(self.seed).shuffle().repeat()
 
-    def ids(self, step: int, rows: slice | None = None) -> np.ndarray:
-        """[n] int64: the ids of the examples in the training batch of `step` (the first step is 0), in order."""
-        positions = range(step * self.rows, (step + 1) * self.rows)[rows or slice(None)]
-        return np.array([self._order[position] for position in positions], np.int64)
+    def _positions(self, index: int, rows: Rows | None) -> np.ndarray:
+        """[n] int64: where the rows of batch `index` stand in the whole stream of examples."""
+        positions = np.arange(index * self.rows, (index + 1) * self.rows)
+        return positions if rows is None else positions[rows]
 
-    def training(self, step: int, rows: slice | None = None) -> Batch:
+    def ids(self, step: int, rows: Rows | None = None) -> np.ndarray:
+        """[n] int64: the ids of the examples in the training batch of `step` (the first step is 0), in order."""
+        return np.array([self._order[position] for position in self._positions(step, rows).tolist()], np.int64)
+
+    def training(self, step: int, rows: Rows | None = None) -> Batch:
         """The batch of training step `step`, the first being 0; only its `rows` if given."""
-        positions = np.arange(step * self.rows, (step + 1) * self.rows)[rows or slice(None)]
+        positions = self._positions(step, rows)
         return self.examples.gather(self.ids(step, rows), positions // len(self.examples), self.seed)
 
     @property
@@ -105,9 +110,9 @@ class Batches:
         """Batches in one pass over all examples in order; the last may be partly padding."""
         return -(-len(self.examples) // self.rows)
 
-    def in_order(self, index: int, rows: slice | None = None) -> Batch:
+    def in_order(self, index: int, rows: Rows | None = None) -> Batch:
         """Batch `index` of one pass over all examples in order; rows past the end repeat the last with weight 0."""
-        positions = np.arange(index * self.rows, (index + 1) * self.rows)[rows or slice(None)]
+        positions = self._positions(index, rows)
         inside = positions < len(self.examples)
         batch = self.examples.gather(np.minimum(positions, len(self.examples) - 1), np.zeros_like(positions), self.seed)
         weights = batch['weights']

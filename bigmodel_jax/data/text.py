@@ -100,7 +100,7 @@ class TextBatches(batches.Batches):
 
     examples: 'TokenExamples'
 
-    def in_order(self, index: int, rows: slice | None = None) -> batches.Batch:
+    def in_order(self, index: int, rows: batches.Rows | None = None) -> batches.Batch:
         batch = super().in_order(index, rows)
         # Rows past the end repeat the last one; their bytes count as little as their tokens.
         return batch | {'bytes': batch['bytes'] * batch['weights'].any(axis=1)}

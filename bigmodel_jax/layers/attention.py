@@ -1,31 +1,25 @@
-"""Attention: which keys a query sees, the weighted sum, and the module that owns the projections."""
+"""Attention: the weighted sum, and the module that owns the projections.
+
+Which keys a query sees stands in kernels/context.py; kernels/paths.py chooses what computes the sum.
+"""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import ad_checkpoint
 
-from bigmodel_jax import config
-from bigmodel_jax.layers import dropout, positions, weights
+from bigmodel_jax import config, sharding
+from bigmodel_jax.kernels import kernel as kernels
+from bigmodel_jax.kernels import paths
+from bigmodel_jax.kernels.context import Context, Scores, visible
+from bigmodel_jax.layers import dropout, positions, rings, weights
 
 # Finite, not -inf: a row that sees no key (padding) would make softmax return NaN, and NaN gradients spread.
 MASKED = -1e9
-
-
-class Context(NamedTuple):
-    """Where queries and keys stand; from it follows which keys a query sees.
-
-    Positions are [B, T] and [B, S], or [1, T] and [1, S] where all rows agree. Segments number the documents of a
-    packed row from 1, 0 being padding; None where each row is one document.
-    """
-
-    query_positions_BT: jax.Array
-    key_positions_BS: jax.Array
-    query_segments_BT: jax.Array | None = None
-    key_segments_BS: jax.Array | None = None
-    bias_BHTS: jax.Array | None = None
 
 
 class Cache(NamedTuple):
@@ -33,29 +27,6 @@ class Cache(NamedTuple):
 
     k_BSGK: jax.Array
     v_BSGK: jax.Array
-
-
-def visible(context: Context, *, causal: bool, window: int | None) -> jax.Array | None:
-    """[B or 1, T, S] bool: whether query t may see key s; None if every query sees every key.
-
-    Args:
-      causal: only keys at the query's position or before.
-      window: only keys less than this many positions away (Beltagy et al., 2020, section 3.1).
-    """
-    distance_BTS = context.query_positions_BT[:, :, None] - context.key_positions_BS[:, None, :]
-    parts = []
-    if causal:
-        parts.append(distance_BTS >= 0)
-    if window is not None:
-        parts.append(jnp.abs(distance_BTS) < window)
-    if context.query_segments_BT is not None and context.key_segments_BS is not None:
-        parts.append(context.query_segments_BT[:, :, None] == context.key_segments_BS[:, None, :])
-    if not parts:
-        return None
-    mask_BTS = parts[0]
-    for part in parts[1:]:
-        mask_BTS = mask_BTS & part
-    return mask_BTS
 
 
 def attend(
@@ -97,6 +68,57 @@ def attend(
     return y_BTGRK.reshape(B, T, H, K)
 
 
+def split_heads(k_BSGK: jax.Array, heads: int) -> jax.Array:
+    """Keys or values whose heads divide over the mesh axes of 'kv_heads': each is repeated where there are too few.
+
+    Every device of the tensor axis then holds those that its query heads look at, one at least. The weights that make
+    them are not split (Pope et al., 2022, arXiv:2211.05102, section 3.3).
+
+    Args:
+      heads: of the queries, which must divide.
+    """
+    G, parts = k_BSGK.shape[2], sharding.shards('kv_heads')
+    if G % parts == 0 or heads % math.lcm(G, parts):
+        return k_BSGK
+    return jnp.repeat(k_BSGK, math.lcm(G, parts) // G, axis=2)
+
+
+def _place(x_BTHK: jax.Array, heads: str) -> jax.Array:
+    """Queries, keys or values with their length and heads split; a length that does not divide stays whole."""
+    length = 'length' if x_BTHK.shape[1] % sharding.shards('length') == 0 else None
+    return sharding.constrain(x_BTHK, 'batch', length, heads, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plain(kernels.Kernel):
+    """attend(), split by the compiler: for everything, everywhere."""
+
+    def obstacle(self, case: kernels.Case) -> str | None:
+        return None
+
+    def attend(
+        self,
+        q_BTHK: jax.Array,
+        k_BSGK: jax.Array,
+        v_BSGK: jax.Array,
+        context: Context,
+        *,
+        scores: Scores,
+        heads: str = 'heads',
+    ) -> jax.Array:
+        y_BTHK = attend(
+            q_BTHK,
+            k_BSGK,
+            v_BSGK,
+            mask_BTS=visible(context, causal=scores.causal, window=scores.window),
+            bias_BHTS=context.bias_BHTS,
+            soft_cap=scores.soft_cap,
+            dropout_key=scores.dropout_key,
+            dropout_rate=scores.dropout_rate,
+        )
+        return ad_checkpoint.checkpoint_name(y_BTHK, 'attention')
+
+
 def write(cache: Cache, k_BTGK: jax.Array, v_BTGK: jax.Array, positions_BT: jax.Array) -> Cache:
     """The cache with the keys and values of `positions_BT` stored in their slots."""
     rows_B1 = jnp.arange(k_BTGK.shape[0])[:, None]
@@ -121,6 +143,7 @@ class Attention:
     dropout: config.Probability = 0.0
     init: weights.Initializer = weights.FanIn()
     out_init: weights.Initializer | None = None  # None: like `init`.
+    kernel: kernels.Kernel | None = None  # None: the best that can; see kernels/paths.py. Decoding is always plain.
 
     def build(self, name: str | None = None) -> nn.Module:
         return AttentionModule(self, name=name)
@@ -163,43 +186,71 @@ class AttentionModule(nn.Module):
           [B, T, D], and the cache with the new keys and values (None without a cache).
         """
         c, D, dtype = self.config, x_BTD.shape[-1], x_BTD.dtype
-        source_BSD = x_BTD if memory_BSD is None else memory_BSD
-        q_BTHK = self._project('query', x_BTD, c.heads)
-        k_BSGK = self._project('key', source_BSD, c.kv_heads or c.heads)
-        v_BSGK = self._project('value', source_BSD, c.kv_heads or c.heads)
+        if memory_BSD is None:
+            q_BTHK, k_BSGK, v_BSGK = self._project(x_BTD, 'query', 'key', 'value')
+        else:
+            (q_BTHK,), (k_BSGK, v_BSGK) = self._project(x_BTD, 'query'), self._project(memory_BSD, 'key', 'value')
         if c.rotary is not None:
             q_BTHK = positions.rotary(q_BTHK, context.query_positions_BT, base=c.rotary.base)
             # Keys of this call stand at the query positions; those in the cache were rotated when they were stored.
             here_BS = context.key_positions_BS if cache is None else context.query_positions_BT
             k_BSGK = positions.rotary(k_BSGK, here_BS, base=c.rotary.base)
-        if cache is not None:
+        scores = self._scores()
+        if cache is None:
+            y_BTHK = self._attend(q_BTHK, k_BSGK, v_BSGK, context=context, scores=scores)
+        else:
             cache = write(cache, k_BSGK, v_BSGK, context.query_positions_BT)
             k_BSGK, v_BSGK = cache.k_BSGK.astype(dtype), cache.v_BSGK.astype(dtype)
-        has_dropout = c.dropout > 0 and self.has_rng('dropout')
-        y_BTHK = attend(
-            q_BTHK,
-            k_BSGK,
-            v_BSGK,
-            mask_BTS=visible(context, causal=c.causal, window=c.window),
-            bias_BHTS=context.bias_BHTS,
-            soft_cap=c.soft_cap,
-            dropout_key=self.make_rng('dropout') if has_dropout else None,
-            dropout_rate=c.dropout,
-        )
+            y_BTHK = Plain().attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
         axes = {'heads': c.heads, 'head': c.width_of_head(D), 'embed': D}
         out_HKD = weights.weight(self, 'out', axes, init=c.out_init or c.init, inputs=('heads', 'head'), dtype=dtype)
-        y_BTD = weights.einsum('BTHK,HKD->BTD', y_BTHK, out_HKD)
+        y_BTD = rings.into_stream('BTHK,HKD->BTD', y_BTHK, out_HKD, cut='heads')
         if c.bias:
             y_BTD = y_BTD + weights.vector(self, 'out_bias', {'embed': D}, value=0.0, dtype=dtype)
         return y_BTD, cache
 
-    def _project(self, name: str, x_BTD: jax.Array, heads: int) -> jax.Array:
+    def _scores(self) -> Scores:
+        c = self.config
+        if c.dropout == 0 or not self.has_rng('dropout'):
+            return Scores(c.causal, c.window, c.soft_cap)
+        return Scores(c.causal, c.window, c.soft_cap, c.dropout, self.make_rng('dropout'))
+
+    def _attend(
+        self, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, *, context: Context, scores: Scores
+    ) -> jax.Array:
+        """The weighted sum of the values, by what suits the mesh in use."""
+        k_BSGK, v_BSGK = (split_heads(x, q_BTHK.shape[2]) for x in (k_BSGK, v_BSGK))
+        q_BTHK = ad_checkpoint.checkpoint_name(_place(q_BTHK, 'heads'), 'query')
+        k_BSGK = ad_checkpoint.checkpoint_name(_place(k_BSGK, 'kv_heads'), 'key')
+        v_BSGK = ad_checkpoint.checkpoint_name(_place(v_BSGK, 'kv_heads'), 'value')
+        case = kernels.case_of(q_BTHK, k_BSGK, context, scores)
+        path = paths.choose(case, Plain(), self.config.kernel)
+        paths.note('/'.join(self.path), path)
+        return path.kernel.attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
+
+    def _project(self, x_BTD: jax.Array, *names: str) -> list[jax.Array]:
+        """Queries, keys or values [B, T, H or G, K] of an input."""
         c, D, dtype = self.config, x_BTD.shape[-1], x_BTD.dtype
+        cuts = tuple(self._cut(name) for name in names)
+        matrices = []
+        for name, (cut, heads) in zip(names, cuts):
+            axes = {'embed': D, cut: heads, 'head': c.width_of_head(D)}
+            matrices.append(weights.weight(self, name, axes, init=c.init, inputs=('embed',), dtype=dtype))
+        subscripts = ('BTD,DHK->BTHK',) * len(names)
+        found = list(rings.out_of_stream(x_BTD, subscripts, tuple(matrices), cuts=tuple(cut for cut, _ in cuts)))
+        for i, (name, (cut, heads)) in enumerate(zip(names, cuts)):
+            if c.bias:
+                axes = {cut: heads, 'head': c.width_of_head(D)}
+                found[i] = found[i] + weights.vector(self, f'{name}_bias', axes, value=0.0, dtype=dtype)
+        return found
+
+    def _cut(self, name: str) -> tuple[str, int]:
+        """The logical axis of the heads of a projection, and how many there are."""
+        heads = self.config.heads if name == 'query' else self.config.kv_heads or self.config.heads
         logical = 'heads' if name == 'query' else 'kv_heads'
-        axes = {'embed': D, logical: heads, 'head': c.width_of_head(D)}
-        matrix_DHK = weights.weight(self, name, axes, init=c.init, inputs=('embed',), dtype=dtype)
-        y_BTHK = weights.einsum('BTD,DHK->BTHK', x_BTD, matrix_DHK)
-        if c.bias:
-            del axes['embed']
-            y_BTHK = y_BTHK + weights.vector(self, f'{name}_bias', axes, value=0.0, dtype=dtype)
-        return y_BTHK
+        if logical == 'kv_heads' and heads % sharding.shards(logical):
+            logical = 'shared_kv_heads'  # No rule splits them; see split_heads().
+        place = sharding.current()
+        if place is not None:  # Else the first constraint would fail, in other words.
+            place.check(f'attention.{logical}', (heads,), (logical,))
+        return logical, heads

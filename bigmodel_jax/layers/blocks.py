@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 from flax import linen as nn
+from jax import ad_checkpoint
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.layers import dropout, ffn, norms
@@ -97,7 +98,16 @@ class BlockModule(nn.Module):
     def _join(self, name: str, x_BTD: jax.Array, sublayer: Sublayer) -> jax.Array:
         residual = self.config.residual
         norm = residual.norm.build(f'{name}_norm')
+        # Rematerialisation policies know it by this name.
+        x_BTD = ad_checkpoint.checkpoint_name(x_BTD, 'stream' if name == 'attention' else 'middle')
+
+        def on_all_positions(y_BTD: jax.Array) -> jax.Array:
+            # The norms, the sums and dropout see 1 / tensor of the positions, the sublayers all (Korthikanti et al.,
+            # 2022, arXiv:2205.05198, figure 5): they gather on the way in; on the way out it is summed and scattered.
+            y_BTD = sublayer(sharding.constrain(y_BTD, 'batch', 'stream', 'embed'))
+            return sharding.constrain(y_BTD, 'batch', 'stream', 'embed')
+
         x_BTD = residual.join(
-            x_BTD, sublayer, norm=norm, drop=lambda y_BTD: dropout.drop(self, y_BTD, residual.dropout)
+            x_BTD, on_all_positions, norm=norm, drop=lambda y_BTD: dropout.drop(self, y_BTD, residual.dropout)
         )
-        return sharding.constrain(x_BTD, 'batch', 'length', 'embed')
+        return sharding.constrain(x_BTD, 'batch', 'stream', 'embed')

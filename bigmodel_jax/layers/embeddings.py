@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import dropout, weights
+from bigmodel_jax.layers import dropout, lookup, weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Embedding:
 
 
 class EmbeddingModule(nn.Module):
-    """Owns a table [V, D], and an output matrix [D, V] unless tied."""
+    """Owns a table [V, D], and an output matrix [V, D] unless tied."""
 
     config: Embedding
     vocab: int
@@ -36,22 +36,26 @@ class EmbeddingModule(nn.Module):
         c, axes = self.config, {'vocab': self.vocab, 'embed': self.width}
         self.table_VD = weights.weight(self, 'table', axes, init=c.init, inputs=('embed',), dtype=self.dtype)
         if not c.tied:
-            axes = {'embed': self.width, 'vocab': self.vocab}
-            self.output_DV = weights.weight(self, 'output', axes, init=c.init, inputs=('embed',), dtype=self.dtype)
+            self.output_VD = weights.weight(self, 'output', axes, init=c.init, inputs=('embed',), dtype=self.dtype)
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        # Whole along D: rows looked up in parts of D would have to change places to become whole rows of a batch.
-        x_BTD = sharding.constrain(self.table_VD, 'vocab', None)[tokens_BT]
+        x_BTD = lookup.lookup(self.table_VD, tokens_BT)
         return x_BTD * jnp.asarray(math.sqrt(self.width), self.dtype) if self.config.scaled else x_BTD
 
     def finish(self, x_BTD: jax.Array) -> jax.Array:
         """The input of the first layer: embeddings with their positions, laid out on the mesh, after dropout."""
-        return dropout.drop(self, sharding.constrain(x_BTD, 'batch', 'length', 'embed'), self.config.dropout)
+        return dropout.drop(self, sharding.constrain(x_BTD, 'batch', 'stream', 'embed'), self.config.dropout)
+
+    def head(self) -> jax.Array:
+        """The output matrix [V, D]."""
+        return self.table_VD if self.config.tied else self.output_VD
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] float32."""
-        if self.config.tied:
-            logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, self.table_VD, preferred_element_type=jnp.float32)
-        else:
-            logits_BTV = jnp.einsum('BTD,DV->BTV', x_BTD, self.output_DV, preferred_element_type=jnp.float32)
-        return sharding.constrain(logits_BTV, 'batch', 'length', 'vocab')
+        return unembed(x_BTD, self.head())
+
+
+def unembed(x_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
+    """Logits [B, T, V] float32 of features and an output matrix."""
+    logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, head_VD, preferred_element_type=jnp.float32)
+    return sharding.constrain(logits_BTV, 'batch', 'length', 'vocab')

@@ -4,9 +4,10 @@ import dataclasses
 
 import jax
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
-from bigmodel_jax import config
-from bigmodel_jax.layers import activations, weights
+from bigmodel_jax import config, sharding
+from bigmodel_jax.layers import activations, rings, weights
 
 
 def mlp(
@@ -18,19 +19,26 @@ def mlp(
     bias_F: jax.Array | None,
 ) -> jax.Array:
     """activation(x up + bias) down. Source: Vaswani et al. (2017), arXiv:1706.03762, equation 2."""
-    hidden_BTF = weights.einsum('BTD,DF->BTF', x_BTD, up_DF)
+    (hidden_BTF,) = rings.out_of_stream(x_BTD, ('BTD,DF->BTF',), (up_DF,), cuts=('hidden',))
+    hidden_BTF = _widened('up', hidden_BTF)
     if bias_F is not None:
         hidden_BTF = hidden_BTF + bias_F
-    return weights.einsum('BTF,FD->BTD', activation(hidden_BTF), down_FD)
+    return rings.into_stream('BTF,FD->BTD', activation(hidden_BTF), down_FD, cut='hidden')
 
 
 def gated_ffn(
     x_BTD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array, down_FD: jax.Array, *, activation: activations.Activation
 ) -> jax.Array:
     """(activation(x gate) * x up) down. Source: Shazeer (2020), arXiv:2002.05202, equation 6."""
-    gate_BTF = activation(weights.einsum('BTD,DF->BTF', x_BTD, gate_DF))
-    up_BTF = weights.einsum('BTD,DF->BTF', x_BTD, up_DF)
-    return weights.einsum('BTF,FD->BTD', gate_BTF * up_BTF, down_FD)
+    wide = ('BTD,DF->BTF',) * 2
+    gate_BTF, up_BTF = rings.out_of_stream(x_BTD, wide, (gate_DF, up_DF), cuts=('hidden', 'hidden'))
+    gate_BTF, up_BTF = _widened('gate', gate_BTF), _widened('up', up_BTF)
+    return rings.into_stream('BTF,FD->BTD', activation(gate_BTF) * up_BTF, down_FD, cut='hidden')
+
+
+def _widened(name: str, y_BTF: jax.Array) -> jax.Array:
+    """`y_BTF` whole along T, which the stream is not, and cut along F; rematerialisation policies know it by `name`."""
+    return checkpoint_name(sharding.constrain(y_BTF, 'batch', 'length', 'hidden'), name)
 
 
 class Ffn:

@@ -4,19 +4,36 @@ Both keep one set of weights with a leading 'layers' axis, and compute the same 
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 from flax import linen as nn
 
-from bigmodel_jax import config
-from bigmodel_jax.layers import attention, blocks
+from bigmodel_jax import config, sharding
+from bigmodel_jax.layers import attention, blocks, pipeline
 
-# What the backward pass keeps from the forward pass; the rest is computed again.
-POLICIES = {
-    'none': None,  # Keep everything.
-    'full': jax.checkpoint_policies.nothing_saveable,  # Keep only the input of each layer.
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Keep the products with weights.
+# What layers name for the backward pass, per token: the stream [D] where it enters the layer and between its sublayers
+# ('middle'); query, key and value after rotation [H K, G K, G K]; what the attention kernel returns [H K]; the products
+# that enter the activation of the feed-forward layer [F each; without a gate there is 'up' alone].
+Name = Literal['stream', 'middle', 'query', 'key', 'value', 'attention', 'gate', 'up']
+Policy = Callable[..., Any]
+
+_named = jax.checkpoint_policies.save_only_these_names
+# What the backward pass keeps from the forward pass beside the input of each layer; the rest is computed again.
+POLICIES: dict[str, Policy | None] = {
+    'full': jax.checkpoint_policies.nothing_saveable,
+    'attention': _named('attention'),
+    'heads': _named('attention', 'query', 'key', 'value'),
+    'projections': _named('attention', 'query', 'key', 'value', 'middle', 'gate', 'up'),
+    'none': None,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=['stream'],
+        offload_src='device',
+        offload_dst='pinned_host',
+    ),
 }
 
 
@@ -24,15 +41,31 @@ POLICIES = {
 class Stack:
     """How the layers are compiled. Changes speed and memory, not the result.
 
-    Rematerialisation (Chen et al., 2016, arXiv:1604.06174): 'none' keeps every intermediate for the backward pass,
-    'dots' the products with weights, 'full' only each layer's input.
+    Rematerialisation (Chen et al., 2016, arXiv:1604.06174), from the least memory to the fewest FLOPs; kept numbers are
+    per token and layer (letters as in the legend of the package):
+
+      remat          kept                      computed again
+      'offload'      nothing; D on the host    as 'full'; the stream waits in the memory of the host
+      'full'         D                         the whole forward pass: a third more FLOPs
+      'attention'    D + H K                   every product with weights, but no scores: for long rows
+      'heads'        D + 2 (H + G) K           the output of attention, and the feed-forward layer
+      'projections'  2 D + 2 (H + G) K + 2 F   norms and activations: no product at all
+      'none'         every intermediate        nothing
+
+    'dots' keeps the products with weights, whatever the layers are: for layers that name nothing. A tuple of names
+    keeps just those.
     """
 
     scan: bool = True
-    remat: Literal['none', 'full', 'dots'] = 'none'
+    remat: Literal['none', 'full', 'attention', 'heads', 'projections', 'dots', 'offload'] | tuple[Name, ...] = 'none'
 
     def build(self, block: blocks.Block, layers: int, name: str | None = None) -> nn.Module:
         return StackModule(self, block=block, layers=layers, name=name)
+
+    @property
+    def policy(self) -> Policy | None:
+        """What jax.checkpoint may keep; None to keep everything."""
+        return POLICIES[self.remat] if isinstance(self.remat, str) else _named(*self.remat)
 
 
 class StackModule(nn.Module):
@@ -50,14 +83,21 @@ class StackModule(nn.Module):
         memory: tuple[jax.Array, attention.Context] | None = None,
         cache: attention.Cache | None = None,
     ) -> tuple[jax.Array, attention.Cache | None]:
-        """The stream after all layers, and the updated cache, whose arrays have a leading axis L."""
+        """The stream after all layers, and the updated cache, whose arrays have a leading axis L.
+
+        Where the mesh cuts the layers into stages, the batch flows through them as in layers/pipeline.py. Decoding with
+        a cache does not: a step of one token has nothing to fill a pipeline with.
+        """
+        place = sharding.current()
+        if place is not None and place.shards('layers') > 1 and cache is None and not self.is_initializing():
+            return self._flow(place, x_BTD, context, memory), None
         body: type[nn.Module] = blocks.BlockModule
-        if self.config.remat != 'none':
+        if self.config.policy is not None:
             # Inside a scan nothing can be merged across the checkpoint anyway; unrolled, XLA must be kept from it.
-            body = nn.remat(body, policy=POLICIES[self.config.remat], prevent_cse=not self.config.scan)
+            body = nn.remat(body, policy=self.config.policy, prevent_cse=not self.config.scan)
         scanned = nn.scan(
             body,
-            variable_axes={'params': 0},
+            variable_axes={'params': 0, 'losses': 0},
             split_rngs={'params': True, 'dropout': True},
             in_axes=(nn.broadcast, nn.broadcast, 0),
             length=self.layers,
@@ -65,6 +105,32 @@ class StackModule(nn.Module):
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )
         return scanned(self.block, name='layers')(x_BTD, context, memory, cache)
+
+    def _flow(
+        self,
+        place: sharding.Place,
+        x_BTD: jax.Array,
+        context: attention.Context,
+        memory: tuple[jax.Array, attention.Context] | None,
+    ) -> jax.Array:
+        """The stream after all layers, each stage of them on its own devices."""
+        block = blocks.BlockModule(self.block, parent=None)
+        kept = ['losses'] if self.is_mutable_collection('losses') else []
+
+        def layer(weights: Any, x_BTD: jax.Array, beside: Any, key: jax.Array | None) -> tuple[jax.Array, Any]:
+            rngs = {} if key is None else {'dropout': key}
+            (x_BTD, _), sown = block.apply({'params': weights}, x_BTD, *beside, rngs=rngs, mutable=kept)
+            return x_BTD, sown.get('losses', {})
+
+        if self.config.policy is not None:
+            layer = jax.checkpoint(layer, policy=self.config.policy, prevent_cse=False)
+        weights = self.variables['params']['layers']
+        key = self.make_rng('dropout') if self.has_rng('dropout') else None
+        x_BTD, sown = pipeline.run(layer, weights, x_BTD, (context, memory), place=place, key=key)
+        if sown:
+            # Where, and in the form in which, the scan above leaves them.
+            self.put_variable('losses', 'layers', sown)
+        return x_BTD
 
 
 def empty_cache(block: blocks.Block, *, layers: int, rows: int, length: int, width: int, dtype: str) -> attention.Cache:

@@ -68,7 +68,8 @@ def weight(
     """
     shape = tuple(axes.values())
     fan_in = math.prod(axes[axis] for axis in inputs)
-    fan_out = math.prod(shape) // fan_in
+    # Each expert is a matrix of its own.
+    fan_out = math.prod(shape) // fan_in // axes.get('experts', 1)
 
     def draw(key: jax.Array) -> jax.Array:
         return init.draw(key, shape, fan_in, fan_out)
@@ -101,7 +102,8 @@ def einsum(subscripts: str, x: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _einsum_forward(subscripts: str, x: jax.Array, weight: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return einsum(subscripts, x, weight), (x, weight)
+    # Not einsum() again, within which a rematerialisation policy would not see the product.
+    return _product(subscripts, x, weight), (x, weight)
 
 
 def _einsum_backward(

@@ -1,4 +1,4 @@
-"""Decoder-only language models: the GPT and Llama families are choices of blocks, positions and norms."""
+"""Decoder-only language models: the GPT, Llama and Mixtral families are choices of blocks, positions and norms."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from flax import linen as nn
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
-from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks, weights
+from bigmodel_jax.kernels import context as contexts
+from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, moe, norms, positions, stacks, weights
 from bigmodel_jax.models import model
 
 
@@ -84,9 +85,14 @@ class DecoderModule(nn.Module):
         )
         there_BS = here_BT if slots is None else jnp.arange(slots)[None]
         segments_BT = batch.get('segments')
-        context = attention.Context(here_BT, there_BS, segments_BT, segments_BT, bias)
+        order = contexts.Order.of(batch.get('positions'))
+        context = attention.Context(here_BT, there_BS, segments_BT, segments_BT, bias, order)
         x_BTD, cache = self.blocks(x_BTD, context, None, cache)
         return x_BTD if self.norm is None else self.norm(x_BTD), cache
+
+    def head(self) -> jax.Array:
+        """The output matrix [V, D], for a loss that takes the logits in pieces."""
+        return self.embedding.head()
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] float32 of features."""
@@ -153,11 +159,31 @@ def llama(
     return config.vary(base, changes)
 
 
+def mixtral(
+    *, vocab: int, width: int, layers: int, heads: int, kv_heads: int, hidden: int, experts: int, **changes: Any
+) -> Decoder:
+    """Mixtral: Llama with `experts` in place of each feed-forward layer, of which each token sees 2.
+
+    Source: Jiang et al. (2024), arXiv:2401.04088, section 2.
+    """
+    base = llama(
+        vocab=vocab, width=width, layers=layers, heads=heads, kv_heads=kv_heads, hidden=hidden, rope_base=1_000_000.0
+    )
+    # The released configuration says 0.02, for transformers' loss: 2 at best, and one for all layers, not one for each.
+    routed = moe.Routed(experts=experts, hidden=hidden, balance=0.02 * 2 / layers)
+    return config.vary(config.vary(base, {'block.ffn': routed}), changes)
+
+
 # Published sizes. Radford et al. (2019), table 2; the parameter counts are those of the released weights.
 GPT2_124M = gpt(vocab=50_257, width=768, layers=12, heads=12, length=1_024)
 GPT2_355M = gpt(vocab=50_257, width=1_024, layers=24, heads=16, length=1_024)
 GPT2_774M = gpt(vocab=50_257, width=1_280, layers=36, heads=20, length=1_024)
 GPT2_1558M = gpt(vocab=50_257, width=1_600, layers=48, heads=25, length=1_024)
+# Brown et al. (2020), arXiv:2005.14165, table 2.1; dense attention in every layer, where theirs alternates with sparse.
+GPT3_175B = gpt(vocab=50_257, width=12_288, layers=96, heads=96, length=2_048)
 # Touvron et al. (2023), arXiv:2307.09288; Grattafiori et al. (2024), arXiv:2407.21783, table 3.
 LLAMA2_7B = llama(vocab=32_000, width=4_096, layers=32, heads=32, kv_heads=32, hidden=11_008, rope_base=10_000.0)
+LLAMA2_70B = llama(vocab=32_000, width=8_192, layers=80, heads=64, kv_heads=8, hidden=28_672, rope_base=10_000.0)
 LLAMA3_8B = llama(vocab=128_256, width=4_096, layers=32, heads=32, kv_heads=8, hidden=14_336, rope_base=500_000.0)
+# Jiang et al. (2024), table 1; 13 of its 47 billion parameters see a token.
+MIXTRAL_8X7B = mixtral(vocab=32_000, width=4_096, layers=32, heads=32, kv_heads=8, hidden=14_336, experts=8)

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
+from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import attention, blocks, embeddings, norms, positions, stacks
 from bigmodel_jax.models import decoder, model
 
@@ -90,7 +91,8 @@ class Seq2SeqModule(nn.Module):
         x_BSD, here_BS, bias = decoder.embed(
             self.embedding, self.encoder_positions, batch['source'], batch.get('source_positions')
         )
-        context = attention.Context(here_BS, here_BS, segments_BS, segments_BS, bias)
+        order = contexts.Order.of(batch.get('source_positions'))
+        context = attention.Context(here_BS, here_BS, segments_BS, segments_BS, bias, order)
         x_BSD, _ = self.encoder(x_BSD, context)
         return x_BSD if self.encoder_norm is None else self.encoder_norm(x_BSD)
 
@@ -105,13 +107,18 @@ class Seq2SeqModule(nn.Module):
             self.embedding, self.decoder_positions, batch['inputs'], batch.get('positions'), slots=slots
         )
         there_BS = here_BT if slots is None else jnp.arange(slots)[None]
-        context = attention.Context(here_BT, there_BS, segments_BT, segments_BT, bias)
+        order = contexts.Order.of(batch.get('positions'))
+        context = attention.Context(here_BT, there_BS, segments_BT, segments_BT, bias, order)
         if source_segments_BS is not None and segments_BT is None:  # One pair in each row, the source padded.
             segments_BT = jnp.ones(batch['inputs'].shape, jnp.int32)
         source_BS = jnp.arange(memory_BSD.shape[1])[None]
         cross = attention.Context(here_BT, source_BS, segments_BT, source_segments_BS)
         x_BTD, cache = self.decoder(x_BTD, context, (memory_BSD, cross), cache)
         return x_BTD if self.decoder_norm is None else self.decoder_norm(x_BTD), cache
+
+    def head(self) -> jax.Array:
+        """The output matrix [V, D], for a loss that takes the logits in pieces."""
+        return self.embedding.head()
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] float32 of features."""

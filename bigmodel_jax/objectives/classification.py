@@ -19,9 +19,9 @@ class Classification(objective.Objective):
     label_smoothing: config.Probability = 0.0
 
     def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
-        outputs, state = apply(batch, key=key)
+        outputs, side = apply(batch, key=key)
         logits_BV, labels_B, weights_B = outputs['logits'], batch['labels'], batch['weights']
         loss_B, _ = language.cross_entropy(logits_BV, labels_B, label_smoothing=self.label_smoothing)
         loss = Mean.weighted(loss_B, weights_B)
         accuracy = Mean.weighted(logits_BV.argmax(axis=-1) == labels_B, weights_B)
-        return objective.Outcome(loss, {'loss': loss, 'accuracy': accuracy}, state)
+        return objective.Outcome.of(loss, {'accuracy': accuracy}, side)

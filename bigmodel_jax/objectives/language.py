@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import config, sharding
+from bigmodel_jax.layers import embeddings
 from bigmodel_jax.objectives import objective
+from bigmodel_jax.objectives import pieces as summation
 from bigmodel_jax.objectives.objective import Mean
 
 
@@ -40,8 +42,8 @@ class LanguageModel(objective.Objective):
     """Mean cross-entropy over the tokens of weight 1.
 
     Batch: 'targets' [B, T] int32 and 'weights' [B, T]; optionally 'bytes' [B], the bytes of text that the targets of
-    a row stand for, which gives bits per byte. The model needs the methods features() and unembed(), as Decoder and
-    Seq2Seq have.
+    a row stand for, which gives bits per byte. The model needs the methods features() and head(), as Decoder
+    and Seq2Seq have.
     """
 
     label_smoothing: config.Probability = 0.0
@@ -49,49 +51,34 @@ class LanguageModel(objective.Objective):
     logits_mib: config.Positive = 256  # Float32 logits held at a time on a device; longer batches are cut along T.
 
     def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
-        (x_BTD, _), state = apply(batch, key=key, method='features')
-        targets_BT, weights_BT = batch['targets'], batch['weights']
-
-        def piece(x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array) -> tuple[Mean, dict[str, Mean]]:
-            logits_BTV, _ = apply(x_BTD, method='unembed')
-            loss_BT, nll_BT = cross_entropy(
-                logits_BTV, targets_BT, label_smoothing=self.label_smoothing, z_loss=self.z_loss
-            )
-            # Not argmax, which XLA:CPU computes slowly; the loss needs the maximum and the target's logit anyway.
-            chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-            hits_BT = chosen_BT >= logits_BTV.max(axis=-1)
-            metrics = {'nll': Mean.weighted(nll_BT, weights_BT), 'accuracy': Mean.weighted(hits_BT, weights_BT)}
-            return Mean.weighted(loss_BT, weights_BT), metrics
-
-        vocab = jax.eval_shape(lambda x_BTD: apply(x_BTD, method='unembed')[0], x_BTD).shape[-1]
-        rows, length = targets_BT.shape
-        pieces = self.pieces(rows, length, vocab)
-        loss, metrics = in_pieces(piece, (x_BTD, targets_BT, weights_BT), pieces)
+        (x_BTD, _), side = apply(batch, key=key, method='features')
+        head_VD, _ = apply(method='head')
+        arrays = batch['targets'], batch['weights']
+        rows, length = batch['targets'].shape
+        pieces = self.pieces(rows, length, head_VD.shape[0])
+        loss, metrics = summation.summed(self.piece, head_VD, x_BTD, arrays, pieces=pieces)
         if 'bytes' in batch:
             # A row of padding stands for no text.
-            count = (batch['bytes'] * (weights_BT.max(axis=1) > 0)).sum(dtype=jnp.float32)
+            count = (batch['bytes'] * (batch['weights'].max(axis=1) > 0)).sum(dtype=jnp.float32)
             metrics['bits_per_byte'] = Mean(metrics['nll'].total / jnp.log(2.0), count)
-        return objective.Outcome(loss, {'loss': loss, **metrics}, state)
+        return objective.Outcome.of(loss, metrics, side)
+
+    def piece(
+        self, head_VD: jax.Array, x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+    ) -> tuple[Mean, dict[str, Mean]]:
+        """The loss and the metrics of some tokens."""
+        logits_BTV = embeddings.unembed(x_BTD, head_VD)
+        loss_BT, nll_BT = cross_entropy(
+            logits_BTV, targets_BT, label_smoothing=self.label_smoothing, z_loss=self.z_loss
+        )
+        # Not argmax, which XLA:CPU computes slowly; the loss needs the maximum and the target's logit anyway.
+        chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+        hits_BT = chosen_BT >= logits_BTV.max(axis=-1)
+        metrics = {'nll': Mean.weighted(nll_BT, weights_BT), 'accuracy': Mean.weighted(hits_BT, weights_BT)}
+        return Mean.weighted(loss_BT, weights_BT), metrics
 
     def pieces(self, rows: int, length: int, vocab: int) -> int:
         """Into how many equal pieces of T the logits are cut so that each stays within `logits_mib` on a device."""
-        row_mib = length * vocab * 4 / 2**20
-        wanted = rows / sharding.shards('batch') * row_mib / sharding.shards('vocab') / self.logits_mib
+        rows, length = rows // sharding.shards('batch'), length // sharding.shards('length')  # Of one device.
+        wanted = rows * length * vocab / sharding.shards('vocab') * 4 / 2**20 / self.logits_mib
         return next(n for n in range(1, length + 1) if length % n == 0 and n >= min(wanted, length))
-
-
-def in_pieces(function: objective.PyTree, arrays: tuple[jax.Array, ...], pieces: int) -> objective.PyTree:
-    """The sum of `function` over `pieces` equal cuts of the arrays along their second axis; each cut is recomputed
-    for its gradient instead of being kept."""
-    if pieces == 1:
-        return function(*arrays)
-
-    def cut(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x.reshape(x.shape[0], pieces, -1, *x.shape[2:]), 1, 0)
-
-    def body(total: objective.PyTree, cuts: tuple[jax.Array, ...]) -> tuple[objective.PyTree, None]:
-        return jax.tree.map(jnp.add, total, function(*cuts)), None
-
-    cuts = jax.tree.map(cut, arrays)
-    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, *jax.tree.map(lambda x: x[0], cuts)))
-    return jax.lax.scan(jax.checkpoint(body), zero, cuts)[0]

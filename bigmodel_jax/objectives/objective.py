@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 PyTree = Any
 
+LOSSES = 'losses'  # The collection into which layers sow [] float32, or stacks of them.
+
 
 class Mean(NamedTuple):
     """A mean as its total and count, which add exactly over devices, microbatches and batches. Divide once, at the
@@ -30,6 +32,13 @@ class Mean(NamedTuple):
         return cls((values * weights).sum(dtype=jnp.float32), weights.sum(dtype=jnp.float32))
 
 
+class Side(NamedTuple):
+    """What a model says besides its outputs."""
+
+    model_state: PyTree  # Its collections after this batch.
+    losses: dict[str, jax.Array]  # What its layers ask to be minimised too, weighted and summed over them: [] float32.
+
+
 class Outcome(NamedTuple):
     """What an objective returns.
 
@@ -41,10 +50,21 @@ class Outcome(NamedTuple):
     metrics: dict[str, Mean]
     model_state: PyTree = {}  # noqa: RUF012  # The model's collections that this batch changed; most models have none.
 
+    @classmethod
+    def of(cls, loss: Mean, metrics: dict[str, Mean], side: Side) -> 'Outcome':
+        """Of a loss to which the losses of the layers are added; these, and the sum as 'loss', are metrics too.
+
+        They are means over the batch already. Each counts as often as the loss, so that in the mean they stand as they
+        are; of microbatches, or in evaluation of batches, they become the weighted mean.
+        """
+        asked = {name: Mean(value * loss.count, loss.count) for name, value in side.losses.items()}
+        loss = Mean(sum((mean.total for mean in asked.values()), loss.total), loss.count)
+        return cls(loss, {'loss': loss, **metrics, **asked}, side.model_state)
+
 
 @dataclasses.dataclass(frozen=True)
 class Apply:
-    """A model with its weights: `outputs, model_state = apply(batch, key=key)`.
+    """A model with its weights: `outputs, side = apply(batch, key=key)`.
 
     Args of a call:
       key: of dropout; without one the model is in evaluation.
@@ -55,12 +75,23 @@ class Apply:
     params: PyTree
     model_state: PyTree
 
-    def __call__(self, *inputs: Any, key: jax.Array | None = None, method: str | None = None) -> tuple[Any, PyTree]:
+    def __call__(self, *inputs: Any, key: jax.Array | None = None, method: str | None = None) -> tuple[Any, Side]:
         rngs = {} if key is None else {'dropout': key}
         variables = {'params': self.params, **self.model_state}
-        mutable = [] if key is None else list(self.model_state)
+        mutable = [LOSSES] if key is None else [LOSSES, *self.model_state]
         outputs, changed = self.module.apply(variables, *inputs, rngs=rngs, mutable=mutable, method=method)
-        return outputs, self.model_state | dict(changed)
+        changed = dict(changed)
+        losses = _by_name(changed.pop(LOSSES, {}))
+        return outputs, Side(self.model_state | changed, losses)
+
+
+def _by_name(losses: PyTree) -> dict[str, jax.Array]:
+    """The sum of the losses of one name over all layers; a scanned stack has them stacked in one array."""
+    found: dict[str, jax.Array] = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(losses):
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        found[name] = found.get(name, jnp.float32(0)) + value.sum()
+    return found
 
 
 class Objective:

@@ -29,7 +29,8 @@ def decayed(axes: PyTree) -> PyTree:
 def orthogonalised(axes: PyTree) -> PyTree:
     """For Muon: which axes of each hidden matrix are its inputs and outputs; None for what Adam updates.
 
-    One side of every hidden matrix is the model's width; the other axes, without 'layers', are the other side.
+    One side of every hidden matrix is the model's width; the other axes, without 'layers' and 'experts', are the
+    other.
     """
 
     def one(path: Any, names: tuple[str, ...]) -> optax.contrib.MuonDimensionNumbers | None:
@@ -37,7 +38,7 @@ def orthogonalised(axes: PyTree) -> PyTree:
         if _name(path).endswith(VECTORS) or first in TABLES or 'embed' not in names:
             return None
         width = (names.index('embed'),)
-        others = tuple(i for i, name in enumerate(names) if name not in ('embed', 'layers'))
+        others = tuple(i for i, name in enumerate(names) if name not in ('embed', 'layers', 'experts'))
         reads_width = width < others[:1]
         inputs, outputs = (width, others) if reads_width else (others, width)
         return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=outputs)

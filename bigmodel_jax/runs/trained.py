@@ -45,10 +45,10 @@ class Trained:
         Returns:
           evaluation name -> metric -> number, or list of samples.
         """
-        outcomes, run = {}, loop.build(self.experiment)
+        outcomes, run = {}, loop.prepare(self.experiment)
         with (
             sharding.use(run.place),
-            metrics.Writer(self.path, start=None, wandb=None, details={}) as writer,
+            metrics.open_writer(self.path, start=None, wandb=None, details={}) as writer,
         ):
             for each, evaluator in zip(run.experiment.evaluations, run.evaluators):
                 outcomes[each.name] = evaluator.run(self.params, self.model_state)

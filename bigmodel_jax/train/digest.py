@@ -1,17 +1,20 @@
 """A digest of a run's state: equal digests mean states that are equal bit for bit."""
 
+import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from bigmodel_jax import sharding
 
 PyTree = Any
 
 WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
-@jax.jit
 def checksums(tree: PyTree) -> PyTree:
     """[2] uint32 for each array: the sum of its bit patterns, plain and weighted by position.
 
@@ -33,9 +36,18 @@ def checksums(tree: PyTree) -> PyTree:
     return jax.tree.map(one, tree)
 
 
+@functools.lru_cache
+def _compiled(place: sharding.Place | None) -> Callable[[PyTree], PyTree]:
+    # Of several processes each reads all the sums, so that each needs a copy.
+    return jax.jit(checksums) if place is None else jax.jit(checksums, out_shardings=place.replicated)
+
+
 def digest(tree: PyTree) -> str:
-    """SHA-256, in hexadecimal, of the path, dtype, shape and checksums of every array."""
-    sums = jax.device_get(checksums(tree))
+    """SHA-256, in hexadecimal, of the path, dtype, shape and checksums of every array.
+
+    Arrays that several processes hold need sharding.use() of their place, and a call by every process.
+    """
+    sums = jax.device_get(_compiled(sharding.current())(tree))
     result = hashlib.sha256()
     for (path, leaf), pair in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(sums)):
         name = jax.tree_util.keystr(path, simple=True, separator='/')

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from bigmodel_jax.train import processes
+
 VERSIONS = (
     'jax',
     'jaxlib',
@@ -37,10 +39,16 @@ def describe() -> dict[str, Any]:
         'versions': _versions(),
         'backend': jax.default_backend(),
         'devices': [{'kind': kind, 'count': count} for kind, count in devices.items()],
-        'processes': jax.process_count(),
+        'processes': processes.count(),
         'xla_flags': os.environ.get('XLA_FLAGS', ''),
         'git': git(pathlib.Path.cwd()),
     }
+
+
+def that_must_agree() -> dict[str, Any]:
+    """What must be equal on all hosts, or they would compile different programs and wait for each other for ever."""
+    flags = {name: os.environ.get(name, '') for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')}
+    return {'python': platform.python_version(), 'versions': _versions(), **flags}
 
 
 def _versions() -> dict[str, str]:

@@ -9,12 +9,24 @@ from typing import Any
 import jax
 from etils import epath
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config, sharding, torus
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import environment, feed, interrupt, memory, metrics, progress, state, step, workdir
+from bigmodel_jax.train import (
+    compile_cache,
+    environment,
+    feed,
+    interrupt,
+    memory,
+    metrics,
+    processes,
+    progress,
+    state,
+    step,
+    workdir,
+)
 from bigmodel_jax.train.checkpoints import Checkpointer
 from bigmodel_jax.train.digest import digest
 
@@ -67,6 +79,12 @@ def build(experiment: Experiment) -> Run:
     return Run(experiment, place, data, blueprint, evaluators)
 
 
+def prepare(experiment: Experiment) -> Run:
+    """build() by every process: the first prepares the data, then the others find it, and an error of one is of all."""
+    jax.devices()  # They start together: each waits here for all.
+    return processes.in_turn(lambda: build(experiment))
+
+
 def due(step: int, every: int, last: int) -> bool:
     """Whether a periodic action is due after `step`: every so many steps, and at the end."""
     return step % every == 0 or step == last
@@ -76,6 +94,8 @@ def train(
     experiment: Experiment, directory: epath.PathLike, *, stop_after: int | None = None, wandb: str | None = None
 ) -> Result:
     """Trains `experiment` to its last step, going on from the newest checkpoint in the work directory, if there is one.
+
+    Of several processes, one on each host, every one makes this call; see launch.hosts.join().
 
     Args:
       directory: the work directory; new, empty, or holding this experiment.
@@ -87,21 +107,19 @@ def train(
       NotFinite: a training metric is nan or infinite; nothing is saved after the last good checkpoint.
     """
     directory = epath.Path(directory).expanduser()
-    changes = workdir.check(directory, experiment)
-    if wandb is not None:
-        metrics.check_wandb()
     memory.keep_freed()
-    run = build(experiment)
-    workdir.create(directory, experiment)
+    changes = _check(experiment, directory, stop_after=stop_after, wandb=wandb)
+    run = _open(experiment, directory)
     with (
-        interrupt.listen() as asked,
+        interrupt.listen(run.place) as asked,
         sharding.use(run.place),
+        compile_cache.kept_in(directory),
         Checkpointer(directory, experiment.checkpoints) as checkpoints,
     ):
-        current, position = _start(run, checkpoints)
+        current, position = processes.together(lambda: _start(run, checkpoints))
         start = position['step']
         with (
-            metrics.Writer(directory, start=start, wandb=wandb, details=config.to_json(experiment)) as writer,
+            metrics.open_writer(directory, start=start, wandb=wandb, details=config.to_json(experiment)) as writer,
             progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=unit(run.data)) as shown,
             feed.Feed(run.data, run.place, start) as ahead,
         ):
@@ -160,7 +178,7 @@ class Session:
             self.unread.append(values)
             jax.block_until_ready(self.unread[-IN_FLIGHT:][0])
             self.clock.step()
-            stopped_by = self.asked.reason or ('stop_after' if number == self.stop_after else None)
+            stopped_by = self.asked.settle() or ('stop_after' if number == self.stop_after else None)
             if due(number, experiment.log_every, last):
                 self.report(number)
             fresh = self.evaluate(number, current)
@@ -248,6 +266,31 @@ def units_per_step(data: batches.Batches) -> int:
     return data.rows * (shape[0] if shape else 1)
 
 
+def _check(
+    experiment: Experiment, directory: epath.Path, *, stop_after: int | None, wandb: str | None
+) -> list[config.Difference]:
+    """What can be checked before the devices start; returns where a run in the directory differs."""
+    facts = {
+        'experiment': config.to_json(experiment),
+        'workdir': str(directory),
+        'stop_after': stop_after,
+        **environment.that_must_agree(),
+    }
+    processes.check_same(facts, 'Give every host the same code, libraries, flags and command.')
+    changes = processes.on_first(lambda: workdir.check(directory, experiment))
+    if wandb is not None:
+        processes.on_first(metrics.check_wandb)
+    return changes or []
+
+
+def _open(experiment: Experiment, directory: epath.Path) -> Run:
+    """prepare(), and then the work directory: nothing is written before everything is checked."""
+    run = prepare(experiment)
+    processes.on_first(lambda: workdir.create(directory, experiment))
+    processes.together(lambda: workdir.check_shared(directory))
+    return run
+
+
 def _start(run: Run, checkpoints: Checkpointer) -> tuple[state.TrainState, dict[str, Any]]:
     """The newest checkpoint, or a new state; and the position, which says what else is needed to go on."""
     if checkpoints.newest is None:
@@ -256,14 +299,15 @@ def _start(run: Run, checkpoints: Checkpointer) -> tuple[state.TrainState, dict[
 
 
 def _record_session(run: Run, directory: epath.Path, writer: metrics.Writer, start: int) -> None:
-    session = environment.describe() | {
-        'step': start,
-        'mesh': run.place.sizes,
-        'data': dict(run.data.examples.fingerprint),
-        'parameters': run.blueprint.parameters,
-    }
-    workdir.add_session(directory, session)
-    run.data.examples.save(directory)
+    if processes.is_first():
+        session = environment.describe() | {
+            'step': start,
+            'mesh': run.place.sizes,
+            'data': dict(run.data.examples.fingerprint),
+            'parameters': run.blueprint.parameters,
+        }
+        workdir.add_session(directory, session)
+        run.data.examples.save(directory)
     writer.event('resume' if start else 'start', start)
 
 
@@ -271,7 +315,7 @@ def _greeting(run: Run, directory: epath.Path, start: int, changes: list[config.
     lines = [
         f'{run.experiment.name}: {run.blueprint.parameters:,} parameters, '
         f'{units_per_step(run.data):,} {unit(run.data)} per step, '
-        f'mesh {sharding.shape_text(run.place.sizes)}, in {directory}'
+        f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
     ]
     if start:
         lines.append(f'going on from the checkpoint of step {start}')

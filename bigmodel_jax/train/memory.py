@@ -3,6 +3,7 @@
 import ctypes
 import importlib.metadata
 import importlib.util
+import pathlib
 import sys
 
 # Parameters of glibc's mallopt(3).
@@ -32,4 +33,10 @@ def keep_freed() -> bool:
 def _has_accelerator() -> bool:
     """Whether JAX could find a TPU or GPU, without starting it: whether the library for one is installed."""
     plugins = importlib.metadata.entry_points(group='jax_plugins')
-    return bool(plugins) or importlib.util.find_spec('libtpu') is not None
+    return bool(plugins) or (importlib.util.find_spec('libtpu') is not None and has_tpu())
+
+
+def has_tpu() -> bool:
+    """Whether this machine has a TPU. That libtpu is installed does not say so: it compiles for TPUs anywhere."""
+    devices = pathlib.Path('/dev')
+    return any(devices.glob('accel[0-9]*')) or any(devices.glob('vfio/[0-9]*'))

@@ -11,7 +11,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.objectives.objective import Mean
-from bigmodel_jax.train import records
+from bigmodel_jax.train import processes, records
 
 # One step's metrics as Python floats: name -> (total, count). JSON keeps them exactly.
 StepMetrics = dict[str, tuple[float, float]]
@@ -111,6 +111,32 @@ class Writer:
         self.event('samples', step, name=name, samples=list(samples))
         for i, sample in enumerate(samples):
             self._board.add_text(f'{name}/{i}', f'**{sample["prompt"]}**{sample["text"]}', step)
+
+
+class Unwritten(Writer):
+    """The writer of a process that is not the first: it writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def event(self, kind: str, step: int, **fields: Any) -> None:
+        pass
+
+    def scalars(self, kind: str, step: int, metrics: Mapping[str, float], **fields: Any) -> None:
+        pass
+
+    def texts(self, step: int, name: str, samples: Sequence[Mapping[str, str]]) -> None:
+        pass
+
+
+def open_writer(workdir: epath.Path, *, start: int | None, wandb: str | None, details: Mapping[str, Any]) -> Writer:
+    """The Writer of a run on the first process, and one that writes nothing on the others."""
+    if processes.is_first():
+        return Writer(workdir, start=start, wandb=wandb, details=details)
+    return Unwritten()
 
 
 def check_wandb() -> None:

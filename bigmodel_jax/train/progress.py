@@ -8,6 +8,8 @@ from typing import Any
 import rich.console
 import rich.progress
 
+from bigmodel_jax.train import processes
+
 PLAIN_EVERY_S = 10.0  # A log gets at most one progress line in this time.
 
 
@@ -27,7 +29,7 @@ def short(value: float) -> str:
 
 
 class Progress:
-    """Shows steps, loss, speed and time left on stderr, as a context manager.
+    """Shows steps, loss, speed and time left on stderr of the first process, as a context manager.
 
     Args:
       name: of the run.
@@ -37,6 +39,7 @@ class Progress:
 
     def __init__(self, name: str, *, start: int, steps: int, unit: str):
         self._steps, self._unit, self._said = steps, unit, 0.0
+        self._speaks = processes.is_first()
         self._console = rich.console.Console(stderr=True, highlight=False)
         self._live = rich.progress.Progress(
             rich.progress.TextColumn('[bold]{task.description}'),
@@ -44,7 +47,7 @@ class Progress:
             rich.progress.TextColumn('{task.completed}/{task.total} {task.fields[note]}'),
             rich.progress.TimeRemainingColumn(),
             console=self._console,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and self._speaks),
         )
         self._task = self._live.add_task(name, total=steps, completed=start, note='compiling')
 
@@ -57,6 +60,8 @@ class Progress:
 
     def say(self, message: str) -> None:
         """One line that stays."""
+        if not self._speaks:
+            return
         if self._live.disable:
             print(message, file=sys.stderr, flush=True)
         else:

@@ -12,6 +12,8 @@ from flax import linen as nn
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.layers import pipeline
+from bigmodel_jax.objectives.objective import LOSSES
 
 PyTree = Any
 
@@ -53,6 +55,10 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
     experiment.model.check(fields)
     place.local_rows(rows)
     place.check('A microbatch', (rows // experiment.microbatches,), ('batch',))
+    pipeline.check(place, rows // experiment.microbatches)
+    for name, field in fields.items():
+        if len(field.shape) == 1:
+            place.check(f'{name} of the data', field.shape, ('length',))
     module = experiment.model.build()
     example = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields.items()}
     variables = functools.partial(_variables, module, example, experiment.seed)
@@ -66,11 +72,11 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
         return TrainState(jnp.int32(0), params, optimizer.init(params), collections)
 
     abstract = jax.eval_shape(init)
-    params = sharding.tree_shardings(place, abstract.params, axes)
+    params = tree_shardings(place, abstract.params, axes)
     shardings = TrainState(
         step=place.replicated,
         params=params,
-        opt_state=sharding.state_shardings(place, abstract.opt_state, abstract.params, params),
+        opt_state=state_shardings(place, abstract.opt_state, abstract.params, params),
         model_state=jax.tree.map(lambda _: place.replicated, abstract.model_state),
     )
     rate = experiment.optimizer.schedule.build(experiment.steps)
@@ -80,7 +86,9 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
 def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], seed: int) -> PyTree:
     # The values do not matter to the weights, so the compiler drops the computation that they feed.
     batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in example.items()}
-    return module.init(jax.random.key(seed), batch)
+    variables = module.init(jax.random.key(seed), batch)
+    # Of each batch, not of the model.
+    return {name: collection for name, collection in variables.items() if name != LOSSES}
 
 
 def _is_boxed(node: Any) -> bool:
@@ -116,3 +124,41 @@ def check_same(wanted: Arrays, stored: Arrays, where: str) -> None:
 
 def _text(array: tuple[tuple[int, ...], str]) -> str:
     return f'{array[1]}{list(array[0])}'
+
+
+def tree_shardings(place: sharding.Place, abstract: Any, axes: Any) -> Any:
+    """The sharding of every array of a tree, checked.
+
+    Args:
+      abstract: tree of arrays or ShapeDtypeStructs.
+      axes: the same tree with a tuple of logical axes for each.
+    """
+
+    def one(path: Any, leaf: Any, names: sharding.LogicalAxes) -> Any:
+        place.check(jax.tree_util.keystr(path, simple=True, separator='/'), leaf.shape, names)
+        return place.sharding(names)
+
+    return jax.tree_util.tree_map_with_path(one, abstract, axes)
+
+
+def state_shardings(place: sharding.Place, opt_state: Any, params: Any, shardings: Any) -> Any:
+    """Shardings of an optimizer's state: whatever has the path and shape of a parameter lies where that parameter lies.
+
+    The rest (counters, factored statistics) is replicated.
+
+    Args:
+      opt_state: abstract optimizer state.
+      params: abstract parameters, whose tree the state repeats (moments, momentum).
+      shardings: sharding of each parameter.
+    """
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    known = {tuple(path): (leaf.shape, place_of) for (path, leaf), place_of in zip(flat, jax.tree.leaves(shardings))}
+
+    def one(path: Any, leaf: Any) -> Any:
+        for start in range(len(path)):
+            shape, place_of = known.get(tuple(path[start:]), (None, None))
+            if shape == leaf.shape:
+                return place_of
+        return place.replicated
+
+    return jax.tree_util.tree_map_with_path(one, opt_state)

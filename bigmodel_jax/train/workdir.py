@@ -1,7 +1,7 @@
-"""The work directory: one run each, never silently overwritten.
+"""The work directory: one run each, never silently overwritten, shared by all hosts.
 
-experiment.json, environment.json (one entry for each session), metrics.jsonl, checkpoints/, tensorboard/, tokenizer/,
-report.html.
+experiment.json, environment.json (one entry for each session), metrics.jsonl, checkpoints/, compile_cache/,
+tensorboard/, tokenizer/, report.html.
 """
 
 import os
@@ -11,7 +11,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
-from bigmodel_jax.train import files
+from bigmodel_jax.train import differences, files
 
 
 def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Difference]:
@@ -44,30 +44,20 @@ def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Differ
     return differences
 
 
+def check_shared(workdir: epath.Path) -> None:
+    """Raises InputError if this process does not see the directory that the first one made."""
+    if not (workdir / files.EXPERIMENT).exists():
+        raise config.InputError(
+            f'--workdir {workdir} holds nothing here, but a run on host 0; use a directory that all hosts share '
+            '(NFS, Lustre, gs://...).'
+        )
+
+
 def stored_differences(workdir: epath.Path, experiment: Experiment) -> list[config.Difference]:
     """Where the experiment stored in `workdir` differs from `experiment`; compared as JSON, so that it need not
     load."""
     stored = files.read_json(workdir / files.EXPERIMENT)
-    return _json_difference(stored, config.to_json(experiment), '')
-
-
-def _json_difference(left: Any, right: Any, path: str) -> list[config.Difference]:
-    if isinstance(left, dict) and isinstance(right, dict) and left.get('class') == right.get('class'):
-        names = list(dict.fromkeys([*left, *right]))
-        pairs = [(name, left.get(name, config.MISSING), right.get(name, config.MISSING)) for name in names]
-    elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(left, right))]
-    else:
-        return [] if left == right else [config.Difference(path, _short(left), _short(right))]
-    return [found for name, a, b in pairs for found in _json_difference(a, b, config.join(path, name))]
-
-
-def _short(value: Any) -> Any:
-    """A config in JSON as its class's name and fields."""
-    if not isinstance(value, dict) or 'class' not in value:
-        return value
-    fields = ', '.join(f'{name}={_short(item)!r}' for name, item in value.items() if name != 'class')
-    return f'{value["class"].rpartition(":")[2]}({fields})'
+    return differences.between(stored, config.to_json(experiment))
 
 
 def _check_writable(workdir: epath.Path) -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import drawing
-from bigmodel_jax import config
+from bigmodel_jax import config, sharding
+from bigmodel_jax.kernels import paths, splash
+from bigmodel_jax.kernels.context import Order
 from bigmodel_jax.layers import attention, positions
 
 B, T, S, H, G, K = 2, 5, 7, 4, 2, 8
@@ -140,3 +142,94 @@ def test_cross_attention_reads_the_memory():
 def test_impossible_heads_are_refused(changes, message):
     with pytest.raises(config.InputError, match=message):
         attention.Attention(**changes).width_of_head(16)
+
+
+# ---- on a mesh --------------------------------------------------------------------------------------------------
+
+MESHES = {
+    'sequence 4 x tensor 2': sharding.MeshShape(data=1, sequence=4, tensor=2),
+    'sequence 2 x data 2 x tensor 2': sharding.MeshShape(data=2, sequence=2, tensor=2),
+    'tensor 8': sharding.MeshShape(data=1, tensor=8),
+}
+WAYS = {
+    'sequence 4 x tensor 2': 'ring of 4 (CPU, causal, packed), since 8 heads and 2 key/value heads',
+    'sequence 2 x data 2 x tensor 2': 'ring of 2 (CPU, causal, packed), since 8 heads and 2 key/value heads',
+    'tensor 8': 'plain, since a CPU has no fused kernel',
+}
+
+
+def packed_layer(**changes):
+    """A layer with two key/value heads, and packed rows of 16 tokens."""
+    layer = attention.Attention(heads=8, kv_heads=2, rotary=positions.Rotary(), bias=True, **changes).build()
+    x_BTD = RNG.normal(size=(B, 16, 16)).astype(np.float32)
+    segments_BT = jnp.asarray([[1] * 5 + [2] * 11, [1] * 12 + [2] * 3 + [0]])
+    positions_BT = jnp.asarray([[*range(5), *range(11)], [*range(12), *range(3), 0]])
+    return layer, x_BTD, attention.Context(positions_BT, positions_BT, segments_BT, segments_BT)
+
+
+def loss_and_gradients(layer, variables, x_BTD, context):
+    def loss(variables):
+        return (layer.apply(variables, x_BTD, context)[0] ** 2).sum()
+
+    return jax.jit(jax.value_and_grad(loss))(variables)
+
+
+def assert_close(found, expected):
+    """Sums of hundreds of products, in float32 and in another order: errors are relative to the largest."""
+    np.testing.assert_allclose(found, expected, atol=1e-5 * max(np.abs(expected).max(), 1))
+
+
+@pytest.mark.parametrize('name', MESHES)
+def test_the_mesh_changes_nothing(name):
+    """Also where there are fewer key/value heads than devices along the tensor axis."""
+    layer, x_BTD, context = packed_layer()
+    variables = drawing.variables(layer, x_BTD, context)
+    expected = loss_and_gradients(layer, variables, x_BTD, context)
+    with sharding.use(MESHES[name].build()), paths.noted() as taken:
+        found = loss_and_gradients(layer, variables, x_BTD, context)
+    assert taken[''].startswith(WAYS[name])
+    jax.tree.map(assert_close, found, expected)
+
+
+@pytest.mark.parametrize('kv_heads', [2, 8])
+def test_weights_of_too_few_key_value_heads_are_not_split(kv_heads):
+    layer = attention.Attention(heads=8, kv_heads=kv_heads, rotary=positions.Rotary()).build()
+    with sharding.use(sharding.MeshShape(data=2, tensor=4).build()) as place:
+        here = jnp.arange(4)[None]
+        inputs = jnp.zeros((2, 4, 16)), attention.Context(here, here)
+        boxed = jax.eval_shape(layer.init, jax.random.key(0), *inputs)['params']
+        for name in ('key', 'value'):
+            place.check(name, boxed[name].value.shape, boxed[name].names)
+        assert place.spec(boxed['key'].names)[1] == (None if kv_heads == 2 else 'tensor')
+        assert place.spec(boxed['query'].names)[1] == 'tensor'
+
+
+def test_heads_that_do_not_divide_are_refused():
+    layer, x_BTD = attention.Attention(heads=6, head_width=4).build(), jnp.zeros((2, 8, 16))
+    here = jnp.arange(8)[None]
+    with (
+        sharding.use(sharding.MeshShape(data=2, tensor=4).build()),
+        pytest.raises(config.InputError, match=r"axis 'heads' of 6 does not divide over tensor = 4"),
+    ):
+        jax.eval_shape(layer.init, jax.random.key(0), x_BTD, attention.Context(here, here))
+
+
+def test_decoding_is_plain_whatever_is_forced():
+    layer = attention.Attention(heads=4, kernel=splash.Splash()).build()
+    cache = attention.Cache(*[jnp.zeros((1, 8, 4, 4))] * 2)
+    context = attention.Context(jnp.zeros((1, 1), int), jnp.arange(8)[None])
+    variables = drawing.variables(layer, jnp.zeros((1, 1, 16)), context, cache=cache)
+    y_BTD, _ = jax.jit(layer.apply)(variables, jnp.ones((1, 1, 16)), context, cache=cache)
+    assert np.isfinite(y_BTD).all()
+    with pytest.raises(config.InputError, match='splash needs a TPU'):
+        layer.apply(variables, jnp.ones((1, 1, 16)), context)
+
+
+def test_a_forced_kernel_computes_the_layer():
+    forced = attention.Attention(heads=2, window=150, kernel=splash.Splash(interpret=True))
+    x_BTD, here = RNG.normal(size=(1, 256, 16)).astype(np.float32), jnp.arange(256)[None]
+    context = attention.Context(here, here, order=Order.of(None))
+    variables = drawing.variables(forced.build(), x_BTD, context)
+    free = config.vary(forced, {'kernel': None}).build()
+    found, expected = (loss_and_gradients(layer, variables, x_BTD, context) for layer in (forced.build(), free))
+    jax.tree.map(assert_close, found, expected)

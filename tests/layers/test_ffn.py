@@ -47,6 +47,6 @@ def test_embedding(tied, scaled):
     p = {name: np.asarray(value, np.float64) for name, value in variables['params'].items()}
     expected = p['table'][np.asarray(tokens_BT)] * (np.sqrt(8) if scaled else 1.0)
     np.testing.assert_allclose(module.apply(variables, tokens_BT), expected, rtol=1e-6)
-    output = p['table'].T if tied else p['output']
+    output = p['table' if tied else 'output'].T
     np.testing.assert_allclose(module.apply(variables, X_BTD, method='unembed'), X_BTD @ output, atol=1e-5)
     assert set(p) == ({'table'} if tied else {'table', 'output'})

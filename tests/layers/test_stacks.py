@@ -41,11 +41,36 @@ def expected():
     return value_and_grad(stacks.Stack())
 
 
-@pytest.mark.parametrize(('scan', 'remat'), [(True, 'dots'), (True, 'full'), (False, 'none')])
+@pytest.mark.parametrize(
+    ('scan', 'remat'),
+    [
+        *((True, policy) for policy in stacks.POLICIES if policy != 'none'),
+        (True, ('query', 'middle')),
+        (False, 'full'),
+        (False, 'none'),
+    ],
+)
 def test_compilation_changes_nothing(scan, remat, expected):
     found = value_and_grad(stacks.Stack(scan=scan, remat=remat))
     # Float32: XLA may add in another order. Gradients are of order 1 to 10.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), found, expected)
+
+
+def products(remat):
+    """The products in a program that makes the gradients of the stack, before the compiler merges any."""
+
+    def total(params):
+        return stacks.Stack(remat=remat).build(BLOCK, LAYERS).apply({'params': params}, X_BTD, CONTEXT)[0].sum()
+
+    return str(jax.make_jaxpr(jax.grad(total))(initial())).count('dot_general[')
+
+
+def test_policies_save_the_products_that_they_say():
+    """A block has six products with weights (without a gate) and two in attention, each with two in its gradient."""
+    assert products('none') == 3 * 8
+    assert products('full') == 3 * 8 + 7  # All but the last, whose value no gradient needs.
+    assert products('dots') == 3 * 8 + 2  # Those of attention have the batch in common.
+    assert products('projections') == 3 * 8 + 1  # The scores, for the softmax.
 
 
 def test_stack_is_one_block_after_another():

@@ -123,7 +123,7 @@ def llama_params(weights, kv_heads):
     }
     return {
         'blocks': {'layers': {'attention': attention, 'ffn': ffn, **norms}},
-        'embedding': {'table': weights['model.embed_tokens.weight'], 'output': weights['lm_head.weight'].T},
+        'embedding': {'table': weights['model.embed_tokens.weight'], 'output': weights['lm_head.weight']},
         'norm': {'scale': weights['model.norm.weight']},
     }
 

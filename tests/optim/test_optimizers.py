@@ -99,6 +99,17 @@ def test_clipping_is_by_the_norm_of_the_whole_gradient():
     np.testing.assert_allclose(start - found, clipped, atol=2e-6)
 
 
+def test_a_bfloat16_momentum_is_stored_so_and_changes_little():
+    start, grads = (jnp.asarray(x, jnp.float32) for x in oracle('opt_w0', 'opt_grads'))
+    half = optimizers.AdamW(schedule=constant(0.01), momentum_dtype='bfloat16')
+    moments = half.build(1_000, AXES).init({'matrix': start})[0]
+    assert (moments.mu['matrix'].dtype, moments.nu['matrix'].dtype) == (jnp.bfloat16, jnp.float32)
+    found = trajectory(half, {'matrix': start}, {'matrix': grads})['matrix']
+    moved = np.abs(found - start).max()
+    # Each update is rounded to 8 bits.
+    np.testing.assert_allclose(found, run(optimizers.AdamW(schedule=constant(0.01))), atol=2**-8 * moved)
+
+
 EVERY = [
     optimizers.AdamW(schedule=constant(0.05), weight_decay=0.1),
     optimizers.Adafactor(schedule=constant(0.05), weight_decay=0.1),

@@ -6,8 +6,11 @@ import jax.numpy as jnp
 import pytest
 from rich import console
 
+import tiny
 from bigmodel_jax import config, settings, sharding
+from bigmodel_jax.kernels import ring
 from bigmodel_jax.runs import describe, show
+from bigmodel_jax.train import state as states
 from runs import run_maker
 
 
@@ -64,6 +67,30 @@ def test_plain_where_there_is_no_terminal():
     assert 'seed = 0' not in show.render(run_maker.example(), only_changed=True).plain
 
 
+# ---- how attention is computed ----------------------------------------------------------------------------------
+
+
+def test_one_line_says_how_attention_is_computed():
+    assert show.attention(tiny.experiment()) == ['attention: plain, since a CPU has no fused kernel']
+
+
+def test_a_line_for_each_way():
+    mesh = sharding.MeshShape(data=1, sequence=2, tensor=4)
+    changes = {'mesh': mesh, 'model.block.attention.kernel': ring.Ring()}
+    forced = config.vary(tiny.experiment(), changes)
+    assert show.attention(forced) == ['attention: ring of 2 (CPU, causal), as attention.kernel says']
+    dropped = config.vary(forced, {'model.block.attention.dropout': 0.1})
+    assert show.attention(dropped) == [
+        'attention: it cannot run here, since attention.kernel=Ring() cannot compute this attention, since ring '
+        'attention has no dropout. Leave attention.kernel out, and `show` says what is used instead and why.'
+    ]
+
+
+def test_a_mesh_that_is_not_here():
+    (line,) = show.attention(config.vary(tiny.experiment(), {'mesh': sharding.MeshShape(data=16)}))
+    assert line.startswith('attention: it cannot run here, since mesh data 16 needs 16 devices')
+
+
 # ---- describe ---------------------------------------------------------------------------------------------------
 
 
@@ -76,7 +103,7 @@ def state():
         'step': jax.ShapeDtypeStruct((), jnp.int32),
     }
     axes = {'matrix': ('embed', 'hidden'), 'table': ('length', None), 'step': ()}
-    return place, shapes, axes, sharding.tree_shardings(place, shapes, axes)
+    return place, shapes, axes, states.tree_shardings(place, shapes, axes)
 
 
 def test_bytes_are_those_that_jax_allocates(state):
@@ -136,5 +163,5 @@ def test_large_replicated_arrays_are_warned_of(state):
 def test_one_device_holds_no_copies():
     place = sharding.MeshShape(data=1).build()
     shapes = {'w': jax.ShapeDtypeStruct((2048, 2048), jnp.float32)}
-    found = describe.rows(shapes, {'w': (None, None)}, sharding.tree_shardings(place, shapes, {'w': (None, None)}))
+    found = describe.rows(shapes, {'w': (None, None)}, states.tree_shardings(place, shapes, {'w': (None, None)}))
     assert describe.replicated({'parameters': found}) == []

@@ -11,7 +11,28 @@ from bigmodel_jax.train import loop
 from bigmodel_jax.train import step as steps
 
 STEPS = 20
-SHAPES = [(d, f, 8 // (d * f)) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if 8 % (d * f) == 0]
+MESHES = [
+    {'data': 8},
+    {'fsdp': 8},
+    {'tensor': 8},
+    {'sequence': 8},
+    {'data': 2, 'fsdp': 2, 'tensor': 2},
+    {'data': 2, 'fsdp': 4},
+    {'data': 4, 'tensor': 2},
+    {'fsdp': 2, 'tensor': 4},
+    {'fsdp': 4, 'sequence': 2},
+    {'data': 2, 'sequence': 4},
+    {'data': 2, 'sequence': 2, 'tensor': 2},
+    {'fsdp': 4, 'data': 2, 'slices': 2},
+]
+PIPELINES = [
+    {'pipeline': 8},
+    {'pipeline': 4, 'data': 2},
+    {'pipeline': 2, 'fsdp': 2, 'tensor': 2},
+    {'pipeline': 2, 'sequence': 2, 'fsdp': 2},
+    {'pipeline': 2, 'sequence': 2, 'tensor': 2},
+    {'pipeline': 2, 'fsdp': 4, 'slices': 2, 'across': 'pipeline', 'pipeline_parts': 2},
+]
 
 
 def losses(experiment):
@@ -32,13 +53,40 @@ def one_device():
     return losses(tiny.experiment())
 
 
-@pytest.mark.parametrize('shape', SHAPES, ids=lambda shape: 'x'.join(map(str, shape)))
-def test_eight_devices_give_the_loss_of_one(one_device, shape):
-    data, fsdp, tensor = shape
-    found = losses(config.vary(tiny.experiment(), {'mesh': sharding.MeshShape(data=data, fsdp=fsdp, tensor=tensor)}))
+def title(sizes):
+    return '-'.join(f'{name}{size}' for name, size in sizes.items())
+
+
+def check_equal(experiment, sizes, expected):
+    found = losses(config.vary(experiment, {'mesh': sharding.MeshShape(**sizes)}))
     # Float32 sums in another order: about 1e-7 a step, amplified over 20 updates.
-    np.testing.assert_allclose(found, one_device, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found[-1] < found[0] - 0.2  # It learned, so that equality means something.
+
+
+@pytest.mark.parametrize('sizes', MESHES, ids=title)
+def test_eight_devices_give_the_loss_of_one(one_device, sizes):
+    check_equal(tiny.experiment(), sizes, one_device)
+
+
+def deep():
+    """Layers enough for eight stages; no dropout, whose masks a pipeline draws otherwise."""
+    return config.vary(tiny.without_dropout(), {'model.layers': 8})
+
+
+@pytest.fixture(scope='module')
+def deep_on_one_device():
+    return losses(deep())
+
+
+@pytest.mark.parametrize('sizes', PIPELINES, ids=title)
+def test_a_pipeline_gives_the_loss_of_one_device(deep_on_one_device, sizes):
+    check_equal(deep(), sizes, deep_on_one_device)
+
+
+def test_microbatches_of_the_gradient_and_of_the_pipeline(deep_on_one_device):
+    both = config.vary(deep(), {'microbatches': 2})
+    check_equal(both, {'pipeline': 4, 'data': 2, 'pipeline_parts': 2}, deep_on_one_device)
 
 
 @pytest.mark.parametrize('microbatches', [2, 4])

@@ -1,0 +1,78 @@
+"""Attention on NVIDIA GPUs that never writes the scores to memory: cuDNN's, on each device's own heads."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+
+from bigmodel_jax import sharding
+from bigmodel_jax.kernels.context import Context, Order, Scores, visible
+from bigmodel_jax.kernels.kernel import Case, Kernel, no_bias_or_dropout, rows, uneven
+
+HALF = ('bfloat16', 'float16')
+LARGEST_HEAD = 128  # cuDNN has 256 too, on Hopper and later.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cudnn(Kernel):
+    """cuDNN's fused attention; by 'xla' JAX computes the same from the same arguments, for tests."""
+
+    implementation: Literal['cudnn', 'xla'] = 'cudnn'
+
+    def obstacle(self, case: Case) -> str | None:
+        return next(self._obstacles(case), None)
+
+    def _obstacles(self, case: Case) -> Iterator[str]:
+        if self.implementation == 'cudnn' and case.platform != 'gpu':
+            yield 'cudnn needs an NVIDIA GPU'
+        if self.implementation == 'cudnn' and case.q.dtype.name not in HALF:
+            yield f'cudnn computes in {" or ".join(HALF)}, not {case.q.dtype.name}'
+        yield from no_bias_or_dropout('cudnn', case)
+        head_width = case.q.shape[-1]
+        if case.scores.soft_cap is not None:
+            yield 'cudnn has no soft cap'
+        if head_width % 8 or head_width > LARGEST_HEAD:
+            yield f'cudnn needs heads of a multiple of 8 channels up to {LARGEST_HEAD}, not {head_width}'
+        if case.scores.window is not None and not case.scores.causal:
+            yield 'cudnn has a window for causal attention only'
+        if not case.places_tell or case.segments:
+            lengths = (case.q.shape[1], case.k.shape[1])
+            if any(length % 2 for length in lengths):
+                yield f'cudnn needs even lengths where segments mask keys, not {" and ".join(map(str, lengths))}'
+        if case.shards['length'] > 1:
+            yield 'cudnn needs whole rows, but the length is split'
+        yield from uneven(case)
+
+    def attend(
+        self,
+        q_BTHK: jax.Array,
+        k_BSGK: jax.Array,
+        v_BSGK: jax.Array,
+        context: Context,
+        *,
+        scores: Scores,
+        heads: str = 'heads',
+    ) -> jax.Array:
+        by_place = context.order is Order.COUNTED or context.segments is not None
+        by_place = by_place and q_BTHK.shape[1] == k_BSGK.shape[1]
+        # What cuDNN can tell by places it skips; the rest is masked.
+        masked = Scores() if by_place else scores
+        mask_BTS = visible(context, causal=masked.causal, window=masked.window)
+        counted = scores if by_place else Scores()
+        window = None if counted.window is None else (counted.window - 1, 0 if counted.causal else counted.window - 1)
+
+        def local(q_bThK: jax.Array, k_bSgK: jax.Array, v_bSgK: jax.Array, mask_bTS: jax.Array | None) -> jax.Array:
+            return jax.nn.dot_product_attention(
+                q_bThK,
+                k_bSgK,
+                v_bSgK,
+                mask=None if mask_bTS is None else mask_bTS[:, None],
+                is_causal=counted.causal,
+                local_window_size=window,
+                implementation=self.implementation,
+            )
+
+        axes = ('batch', None, heads, None)
+        run = sharding.on_each(local, inputs=(axes, axes, axes, rows(mask_BTS, None)), outputs=axes)
+        return run(q_BTHK, k_BSGK, v_BSGK, mask_BTS)

@@ -1,0 +1,50 @@
+"""Attention over rows that are cut: for its duration the devices hold whole rows of some heads instead.
+
+Source: Jacobs et al. (2023), arXiv:2309.14509 (DeepSpeed Ulysses). The compiler makes the all-to-alls out of two
+constraints.
+"""
+
+import dataclasses
+
+import jax
+
+from bigmodel_jax import sharding
+from bigmodel_jax.kernels.context import Context, Scores
+from bigmodel_jax.kernels.kernel import Case, Kernel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AllToAll(Kernel):
+    """Exchanges positions for heads, computes by `local`, and exchanges back."""
+
+    local: Kernel | None = None  # None: what would be chosen for whole rows.
+
+    def obstacle(self, case: Case) -> str | None:
+        parts, heads, kv_heads = case.shards['all_heads'], case.q.shape[2], case.k.shape[2]
+        if case.shards['length'] == 1:
+            return 'an all-to-all needs a length that is split'
+        if heads % parts or kv_heads % parts:
+            return f'{heads} heads and {kv_heads} key/value heads do not both divide over {parts} devices'
+        return None if self.local is None else self.local.obstacle(case.without_cuts_of_length())
+
+    def label(self, case: Case) -> str:
+        local = '' if self.local is None else f' and {self.local.label(case.without_cuts_of_length())}'
+        return f'all-to-all over {case.shards["length"]}{local}'
+
+    def attend(
+        self,
+        q_BTHK: jax.Array,
+        k_BSGK: jax.Array,
+        v_BSGK: jax.Array,
+        context: Context,
+        *,
+        scores: Scores,
+        heads: str = 'heads',
+    ) -> jax.Array:
+        assert self.local is not None  # choose() has filled it in.
+        q_BTHK, k_BSGK, v_BSGK = (
+            sharding.constrain(x, 'batch', None, 'all_heads', None) for x in (q_BTHK, k_BSGK, v_BSGK)
+        )
+        y_BTHK = self.local.attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores, heads='all_heads')
+        y_BTHK = sharding.constrain(y_BTHK, 'batch', None, 'all_heads', None)
+        return sharding.constrain(y_BTHK, 'batch', 'length', heads, None)

@@ -1,0 +1,106 @@
+"""Rows of a table whose parts lie on different devices, and the sum of their gradients."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax import sharding, torus
+
+
+class Exchange(NamedTuple):
+    """How the chips along the outermost torus dimension of a mesh axis look up each other's tokens.
+
+    Each has one part of the columns, gathered from the chips along the other dimensions alone, and sends what it found
+    back: for a large vocabulary far less than the table.
+    """
+
+    axis: str
+    others: tuple[str, ...]  # The other mesh axes that cut the columns.
+    partners: list[list[int]]  # Places along the axis that differ in the outermost dimension alone.
+    neighbours: list[list[int]]  # Places that agree in it.
+
+
+def exchange(vocab: int, rows: tuple[str, ...], tokens: int) -> Exchange | None:
+    """The exchange for a table of `vocab` rows; None where each device had better have the whole table.
+
+    Args:
+      rows: the logical axes that cut the tokens.
+      tokens: how many there are in all.
+    """
+    place = sharding.current()
+    if place is None or not place.names('embed') or not rows[0]:
+        return None
+    axis, *others = place.names('embed')
+    outer, size = place.rings(axis)[0], place.sizes[axis]
+    here = tokens // place.shards('batch') // (place.shards('length') if rows[1] else 1)
+    if outer == size or axis not in place.names('batch') or here >= vocab // place.shards('vocab'):
+        return None
+    return Exchange(axis, tuple(others), *torus.turns((outer, size // outer)))
+
+
+@jax.custom_vjp
+def lookup(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+    """The rows [B, T, D] of a table.
+
+    Each device looks up its own tokens in the whole table, or in its part of the vocabulary, or exchange() says how. In
+    the backward pass it adds up their gradients in float32 (a frequent token has thousands, which bfloat16 would lose)
+    before the devices add up theirs.
+    """
+    rows, parts = _rows(tokens_BT), sharding.names('vocab')
+    how = exchange(table_VD.shape[0], rows, tokens_BT.size)
+
+    def local(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+        if how is not None:
+            for axis in reversed(how.others):
+                table_VD = jax.lax.all_gather(table_VD, axis, axis=1, tiled=True)
+            table_VD = _gather(table_VD, how.axis, how.neighbours, dimension=1)
+            tokens_BT = _gather(tokens_BT, how.axis, how.partners, dimension=0)
+        here_BT, mine_BT1 = _here(tokens_BT, table_VD.shape[0], parts)
+        x_BTD = jnp.where(mine_BT1, table_VD[here_BT], 0)
+        if how is not None:
+            x_BTD = jax.lax.all_to_all(x_BTD, how.axis, 0, 2, axis_index_groups=how.partners, tiled=True)
+        return jax.lax.psum(x_BTD, parts) if parts else x_BTD
+
+    columns = None if how is None else 'embed'
+    return sharding.on_each(local, inputs=(('vocab', columns), rows), outputs=(*rows, None))(table_VD, tokens_BT)
+
+
+def _gather(x: jax.Array, axis: str, groups: list[list[int]], dimension: int) -> jax.Array:
+    return jax.lax.all_gather(x, axis, axis=dimension, axis_index_groups=groups, tiled=True)
+
+
+def _rows(tokens_BT: jax.Array) -> tuple[str, ...]:
+    return tuple(sharding.even(logical, size) for logical, size in zip(('batch', 'length'), tokens_BT.shape))
+
+
+def _here(tokens_BT: jax.Array, rows: int, parts: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+    """On each device: the row of its part of the table for each token, and whether the token is in that part."""
+    here_BT = tokens_BT - (jax.lax.axis_index(parts) * rows if parts else 0)
+    return jnp.clip(here_BT, 0, rows - 1), ((here_BT >= 0) & (here_BT < rows))[..., None]
+
+
+def _forward(table_VD: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, tuple[jax.Array, int]]:
+    return lookup(table_VD, tokens_BT), (tokens_BT, table_VD.shape[0])
+
+
+def _backward(saved: tuple[jax.Array, int], grad_BTD: jax.Array) -> tuple[jax.Array, None]:
+    tokens_BT, vocab = saved
+    rows, parts = _rows(tokens_BT), sharding.names('vocab')
+    how, size = exchange(vocab, rows, tokens_BT.size), vocab // sharding.shards('vocab')
+
+    def local(tokens_BT: jax.Array, grad_BTD: jax.Array) -> jax.Array:
+        if how is not None:
+            tokens_BT = _gather(tokens_BT, how.axis, how.partners, dimension=0)
+            grad_BTD = jax.lax.all_to_all(grad_BTD, how.axis, 2, 0, axis_index_groups=how.partners, tiled=True)
+        here_BT, mine_BT1 = _here(tokens_BT, size, parts)
+        added_BTD = jnp.where(mine_BT1, grad_BTD, 0).astype(jnp.float32)
+        grad_VD = jnp.zeros((size, grad_BTD.shape[-1]), jnp.float32).at[here_BT].add(added_BTD)
+        summed = functools.partial(sharding.sum_up, grad_VD.astype(grad_BTD.dtype), 'vocab', 'embed', over=rows)
+        return summed() if how is None else summed(done=how.axis)
+
+    return sharding.on_each(local, inputs=(rows, (*rows, None)), outputs=('vocab', 'embed'))(tokens_BT, grad_BTD), None
+
+
+lookup.defvjp(_forward, _backward)

@@ -1,0 +1,254 @@
+"""Routed experts: a feed-forward layer of many, of which each token sees a few. No token is ever dropped.
+
+How the work is divided. Every device sorts its own tokens by expert and multiplies each group with its expert's
+matrices (kernels/grouped.py). The matrices are cast where they are stored, then gathered over the axes that cut 'embed'
+(fsdp); their gradients go back the same way, as a sum that is scattered. Over the axes that cut 'experts' and 'hidden'
+(expert, tensor) it is the tokens that are gathered: each device answers for the experts, or the part of them, that it
+owns, and the answers are summed and scattered back. An all-to-all would move less: of 8 devices with an expert each, a
+token that chose 2 needs to reach 2, not 8. But without dropping tokens its buffers must be as large as if all tokens
+chose one expert, and moved in full unless the network can send ragged pieces, which only some backends can. For Mixtral
+8x7B with expert=8 and 16,384 tokens of 8 KiB on a device, 0.9 GiB arrive and 0.9 GiB leave in each layer, against 2.3
+GiB of the other 7 experts' matrices without the axis. Hidden activations have room for the worst case, 3.5 GiB each.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.kernels import grouped
+from bigmodel_jax.layers import activations, ffn, weights
+
+
+def route(logits_BTE: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
+    """The experts that each token sees, [B, T, C] int32, and how much of each one's answer it takes, [B, T, C] float32.
+
+    These are the `top_k` experts of the largest logits, and the softmax of those logits alone.
+
+    Source: Jiang et al. (2024), arXiv:2401.04088, section 2.1.
+    """
+    _, chosen_BTC = jax.lax.top_k(jax.lax.stop_gradient(logits_BTE), top_k)
+    # A sum over all experts, for the gradient of a lookup would be a scatter, which TPUs and the partitioner do badly.
+    is_chosen_BTCE = jax.nn.one_hot(chosen_BTC, logits_BTE.shape[-1], dtype=jnp.bool_)
+    logits_BTC = jnp.where(is_chosen_BTCE, logits_BTE[..., None, :], 0.0).sum(axis=-1)
+    return chosen_BTC, jax.nn.softmax(logits_BTC, axis=-1)
+
+
+def imbalance(logits_BTE: jax.Array, chosen_BTC: jax.Array) -> jax.Array:
+    """E sum_e f_e p_e, [] float32: f_e is the part of all choices that fell on expert e, p_e its mean probability under
+    the softmax over all experts. It is 1 if the experts are used alike, E if one is used for everything.
+
+    Source: Fedus et al. (2021), arXiv:2101.03961, equations 4 to 6, there without E's coefficient alpha and for one
+    choice; for more, transformers' load_balancing_loss_func() lets f sum to their number and is that times larger.
+    """
+    E = logits_BTE.shape[-1]
+    used_E = jax.nn.one_hot(chosen_BTC, E).mean(axis=(0, 1, 2))
+    probability_E = jax.nn.softmax(logits_BTE, axis=-1).mean(axis=(0, 1))
+    return E * (used_E * probability_E).sum()
+
+
+class Order(NamedTuple):
+    """Where the copies of tokens that go to this device's experts lie when they are sorted by expert."""
+
+    choice_N: jax.Array  # Of each copy: which of the N x C choices it stands for.
+    copy_NC: jax.Array  # Of each choice of each token: its copy; past the end for another device's expert.
+    sizes_E: jax.Array  # Copies for each expert; together they may be less than the room for them.
+
+
+def sort(chosen_NC: jax.Array, first: jax.Array | int, experts: int) -> Order:
+    """The order of the copies for experts `first` to `first + experts - 1`."""
+    N, C = chosen_NC.shape
+    expert = chosen_NC.reshape(-1) - first
+    expert = jnp.where((expert >= 0) & (expert < experts), expert, experts)
+    choice = jnp.argsort(expert, stable=True)
+    copies = N * min(C, experts)  # The choices of one token differ.
+    copy = jnp.where(expert < experts, jnp.argsort(choice), copies)
+    sizes_E = (expert[:, None] == jnp.arange(experts)).sum(axis=0, dtype=jnp.int32)
+    return Order(choice[:copies], copy.reshape(N, C), sizes_E)
+
+
+@jax.custom_vjp
+def spread(x: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
+    """The copies, [copies, ...]: copy i is of x[token_N[i]], x being [N, ...].
+
+    The transpose of collect(). Each is a lookup; the gradient that jax would make is a scatter, which is slow on TPUs.
+    """
+    return x[token_N]
+
+
+@jax.custom_vjp
+def collect(copies: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
+    """For each token the sum of its copies, [N, ...]; what is past the last copy counts as 0. The transpose of
+    spread()."""
+    choices = [copies.at[copy_N].get(mode='fill', fill_value=0).astype(jnp.float32) for copy_N in copy_NC.T]
+    return sum(choices[1:], choices[0]).astype(copies.dtype)
+
+
+Places = tuple[jax.Array, jax.Array]
+
+
+def _spread_forward(x: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> tuple[jax.Array, Places]:
+    return spread(x, token_N, copy_NC), (token_N, copy_NC)
+
+
+def _spread_backward(places: Places, grad: jax.Array) -> tuple[jax.Array, None, None]:
+    return collect(grad, *places), None, None
+
+
+def _collect_forward(copies: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> tuple[jax.Array, Places]:
+    return collect(copies, token_N, copy_NC), (token_N, copy_NC)
+
+
+def _collect_backward(places: Places, grad: jax.Array) -> tuple[jax.Array, None, None]:
+    return spread(grad, *places), None, None
+
+
+spread.defvjp(_spread_forward, _spread_backward)
+collect.defvjp(_collect_forward, _collect_backward)
+
+
+class Matrices(NamedTuple):
+    """Of the experts' gated feed-forward layers; all of them, or a device's part."""
+
+    gate_EDF: jax.Array
+    up_EDF: jax.Array
+    down_EFD: jax.Array
+
+
+def answers(
+    x_ND: jax.Array,
+    chosen_NC: jax.Array,
+    weights_NC: jax.Array,
+    matrices: Matrices,
+    *,
+    activation: activations.Activation,
+    first: jax.Array | int = 0,
+) -> jax.Array:
+    """The weighted sum of what these experts, numbered from `first`, answer to each token that chose them, [N, D]."""
+    C, order = chosen_NC.shape[1], sort(chosen_NC, first, matrices.gate_EDF.shape[0])
+    copies_ND = spread(x_ND, order.choice_N // C, order.copy_NC)
+    weights_N = spread(weights_NC.reshape(-1), order.choice_N, order.copy_NC.reshape(-1, 1))
+    gate_NF = checkpoint_name(grouped.grouped_matmul(copies_ND, matrices.gate_EDF, order.sizes_E), 'gate')
+    up_NF = checkpoint_name(grouped.grouped_matmul(copies_ND, matrices.up_EDF, order.sizes_E), 'up')
+    # Weighted here and not after `down`, so that the weights' gradient does not need the experts' answers again.
+    hidden_NF = (activation(gate_NF) * up_NF * weights_N[:, None]).astype(x_ND.dtype)
+    answers_ND = grouped.grouped_matmul(hidden_NF, matrices.down_EFD, order.sizes_E)
+    return collect(answers_ND, order.choice_N // C, order.copy_NC)
+
+
+def mixture(
+    x_BTD: jax.Array,
+    chosen_BTC: jax.Array,
+    weights_BTC: jax.Array,
+    matrices: Matrices,
+    *,
+    activation: activations.Activation,
+) -> jax.Array:
+    """answers() for a batch [B, T, D] that is cut over devices, with matrices that are too. See the top of the file."""
+    batch, length = (sharding.even(logical, size) for logical, size in zip(('batch', 'stream'), x_BTD.shape))
+    of_tokens = sharding.names(batch, length)
+    of_experts, of_matrices = sharding.names('experts'), sharding.names('experts', 'hidden')
+    gathered = tuple(axis for axis in of_matrices if axis in of_tokens)
+    replicated = tuple(axis for axis in of_matrices if axis not in of_tokens)
+    # With a rule table that cuts both sides of a matrix over one axis, the compiler gathers them before part().
+    embed = 'embed' if set(sharding.names('embed')).isdisjoint(sharding.names('hidden')) else ''
+    stored = tuple(axis for axis in sharding.names(embed) if axis not in of_experts)
+
+    def part(x_btD: jax.Array, chosen_btC: jax.Array, weights_btC: jax.Array, *here: jax.Array) -> jax.Array:
+        matrices = Matrices(*(_whole(matrix, stored, axis) for matrix, axis in zip(here, (1, 1, 2))))
+        tokens = [each.reshape(-1, each.shape[-1]) for each in (x_btD, chosen_btC, weights_btC)]
+        x_ND, chosen_NC, weights_NC = (
+            jax.lax.all_gather(each, gathered, tiled=True) if gathered else each for each in tokens
+        )
+        first = jax.lax.axis_index(of_experts) * len(matrices.gate_EDF) if of_experts else 0
+        y_ND = answers(x_ND, chosen_NC, weights_NC, matrices, activation=activation, first=first)
+        if gathered:
+            y_ND = jax.lax.psum_scatter(y_ND, gathered, tiled=True)
+        if replicated:
+            y_ND = jax.lax.psum(y_ND, replicated)
+        return y_ND.reshape(x_btD.shape)
+
+    tokens, wide, narrow = (batch, length, None), ('experts', embed, 'hidden'), ('experts', 'hidden', embed)
+    together = sharding.on_each(part, inputs=(tokens, tokens, tokens, wide, wide, narrow), outputs=tokens)
+    return together(x_BTD, chosen_BTC, weights_BTC, *matrices)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _whole(x: jax.Array, axes: tuple[str, ...], dimension: int) -> jax.Array:
+    """`x` with the parts of `dimension` that the devices along some mesh axes hold; its transpose sums and scatters."""
+    return jax.lax.all_gather(x, axes, axis=dimension, tiled=True) if axes else x
+
+
+def _whole_forward(x: jax.Array, axes: tuple[str, ...], dimension: int) -> tuple[jax.Array, None]:
+    return _whole(x, axes, dimension), None
+
+
+def _whole_backward(axes: tuple[str, ...], dimension: int, _: None, grad: jax.Array) -> tuple[jax.Array]:
+    for axis in axes:
+        grad = sharding.scatter(grad, dimension, axis)
+    return (grad,)
+
+
+_whole.defvjp(_whole_forward, _whole_backward)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Routed(ffn.Ffn):
+    """Experts, of which each token sees `top_k`; dropless, as in Mixtral (Jiang et al., 2024, arXiv:2401.04088).
+
+    `balance` weighs imbalance(), which is 1 at best, and `z_loss` the mean squared log-normaliser of the router (Zoph
+    et al., 2022, arXiv:2202.08906, equation 5: 0.001). Both are added to the objective for each layer. They are means
+    over all tokens, padding too, of each microbatch (or of a pipeline's), and so depend a little on how many there are.
+    """
+
+    experts: config.Positive  # E
+    hidden: config.Positive  # F of each expert.
+    top_k: config.Positive = 2  # C
+    activation: activations.Activation = activations.Silu()
+    balance: config.Rate = 0.01  # Fedus et al. (2021), section 2.2.
+    z_loss: config.Rate = 0.0
+    init: weights.Initializer = weights.FanIn()
+    out_init: weights.Initializer | None = None
+
+    def build(self, name: str | None = None) -> nn.Module:
+        if self.top_k > self.experts:
+            raise config.InputError(
+                f'ffn.top_k={self.top_k} is more than ffn.experts={self.experts}; use at most {self.experts}.'
+            )
+        return RoutedModule(self, name=name)
+
+
+class RoutedModule(nn.Module):
+    """Owns router_DE, gate_EDF, up_EDF and down_EFD; sows what it asks of the objective into 'losses'."""
+
+    config: Routed
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        c, D, E, F = self.config, x_BTD.shape[-1], self.config.experts, self.config.hidden
+        draw = functools.partial(weights.weight, self, init=c.init, inputs=('embed',), dtype=x_BTD.dtype)
+        wide = {'experts': E, 'embed': D, 'hidden': F}
+        gate_EDF, up_EDF = draw('gate', wide), draw('up', wide)
+        narrow, out_init = {'experts': E, 'hidden': F, 'embed': D}, c.out_init or c.init
+        down_EFD = draw('down', narrow, init=out_init, inputs=('hidden',))
+        router_DE = draw('router', {'embed': D, 'experts': E}, dtype=jnp.float32)
+        # Small and whole everywhere, so that it takes the tokens as the stream is cut; else these would move.
+        router_DE = sharding.constrain(router_DE, None, None)
+        x_BTD = sharding.constrain(x_BTD, 'batch', 'stream', 'embed')
+        # In float32, for an exponential follows (Fedus et al., 2021, section 2.4); TPUs would multiply in bfloat16.
+        logits_BTE = jnp.einsum('BTD,DE->BTE', x_BTD.astype(jnp.float32), router_DE, precision='highest')
+        chosen_BTC, weights_BTC = route(logits_BTE, c.top_k)
+        self._ask('balance', c.balance, imbalance(logits_BTE, chosen_BTC))
+        self._ask('router_z', c.z_loss, jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1)).mean())
+        matrices = Matrices(gate_EDF, up_EDF, down_EFD)
+        return mixture(x_BTD, chosen_BTC, weights_BTC, matrices, activation=c.activation)
+
+    def _ask(self, name: str, weight: float, value: jax.Array) -> None:
+        # While weights are drawn nothing is minimised, and what is sown would be taken for state of the model.
+        if weight and not self.is_initializing():
+            self.sow('losses', name, weight * value, reduce_fn=jnp.add, init_fn=lambda: jnp.float32(0.0))

@@ -1,0 +1,195 @@
+"""A plan: what a train step needs on a slice, how long it takes, and what the run costs; and what would help."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.plan import analytic, calibration, formulas, links, prices, records, request, roofline, slices
+from bigmodel_jax.plan import program as programs
+
+Say = Callable[[str], None]
+LARGE_ARRAYS = 12
+# Advice that saves less than this share of what is missing is left out.
+WORTH_SAYING = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of one chip's memory."""
+
+    name: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Array:
+    """A parameter on the mesh, for the picture of the layout."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: sharding.LogicalAxes
+    cuts: tuple[tuple[str, ...], ...]  # The mesh axes of each dimension.
+    chip_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The train step of an experiment on a slice."""
+
+    name: str
+    steps: int
+    tokens_per_step: int
+    microbatches: int
+    remat: str
+    program: records.Program
+    time: roofline.StepTime
+    transfers: tuple[tuple[records.Collective, float], ...]  # With the seconds of all executions.
+    cost: prices.Cost
+    factors: calibration.Factors
+    arrays: tuple[Array, ...]
+    advice: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        return self.program.memory.peak <= self.program.memory.limit
+
+    @property
+    def waterfall(self) -> tuple[Part, ...]:
+        """The parts of the memory at its peak, in the order in which they come to be."""
+        memory = self.program.memory
+        names = {
+            'parameters': memory.parameters,
+            'optimizer state': memory.optimizer,
+            'other state': memory.other_state,
+            'batch': memory.batch,
+            'gradients': memory.gradients,
+            'saved activations': memory.saved,
+            'temporaries': memory.temporaries,
+        }
+        return tuple(Part(name=name, bytes=size) for name, size in names.items() if size)
+
+
+def make(
+    experiment: Experiment,
+    on: slices.Slice,
+    *,
+    fast: bool = False,
+    table: prices.Prices | None = None,
+    say: Say | None = None,
+) -> Plan:
+    """The plan of `experiment` on a slice.
+
+    Args:
+      fast: by formula, in seconds, instead of by the compiler, in minutes.
+      table: prices; by default those of prices.json.
+      say: is told now and then what is going on.
+
+    Raises:
+      InputError: the request is impossible, or the TPU compiler is not installed.
+    """
+    laid = request.on_slice(experiment, on)
+    traced = analytic.trace(laid, on)
+    estimate = analytic.of(traced)
+    found = estimate if fast else compiled(laid, on, estimate, say)
+    return describe(traced, found, table)
+
+
+def compiled(laid: Experiment, on: slices.Slice, estimate: records.Program, say: Say | None) -> records.Program:
+    """What the compiler says; where the program is too large for it, the estimate with the compiler's peak."""
+    try:
+        return programs.program(laid, on, say=say)
+    except programs.DoesNotFit as error:
+        memory = estimate.memory
+        rest = error.needed - (memory.peak - memory.temporaries)
+        parts = {'temporaries': max(rest, 0), 'saved': memory.saved + min(rest, 0), 'peak': error.needed}
+        return dataclasses.replace(estimate, memory=dataclasses.replace(memory, **parts), source='refused')
+
+
+def describe(traced: analytic.Traced, found: records.Program, table: prices.Prices | None = None) -> Plan:
+    """The plan of a step whose program is known."""
+    experiment, on = traced.experiment, traced.on
+    across = experiment.mesh.across
+    time = roofline.step_time(found.counts, on, found.mesh, across=across)
+    laid = links.dimensions(on, found.mesh, across)
+    transfers = [(each, links.collective_s(each, on, laid)) for each in found.counts.collectives]
+    seconds = time.seconds
+    return Plan(
+        name=experiment.name,
+        steps=experiment.steps,
+        tokens_per_step=experiment.data.batch * traced.length,
+        microbatches=experiment.microbatches,
+        remat=analytic.remat(experiment),
+        program=found,
+        time=time,
+        transfers=tuple(sorted(transfers, key=lambda pair: -pair[1])),
+        cost=prices.cost(on, steps=experiment.steps, seconds_per_step=seconds, prices=table or prices.table()),
+        factors=calibration.factors(on.chip.name),
+        arrays=arrays(traced),
+        advice=tuple(advice(traced, found)),
+    )
+
+
+def arrays(traced: analytic.Traced) -> tuple[Array, ...]:
+    """The largest parameters, with how they lie."""
+    found = [
+        Array(
+            name=weight.name,
+            shape=weight.shape,
+            axes=weight.axes,
+            cuts=weight.entries,
+            chip_bytes=formulas.own_bytes(weight, traced.place),
+        )
+        for weight in traced.weights
+    ]
+    return tuple(sorted(found, key=lambda array: -math.prod(array.shape))[:LARGE_ARRAYS])
+
+
+def advice(traced: analytic.Traced, found: records.Program) -> list[str]:
+    """What would save how many bytes, if it does not fit: each change tried, by formula."""
+    missing = found.memory.peak - found.memory.limit
+    if missing <= 0:
+        return []
+    before = analytic.memory(traced).peak
+    lines = []
+    for words, changes in _remedies(traced):
+        try:
+            other = analytic.program(config.vary(traced.experiment, changes), traced.on)
+        except config.InputError:
+            continue
+        saved = before - other.memory.peak
+        if saved > WORTH_SAYING * missing:
+            enough = '; enough' if saved >= missing else ''
+            lines.append((saved, f'{words} saves {saved / 2**30:.1f} GiB{enough}'))
+    return [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
+
+
+def _remedies(traced: analytic.Traced) -> list[tuple[str, dict[str, Any]]]:
+    experiment, mesh = traced.experiment, traced.experiment.mesh
+    found: list[tuple[str, dict[str, Any]]] = []
+    remat = {'model.stack.remat': 'full'} if analytic.remat(experiment) not in ('', 'full') else {}
+    if remat:
+        found.append(('model.stack.remat=full', remat))
+    for more in (2 * experiment.microbatches, 8 * experiment.microbatches):
+        found.append((f'microbatches={more}', {'microbatches': more}))
+    if remat:
+        found.append((f'model.stack.remat=full microbatches={more}', {**remat, 'microbatches': more}))
+    for axis in ('fsdp', 'tensor'):
+        for factor in (2, 4, 8, 16):
+            if mesh.data % factor == 0 and (mesh.data // factor) % traced.on.count == 0:
+                size = getattr(mesh, axis) * factor
+                changes = {f'mesh.{axis}': size, 'mesh.data': mesh.data // factor}
+                found.append((f'mesh.{axis}={size} mesh.data={mesh.data // factor}', changes))
+    half = experiment.data.batch // 2
+    return [*found, (f'data.batch={half}', {'data.batch': half})]
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON-ready data."""
+    data = dataclasses.asdict(plan)
+    data['fits'] = plan.fits
+    data['program'] = records.to_json(plan.program)
+    data['transfers'] = [{**dataclasses.asdict(each), 'seconds_per_step': seconds} for each, seconds in plan.transfers]
+    return data

@@ -1,0 +1,272 @@
+"""Several processes compute what one computes, stop as one, fail as one, and write what is written once, once."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import tiny
+from bigmodel_jax import config, sharding, verbs
+from bigmodel_jax.launch import hosts, simulation
+from bigmodel_jax.train import loop
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = ROOT / 'tests' / 'tiny.py'
+MESH = {'data': 2, 'fsdp': 2}
+STEPS = 20
+# Enough steps that a signal sent after the first arrives before the last.
+SETTINGS = [
+    '--set',
+    'mesh.data=2',
+    '--set',
+    'mesh.fsdp=2',
+    '--set',
+    'log_every=1',
+    '--set',
+    f'steps={STEPS}',
+    '--set',
+    'model.layers=1',
+]
+WITHOUT_EVALUATION = ('--set', 'evaluations=()')
+
+
+def command(number: int, devices: int, workdir: pathlib.Path, *more: str) -> list[str]:
+    train = ['train', str(TINY), '--workdir', str(workdir), *SETTINGS, *more]
+    return [sys.executable, '-m', 'bigmodel_jax.launch', str(number), str(devices), '--', *train]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def signal_host(launcher: subprocess.Popen[str], host: int, number: int) -> None:
+    """Sends a signal to one of the processes that the launcher started, in the order of their start."""
+    children = pathlib.Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children').read_text().split()
+    os.kill(int(children[host]), number)
+
+
+def after(launcher: subprocess.Popen[str], text: str) -> Iterator[str]:
+    """Waits for a line with `text`, and then yields what follows."""
+    for line in launcher.stdout:
+        if text in line:
+            yield line
+            break
+    yield from launcher.stdout
+
+
+def losses(workdir: pathlib.Path) -> np.ndarray:
+    return verbs.open_run(workdir).metrics('loss')[1]
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    """Two hosts of two devices, from the first step to the last."""
+    workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
+    done = subprocess.run(command(2, 2, workdir), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir
+
+
+def test_two_hosts_give_the_losses_of_one(undisturbed, tmp_path):
+    changes = {'mesh': sharding.MeshShape(**MESH), 'log_every': 1, 'steps': STEPS, 'model.layers': 1}
+    result = loop.train(config.vary(tiny.experiment(), changes), tmp_path / 'one')
+    # Sums over devices in another order: about 1e-7 a step, amplified over 20 updates.
+    np.testing.assert_allclose(losses(undisturbed), losses(tmp_path / 'one'), atol=1e-5)
+    assert len(losses(undisturbed)) == STEPS
+    there = verbs.open_run(undisturbed).metrics('validation/loss')[1][-1]
+    np.testing.assert_allclose(there, result.metrics['validation/loss'], atol=1e-5)
+    assert losses(undisturbed)[-1] < losses(undisturbed)[0] - 0.2
+
+
+def test_what_is_written_once_is_written_once(undisturbed):
+    run = verbs.open_run(undisturbed)
+    assert [session['processes'] for session in run.environment] == [2]
+    assert [entry['count'] for entry in run.environment[0]['devices']] == [4]
+    kinds = [record['kind'] for record in run.records]
+    assert kinds.count('start') == kinds.count('end') == 1
+    assert kinds.count('train') == STEPS
+    assert len(list((undisturbed / 'tensorboard').iterdir())) == 1
+    assert (undisturbed / 'report.html').exists()
+
+
+def test_a_signal_to_one_of_four_stops_all_at_one_step_and_two_go_on(undisturbed, tmp_path):
+    launcher = start(command(4, 1, tmp_path / 'run', *WITHOUT_EVALUATION))
+    with launcher:
+        said = after(launcher, f'step 1/{STEPS} ')
+        next(said)
+        signal_host(launcher, 2, signal.SIGTERM)
+        text = ''.join(said)
+    assert launcher.returncode == 0, text
+    stopped = verbs.open_run(tmp_path / 'run')
+    assert stopped.state == 'stopped by SIGTERM'
+    assert stopped.checkpoints == [stopped.step]
+    assert f'host 0 | stopped by SIGTERM at step {stopped.step} of {STEPS}' in text
+    assert 'host 1 |' not in text  # The others have nothing to say.
+    assert stopped.step < STEPS
+    done = subprocess.run(
+        command(2, 2, tmp_path / 'run', *WITHOUT_EVALUATION), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    went_on = verbs.open_run(tmp_path / 'run')
+    assert [session['processes'] for session in went_on.environment] == [4, 2]
+    # Gloo adds up in the order of the devices, whichever process holds them: equal to the last bit.
+    np.testing.assert_array_equal(losses(tmp_path / 'run'), losses(undisturbed))
+    assert went_on.digest == verbs.open_run(undisturbed).digest
+
+
+def test_when_one_is_killed_the_others_end(tmp_path):
+    launcher = start(command(2, 2, tmp_path / 'run', *WITHOUT_EVALUATION))
+    with launcher:
+        said = after(launcher, f'step 1/{STEPS} ')
+        next(said)
+        signal_host(launcher, 1, signal.SIGKILL)
+        killed = time.monotonic()
+        text = ''.join(said)
+    assert launcher.returncode == 128 + signal.SIGKILL, text
+    assert 'simulate_hosts: host 1 ended first, killed by SIGKILL' in text
+    # Else the last of its output could not have been read before, for its pipe would have stayed open.
+    assert time.monotonic() - killed < simulation.GRACE_S + 10
+
+
+def test_hosts_with_different_experiments_say_so(tmp_path):
+    address = f'127.0.0.1:{simulation.free_port()}'
+    group = ['--coordinator', address, '--processes', '2', '--simulate-devices', '2']
+    train = [sys.executable, '-m', 'bigmodel_jax', 'train', str(TINY), '--workdir', str(tmp_path / 'run'), *SETTINGS]
+    both = [
+        start([*train, *group, '--process', str(i), '--set', f'optimizer.weight_decay={0.1 + i}']) for i in range(2)
+    ]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [2, 2], said
+    assert said[1] == ''
+    assert said[0].count('error: ') == 1
+    assert 'error: host 1: differs from host 0' in said[0]
+    assert 'experiment.optimizer.weight_decay: 0.1 -> 1.1' in said[0]
+    assert not (tmp_path / 'run').exists()
+
+
+# ---- who is told what ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (('10.0.0.1:8476', None, None), '--coordinator needs --processes and --process too'),
+        ((None, 2, 1), '--processes, --process needs --coordinator too'),
+        (('10.0.0.1', 2, 1), 'use HOST:PORT'),
+        (('10.0.0.1:99999', 2, 1), 'use HOST:PORT'),
+        (('10.0.0.1:8476', 0, 0), 'at least 1'),
+        (('10.0.0.1:8476', 2, 2), 'of 2 use 0 to 1'),
+    ],
+)
+def test_flags_that_make_no_sense(given, message):
+    with pytest.raises(config.InputError, match=message):
+        hosts.join(*given)
+
+
+SLURM = {'SLURM_STEP_NUM_TASKS': '8', 'SLURM_STEP_NUM_NODES': '8'}
+
+
+@pytest.mark.parametrize(
+    ('environment', 'found'),
+    [
+        ({}, None),
+        ({'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8'}, None),  # A batch script, or a shell, outside of srun.
+        (SLURM | {'SLURM_STEP_NUM_TASKS': '1'}, None),
+        (SLURM, {'cluster_detection_method': 'slurm', 'local_device_ids': []}),
+        (SLURM | {'SLURM_STEP_NUM_NODES': '2'}, {'cluster_detection_method': 'slurm'}),
+        ({'TPU_WORKER_HOSTNAMES': 'a,b'}, None),  # This machine has no chips.
+    ],
+)
+def test_clusters_are_found(environment, found):
+    assert hosts.cluster(environment) == found
+
+
+# ---- the launcher -------------------------------------------------------------------------------------------------
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    whole = [sys.executable, '-m', 'bigmodel_jax.launch', *arguments]
+    return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_help_of_the_launcher():
+    done = launch('--help')
+    assert done.returncode == 0
+    assert 'HOSTS [DEVICES] -- train|evaluate' in done.stdout
+
+
+@pytest.mark.parametrize(
+    'arguments', [(), ('2',), ('2', '--', 'sample'), ('0', '--', 'train'), ('2', 'x', '--', 'train')]
+)
+def test_wrong_arguments_of_the_launcher(arguments):
+    done = launch(*arguments)
+    assert done.returncode == 2
+    assert 'error: ' in done.stderr
+
+
+def simulate(tmp_path: pathlib.Path, text: str, *, number: int, devices: int) -> subprocess.CompletedProcess[str]:
+    """Runs a program as so many hosts; it finds its own number in `process`, and all its arguments in sys.argv."""
+    path = tmp_path / 'program.py'
+    path.write_text('import json, sys, time\nprocess = int(sys.argv[-1])\n' + text)
+    run = (
+        'import sys\nfrom bigmodel_jax.launch import simulation\nsimulation.GRACE_S = 0.5\n'
+        f'sys.exit(simulation.run([sys.executable, {str(path)!r}], hosts={number}, devices={devices}))'
+    )
+    return subprocess.run([sys.executable, '-c', run], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_launcher_tells_each_host_who_it_is(tmp_path):
+    done = simulate(tmp_path, 'print(json.dumps(sys.argv[1:]))', number=3, devices=2)
+    assert done.returncode == 0, done.stderr
+    lines = sorted(done.stdout.splitlines())
+    told = [json.loads(line.partition(' | ')[2]) for line in lines]
+    assert [line.partition(' | ')[0] for line in lines] == ['host 0', 'host 1', 'host 2']
+    assert [each[-1] for each in told] == ['0', '1', '2']
+    assert {tuple(each[:-1]) for each in told} == {
+        ('--simulate-devices', '2', '--coordinator', told[0][3], '--processes', '3', '--process')
+    }
+
+
+def test_the_launcher_gives_the_status_of_the_first_that_fails(tmp_path):
+    done = simulate(tmp_path, 'sys.exit(3) if process == 1 else time.sleep(60)', number=2, devices=1)
+    assert done.returncode == 3
+    assert 'host 1 ended first, with exit status 3; killing host 0' in done.stderr
+
+
+# ---- the rows of a batch ------------------------------------------------------------------------------------------
+
+ROWS = """
+import jax, numpy as np
+from bigmodel_jax import sharding
+from bigmodel_jax.launch import hosts
+jax.config.update('jax_platforms', 'cpu')
+jax.config.update('jax_num_cpu_devices', 2)
+hosts.join(sys.argv[4], 3, process)
+place = sharding.MeshShape(pipeline=2, data=3).build()
+whole = np.arange(12, dtype=np.int32).reshape(6, 2)
+mine = place.local_rows(6)
+array = place.put_batch({'x': whole[mine]}, 6)['x']
+right = all((np.asarray(shard.data) == whole[shard.index]).all() for shard in array.addressable_shards)
+total = int(jax.jit(lambda x: (x * x).sum(), out_shardings=place.replicated)(array))
+print(json.dumps([mine.tolist(), right, total]))
+"""
+
+
+def test_each_host_reads_the_rows_of_its_own_devices(tmp_path):
+    """Two stages of three data shards on three hosts of two devices: the middle host's rows do not follow one another,
+    and every row is read by two hosts."""
+    done = simulate(tmp_path, ROWS, number=3, devices=2)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line.partition(' | ')[2]) for line in sorted(done.stdout.splitlines())]
+    assert [rows for rows, _, _ in found] == [[0, 1, 2, 3], [0, 1, 4, 5], [2, 3, 4, 5]]
+    assert all(right for _, right, _ in found)
+    assert {total for _, _, total in found} == {sum(i * i for i in range(12))}

@@ -1,0 +1,78 @@
+"""The analytic answer agrees with counting by hand, and impossible requests fail before anything is traced."""
+
+import planned
+import pytest
+
+from bigmodel_jax import config
+from bigmodel_jax.plan import analytic, slices
+from bigmodel_jax.plan import plan as planning
+
+WEIGHTS = 4 * (4 * 512 * 512 + 3 * 512 * 1_536) + 512 * 1_024  # Of matrix products.
+PARAMETERS = WEIGHTS + 512 * 1_024 + (2 * 4 + 1) * 512
+
+
+def program(name='v5p:4x4x4', **changes):
+    return analytic.program(planned.experiment(**changes), slices.parse(name))
+
+
+def test_state_is_twelve_bytes_per_parameter_and_shared_by_fsdp():
+    memory = program(mesh__fsdp=64).memory
+    assert memory.parameters == pytest.approx(4 * PARAMETERS / 64, rel=1e-2)
+    assert memory.optimizer == pytest.approx(8 * PARAMETERS / 64, rel=1e-2)
+    parts = memory.parameters + memory.optimizer + memory.other_state + memory.batch + memory.gradients
+    assert parts + memory.saved + memory.temporaries == memory.peak
+
+
+def test_flops_are_six_per_weight_and_token():
+    counts = program(mesh__fsdp=64).counts
+    tokens = 64 * 256 / 64
+    attention = 12 * 4 * 512 * 256 * tokens  # Not causal; how much of it a kernel skips depends on its blocks.
+    assert 6 * WEIGHTS * tokens <= counts.model_flops <= 1.02 * (6 * WEIGHTS * tokens + 1.2 * attention)
+
+
+def test_full_remat_computes_more_and_keeps_less():
+    full, none = (program(mesh__fsdp=64, model__stack__remat=remat) for remat in ('full', 'none'))
+    assert full.counts.flops > 1.2 * none.counts.flops
+    assert full.memory.saved < 0.2 * none.memory.saved
+    assert full.counts.model_flops == pytest.approx(none.counts.model_flops, rel=0.1)
+
+
+def test_each_weight_is_gathered_twice_and_its_gradient_reduced_once():
+    found = {each.kind: 0.0 for each in program(mesh__fsdp=64).counts.collectives}
+    for each in program(mesh__fsdp=64).counts.collectives:
+        found[each.kind] += each.bytes * each.times
+    assert found['all-gather'] == pytest.approx(2 * 2 * PARAMETERS, rel=0.02)
+    assert found['all-reduce'] == pytest.approx(2 * PARAMETERS, rel=0.02)
+
+
+def test_slices_speak_over_the_network_once_per_gradient():
+    found = [each for each in program('2*v5e:4x4', mesh__fsdp=16).counts.collectives if each.over_dcn]
+    assert {each.kind for each in found} == {'all-reduce'}
+    assert {each.group for each in found} == {2}
+
+
+def test_as_many_rows_as_positions_are_told_apart():
+    """Saved activations are cut over the batch and, where tensor parallelism is, along the positions."""
+    whole, cut = (program(mesh__fsdp=fsdp, mesh__tensor=64 // fsdp, data__batch=256) for fsdp in (64, 16))
+    assert cut.memory.saved <= 1.1 * whole.memory.saved
+
+
+def test_what_is_too_large_is_told_what_would_be_enough():
+    made = planning.make(planned.experiment(data__batch=4_096), slices.parse('v5e:2x2'), fast=True)
+    assert not made.fits
+    assert any(line.startswith('model.stack.remat=full microbatches=8 ') and 'enough' in line for line in made.advice)
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'words'),
+    [
+        ('v5p:4x4x4', {'mesh__data': 1, 'mesh__fsdp': 64, 'mesh__tensor': 3}, '192 devices.*nearest that can: fsdp 64'),
+        ('v5e:4x4', {'mesh__tensor': 8}, 'product of whole dimensions.*nearest that can'),
+        ('v5e:4x4', {'mesh__tensor': 16}, 'heads=8 does not divide over mesh.tensor=16.*8'),
+        ('v5p:4x4x4', {'data__batch': 65}, 'batch=65.*multiple of 64'),
+        ('v5e:4x4', {'data__length': 250, 'mesh__sequence': 4}, '250 positions do not divide.*252'),
+    ],
+)
+def test_impossible_requests_name_a_choice_that_works(name, changes, words):
+    with pytest.raises(config.InputError, match=words):
+        program(name, **changes)
