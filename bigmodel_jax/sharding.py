@@ -357,8 +357,9 @@ def names(*logical: str) -> tuple[str, ...]:
 
 
 def sum_up(x: jax.Array, *axes: str | None, over: tuple[str, ...], done: str = '') -> jax.Array:
-    """Within on_each(): a sum, laid out as the rules say for its logical axes; its terms are those of the devices that
-    have different parts of the logical axes `over`. Along the outermost torus dimension of `done` it is summed already."""
+    """Within on_each(): a sum, laid out as the rules say for its logical axes. Its terms are those of the devices that
+    have different parts of the logical axes `over`; along the outermost torus dimension of `done` they are one already.
+    """
     place = _place.get()
     if place is None or not place.manual:
         return x

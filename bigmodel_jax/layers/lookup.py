@@ -48,8 +48,9 @@ def lookup(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
     the backward pass it adds up their gradients in float32 (a frequent token has thousands, which bfloat16 would lose)
     before the devices add up theirs.
     """
-    rows, parts = _rows(tokens_BT), sharding.names('vocab')
-    how = exchange(table_VD.shape[0], rows, tokens_BT.size)
+    rows, (words, columns) = _cuts(tokens_BT.shape, 'batch', 'length'), _cuts(table_VD.shape, 'vocab', 'embed')
+    parts = sharding.names(words)
+    how = exchange(table_VD.shape[0], rows, tokens_BT.size) if columns else None
 
     def local(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
         if how is not None:
@@ -63,16 +64,16 @@ def lookup(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
             x_BTD = jax.lax.all_to_all(x_BTD, how.axis, 0, 2, axis_index_groups=how.partners, tiled=True)
         return jax.lax.psum(x_BTD, parts) if parts else x_BTD
 
-    columns = None if how is None else 'embed'
-    return sharding.on_each(local, inputs=(('vocab', columns), rows), outputs=(*rows, None))(table_VD, tokens_BT)
+    stored = (words, None if how is None else columns)
+    return sharding.on_each(local, inputs=(stored, rows), outputs=(*rows, None))(table_VD, tokens_BT)
 
 
 def _gather(x: jax.Array, axis: str, groups: list[list[int]], dimension: int) -> jax.Array:
     return jax.lax.all_gather(x, axis, axis=dimension, axis_index_groups=groups, tiled=True)
 
 
-def _rows(tokens_BT: jax.Array) -> tuple[str, ...]:
-    return tuple(sharding.even(logical, size) for logical, size in zip(('batch', 'length'), tokens_BT.shape))
+def _cuts(shape: tuple[int, ...], *logical: str) -> tuple[str, ...]:
+    return tuple(sharding.even(axis, size) for axis, size in zip(logical, shape))
 
 
 def _here(tokens_BT: jax.Array, rows: int, parts: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
@@ -87,8 +88,10 @@ def _forward(table_VD: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, tupl
 
 def _backward(saved: tuple[jax.Array, int], grad_BTD: jax.Array) -> tuple[jax.Array, None]:
     tokens_BT, vocab = saved
-    rows, parts = _rows(tokens_BT), sharding.names('vocab')
-    how, size = exchange(vocab, rows, tokens_BT.size), vocab // sharding.shards('vocab')
+    rows, stored = _cuts(tokens_BT.shape, 'batch', 'length'), _cuts((vocab, grad_BTD.shape[-1]), 'vocab', 'embed')
+    parts = sharding.names(stored[0])
+    how = exchange(vocab, rows, tokens_BT.size) if stored[1] else None
+    size = vocab // sharding.shards(stored[0])
 
     def local(tokens_BT: jax.Array, grad_BTD: jax.Array) -> jax.Array:
         if how is not None:
@@ -97,10 +100,10 @@ def _backward(saved: tuple[jax.Array, int], grad_BTD: jax.Array) -> tuple[jax.Ar
         here_BT, mine_BT1 = _here(tokens_BT, size, parts)
         added_BTD = jnp.where(mine_BT1, grad_BTD, 0).astype(jnp.float32)
         grad_VD = jnp.zeros((size, grad_BTD.shape[-1]), jnp.float32).at[here_BT].add(added_BTD)
-        summed = functools.partial(sharding.sum_up, grad_VD.astype(grad_BTD.dtype), 'vocab', 'embed', over=rows)
+        summed = functools.partial(sharding.sum_up, grad_VD.astype(grad_BTD.dtype), *stored, over=rows)
         return summed() if how is None else summed(done=how.axis)
 
-    return sharding.on_each(local, inputs=(rows, (*rows, None)), outputs=('vocab', 'embed'))(tokens_BT, grad_BTD), None
+    return sharding.on_each(local, inputs=(rows, (*rows, None)), outputs=stored)(tokens_BT, grad_BTD), None
 
 
 lookup.defvjp(_forward, _backward)

@@ -20,7 +20,8 @@ from bigmodel_jax.layers import weights
 AXIS = 'tensor'
 WORTH = 2**24  # Bytes of a device's piece of the stream from which the ring pays; below, one gather has less latency.
 
-_product = jnp.einsum  # Its subscripts are literal, and checked, where out_of_stream() and into_stream() are called.
+# Their subscripts are literal where out_of_stream() and into_stream() are called.
+_product, _einsum = jnp.einsum, weights.einsum
 
 
 def out_of_stream(
@@ -33,7 +34,7 @@ def out_of_stream(
     """
     if not _pays(x_BTD, cuts):
         x_BTD = sharding.constrain(x_BTD, 'batch', 'length', 'embed')  # Once, for all products.
-        return tuple(weights.einsum(each, x_BTD, matrix) for each, matrix in zip(subscripts, matrices))
+        return tuple(_einsum(each, x_BTD, matrix) for each, matrix in zip(subscripts, matrices))
     rest = [(None,) * (matrix.ndim - 2) for matrix in matrices]
     run = sharding.on_each(
         lambda x_BTD, *matrices: _gathered(subscripts, x_BTD, matrices),
@@ -50,7 +51,7 @@ def into_stream(subscripts: str, y: jax.Array, matrix: jax.Array, *, cut: str) -
       cut: the logical axis along which `y`, in its third dimension, and the weight, in its first, are cut.
     """
     if not _pays(jax.eval_shape(functools.partial(_product, subscripts), y, matrix), (cut,)):
-        return weights.einsum(subscripts, y, matrix)
+        return _einsum(subscripts, y, matrix)
     more = (None,) * (y.ndim - 3)
     run = sharding.on_each(
         functools.partial(_scattered, subscripts),
