@@ -103,7 +103,9 @@ def _backward(saved: tuple[jax.Array, int], grad_BTD: jax.Array) -> tuple[jax.Ar
         summed = functools.partial(sharding.sum_up, grad_VD.astype(grad_BTD.dtype), *stored, over=rows)
         return summed() if how is None else summed(done=how.axis)
 
-    return sharding.on_each(local, inputs=(rows, (*rows, None)), outputs=stored)(tokens_BT, grad_BTD), None
+    add = sharding.on_each(local, inputs=(rows, (*rows, None)), outputs=stored)
+    # In the loop over microbatches the TPU compiler tries to delay the sum over devices, and fails, unless kept from it.
+    return jax.lax.optimization_barrier(add(tokens_BT, grad_BTD)), None
 
 
 lookup.defvjp(_forward, _backward)
