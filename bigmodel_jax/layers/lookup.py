@@ -104,7 +104,7 @@ def _backward(saved: tuple[jax.Array, int], grad_BTD: jax.Array) -> tuple[jax.Ar
         return summed() if how is None else summed(done=how.axis)
 
     add = sharding.on_each(local, inputs=(rows, (*rows, None)), outputs=stored)
-    # In the loop over microbatches the TPU compiler tries to delay the sum over devices, and fails, unless kept from it.
+    # Over microbatches the TPU compiler tries to move this sum out of the loop, and fails, unless kept from it.
     return jax.lax.optimization_barrier(add(tokens_BT, grad_BTD)), None
 
 
