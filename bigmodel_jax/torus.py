@@ -61,16 +61,16 @@ def lay(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
         raise config.InputError(
             f'mesh {shape_text(dict(zip(AXES, shape)))} cannot be laid on a slice of {"x".join(map(str, dimensions))}: '
             'each axis must be the product of whole dimensions of the torus, such as '
-            f'{", ".join(map(str, _products(dimensions)))}.'
+            f'{", ".join(map(str, products(dimensions)))}.'
         ) from error
 
 
-def _products(dimensions: Sequence[int]) -> list[int]:
+def products(dimensions: Sequence[int]) -> list[int]:
     """The sizes that a mesh axis may have: products of some of the dimensions."""
     found = {1}
     for size in dimensions:
         found |= {size * other for other in found}
-    return sorted(found - {1})
+    return sorted(found)
 
 
 def rings(line: Sequence[jax.Device]) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ def dimensions(on: slices.Slice, mesh: Mapping[str, int], across: str = 'data') 
             raise config.InputError(
                 f'mesh {torus.shape_text(within)} cannot be laid on a slice of {"x".join(map(str, sizes))}: '
                 f'{axis}={size} is not the product of whole dimensions that are left; an axis of this slice may be '
-                f'{", ".join(map(str, _products(sizes)))}.'
+                f'{", ".join(map(str, torus.products(sizes)))}.'
             )
         found[axis] = choice
         for index in choice:
@@ -59,13 +59,6 @@ def _choose(free: Mapping[int, int], size: int) -> tuple[int, ...] | None:
             if math.prod(free[index] for index in choice) == size:
                 return choice
     return None
-
-
-def _products(sizes: list[int]) -> list[int]:
-    found = {1}
-    for size in sizes:
-        found |= {size * other for other in found}
-    return sorted(found)
 
 
 # ---- collectives ------------------------------------------------------------------------------------------------
