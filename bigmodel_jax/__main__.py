@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from bigmodel_jax import __version__
 
@@ -20,7 +21,16 @@ VERBS = {
     'report': 'write report.html: curves, samples, experiment, environment',
     'describe': 'every array: shape, dtype, logical axes, sharding, bytes per device',
     'plan': 'what it needs, how long it takes and what it costs on a slice that nobody has rented yet',
+    'diff': 'where two runs differ, and why, from what they recorded',
+    'verify': 'repeat a run, or a part of it, and say whether it comes out the same bit for bit',
+    'replay': 'run one step of a run again, and name the examples in its batch with their losses',
 }
+
+ON_A_RUN = ('verify', 'replay')
+SIMULATE: tuple[tuple[str], dict[str, Any]] = (
+    ('--simulate-devices',),
+    {'type': int, 'metavar': 'N', 'help': 'split the CPU into N devices, to try a mesh on this machine'},
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +55,46 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_arguments(sub: argparse.ArgumentParser, verb: str) -> None:
+    if verb == 'diff':
+        _add_diff(sub)
+    elif verb in ON_A_RUN:
+        _add_run(sub, verb)
+    else:
+        _add_experiment(sub, verb)
+
+
+def _add_diff(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument('run_a', metavar='RUN_A', help='the directory of a run, local or gs://')
+    sub.add_argument('run_b', metavar='RUN_B', help='the directory of another')
+    sub.add_argument('--json', metavar='FILE', help='also write what was found to this file')
+
+
+def _add_run(sub: argparse.ArgumentParser, verb: str) -> None:
+    sub.add_argument('run', metavar='RUN', help='the directory of the run, local or gs://; it is only read')
+    sub.add_argument(
+        '--experiment',
+        metavar='FILE[:FUNCTION]',
+        help='the experiment file; needed only if it has parts of its own. With a function, the experiment is\n'
+        'checked to be that of the run',
+    )
+    sub.add_argument(*SIMULATE[0], **SIMULATE[1])
+    if verb == 'verify':
+        sub.add_argument('--keep', metavar='DIR', help='repeat in this new directory, and keep it')
+        which = sub.add_mutually_exclusive_group()
+        which.add_argument('--steps', type=int, metavar='N', help='the first N steps (default: all that it ran)')
+        which.add_argument('--between', type=int, nargs=2, metavar=('A', 'B'), help='from checkpoint A to step B')
+    else:
+        sub.add_argument('--step', type=int, required=True, metavar='K', help='which step; the first is 1')
+        sub.add_argument(
+            '--skipped',
+            type=int,
+            metavar='N',
+            help='with N batches left out before it: what it was before the run rolled back (default: as it holds)',
+        )
+        sub.add_argument('--examples', type=int, default=8, metavar='N', help='show so many, the worst (default: 8)')
+
+
+def _add_experiment(sub: argparse.ArgumentParser, verb: str) -> None:
     stored = verb in ('evaluate', 'sample', 'report')
     more = (
         '\nMay be left out: the run holds its experiment. Needed if that has parts of its own file.' if stored else ''
@@ -68,12 +118,7 @@ def _add_arguments(sub: argparse.ArgumentParser, verb: str) -> None:
         help="an argument of the experiment's function, where it takes any, such as path=input.txt",
     )
     if verb != 'report':
-        sub.add_argument(
-            '--simulate-devices',
-            type=int,
-            metavar='N',
-            help='split the CPU into N devices, to try a mesh on this machine',
-        )
+        sub.add_argument(*SIMULATE[0], **SIMULATE[1])
     if verb in ('train', 'evaluate'):
         _add_hosts(sub)
     if verb in ('evaluate', 'sample'):
@@ -141,8 +186,15 @@ def main(file: str | None = None, argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if file is not None and arguments and arguments[0] in VERBS:
         function = arguments.pop(1) if arguments[1:] and arguments[1].startswith(':') else ''
-        arguments.insert(1, file + function)
+        if arguments[0] in ON_A_RUN:
+            arguments += ['--experiment', file + function]
+        elif arguments[0] != 'diff':
+            arguments.insert(1, file + function)
     options = parser().parse_args(arguments)
+    if options.verb == 'diff':
+        from bigmodel_jax.runs import commands as reading  # Without JAX, which takes seconds to start.
+
+        return reading.diff(options)
     from bigmodel_jax import commands  # Only now, so that --help starts at once.
 
     return commands.run(options)

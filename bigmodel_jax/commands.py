@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 
 import jax
 import rich.console
@@ -17,9 +18,11 @@ from bigmodel_jax.plan import page, prices, slices
 from bigmodel_jax.plan import render as renderings
 from bigmodel_jax.plan import search as searching
 from bigmodel_jax.runs import describe as descriptions
+from bigmodel_jax.runs import repeated
 from bigmodel_jax.runs import show as shown
 from bigmodel_jax.train import memory, processes, progress
-from bigmodel_jax.train.metrics import NotFinite
+from bigmodel_jax.train.checkpoints import NotSaved
+from bigmodel_jax.train.metrics import Anomalous
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         if options.verb in ON_SEVERAL_HOSTS:
             memory.keep_freed()
             hosts.join(options.coordinator, options.processes, options.process)
-        VERBS[options.verb](options)
+        status = VERBS[options.verb](options)
     except processes.Agreed as error:
         if processes.is_first():
             print(f'error: {error}', file=sys.stderr)
@@ -41,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     except config.InputError as error:
         print(f'error: {_host()}{error}', file=sys.stderr)
         return hosts.leave(2)
-    except NotFinite as error:  # The metrics are the same on all hosts.
+    except (Anomalous, NotSaved) as error:  # Known to all hosts.
         if processes.is_first():
             print(f'stopped: {error}', file=sys.stderr)
         return 1
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
             print(f'error: {_host()}failed, as shown above. {advice}', file=sys.stderr)
             hosts.leave(1)
         raise
-    return 0
+    return status or 0
 
 
 def _host() -> str:
@@ -102,7 +105,9 @@ def train(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Prints what each evaluation found."""
     experiment = processes.together(lambda: _experiment_if_named(options))
-    outcomes = processes.together(lambda: verbs.open_run(options.workdir).restore(options.step, experiment)).evaluate()
+    trained = processes.together(lambda: verbs.open_run(options.workdir).restore(options.step, experiment))
+    _warn_of(trained.damage)
+    outcomes = trained.evaluate()
     if not processes.is_first():
         return
     for name, outcome in outcomes.items():
@@ -118,11 +123,18 @@ def sample(options: argparse.Namespace) -> None:
     prompts = options.prompt or ['']
     experiment, how = _experiment_if_named(options), _decoding(options)
     trained = verbs.open_run(options.workdir).restore(options.step, experiment)
+    _warn_of(trained.damage)
     texts = trained.sample(prompts, tokens=options.tokens, how=how, seed=options.seed)
     console = rich.console.Console(highlight=False)
     for prompt, text in zip(prompts, texts):
         console.print(prompt, style='bold', end='', markup=False, soft_wrap=True)
         console.print(text, markup=False, soft_wrap=True)
+
+
+def _warn_of(damage: Sequence[str]) -> None:
+    """Says which newer checkpoints were not used."""
+    for text in damage if processes.is_first() else ():
+        print(f'damaged: {text}', file=sys.stderr)
 
 
 def _decoding(options: argparse.Namespace) -> decoding.Decoding:
@@ -170,6 +182,28 @@ def plan(options: argparse.Namespace) -> None:
         console.print(f'{page.write(found, options.out)}')
 
 
+def verify(options: argparse.Namespace) -> int:
+    """Prints whether a run comes out the same; returns 0 if it does, 1 if not."""
+    console = rich.console.Console(highlight=False)
+    found = verbs.verify(
+        options.run,
+        steps=options.steps,
+        between=None if options.between is None else tuple(options.between),
+        experiment_file=options.experiment,
+        keep=options.keep,
+        say=rich.console.Console(stderr=True, highlight=False, style='yellow').print,
+    )
+    console.print(repeated.verification(found))
+    return 0 if found.identical else 1
+
+
+def replay(options: argparse.Namespace) -> int:
+    """Prints what a step was; returns 1 if it is not what the run recorded."""
+    found = verbs.replay(options.run, options.step, skipped=options.skipped, experiment_file=options.experiment)
+    rich.console.Console(highlight=False).print(repeated.replayed(found, options.examples))
+    return 1 if found.identical is False else 0
+
+
 def _space(options: argparse.Namespace) -> searching.Space:
     """What --search tries."""
     axes = tuple(options.axes.split(',')) if options.axes else searching.AXES
@@ -189,4 +223,6 @@ VERBS = {
     'report': report,
     'describe': describe,
     'plan': plan,
+    'verify': verify,
+    'replay': replay,
 }

@@ -7,7 +7,7 @@ from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import objective
-from bigmodel_jax.optim import optimizers
+from bigmodel_jax.optim import guards, optimizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,19 @@ class Checkpoints:
     """When checkpoints are written and which are kept; the newest is always kept, and one is written at the end."""
 
     every_steps: config.Positive = 1_000
+    every_minutes: config.Rate | None = None  # Also when the last one is so old: what a preemption costs at most.
     keep_last: config.Positive = 2
     keep_every: config.Positive | None = None  # Also keep every checkpoint whose step is a multiple of this.
     keep_best: str | None = None  # Also keep the one with the lowest value of this metric: 'validation/loss'.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watch:
+    """How closely a run is looked at, and what is done when its numbers go wrong."""
+
+    log_every: config.Positive = 10  # Steps between reports; metrics stay on the devices until then.
+    fingerprints_every: config.Positive = 100  # Steps between fingerprints, by which `diff` finds where runs part.
+    anomalies: guards.Guard = guards.Stop()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +45,11 @@ class Experiment:
     evaluations: tuple[evaluation.Evaluation, ...] = ()
     mesh: sharding.MeshShape = sharding.MeshShape()
     checkpoints: Checkpoints = Checkpoints()
-    log_every: config.Positive = 10  # Steps between reports; metrics stay on the devices until then.
+    watch: Watch = Watch()
 
 
 # Fields that say where and how often, not what: a run may go on after they change.
-CIRCUMSTANCES = ('mesh', 'checkpoints', 'log_every')
+CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch')
 
 
 def check(experiment: Experiment) -> Experiment:

@@ -5,9 +5,13 @@ run = verbs.open_run('runs/quickstart')
 steps, losses = run.metrics('loss')
 run.sample('The ', tokens=100)
 run.restore().evaluate()
+verbs.diff('runs/a', 'runs/b').verdict
+verbs.verify('runs/a', steps=10).identical
+verbs.replay('runs/a', 1_234).losses
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -18,7 +22,10 @@ from bigmodel_jax.plan import plan as planning
 from bigmodel_jax.plan import prices, slices
 from bigmodel_jax.plan import search as searching
 from bigmodel_jax.runs import describe as descriptions
+from bigmodel_jax.runs import diff as differing
 from bigmodel_jax.runs import directory, report
+from bigmodel_jax.runs import replay as replaying
+from bigmodel_jax.runs import verify as verifying
 from bigmodel_jax.train import loop, processes, state
 
 open_run = directory.open_run
@@ -46,6 +53,21 @@ def describe(experiment: Experiment) -> dict[str, list[descriptions.Row]]:
         'optimizer state': descriptions.rows(abstract.opt_state, None, shardings.opt_state),
         'model state': descriptions.rows(abstract.model_state, None, shardings.model_state),
     }
+
+
+def diff(left: epath.PathLike, right: epath.PathLike) -> differing.Diff:
+    """Where the runs in two directories differ, and why; see diff.compare()."""
+    return differing.compare(open_run(left), open_run(right))
+
+
+def verify(run: epath.PathLike, **how: Any) -> verifying.Verification:
+    """Repeats the run in a directory, or a part of it, and compares; see verify.verify()."""
+    return verifying.verify(open_run(run), **how)
+
+
+def replay(run: epath.PathLike, step: int, **how: Any) -> replaying.Replay:
+    """One step of the run in a directory once more; see replay.replay()."""
+    return replaying.replay(open_run(run), step, **how)
 
 
 def plan(

@@ -130,7 +130,7 @@ def experiment() -> Experiment:
 
 def smoke() -> Experiment:
     """Seconds on a laptop: shows that the pieces fit."""
-    tiny = {'steps': 20, 'optimizer.schedule.warmup_steps': 5, 'model.layers': 1, 'log_every': 5}
+    tiny = {'steps': 20, 'optimizer.schedule.warmup_steps': 5, 'model.layers': 1, 'watch.log_every': 5}
     return vary(experiment(), tiny)
 
 

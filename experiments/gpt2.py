@@ -68,7 +68,7 @@ def smoke() -> Experiment:
         'model.width': 48,
         'model.layers': 2,
         'model.block.ffn.hidden': 192,
-        'log_every': 5,
+        'watch.log_every': 5,
     }
     return vary(experiment(), changes)
 

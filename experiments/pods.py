@@ -74,7 +74,7 @@ def smoke() -> Experiment:
         'data': text.Text(
             source=train, tokenizer=tokenizers.Bpe(vocab=512, trained_on=train), batch=8, length=64
         ),
-        'log_every': 5,
+        'watch.log_every': 5,
     }
     return vary(small, changes)
 

@@ -12,7 +12,7 @@ from bigmodel_jax import sharding
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import sources, text, tokenizers
 from bigmodel_jax.evaluate import decoding, loss, samples
-from bigmodel_jax.experiment import Checkpoints, Experiment
+from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.layers import activations, attention, blocks, ffn, norms, positions, stacks, weights
 from bigmodel_jax.models.decoder import Decoder
 from bigmodel_jax.objectives import language
@@ -65,7 +65,7 @@ def experiment(path: str = 'data/tinyshakespeare/input.txt') -> Experiment:
             loss.Loss(data=rows(path, batch=64, held_out=True), every_steps=250),
             samples.Samples(prompts=('\n', 'ROMEO:'), tokens=56, decoding=decoding.Sampling(), every_steps=1_000),
         ),
-        log_every=20,
+        watch=Watch(log_every=20),
     )
 
 
@@ -85,7 +85,7 @@ def smoke() -> Experiment:
         'evaluations.1.tokens': 16,
         'evaluations.1.prompts': ('The ',),
         'optimizer.schedule.warmup_steps': 5,
-        'log_every': 5,
+        'watch.log_every': 5,
     }
     return vary(experiment(), changes)
 

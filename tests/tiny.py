@@ -8,7 +8,7 @@ import numpy as np
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import loss
-from bigmodel_jax.experiment import Checkpoints, Experiment
+from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
@@ -23,6 +23,8 @@ class Counting(batches.Data):
     batch: config.Positive
     rows_seed: config.NonNegative = 0
     poisoned: bool = False  # The weights of every row are nan.
+    nan_example: int | None = None  # The weights of this row are nan.
+    wild_example: int | None = None  # The targets of this row are noise, and weigh a thousand times as much.
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
@@ -34,6 +36,10 @@ class Counting(batches.Data):
         rows = (random.integers(1, 4, (EXAMPLES, LENGTH + 1)).cumsum(axis=1) % VOCAB).astype(np.int32)
         weights = np.arange(LENGTH) < random.integers(LENGTH // 2, LENGTH + 1, (EXAMPLES, 1))
         weights = weights * np.float32(np.nan if self.poisoned else 1)
+        weights[self.nan_example if self.nan_example is not None else slice(0)] = np.nan
+        if self.wild_example is not None:
+            rows[self.wild_example] = random.integers(0, VOCAB, LENGTH + 1)
+            weights[self.wild_example] *= 1_000
         arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights.astype(np.float32)}
         below = {'inputs': VOCAB, 'targets': VOCAB}
         examples = batches.ArrayExamples(arrays, below=below, fingerprint={'name': 'counting'})
@@ -53,7 +59,7 @@ def experiment() -> Experiment:
         mesh=sharding.MeshShape(data=1),
         checkpoints=Checkpoints(every_steps=8),
         evaluations=(loss.Loss(data=Counting(batch=8, rows_seed=1), every_steps=10),),
-        log_every=3,
+        watch=Watch(log_every=3),
     )
 
 

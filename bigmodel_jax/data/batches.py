@@ -15,6 +15,8 @@ from etils import epath
 from bigmodel_jax import config
 
 Batch = dict[str, np.ndarray]
+ROW_HASH = 'row_hash'  # The field in which the rows on the devices say which examples they are; see row_hashes().
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio.
 Rows = slice | np.ndarray  # Of a batch, counted from 0; an array has their numbers, [n] int64.
 
 
@@ -96,14 +98,37 @@ class Batches:
         positions = np.arange(index * self.rows, (index + 1) * self.rows)
         return positions if rows is None else positions[rows]
 
+    def ids_at(self, positions: np.ndarray) -> np.ndarray:
+        """[n] int64: which examples stand at `positions` [n] of the stream."""
+        return np.array([self._order[position] for position in positions.tolist()], np.int64)
+
+    def epochs_at(self, positions: np.ndarray) -> np.ndarray:
+        """[n] int64: the pass over its data that each example at `positions` [n] of the stream belongs to."""
+        return positions // len(self.examples)
+
     def ids(self, step: int, rows: Rows | None = None) -> np.ndarray:
         """[n] int64: the ids of the examples in the training batch of `step` (the first step is 0), in order."""
-        return np.array([self._order[position] for position in self._positions(step, rows).tolist()], np.int64)
+        return self.ids_at(self._positions(step, rows))
 
     def training(self, step: int, rows: Rows | None = None) -> Batch:
         """The batch of training step `step`, the first being 0; only its `rows` if given."""
-        positions = self._positions(step, rows)
-        return self.examples.gather(self.ids(step, rows), positions // len(self.examples), self.seed)
+        return self.read(step, self.ids(step, rows), rows)
+
+    def read(self, step: int, ids: np.ndarray, rows: Rows | None = None) -> Batch:
+        """training(), where ids(step, rows) are known already."""
+        return self.examples.gather(ids, self.epochs_at(self._positions(step, rows)), self.seed)
+
+    def row_hashes(self, ids: np.ndarray, rows: Rows | None = None) -> np.ndarray:
+        """[n, 2] uint32: a hash of each row's place in its batch and example; their sum is the batch's certificate.
+
+        Sums modulo 2^32 do not depend on the order, so that each host hashes its own rows.
+
+        Args:
+          ids: [n] int64, of `rows`.
+        """
+        places = np.arange(self.rows) if rows is None else np.arange(self.rows)[rows]
+        mixed = ids.astype(np.uint64) * GOLDEN + _mix(places.astype(np.uint64))
+        return _mix(mixed).view(np.uint32).reshape(-1, 2)
 
     @property
     def steps_per_pass(self) -> int:
@@ -117,6 +142,14 @@ class Batches:
         batch = self.examples.gather(np.minimum(positions, len(self.examples) - 1), np.zeros_like(positions), self.seed)
         weights = batch['weights']
         return batch | {'weights': weights * inside.reshape(-1, *[1] * (weights.ndim - 1)).astype(weights.dtype)}
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """[n] uint64 -> [n] uint64, each bit of which depends on every bit. Source: splitmix64 (Steele et al., 2014)."""
+    x = x + GOLDEN  # Modulo 2^64, as all here.
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 class Data:

@@ -32,11 +32,10 @@ def run(command: Sequence[str], *, hosts: int, devices: int) -> int:
     Returns:
       The exit status: 0, or that of the first that failed.
     """
-    common = [*command, '--simulate-devices', str(devices), '--coordinator', f'127.0.0.1:{free_port()}']
     started: list[subprocess.Popen[bytes]] = []
     with _forwarding(started), _ending(started):
-        for host in range(hosts):
-            started.append(_start([*common, '--processes', str(hosts), '--process', str(host)]))
+        for flags in told(hosts=hosts, devices=devices):
+            started.append(_start([*command, *flags]))
         readers = [reader for host, process in enumerate(started) for reader in _readers(host, process)]
         failed = _wait(started)
         if failed is None:
@@ -53,6 +52,16 @@ def run(command: Sequence[str], *, hosts: int, devices: int) -> int:
     return 128 - status if status < 0 else status
 
 
+def told(*, hosts: int, devices: int) -> list[list[str]]:
+    """The flags of the command line that tell each of so many hosts what it has, which it is, and where the first is.
+
+    Args:
+      devices: simulated CPU devices of each host.
+    """
+    common = ['--simulate-devices', str(devices), '--coordinator', f'127.0.0.1:{free_port()}']
+    return [[*common, '--processes', str(hosts), '--process', str(host)] for host in range(hosts)]
+
+
 def free_port() -> int:
     """A TCP port of this machine that nothing uses."""
     with socket.socket() as probe:
@@ -67,11 +76,11 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C on the terminal reaches it through us alone, and once.
-        preexec_fn=_end_with_parent if sys.platform == 'linux' else None,
+        preexec_fn=end_with_parent if sys.platform == 'linux' else None,
     )
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Even SIGKILL of the parent leaves nothing behind."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -111,13 +111,7 @@ def trace(experiment: Experiment, on: slices.Slice) -> Traced:
     found = _alone(alone)
     everything = found.kept if remat(alone) in ('', 'none') else _alone(_keeping_all(alone)).kept
     abstract = found.blueprint.abstract
-    params = state.tree_shardings(place, abstract.params, found.blueprint.axes)
-    shardings = state.TrainState(
-        step=place.replicated,
-        params=params,
-        opt_state=state.state_shardings(place, abstract.opt_state, abstract.params, params),
-        model_state=jax.tree.map(lambda _: place.replicated, abstract.model_state),
-    )
+    shardings = state.shardings_of(place, abstract, found.blueprint.axes)
     blueprint = dataclasses.replace(found.blueprint, shardings=shardings)
     # The ticks in which a pipeline fills and empties compute what is thrown away.
     stages = place.shards('layers')
@@ -195,7 +189,7 @@ def memory(traced: Traced) -> records.Memory:
     parts = {
         'parameters': parameters,
         'optimizer': _bytes(abstract.opt_state, placed.opt_state),
-        'other_state': _bytes((abstract.step, abstract.model_state), (placed.step, placed.model_state)),
+        'other_state': _bytes(abstract.others, placed.others),
         'batch': _batch_bytes(traced),
         'gradients': parameters,
         'saved': round(sum(_share(traced, array) for array in _narrow(traced, traced.kept))),

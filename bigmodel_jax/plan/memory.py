@@ -38,7 +38,7 @@ def waterfall(
     arguments = {
         'parameters': shard_bytes(shapes.params, shardings.params),
         'optimizer': shard_bytes(shapes.opt_state, shardings.opt_state),
-        'other_state': shard_bytes((shapes.step, shapes.model_state), (shardings.step, shardings.model_state)),
+        'other_state': shard_bytes(shapes.others, shardings.others),
         'batch': shard_bytes(batch, jax.tree.map(lambda leaf: leaf.sharding, batch)),
     }
     peak = max(peak, sum(arguments.values()))

@@ -90,6 +90,8 @@ def make(
     Raises:
       InputError: the request is impossible, or the TPU compiler is not installed.
     """
+    if experiment.mesh.fixed_order is not None:
+        raise config.InputError('mesh.fixed_order: a plan is of the ordinary step; --set mesh.fixed_order=None.')
     laid = request.on_slice(experiment, on)
     traced = analytic.trace(laid, on)
     estimate = analytic.of(traced)

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.runs import quantities
+from bigmodel_jax.runs import goodput, quantities
 from bigmodel_jax.runs import sessions as sessions_lib
 from bigmodel_jax.train import files, records
 
@@ -66,6 +66,11 @@ class Run:
             raise config.InputError(f'{self.path / files.EXPERIMENT}: {error}') from None
 
     @property
+    def stored(self) -> dict[str, Any]:
+        """The experiment as JSON, which needs no class to be there."""
+        return self._json
+
+    @property
     def name(self) -> str:
         return self._json['name']
 
@@ -97,10 +102,17 @@ class Run:
         return sessions_lib.sessions(self.environment, self._every_record)
 
     @functools.cached_property
+    def time_spent(self) -> list[goodput.Part] | None:
+        """Where the time went; None if the run did not record it."""
+        return goodput.goodput(self.sessions, self._every_record)
+
+    @functools.cached_property
     def _series(self) -> dict[str, dict[int, float]]:
         """Metric -> step -> value; of several values at one step the last holds."""
         series: dict[str, dict[int, float]] = {}
         for record in self.records:
+            if record['kind'] == 'time':
+                continue  # Of the session, not of the model.
             prefix = f'{record["name"]}/' if record['kind'] == 'evaluation' else ''
             for name, value in record.get('metrics', {}).items():
                 series.setdefault(prefix + name, {})[record['step']] = value

@@ -12,7 +12,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.evaluate import unigram as unigram_lib
-from bigmodel_jax.runs import curves, directory, going_on, quantities, show
+from bigmodel_jax.runs import curves, directory, going_on, goodput, quantities, show
 from bigmodel_jax.train import progress
 
 FILE = 'report.html'
@@ -82,6 +82,8 @@ def render(run: directory.Run) -> str:
         git=run.environment[-1].get('git') if run.environment else None,
         diff_characters=DIFF_CHARACTERS,
         fingerprint=fingerprint(run),
+        time_spent=run.time_spent,
+        time_bar=goodput.bar(run.time_spent or [], LARGE_CHART[0]),
         commands=going_on.next_commands(run),
     )
 

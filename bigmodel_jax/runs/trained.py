@@ -26,6 +26,7 @@ class Trained:
     step: int
     params: PyTree
     model_state: PyTree
+    damage: tuple[str, ...] = ()  # A sentence for each newer checkpoint that was damaged, and so not used.
 
     @property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -76,20 +77,20 @@ def restore(path: epath.Path, experiment: Experiment, steps: Sequence[int], step
     Args:
       experiment: that of the run; another mesh is fine.
       steps: of the checkpoints, oldest first.
-      step: which; None: the newest.
+      step: which; None: the newest that is not damaged.
 
     Raises:
-      InputError: there is no such checkpoint, or it is of another experiment.
+      InputError: there is no such checkpoint, or it is damaged, or of another experiment.
     """
     workdir.check(path, experiment)
     if not steps:
         raise config.InputError(f'{path} holds no checkpoint yet; train it first.')
-    step = steps[-1] if step is None else step
-    if step not in steps:
+    if step is not None and step not in steps:
         raise config.InputError(f'{path} holds no checkpoint of step {step}; there are {", ".join(map(str, steps))}.')
     place = experiment.mesh.build()
-    with sharding.use(place):
+    with sharding.use(place), Checkpointer(path, None) as checkpoints:
         blueprint = state.blueprint(experiment, place)
-    with Checkpointer(path, None) as checkpoints:
-        params, model_state = checkpoints.restore_model(blueprint.abstract, blueprint.shardings, step)
-    return Trained(path, experiment, place, step, params, model_state)
+        found = checkpoints.restore_model(blueprint.abstract, blueprint.shardings, step)
+    if found is None:
+        raise config.InputError(f'{path} holds no checkpoint: none of {", ".join(map(str, steps))} is there any more.')
+    return Trained(path, experiment, place, *found, damage=tuple(checkpoints.damage))

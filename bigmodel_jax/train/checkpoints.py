@@ -1,24 +1,38 @@
-"""Checkpoints: Orbax, asynchronous, sharded, atomic; a step directory holds a run's model, optimizer and position."""
+"""Checkpoints: sharded, asynchronous, checked; a step directory holds a run's model, optimizer and position."""
 
+import concurrent.futures
+import json
+import time
 import types
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from bigmodel_jax import experiment
-from bigmodel_jax.train import files
-from bigmodel_jax.train import state as states
+from bigmodel_jax import config, experiment
+from bigmodel_jax.train import files, integrity, processes, reading, retention, saving, stores
 from bigmodel_jax.train.state import TrainState
 
 PyTree = Any
 
 # Items of a step directory. 'model' alone is enough to evaluate and sample.
-MODEL = ('params', 'model_state')
-OPTIMIZER = ('step', 'opt_state')
+ITEMS = {'model': ('params', 'model_state'), 'optimizer': ('step', 'opt_state', 'levels')}
+DAMAGED = 'damaged'  # Where damaged checkpoints are moved to, within the work directory.
+LONGEST_WAIT_S = 300.0  # Between a save that failed and the next try.
+LAST_TRIES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # Waits between tries at the end of a session.
+
+
+class NotSaved(Exception):
+    """The last state of a session could not be saved; says what is lost and what to do."""
+
+
+class Weights(NamedTuple):
+    """The model of a run at one step."""
+
+    step: int
+    params: PyTree
+    model_state: PyTree
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
@@ -32,34 +46,49 @@ def unflatten(flat: Mapping[str, Any], like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in flatten(like)])
 
 
-def _part(state: TrainState, fields: tuple[str, ...]) -> dict[str, PyTree]:
-    return {name: getattr(state, name) for name in fields}
+def _part(state: TrainState, item: str) -> dict[str, PyTree]:
+    return {name: getattr(state, name) for name in ITEMS[item]}
+
+
+def _targets(abstract: TrainState, shardings: TrainState, item: str) -> dict[str, jax.ShapeDtypeStruct]:
+    places = flatten(_part(shardings, item))
+    return {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
+        for name, leaf in flatten(_part(abstract, item)).items()
+    }
 
 
 class Checkpointer:
     """The checkpoints of a work directory, as a context manager; leaving it waits for the last save.
 
+    Every process makes the same calls, except failures() and due(), which may be called at any time.
+
     Args:
       workdir: the run's directory; checkpoints are in its `checkpoints/`.
-      policy: which are kept; None opens them for reading only.
+      policy: which are kept; None opens them for reading only: nothing is written, moved or deleted.
+      store: how they are written; None: as the path suggests.
+
+    Raises:
+      InputError: the directory cannot be made.
     """
 
-    def __init__(self, workdir: epath.Path, policy: experiment.Checkpoints | None):
+    def __init__(
+        self, workdir: epath.Path, policy: experiment.Checkpoints | None, *, store: stores.Store | None = None
+    ):
         # Orbax takes absolute paths only; gs://... is one.
-        self._directory = (workdir if '://' in str(workdir) else workdir.resolve()) / files.CHECKPOINTS
-        options = ocp.CheckpointManagerOptions(
-            create=policy is not None,
-            read_only=policy is None,
-            cleanup_tmp_directories=policy is not None,
-            preservation_policy=None if policy is None else _preservation(policy),
-        )
-        # Named here, so that what is stored can be asked for before it is restored.
-        handlers = {
-            'model': ocp.StandardCheckpointHandler(),
-            'optimizer': ocp.StandardCheckpointHandler(),
-            'position': ocp.JsonCheckpointHandler(),
-        }
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
+        self._workdir = workdir if '://' in str(workdir) else workdir.resolve()
+        self._directory = self._workdir / files.CHECKPOINTS
+        self._policy = policy
+        self._store = stores.store_for(self._directory) if store is None else store
+        self.damage: list[str] = []  # A sentence for every damaged checkpoint that was met.
+        opened = processes.from_first(processes.on_first(self._open))
+        self._experiment: str = opened['experiment']
+        self._metrics = {int(step): metrics for step, metrics in opened['metrics'].items()}
+        self._saver = None if policy is None else saving.Saver(self._store)
+        self._saving: tuple[int, dict[str, float], concurrent.futures.Future[saving.Outcome]] | None = None
+        self._said: list[str] = []
+        self._failed: str | None = None  # Why the last save failed.
+        self._tries, self._retry_at, self._began = 0, 0.0, time.monotonic()
 
     def __enter__(self) -> 'Checkpointer':
         return self
@@ -67,97 +96,260 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        self._manager.close()
+        if self._saver is not None:
+            self._saver.close()
+
+    def _open(self) -> dict[str, Any]:
+        """What the first process finds, JSON-ready: a fingerprint of the experiment, and step -> metrics."""
+        path = self._workdir / files.EXPERIMENT
+        stored = files.read_json(path) if path.exists() else {}
+        if self._policy is not None:
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._store.clean(self._directory)
+            except OSError as error:
+                raise config.InputError(f'{self._directory} cannot be written: {error}. Make it writable.') from error
+        names = [child.name for child in self._directory.iterdir()] if self._directory.is_dir() else []
+        steps = [int(name) for name in names if name.isdecimal() and name == str(int(name))]
+        steps = [step for step in steps if self._store.committed(self._path(step))]
+        metrics = {str(step): integrity.metrics_of(self._path(step)) for step in steps}
+        return {'experiment': integrity.fingerprint(stored, experiment.CIRCUMSTANCES), 'metrics': metrics}
+
+    # ---- what there is ----
 
     @property
     def steps(self) -> list[int]:
-        """The steps that can be restored, oldest first."""
-        return sorted(self._manager.all_steps())
+        """The steps of the checkpoints, oldest first. Whether they are good is known when they are restored."""
+        return sorted(self._metrics)
 
     @property
     def newest(self) -> int | None:
-        """The newest step, or None."""
-        return max(self.steps, default=None)
+        """The newest step, or None; without one that is still being saved."""
+        return max(self._metrics, default=None)
 
-    def wait(self) -> None:
-        """Returns when what was saved is on disk; raises what went wrong."""
-        self._manager.wait_until_finished()
+    def settled_newest(self) -> int | None:
+        """The newest step once the save under way is done, or None."""
+        self._settle()
+        return self.newest
+
+    # ---- saving ----
 
     def save(self, state: TrainState, position: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Starts to save `state`; returns once the arrays are copied, and goes on writing in the background.
+
+        Waits for the save before it, if that is not done. A failure of the storage is told by failures(), and does no
+        harm to what was saved before. A checkpoint of the same step is replaced.
 
         Args:
           position: JSON-ready; what else is needed to go on, with the step under 'step'.
           metrics: those by which the best checkpoint is known, by name.
         """
-        self._manager.save(
-            position['step'],
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(flatten(_part(state, MODEL))),
-                optimizer=ocp.args.StandardSave(flatten(_part(state, OPTIMIZER))),
-                position=ocp.args.JsonSave(dict(position)),
-            ),
-            metrics=dict(metrics) or None,
+        assert self._saver is not None, 'opened for reading only'
+        self._settle()
+        self._began = time.monotonic()
+        step, numbers = int(position['step']), {name: float(value) for name, value in metrics.items()}
+        record = {
+            'format': integrity.FORMAT,
+            'step': step,
+            'experiment': self._experiment,
+            # A copy: it is written later, when the run has gone on.
+            'position': json.loads(json.dumps(position)),
+            'metrics': numbers,
+        }
+        contents = saving.Contents(items={item: flatten(_part(state, item)) for item in ITEMS}, record=record)
+        old = self._superseded(step, numbers)
+        begun = self._saver.start(self._path(step), contents, then=lambda: self._delete(old))
+        self._saving = step, numbers, begun
+
+    def failures(self) -> list[str]:
+        """What went wrong with saves since this was last asked, a sentence each. Returns at once."""
+        if self._saving is not None and self._saving[-1].done():
+            self._settle()
+        said, self._said = self._said, []
+        return said
+
+    def due(self) -> bool:
+        """Whether a checkpoint should be saved now: to try again, or as the last is `every_minutes` old.
+
+        The first process alone has a wish, since clocks differ. Returns at once.
+        """
+        if not processes.is_first() or self._policy is None:
+            return False
+        if self._saving is not None and not self._saving[-1].done():
+            return False
+        self._settle()
+        now, every = time.monotonic(), self._policy.every_minutes
+        if self._failed is not None:
+            return now >= self._retry_at
+        return every is not None and now - self._began >= 60 * every
+
+    def finish(self) -> str | None:
+        """Waits for the last save; returns what went wrong, if it failed."""
+        self._settle()
+        return self._failed
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk.
+
+        Raises:
+          NotSaved: it is not.
+        """
+        if self.finish() is not None:
+            raise NotSaved(self._failed)
+
+    def insist(self, state: TrainState, position: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Saves, waits, and tries again for about a minute if it fails: for the last checkpoint of a session.
+
+        Raises:
+          NotSaved: it failed every time.
+        """
+        for wait_s in (*LAST_TRIES_S, None):
+            self.save(state, position, metrics)
+            if self.finish() is None:
+                return
+            if wait_s is not None:
+                time.sleep(wait_s)
+        kept = f'the newest checkpoint is of step {self.newest}' if self._metrics else 'there is no checkpoint'
+        raise NotSaved(
+            f'{self._failed} Tried {len(LAST_TRIES_S) + 1} times. The work since then is lost: {kept}. Make '
+            f'{self._directory} writable, with room enough; the same command then goes on from there.'
         )
+
+    def _settle(self) -> None:
+        """Waits for the save that is under way, and takes note of how it ended."""
+        if self._saving is None:
+            return
+        (step, metrics, future), self._saving = self._saving, None
+        outcome = future.result()
+        if outcome.failed is not None:
+            self._tries += 1
+            self._retry_at = time.monotonic() + min(2.0 ** (self._tries - 1), LONGEST_WAIT_S)
+            self._failed = f'The checkpoint of step {step} was not saved: {outcome.failed}.'
+            self._said.append(self._failed)
+            return
+        for old in self._superseded(step, metrics):
+            self._metrics.pop(old)
+        self._tries, self._failed, self._metrics[step] = 0, None, metrics
+        if outcome.remark is not None:
+            self._said.append(f'Checkpoints that are not kept could not be deleted: {outcome.remark}.')
+
+    def _superseded(self, step: int, metrics: dict[str, float]) -> list[int]:
+        """The checkpoints that go when one of `step` has come. Later ones are of a path that the run has left."""
+        assert self._policy is not None  # Else there is nothing to save.
+        later = [other for other in self._metrics if other > step]
+        kept = {other: self._metrics[other] for other in self._metrics if other < step} | {step: metrics}
+        return retention.superseded(kept, self._policy) + later
+
+    def _delete(self, steps: Collection[int]) -> None:
+        for step in steps:
+            if self._path(step).exists():
+                self._store.delete(self._path(step))
+
+    # ---- restoring ----
 
     def restore(self, abstract: TrainState, shardings: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state at `step` laid out as `shardings` say, and its position.
 
         Raises:
-          InputError: the arrays stored are not those of `abstract`.
+          InputError: it is damaged, or the arrays stored are not those of `abstract`.
         """
-        wanted = {
-            'model': _targets(abstract, shardings, MODEL),
-            'optimizer': _targets(abstract, shardings, OPTIMIZER),
-        }
-        self._check(step, wanted)
-        arguments = {name: ocp.args.StandardRestore(target) for name, target in wanted.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments, position=ocp.args.JsonRestore()))
-        arrays = {**restored['model'], **restored['optimizer']}
-        return unflatten(arrays, abstract), restored['position']
+        return self._undamaged(lambda: self._state(abstract, shardings, step))
 
-    def restore_model(self, abstract: TrainState, shardings: TrainState, step: int) -> tuple[PyTree, PyTree]:
-        """Parameters and model state at `step`, without the optimizer.
+    def restore_newest(
+        self, abstract: TrainState, shardings: TrainState, among: Collection[int] | None = None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest state that is not damaged, and its position; None if there is no checkpoint.
+
+        The damaged ones that are newer are told in `damage` and, unless open for reading only, moved to damaged/.
+
+        Args:
+          among: steps to choose from; None: all.
 
         Raises:
-          InputError: the arrays stored are not those of `abstract`.
+          InputError: every one is damaged, or the arrays stored are not those of `abstract`.
         """
-        target = _targets(abstract, shardings, MODEL)
-        self._check(step, {'model': target})
-        restored = self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target)))
-        like = _part(abstract, MODEL)
-        model = unflatten(restored['model'], like)
-        return model['params'], model['model_state']
+        return self._newest(lambda step: self._state(abstract, shardings, step), among)
 
-    def _check(self, step: int, wanted: Mapping[str, PyTree]) -> None:
-        # Orbax would cast another dtype without a word, and name a wrong shape without the experiment.
-        metadata = self._manager.item_metadata(step)
-        for name, target in wanted.items():
-            there, here = _arrays(metadata[name].tree), _arrays(target)
-            states.check_same(here, there, f'Checkpoint {self._directory / str(step)}')
+    def restore_model(
+        self, abstract: TrainState, shardings: TrainState, step: int | None = None, *, cast: bool = False
+    ) -> Weights | None:
+        """Parameters and model state at `step`, without the optimizer.
 
+        Args:
+          step: which; None: the newest that is not damaged.
+          cast: convert arrays that are stored with another dtype than that of `abstract`.
 
-def _arrays(flat: Mapping[str, Any]) -> states.Arrays:
-    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in flat.items()}
+        Returns:
+          None if no step was given and there is no checkpoint.
 
+        Raises:
+          InputError: it is damaged, or the arrays stored are not those of `abstract`.
+        """
 
-def _targets(abstract: TrainState, shardings: TrainState, fields: tuple[str, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-    places = flatten(_part(shardings, fields))
-    return {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
-        for name, leaf in flatten(_part(abstract, fields)).items()
-    }
+        def read(step: int) -> Weights:
+            fields, _ = self._read(abstract, shardings, step, items=('model',), cast=cast)
+            return Weights(step, fields['params'], fields['model_state'])
 
+        return self._newest(read, None) if step is None else self._undamaged(lambda: read(step))
 
-def _preservation(policy: experiment.Checkpoints) -> preservation_policy.PreservationPolicy:
-    parts: list[preservation_policy.PreservationPolicy] = [preservation_policy.LatestN(policy.keep_last)]
-    if policy.keep_every is not None:
-        parts.append(preservation_policy.EveryNSteps(policy.keep_every))
-    if policy.keep_best is not None:
-        best = policy.keep_best
-        parts.append(
-            preservation_policy.BestN(
-                get_metric_fn=lambda metrics: metrics[best], reverse=True, n=1, keep_checkpoints_without_metrics=False
+    def _state(self, abstract: TrainState, shardings: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        fields, position = self._read(abstract, shardings, step, items=tuple(ITEMS), cast=False)
+        return TrainState(**fields), position
+
+    def _read(
+        self, abstract: TrainState, shardings: TrainState, step: int, *, items: tuple[str, ...], cast: bool
+    ) -> tuple[dict[str, PyTree], dict[str, Any]]:
+        """The fields of a state that are in `items`, and the position."""
+        targets = {item: _targets(abstract, shardings, item) for item in items}
+        found, position = reading.read(self._path(step), targets, step=step, experiment=self._experiment, cast=cast)
+        fields: dict[str, PyTree] = {}
+        for item, arrays in found.items():
+            fields |= unflatten(arrays, _part(abstract, item))
+        return fields, position
+
+    def _undamaged(self, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except integrity.Damaged as error:
+            raise config.InputError(f'{error}. Use another step: {self._listed()}.') from error
+
+    def _listed(self) -> str:
+        return f'there are {", ".join(map(str, self.steps))}' if self._metrics else 'there is none'
+
+    def _newest(self, read: Callable[[int], Any], among: Collection[int] | None) -> Any:
+        damaged: list[tuple[int, str]] = []
+        steps = self.steps if among is None else sorted(among)
+        for step in reversed(steps):
+            try:
+                found = read(step)
+            except integrity.Damaged as error:
+                damaged.append((step, f'{error}.'))
+                continue
+            self.damage += [text for _, text in damaged]
+            self._set_aside([step for step, _ in damaged])
+            return found
+        if damaged:
+            lines = '\n'.join(f'  {text}' for _, text in damaged)
+            raise config.InputError(
+                f'No checkpoint in {self._directory} can be used:\n{lines}\nNothing was changed. Put a good copy back, '
+                'or move them all away to start again from step 0.'
             )
-        )
-    return preservation_policy.AnyPreservationPolicy(parts)
+        return None
+
+    def _set_aside(self, steps: Collection[int]) -> None:
+        if self._policy is None:
+            return
+        processes.on_first(lambda: self._move(steps))
+        for step in steps:
+            del self._metrics[step]
+
+    def _move(self, steps: Collection[int]) -> None:
+        folder = self._workdir / DAMAGED
+        for step in steps:
+            folder.mkdir(exist_ok=True)
+            taken = {child.name for child in folder.iterdir()}
+            names = (str(step), *(f'{step}-{number}' for number in range(2, len(taken) + 3)))
+            self._path(step).rename(folder / next(name for name in names if name not in taken))
+
+    def _path(self, step: int) -> epath.Path:
+        return self._directory / str(step)

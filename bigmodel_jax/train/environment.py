@@ -41,6 +41,7 @@ def describe() -> dict[str, Any]:
         'devices': [{'kind': kind, 'count': count} for kind, count in devices.items()],
         'processes': processes.count(),
         'xla_flags': os.environ.get('XLA_FLAGS', ''),
+        'libtpu_flags': os.environ.get('LIBTPU_INIT_ARGS', ''),
         'git': git(pathlib.Path.cwd()),
     }
 

@@ -8,6 +8,7 @@ from etils import epath
 from bigmodel_jax import config
 
 EXPERIMENT, ENVIRONMENT, CHECKPOINTS = 'experiment.json', 'environment.json', 'checkpoints'
+TRACE = 'trace.jsonl'
 
 
 def read_json(path: epath.Path) -> Any:

@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C ask a run to stop after the step it is in; a second Ctrl-C stops it at once.
 
-Of several processes any may be asked, at another step each; they agree on the one after which all stop.
+Of several processes any may be asked, at another step each, and any may want a checkpoint; they agree on the step after
+which all stop or save.
 """
 
 import contextlib
@@ -8,12 +9,19 @@ import signal
 import threading
 import types
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from bigmodel_jax import sharding
 from bigmodel_jax.train import processes
+
+
+class Asked(NamedTuple):
+    """What all processes do after the step just handed to the devices."""
+
+    stop: str | None  # The signal that asks for it.
+    save: bool
 
 
 class Interrupt:
@@ -22,12 +30,15 @@ class Interrupt:
     def __init__(self) -> None:
         self.reason: str | None = None
 
-    def settle(self) -> str | None:
-        """The signal that asks all processes to stop after the step just handed to the devices; call it at each.
+    def settle(self, *, save: bool) -> Asked:
+        """What the processes agree on; call it at each step.
 
-        With one process that is `reason`.
+        With one process that is what it wants itself.
+
+        Args:
+          save: whether this process wants a checkpoint.
         """
-        return self.reason
+        return Asked(self.reason, save)
 
     def _ask(self, number: int, frame: types.FrameType | None) -> None:
         if self.reason is not None and number == signal.SIGINT:
@@ -38,22 +49,23 @@ class Interrupt:
 class Agreement(Interrupt):
     """An interrupt of which all processes hear at the same step.
 
-    Each step is followed by the maximum, over all processes, of the signal that each has had; it is read a step later,
-    when that step was waited for anyway. So the devices never wait for it, and the answer to a signal comes one step
-    later than with one process.
+    Each step is followed by the maximum, over all processes, of the signal that each has had and of whether it wants a
+    checkpoint; it is read a step later, when that step was waited for anyway. So the devices never wait for it, and the
+    answer comes one step later than with one process.
     """
 
     def __init__(self, place: sharding.Place):
         super().__init__()
         self._place = place
-        self._maximum = jax.jit(jnp.max, out_shardings=place.replicated)
-        self._before: jax.Array | None = None
+        self._maximum = jax.jit(lambda *asked: tuple(x.max() for x in asked), out_shardings=place.replicated)
+        self._before: tuple[jax.Array, jax.Array] | None = None
 
-    def settle(self) -> str | None:
+    def settle(self, *, save: bool) -> Asked:
         mine = 0 if self.reason is None else signal.Signals[self.reason].value
-        before, self._before = self._before, self._maximum(self._place.of_each_process(mine))
-        asked = 0 if before is None else int(before)
-        return signal.Signals(asked).name if asked else None
+        asked = [self._place.of_each_process(value) for value in (mine, int(save))]
+        before, self._before = self._before, self._maximum(*asked)
+        number, save = (0, False) if before is None else (int(before[0]), bool(before[1]))
+        return Asked(signal.Signals(number).name if number else None, save)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,9 @@
 """The training loop: `train` prepares a session, `Session.steps` is the loop itself."""
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -15,6 +14,7 @@ from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.train import (
+    anomalies,
     compile_cache,
     environment,
     feed,
@@ -25,6 +25,8 @@ from bigmodel_jax.train import (
     progress,
     state,
     step,
+    trace,
+    watching,
     workdir,
 )
 from bigmodel_jax.train.checkpoints import Checkpointer
@@ -104,7 +106,8 @@ def train(
 
     Raises:
       InputError: something a person gave is wrong; nothing was written.
-      NotFinite: a training metric is nan or infinite; nothing is saved after the last good checkpoint.
+      NotSaved: the last state could not be saved.
+      Anomalous: a step went wrong, and `experiment.watch.anomalies` stops the run then; what it made is not saved.
     """
     directory = epath.Path(directory).expanduser()
     memory.keep_freed()
@@ -121,96 +124,156 @@ def train(
         with (
             metrics.open_writer(directory, start=start, wandb=wandb, details=config.to_json(experiment)) as writer,
             progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=unit(run.data)) as shown,
-            feed.Feed(run.data, run.place, start) as ahead,
+            feed.Feed(run.data, run.place, start + position.get('skipped', 0)) as ahead,
+            trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, start=start) as tracer,
         ):
             _record_session(run, directory, writer, start)
             shown.say(_greeting(run, directory, start, changes))
-            session = Session(
-                run,
-                checkpoints=checkpoints,
-                writer=writer,
-                shown=shown,
-                ahead=ahead,
-                asked=asked,
-                stop_after=stop_after,
-                position=position,
-            )
-            current, number, stopped_by = session.steps(current, start)
-            checkpoints.wait()
+            equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
+            session = Session(run, equipment, position, stop_after=stop_after)
+            session.heed('damage', start, *checkpoints.damage)
+            with watching.Watcher(session.clock, functools.partial(session.heed, 'slow')):
+                current, number, stopped_by = session.steps(current, start)
             result = Result(directory, number, digest(current), stopped_by, session.latest)
             writer.event('stop' if stopped_by else 'end', number, reason=stopped_by, digest=result.digest)
     return result
 
 
-class Session:
-    """One session of a run: what the loop holds between steps."""
+class Equipment(NamedTuple):
+    """What a session works with."""
 
-    def __init__(
-        self,
-        run: Run,
-        *,
-        checkpoints: Checkpointer,
-        writer: metrics.Writer,
-        shown: progress.Progress,
-        ahead: feed.Feed,
-        asked: interrupt.Interrupt,
-        stop_after: int | None,
-        position: dict[str, Any],
-    ):
-        self.run, self.checkpoints, self.writer, self.shown, self.ahead = run, checkpoints, writer, shown, ahead
-        self.asked, self.stop_after = asked, stop_after
-        self.unread: list[step.Metrics] = []  # Still on the devices; reading each at once would stall them.
+    checkpoints: Checkpointer
+    writer: metrics.Writer
+    shown: progress.Progress
+    ahead: feed.Feed
+    tracer: trace.Tracer
+    asked: interrupt.Interrupt
+
+
+class Session:
+    """One session of a run: what the loop holds between steps.
+
+    Args:
+      position: of the checkpoint that it begins with.
+      stop_after: stop after this step.
+    """
+
+    def __init__(self, run: Run, equipment: Equipment, position: Mapping[str, Any], *, stop_after: int | None):
+        self.run, self.stop_after = run, stop_after
+        self.checkpoints, self.writer, self.shown, self.ahead, self.tracer, self.asked = equipment
+        self.unread: list[step.Trace] = []  # Still on the devices; reading each at once would stall them.
+        self.clock = watching.Clock()
+        self._take_up(position)
+
+    def _take_up(self, position: Mapping[str, Any]) -> None:
+        """Goes on from the position that a checkpoint holds."""
         # Read but not yet reported: saved with a checkpoint, so that a report after it is of the whole interval.
         self.pending: list[metrics.StepMetrics] = [
             {name: (total, count) for name, (total, count) in each.items()} for each in position['pending']
         ]
         self.latest: dict[str, float] = dict(position.get('latest', {}))
-        self.clock = Clock()
+        self.skipped: int = position.get('skipped', 0)  # Batches left out so far: step s is of batch s - 1 + skipped.
+        self.anomalies = anomalies.Anomalies(self.run.experiment.watch.anomalies, position)
 
     def steps(self, current: state.TrainState, start: int) -> tuple[state.TrainState, int, str | None]:
         """Trains from step `start` to the last, or until asked to stop; returns state, step, and what stopped it."""
-        experiment, last = self.run.experiment, self.run.experiment.steps
+        experiment, last, number = self.run.experiment, self.run.experiment.steps, start
         if self.stop_after is not None and self.stop_after <= start < last:
             return current, start, 'stop_after'
-        step_fn = step.compile_step(experiment, self.run.blueprint, self.run.place)
-        for number in range(start + 1, last + 1):
-            current, values = step_fn(current, self.ahead.next())
-            self.unread.append(values)
-            jax.block_until_ready(self.unread[-IN_FLIGHT:][0])
-            self.clock.step()
-            stopped_by = self.asked.settle() or ('stop_after' if number == self.stop_after else None)
-            if due(number, experiment.log_every, last):
+        stopped_by, step_fn = None, step.compile_step(experiment, self.run.blueprint, self.run.place)
+        self.tracer.take(start, current, None)
+        while number < last:
+            number += 1
+            with self.clock.phase('data'):
+                batch = self.ahead.next()
+            with self.clock.phase('train'):
+                current, traced = step_fn(current, batch)
+                self.unread.append(traced)
+                jax.block_until_ready(self.unread[-IN_FLIGHT:][0])
+            self.heed('slow', number, self.clock.step(number))
+            asked = self.asked.settle(save=self.checkpoints.due())
+            stopped_by = asked.stop or ('stop_after' if number == self.stop_after else None)
+            if due(number, experiment.watch.fingerprints_every, last):
+                self.tracer.take(number, current, traced.norms)
+            reports = due(number, experiment.watch.log_every, last)
+            saves = due(number, experiment.checkpoints.every_steps, last) or asked.save or stopped_by is not None
+            bad = self.read(number) if reports or saves else None
+            if bad is not None:
+                current, number = self.go_back(*bad)
+                continue
+            if reports:
                 self.report(number)
             fresh = self.evaluate(number, current)
-            if due(number, experiment.checkpoints.every_steps, last) or stopped_by:
+            if saves:
                 self.save(number, current, fresh)
+            self.heed('checkpoint_failed', number, *self.checkpoints.failures())
             if stopped_by and number < last:
-                return current, number, stopped_by
-        return current, last, None
+                break
+        self.finish(number, current)
+        return current, number, stopped_by if number < last else None
 
     def report(self, number: int) -> None:
         """Writes the means since the last report."""
-        self.read(number)
-        means, seconds = metrics.mean(self.pending), self.clock.lap()
-        self.pending = []
-        self.writer.scalars('train', number, means)
+        means, lap = metrics.mean(self.pending), self.clock.lap()
+        seconds, self.pending = lap.seconds_per_step, []
+        if means:  # Every step may have been skipped.
+            self.writer.scalars('train', number, means)
         per_second = units_per_step(self.run.data) / seconds if seconds else 0.0
         speed = {'seconds_per_step': seconds, f'{unit(self.run.data)}_per_s': per_second}
         if seconds:
             self.writer.scalars('speed', number, speed)
+        self.writer.event('time', number, metrics=watching.record(lap.times))
+        self.heed('slow', number, lap.finding)
         self.shown.step(number, means, per_second=per_second, seconds_per_step=seconds)
 
-    def read(self, number: int) -> None:
-        """Fetches the metrics that are still on the devices; raises NotFinite, so that nothing bad is saved."""
-        self.pending += metrics.read(self.unread, number - len(self.unread) + 1, self.checkpoints.newest)
+    def read(self, number: int) -> tuple[int, str] | None:
+        """Fetches what the steps since the last time say; the step from which the run has to go back, and why.
+
+        Raises:
+          Anomalous: a step went wrong, and the run stops; so that nothing bad is saved.
+        """
+        with self.clock.phase('train'):
+            found = metrics.read(self.unread, number - len(self.unread) + 1)
         self.unread = []
+        met = self.anomalies.meet(found, self.checkpoints.settled_newest)
+        if met.back is not None:
+            return met.back
+        self.tracer.write(number, [each.certificate for each in found], self.skipped)
+        self.pending += met.kept
+        for where, text in met.said:
+            self.heed('skipped', where, text)
+        return None
+
+    def go_back(self, bad: int, why: str) -> tuple[state.TrainState, int]:
+        """The state and step of the last regular checkpoint; the batches from there up to step `bad` are left out."""
+        with self.clock.phase('checkpoint'):
+            self.checkpoints.finish()
+            every = self.run.experiment.checkpoints.every_steps
+            regular = [saved for saved in self.checkpoints.steps if saved < bad and saved % every == 0]
+            current, position = _start(self.run, self.checkpoints, regular)
+            number, skipped, anomalies_before = position['step'], self.skipped, self.anomalies
+            self._take_up(position)
+            self.anomalies = anomalies_before
+            self.anomalies.back()
+            self.skipped = skipped + bad - number
+            self.ahead.seek(number + self.skipped)
+            self.tracer.rolled_back(number)
+        left_out = f'batches {self.skipped - bad + 2 * number} to {number + self.skipped - 1}'
+        self.heed('rollback', number, f'{why} Back to step {number}, and on without {left_out}.')
+        return current, number
+
+    def heed(self, kind: str, number: int, *texts: str | None) -> None:
+        """Events of the run, if there are any: in its log, and on the terminal."""
+        for text in filter(None, texts):
+            self.writer.event(kind, number, text=text)
+            self.shown.say(text)
 
     def evaluate(self, number: int, current: state.TrainState) -> dict[str, float]:
         """Runs the evaluations that are due; returns their metrics as 'name/metric'."""
         experiment, fresh = self.run.experiment, {}
         for each, evaluator in zip(experiment.evaluations, self.run.evaluators):
             if due(number, each.every_steps, experiment.steps):
-                with self.clock.pause():
+                with self.clock.phase('evaluation'):
                     outcome = evaluator.run(current.params, current.model_state)
                     fresh |= self.writer.evaluation(number, each.name, outcome)
                 self.shown.evaluation(number, each.name, outcome)
@@ -218,41 +281,28 @@ class Session:
         return fresh
 
     def save(self, number: int, current: state.TrainState, fresh: dict[str, float]) -> None:
-        """Saves a checkpoint; reads the metrics first, since a state whose loss is not finite is not worth keeping."""
-        self.read(number)
-        with self.clock.pause():
-            position = {'step': number, 'pending': self.pending, 'latest': self.latest}
-            self.checkpoints.save(current, position, fresh)
+        """Starts to save a checkpoint of a state that was found to be good."""
+        with self.clock.phase('checkpoint'):
+            self.checkpoints.save(current, self.position(number), fresh)
 
+    def position(self, number: int) -> dict[str, Any]:
+        """What is needed to go on after step `number`, besides the state."""
+        own = {'step': number, 'pending': list(self.pending), 'latest': dict(self.latest), 'skipped': self.skipped}
+        return own | self.anomalies.position
 
-class Clock:
-    """Times steps without the first of a session, which compiles, and without evaluations and saves."""
+    def finish(self, number: int, current: state.TrainState) -> None:
+        """Waits for the last checkpoint; if it could not be saved, tries again for a while.
 
-    def __init__(self) -> None:
-        self._mark: float | None = None  # Start of the interval; None until the first step is done.
-        self._steps = 0
-
-    def step(self) -> None:
-        """A step is done."""
-        if self._mark is None:
-            self._mark = time.monotonic()
-        else:
-            self._steps += 1
-
-    def lap(self) -> float:
-        """Seconds per step since the last lap; 0.0 if no step was timed."""
-        now = time.monotonic()
-        seconds = (now - self._mark) / self._steps if self._mark is not None and self._steps else 0.0
-        self._mark, self._steps = now, 0
-        return seconds
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """The time spent within does not count."""
-        began = time.monotonic()
-        yield
-        if self._mark is not None:
-            self._mark += time.monotonic() - began
+        Raises:
+          NotSaved: in vain.
+        """
+        with self.clock.phase('checkpoint'):
+            failure = self.checkpoints.finish()
+            self.heed('checkpoint_failed', number, failure)
+            if failure is not None:
+                self.checkpoints.insist(current, self.position(number), {})
+        # What came after the last report.
+        self.writer.event('time', number, metrics=watching.record(self.clock.lap().times))
 
 
 def unit(data: batches.Batches) -> str:
@@ -291,11 +341,12 @@ def _open(experiment: Experiment, directory: epath.Path) -> Run:
     return run
 
 
-def _start(run: Run, checkpoints: Checkpointer) -> tuple[state.TrainState, dict[str, Any]]:
-    """The newest checkpoint, or a new state; and the position, which says what else is needed to go on."""
-    if checkpoints.newest is None:
-        return run.blueprint.init(), {'step': 0, 'pending': []}
-    return checkpoints.restore(run.blueprint.abstract, run.blueprint.shardings, checkpoints.newest)
+def _start(
+    run: Run, checkpoints: Checkpointer, among: Collection[int] | None = None
+) -> tuple[state.TrainState, dict[str, Any]]:
+    """The newest good checkpoint, or a new state; and the position, which says what else is needed to go on."""
+    restored = checkpoints.restore_newest(run.blueprint.abstract, run.blueprint.shardings, among)
+    return (run.blueprint.init(), {'step': 0, 'pending': []}) if restored is None else restored
 
 
 def _record_session(run: Run, directory: epath.Path, writer: metrics.Writer, start: int) -> None:

@@ -4,45 +4,49 @@ import importlib.util
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.objectives.objective import Mean
-from bigmodel_jax.train import processes, records
+from bigmodel_jax.train import processes, records, step
 
 # One step's metrics as Python floats: name -> (total, count). JSON keeps them exactly.
 StepMetrics = dict[str, tuple[float, float]]
 
 
-class NotFinite(ArithmeticError):
-    """A training metric is not a finite number."""
+class Anomalous(ArithmeticError):
+    """A step went wrong, and the experiment says that the run then stops."""
 
 
-def read(unread: Sequence[Mapping[str, Mean]], first_step: int, saved: int | None) -> list[StepMetrics]:
-    """The metrics of the steps from `first_step` on, fetched from the devices in one go.
+class Step(NamedTuple):
+    """What was read of one step."""
 
-    Args:
-      saved: step of the newest checkpoint, for the message.
+    number: int
+    metrics: StepMetrics
+    verdict: int  # See optim.guards.
+    certificate: np.ndarray  # [4] uint32; see step.Trace.
 
-    Raises:
-      NotFinite: one is nan or infinite; names the step.
-    """
-    steps = [
-        {name: (float(mean.total), float(mean.count)) for name, mean in metrics.items()}
-        for metrics in jax.device_get(list(unread))
+
+def read(unread: Sequence[step.Trace], first_step: int) -> list[Step]:
+    """What the steps from `first_step` on say of themselves, fetched from the devices in one go, without the norms."""
+    found = jax.device_get([(each.metrics, each.verdict, each.certificate) for each in unread])
+    return [
+        Step(
+            number,
+            {name: (float(mean.total), float(mean.count)) for name, mean in means.items()},
+            int(verdict),
+            certificate,
+        )
+        for number, (means, verdict, certificate) in enumerate(found, first_step)
     ]
-    for step, metrics in enumerate(steps, first_step):
-        for name, (total, _) in metrics.items():
-            if not math.isfinite(total):
-                kept = 'There is no checkpoint yet' if saved is None else f'The newest checkpoint is of step {saved}'
-                raise NotFinite(
-                    f'step {step}: {name} is {total}. {kept}; lower the learning rate, clip the gradient, or look at '
-                    f'the batch of that step.'
-                )
-    return steps
+
+
+def not_finite(metrics: StepMetrics) -> str | None:
+    """The first metric that is nan or infinite."""
+    return next((name for name, (total, _) in metrics.items() if not math.isfinite(total)), None)
 
 
 def mean(steps: Sequence[StepMetrics]) -> dict[str, float]:

@@ -68,6 +68,17 @@ def from_first(value: Any) -> Any:
     return json.loads(client.blocking_key_value_get(key, WAIT_MS))
 
 
+def leave_word(subject: str, word: Any) -> None:
+    """Leaves a JSON-ready `word` where the others find it, in place of the last one. Any thread may, at any time."""
+    _store().key_value_set(f'bigmodel_jax/{subject}/{index()}', json.dumps(word), allow_overwrite=True)
+
+
+def words_left(subject: str) -> dict[int, Any]:
+    """The last word of each process that left one; waits for none."""
+    found = _store().key_value_dir_get(f'bigmodel_jax/{subject}')
+    return {int(key.rpartition('/')[2]): json.loads(word) for key, word in found}
+
+
 def together(action: Callable[[], T]) -> T:
     """The result of `action`, run on all processes at once.
 

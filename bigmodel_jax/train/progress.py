@@ -75,7 +75,7 @@ class Progress:
 
     def step(self, step: int, metrics: Mapping[str, float], *, per_second: float, seconds_per_step: float) -> None:
         """The state after `step`, from the metrics and the speed of the last interval (0 if it was not timed)."""
-        note = f'loss {short(metrics["loss"])}'
+        note = f'loss {short(metrics["loss"])}' if metrics else 'every step was skipped'
         if per_second:
             note += f'  {per_second:,.0f} {self._unit}/s'
         self._live.update(self._task, completed=step, note=note)

@@ -3,8 +3,8 @@
 Every record has 'kind', 'step' and 'time' (seconds since 1970). The values of 'metrics' are floats, exact to the last
 bit; JSON has no nan and no infinity, so these are written as the strings 'nan', 'inf' and '-inf'.
 
-A session that resumes at step k continues from there, so what an earlier session recorded of the steps after k is void:
-read() leaves it out.
+A session that resumes at step k continues from there, and so does a run that rolls back to it: what was recorded before
+of the steps after k is void, and read() leaves it out.
 """
 
 import json
@@ -17,6 +17,7 @@ from etils import epath
 
 FILE = 'metrics.jsonl'
 BEGINNINGS = ('start', 'resume')  # The kinds of record that open a session.
+BACK = (*BEGINNINGS, 'rollback')  # Those from whose step on a run went on: what was recorded after it is void.
 REMOTE_INTERVAL_S = 30.0
 
 Record = dict[str, Any]
@@ -82,15 +83,16 @@ def append(path: epath.PathLike, record: Mapping[str, Any]) -> None:
 
 def encode(record: Mapping[str, Any]) -> str:
     """The record on one line of ASCII, so that a torn line never ends within a character."""
-    metrics = {name: _number(value) for name, value in record.get('metrics', {}).items()}
+    metrics = {name: number(value) for name, value in record.get('metrics', {}).items()}
     return json.dumps({**record, 'metrics': metrics} if 'metrics' in record else dict(record), allow_nan=False)
 
 
-def _number(value: Any) -> int | float | str:
+def number(value: Any) -> int | float | str:
+    """A number as JSON can hold it: what is not finite becomes text."""
     if isinstance(value, int):
         return value
-    number = float(value)  # Also of NumPy's and JAX's scalars; from float32 the conversion is exact.
-    return number if math.isfinite(number) else str(number)
+    exact = float(value)  # Also of NumPy's and JAX's scalars; from float32 the conversion is exact.
+    return exact if math.isfinite(exact) else str(exact)
 
 
 def decode(line: bytes) -> Record | None:
@@ -114,15 +116,15 @@ def read_all(path: epath.PathLike) -> list[Record]:
 
 
 def read(path: epath.PathLike) -> list[Record]:
-    """The records that hold: read_all() without those that a later session took back."""
+    """The records that hold: read_all() without those that were taken back."""
     return current(read_all(path))
 
 
 def current(records: Iterable[Record]) -> list[Record]:
-    """`records` without those of the steps that a later session, resuming before them, did again."""
+    """`records` without those of the steps to before which the run went back, by resuming or rolling back."""
     kept: list[Record] = []
     for record in records:
-        if record['kind'] in BEGINNINGS:
+        if record['kind'] in BACK:
             kept = [earlier for earlier in kept if earlier['step'] <= record['step']]
         kept.append(record)
     return kept

@@ -14,6 +14,8 @@ from bigmodel_jax import config, sharding
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.layers import pipeline
 from bigmodel_jax.objectives.objective import LOSSES
+from bigmodel_jax.optim import guards
+from bigmodel_jax.train import fixed_order
 
 PyTree = Any
 
@@ -25,6 +27,12 @@ class TrainState(NamedTuple):
     params: PyTree
     opt_state: PyTree
     model_state: PyTree  # Batch statistics, moving averages, carried recurrent state; empty for most models.
+    levels: Any  # guards.Levels: by which a step is judged.
+
+    @property
+    def others(self) -> tuple[Any, ...]:
+        """What is neither parameters nor of the optimizer."""
+        return self.step, self.model_state, self.levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,16 +77,11 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
     def init() -> TrainState:
         collections = dict(nn.meta.unbox(variables()))
         params = collections.pop('params')
-        return TrainState(jnp.int32(0), params, optimizer.init(params), collections)
+        return TrainState(jnp.int32(0), params, optimizer.init(params), collections, guards.Levels.initial())
 
     abstract = jax.eval_shape(init)
-    params = tree_shardings(place, abstract.params, axes)
-    shardings = TrainState(
-        step=place.replicated,
-        params=params,
-        opt_state=state_shardings(place, abstract.opt_state, abstract.params, params),
-        model_state=jax.tree.map(lambda _: place.replicated, abstract.model_state),
-    )
+    fixed_order.check(experiment, place, abstract.model_state)
+    shardings = shardings_of(place, abstract, axes)
     rate = experiment.optimizer.schedule.build(experiment.steps)
     return Blueprint(module, optimizer, rate, axes, abstract, shardings, jax.jit(init, out_shardings=shardings))
 
@@ -124,6 +127,26 @@ def check_same(wanted: Arrays, stored: Arrays, where: str) -> None:
 
 def _text(array: tuple[tuple[int, ...], str]) -> str:
     return f'{array[1]}{list(array[0])}'
+
+
+def shardings_of(place: sharding.Place, abstract: TrainState, axes: PyTree) -> TrainState:
+    """Where every array of a state lies.
+
+    Args:
+      abstract: its shapes.
+      axes: the logical axes of each parameter.
+
+    Raises:
+      InputError: an array does not divide over the mesh.
+    """
+    params = tree_shardings(place, abstract.params, axes)
+    return TrainState(
+        step=place.replicated,
+        params=params,
+        opt_state=state_shardings(place, abstract.opt_state, abstract.params, params),
+        model_state=jax.tree.map(lambda _: place.replicated, abstract.model_state),
+        levels=jax.tree.map(lambda _: place.replicated, abstract.levels),
+    )
 
 
 def tree_shardings(place: sharding.Place, abstract: Any, axes: Any) -> Any:

@@ -1,7 +1,7 @@
 """The work directory: one run each, never silently overwritten, shared by all hosts.
 
 experiment.json, environment.json (one entry for each session), metrics.jsonl, checkpoints/, compile_cache/,
-tensorboard/, tokenizer/, report.html.
+tensorboard/, tokenizer/, report.html, trace.jsonl; and damaged/, checkpoints that were found to be damaged.
 """
 
 import os
@@ -18,7 +18,7 @@ def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Differ
     """Whether `experiment` may run in `workdir`: it is new, empty, or holds this experiment. Writes nothing.
 
     Returns:
-      The circumstances (mesh, checkpoints, log_every) in which the run there differs.
+      The circumstances (mesh, checkpoints, watch) in which the run there differs.
 
     Raises:
       InputError: it holds something else, or cannot be written.

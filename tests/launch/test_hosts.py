@@ -28,7 +28,7 @@ SETTINGS = [
     '--set',
     'mesh.fsdp=2',
     '--set',
-    'log_every=1',
+    'watch.log_every=1',
     '--set',
     f'steps={STEPS}',
     '--set',
@@ -77,7 +77,7 @@ def undisturbed(tmp_path_factory):
 
 
 def test_two_hosts_give_the_losses_of_one(undisturbed, tmp_path):
-    changes = {'mesh': sharding.MeshShape(**MESH), 'log_every': 1, 'steps': STEPS, 'model.layers': 1}
+    changes = {'mesh': sharding.MeshShape(**MESH), 'watch.log_every': 1, 'steps': STEPS, 'model.layers': 1}
     result = loop.train(config.vary(tiny.experiment(), changes), tmp_path / 'one')
     # Sums over devices in another order: about 1e-7 a step, amplified over 20 updates.
     np.testing.assert_allclose(losses(undisturbed), losses(tmp_path / 'one'), atol=1e-5)

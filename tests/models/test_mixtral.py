@@ -112,8 +112,8 @@ def metrics(experiment):
         step = steps.compile_step(experiment, run.blueprint, run.place)
         for number in range(STEPS):
             batch = run.place.put_batch(run.data.training(number), run.data.rows)
-            state, metrics = step(state, batch)
-            found.append(metrics)
+            state, traced = step(state, batch)
+            found.append(traced.metrics)
     found = jax.device_get(found)
     return {name: np.array([each[name].total / each[name].count for each in found]) for name in found[0]}
 

@@ -77,7 +77,7 @@ def test_the_state_is_counted_exactly_and_the_parts_add_up():
     # The matrices are cut in four; biases of the heads and the like may not be.
     assert held / 4 <= memory_of.parameters <= held / 3
     assert memory_of.optimizer == 2 * memory_of.parameters + 2 * 4  # Two moments, and two counters of steps.
-    assert memory_of.other_state == 4
+    assert memory_of.other_state == 4 * 4  # The step, two levels, and how many steps they are of.
     assert memory_of.batch == 3 * tiny.LENGTH * 4  # One row of three fields.
     parts = {'parameters', 'optimizer', 'other_state', 'batch', 'gradients', 'saved', 'temporaries'}
     assert sum(getattr(memory_of, part) for part in parts) == memory_of.peak
@@ -102,7 +102,7 @@ def test_a_program_is_compiled_once(tmp_path, monkeypatch):
     first = program.compile_step(traced(), EIGHT, say=said.append)
     assert said[0] == 'v5e:2x4: compiling for 8 devices'
     said.clear()
-    assert program.compile_step(traced(name='other', log_every=7), EIGHT, say=said.append) == first
+    assert program.compile_step(traced(name='other', watch__log_every=7), EIGHT, say=said.append) == first
     assert said == []
     program.compile_step(traced(model__layers=3), EIGHT, say=said.append)
     assert said

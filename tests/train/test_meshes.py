@@ -43,8 +43,8 @@ def losses(experiment):
         step = steps.compile_step(experiment, run.blueprint, run.place)
         for number in range(STEPS):
             batch = run.place.put_batch(run.data.training(number), run.data.rows)
-            state, metrics = step(state, batch)
-            found.append(metrics['loss'])
+            state, traced = step(state, batch)
+            found.append(traced.metrics['loss'])
     return np.array([float(mean.total) / float(mean.count) for mean in jax.device_get(found)])
 
 

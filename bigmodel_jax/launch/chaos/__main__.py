@@ -1,0 +1,105 @@
+"""`python -m bigmodel_jax.launch.chaos EXPERIMENT ...`: the command line of scripts/chaos."""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import rich.console
+
+from bigmodel_jax.launch import forks
+from bigmodel_jax.launch.chaos import campaign, comparison, report
+
+UNDISTURBED, DISTURBED = 'undisturbed', 'disturbed'
+EXAMPLE = 'scripts/chaos experiments/quickstart.py:smoke --kills 10 --hosts 2 --set mesh.data=-1'
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog='scripts/chaos',
+        description=(
+            'Shows that no crash changes a result. Trains EXPERIMENT once undisturbed, and once under random SIGKILLs\n'
+            'of random processes, half of them inside saves, each followed by the same command again. Then compares\n'
+            'the final states, the metrics, the examples of every step and the fingerprints of the two runs.\n'
+            'Exit status: 0 all equal, 1 something differs or a session failed, 2 wrong input.'
+        ),
+        epilog=(
+            'Runs on the CPU of this machine. A run of a minute or so with a checkpoint every second shows most;\n'
+            f'for example:\n  {EXAMPLE}'
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument('experiment', metavar='EXPERIMENT', help='as for python -m bigmodel_jax train')
+    top.add_argument('--kills', type=_positive, default=50, metavar='N', help='how many (default: 50)')
+    top.add_argument('--hosts', type=_positive, default=1, metavar='N', help='processes of the run (default: 1)')
+    top.add_argument('--devices', type=_positive, default=1, metavar='N', help='of each process (default: 1)')
+    top.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments and victims (default: 0)')
+    top.add_argument(
+        '--workdir', type=pathlib.Path, metavar='DIR', help='new or empty; kept (default: a temporary directory, kept)'
+    )
+    for flag, metavar in (('--set', 'PATH=VALUE'), ('--arg', 'NAME=VALUE')):
+        top.add_argument(
+            flag, action='append', default=[], metavar=metavar, help='as for train; may be given several times'
+        )
+    return top
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a positive number')
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs it all; returns the exit status."""
+    options = parser().parse_args(argv)
+    if options.workdir is not None and options.workdir.exists() and any(options.workdir.iterdir()):
+        parser().error(f'--workdir {options.workdir} is not empty; use a new directory')
+    root = options.workdir or pathlib.Path(tempfile.mkdtemp(prefix='chaos-'))
+    # Else every start would compile what takes less than a second. The cache is disturbed like all else.
+    cache = {
+        'JAX_COMPILATION_CACHE_DIR': str(root.resolve() / 'compiled'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    }
+    with forks.Zygote(cache) as zygote:
+        return run(zygote, options, root.resolve())
+
+
+def run(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) -> int:
+    """main() with what starts the processes, and the directory for everything."""
+    try:
+        return _run(zygote, options, root)
+    except campaign.Failed as error:
+        print(f'error: {error}\nAll output is in {root / "output"}.', file=sys.stderr)
+        return 2 if error.status == 2 else 1
+
+
+def _run(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) -> int:
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    arguments = ['train', options.experiment]
+    for flag in ('set', 'arg'):
+        arguments += [part for value in getattr(options, flag) for part in (f'--{flag}', value)]
+    command = campaign.Command(tuple(arguments), options.hosts, options.devices)
+    runs = campaign.Campaign(zygote, command, root, console.print)
+    console.print(f'{options.experiment} undisturbed, in {root / UNDISTURBED}')
+    pace = runs.undisturbed(UNDISTURBED)
+    console.print(f'{pace.whole_s:.1f} s, a save takes {pace.save_s:.2f} s; now with kills, in {root / DISTURBED}')
+    chaos = runs.disturbed(DISTURBED, pace, kills=options.kills, seed=options.seed)
+    found = comparison.differences(root / UNDISTURBED, root / DISTURBED)
+    asked = {name: getattr(options, name) for name in ('experiment', 'hosts', 'devices', 'seed', 'set', 'arg')}
+    report.write(root, {**asked, 'asked': options.kills, 'differences': found}, pace, chaos)
+    console.print(report.table(pace, chaos, asked=options.kills))
+    for problem in chaos.problems + found:
+        console.print(f'different: {problem}', markup=False)
+    if len(chaos.kills) < options.kills:
+        console.print('The run ended before the last kill; use more steps.')
+    console.print(f'{"not " if chaos.problems or found else ""}equal to the undisturbed run; {root / report.FILE}')
+    return 1 if chaos.problems or found else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Numbers that go wrong: a loss or a gradient that is not finite, or far above what it was; and what is done then.
+
+The step judges itself on the devices, so that every host knows the same. Only what is done about it differs.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax import config
+
+PyTree = Any
+
+FINE, NOT_FINITE, SPIKE = 0, 1, 2  # Verdicts.
+WORDS = {NOT_FINITE: 'not finite', SPIKE: 'a spike'}
+DEFAULT_WINDOW = 100
+
+
+class Levels(NamedTuple):
+    """What loss and gradient norm have been lately; a part of the state of a run."""
+
+    loss: jax.Array  # [] float32: running mean.
+    grad_norm: jax.Array  # [] float32: running mean.
+    seen: jax.Array  # [] int32: steps in them.
+
+    @classmethod
+    def initial(cls) -> 'Levels':
+        return cls(jnp.float32(0), jnp.float32(0), jnp.int32(0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spikes:
+    """A step is a spike where its loss or the norm of its gradient is more than so many times its running mean."""
+
+    loss: config.Rate | None = 2.0
+    grad_norm: config.Rate | None = 10.0
+    window: config.Positive = DEFAULT_WINDOW  # Steps of the running mean; before so many there are no spikes.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guard:
+    """Interface of the configs that say what is done when a step goes wrong."""
+
+    spikes: Spikes | None = None  # None: only numbers that are not finite are wrong.
+
+    def judge(self, levels: Levels, loss: jax.Array, grad_norm: jax.Array) -> tuple[jax.Array, Levels]:
+        """The verdict on a step, [] int32, and the levels after it; steps that went wrong do not enter these.
+
+        Args:
+          loss, grad_norm: [] float32, of this step.
+        """
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        spike = jnp.bool_(False)
+        if self.spikes is not None:
+            for value, usual, times in (
+                (loss, levels.loss, self.spikes.loss),
+                (grad_norm, levels.grad_norm, self.spikes.grad_norm),
+            ):
+                if times is not None:
+                    spike |= value > times * usual
+            spike &= levels.seen >= self.spikes.window
+        verdict = jnp.where(finite, jnp.where(spike, SPIKE, FINE), NOT_FINITE).astype(jnp.int32)
+        window = DEFAULT_WINDOW if self.spikes is None else self.spikes.window
+        moved = _follow(levels, loss, grad_norm, window)
+        return verdict, jax.tree.map(lambda new, old: jnp.where(verdict == FINE, new, old), moved, levels)
+
+    def settle(self, verdict: jax.Array, before: PyTree, after: PyTree) -> PyTree:
+        """What the step leaves behind: the state `after` it; or for a guard that skips, the one `before`."""
+        return after
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stop(Guard):
+    """The run stops with an error; the newest checkpoint is from before the step."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Skip(Guard):
+    """The step leaves everything as it was and is counted; the run stops after `limit` such steps in a row."""
+
+    limit: config.Positive = 10
+
+    def settle(self, verdict: jax.Array, before: PyTree, after: PyTree) -> PyTree:
+        return jax.tree.map(lambda old, new: jnp.where(verdict == FINE, new, old), before, after)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RollBack(Guard):
+    """The run goes back to its last checkpoint and leaves out the batches from there up to the one that went wrong.
+
+    After `limit` times the run stops. It goes back to a checkpoint of `every_steps`, not to one of time or of a stop,
+    so that a run that was interrupted takes the same way. Source: Chowdhery et al. (2022), PaLM, arXiv:2204.02311,
+    section 5.1.
+    """
+
+    limit: config.Positive = 10
+
+
+def _follow(levels: Levels, loss: jax.Array, grad_norm: jax.Array, window: int) -> Levels:
+    """The running means with one step more: of all steps at first, then exponential."""
+    rate = 1 / jnp.minimum(levels.seen + 1, window).astype(jnp.float32)
+    return Levels(
+        levels.loss + rate * (loss - levels.loss),
+        levels.grad_norm + rate * (grad_norm - levels.grad_norm),
+        levels.seen + 1,
+    )

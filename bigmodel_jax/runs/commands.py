@@ -1,0 +1,37 @@
+"""The verb that only reads: `diff`. It starts at once, as it needs no JAX."""
+
+import argparse
+import json
+import sys
+
+import rich.console
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.runs import diff as diffs
+from bigmodel_jax.runs import directory, screen
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Prints where two runs differ; returns 0 if they are identical, 1 if not, 2 if one is no run."""
+    try:
+        found = diffs.compare(*(directory.open_run(path) for path in (options.run_a, options.run_b)))
+        if options.json:
+            write(options.json, found)
+    except config.InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    rich.console.Console(highlight=False).print(screen.render(found))
+    return 0 if found.identical else 1
+
+
+def write(path: str, found: diffs.Diff) -> None:
+    """Writes a diff as JSON.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    try:
+        epath.Path(path).write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + '\n')
+    except OSError as error:
+        raise config.InputError(f'--json {path} cannot be written: {error}.') from error

@@ -1,0 +1,63 @@
+"""trace.jsonl as it is read: the certificate of each step, and the fingerprints. No JAX."""
+
+from typing import NamedTuple
+
+from etils import epath
+
+from bigmodel_jax.train import files, records
+
+
+class Certificate(NamedTuple):
+    """What tells the batch of a step apart."""
+
+    ids: str  # 16 hexadecimal digits: of the ids of its examples, in order.
+    content: str  # 16 hexadecimal digits: of all its bits.
+    skipped: int  # Batches left out before it.
+
+
+class Fingerprint(NamedTuple):
+    """What tells the state after a step apart."""
+
+    key: str  # Hexadecimal: the key from which all that was random in the step follows.
+    checksums: dict[str, str]  # Piece of the parameters -> 16 hexadecimal digits.
+    norms: dict[str, float] | None  # Piece -> norm of its gradient in the step; None where the step was not run.
+    optimizer: str
+
+
+class Trace(NamedTuple):
+    """Of the steps that hold; those that were taken back are left out."""
+
+    certificates: dict[int, Certificate]  # By step.
+    fingerprints: dict[int, Fingerprint]  # By step.
+
+
+def read(workdir: epath.Path) -> Trace | None:
+    """The trace of a run; None if it has none, as one that an older version made."""
+    if not (workdir / files.TRACE).exists():
+        return None
+    trace = Trace({}, {})
+    for record in records.read_all(workdir / files.TRACE):
+        step = record['step']
+        if record['kind'] in records.BACK:
+            # Not as records.current(): of the steps of one record some may hold.
+            trace = Trace(
+                {at: kept for at, kept in trace.certificates.items() if at <= step},
+                {at: kept for at, kept in trace.fingerprints.items() if at <= step},
+            )
+        elif record['kind'] == 'certificates':
+            first = step - len(record['ids']) + 1
+            pairs = zip(record['ids'], record['content'])
+            for at, (ids, content) in enumerate(pairs, first):
+                trace.certificates[at] = Certificate(ids, content, record['skipped'])
+        elif record['kind'] == 'fingerprint':
+            known = trace.fingerprints.get(step)
+            trace.fingerprints[step] = _fingerprint(record, known)
+    return trace
+
+
+def _fingerprint(record: records.Record, known: Fingerprint | None) -> Fingerprint:
+    names, norms = record['names'], record['norms']
+    by_name = None if norms is None else dict(zip(names, map(float, norms)))
+    if by_name is None and known is not None:
+        by_name = known.norms  # Of a step that was run, and after which a session resumed.
+    return Fingerprint(record['key'], dict(zip(names, record['checksums'])), by_name, record['optimizer'])

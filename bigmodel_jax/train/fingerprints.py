@@ -1,0 +1,68 @@
+"""Fingerprints: for every piece of the parameters the norm of its gradient and a checksum, cheap enough to be logged.
+
+A piece is one array of the parameters, or one layer of an array in which layers are stacked.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.train import digest
+
+PyTree = Any
+
+
+class Fingerprint(NamedTuple):
+    """Of a state; on the devices until it is read."""
+
+    checksums: jax.Array  # [N, 2] uint32: of each piece of the parameters.
+    optimizer: jax.Array  # [2] uint32: of the optimizer's state.
+
+
+def pieces(params: PyTree, axes: PyTree) -> list[str]:
+    """The name of each of the N pieces: 'blocks.layers.ffn.up[3]'.
+
+    Args:
+      params: the parameters, or their shapes.
+      axes: the logical axes of each array.
+    """
+    names: list[str] = []
+    for name, leaf, stacked in _leaves(params, axes):
+        names += [f'{name}[{i}]' for i in range(leaf.shape[0])] if stacked else [name]
+    return names
+
+
+def norms(grads: PyTree, axes: PyTree) -> jax.Array:
+    """[N] float32: the norm of each piece."""
+    found = []
+    for _, leaf, stacked in _leaves(grads, axes):
+        squares = jnp.square(leaf.astype(jnp.float32))
+        found.append(squares.sum(axis=range(1, leaf.ndim)) if stacked else squares.sum(keepdims=True).reshape(1))
+    return jnp.sqrt(jnp.concatenate(found))
+
+
+def take(params: PyTree, opt_state: PyTree, axes: PyTree) -> Fingerprint:
+    """The fingerprint of a state."""
+    found = []
+    for _, leaf, stacked in _leaves(params, axes):
+        found.append(jax.vmap(digest.checksums)(leaf) if stacked else digest.checksums(leaf)[None])
+    optimizer = jnp.zeros(2, jnp.uint32)
+    for leaf in jax.tree.leaves(opt_state):
+        optimizer = optimizer * jnp.uint32(2_654_435_769) + digest.checksums(leaf)
+    return Fingerprint(jnp.concatenate(found), optimizer)
+
+
+def text(words: Any) -> str:
+    """Two 32-bit words as 16 hexadecimal digits."""
+    return f'{int(words[0]):08x}{int(words[1]):08x}'
+
+
+def _leaves(params: PyTree, axes: PyTree) -> list[tuple[str, Any, bool]]:
+    """Name and array of each leaf, and whether its first axis counts layers."""
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    names = jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator='.'), leaf, of[:1] == ('layers',))
+        for (path, leaf), of in zip(flat, names, strict=True)
+    ]

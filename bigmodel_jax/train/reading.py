@@ -1,0 +1,111 @@
+"""Reading one checkpoint, or naming what is wrong with it: the files first, then the arrays as they were read.
+
+All processes come to the same end, whichever of them met the damage.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.train import digest, integrity, processes, saving, state
+
+Structs = Mapping[str, jax.ShapeDtypeStruct]
+
+
+def read(
+    path: epath.Path, items: Mapping[str, Structs], *, step: int, experiment: str, cast: bool
+) -> tuple[dict[str, dict[str, jax.Array]], dict[str, Any]]:
+    """The arrays of some items of a checkpoint, and its position.
+
+    Args:
+      path: its directory.
+      items: shape, dtype and sharding of every array of an item.
+      step: of the checkpoint, as the directory's name says.
+      experiment: the run's integrity.fingerprint().
+      cast: convert arrays that are stored with another dtype.
+
+    Raises:
+      Damaged: the checkpoint is not as it was written; on all processes.
+      InputError: its arrays are not those of `items`.
+    """
+    record = _told(path, lambda: integrity.check(path, step=step, experiment=experiment, items=items.keys()))
+    found = {}
+    for item, wanted in items.items():
+        stored = record['arrays'][item]
+        there = {name: (tuple(facts['shape']), facts['dtype']) for name, facts in stored.items()}
+        here = {
+            name: (tuple(each.shape), there[name][1] if cast and name in there else str(each.dtype))
+            for name, each in wanted.items()
+        }
+        state.check_same(here, there, f'Checkpoint {path}')
+        # Orbax would convert as it reads, and then there were no bits to compare with those that were saved.
+        asked = {
+            name: jax.ShapeDtypeStruct(each.shape, there[name][1], sharding=each.sharding)
+            for name, each in wanted.items()
+        }
+        arrays = _arrays(path / item, asked, stored, where=path)
+        found[item] = {name: array.astype(wanted[name].dtype) for name, array in arrays.items()}
+    return found, record['position']
+
+
+def _arrays(
+    directory: epath.Path, targets: Structs, stored: Mapping[str, Any], *, where: epath.Path
+) -> dict[str, jax.Array]:
+    """The arrays of one item, with their checksums compared."""
+    if not targets:
+        return {}
+    arrays = _together(where, lambda: _load(directory, targets))
+    sums = digest.texts(digest.sums(arrays))
+    _together(where, lambda: integrity.check_sums(sorted(arrays), sums, stored))
+    return arrays
+
+
+def _load(directory: epath.Path, targets: Structs) -> dict[str, jax.Array]:
+    how = {
+        name: ocp.ArrayRestoreArgs(sharding=target.sharding, global_shape=target.shape, dtype=target.dtype)
+        for name, target in targets.items()
+    }
+    try:
+        restored = saving.handler().restore(directory, args=ocp.args.PyTreeRestore(dict(targets), restore_args=how))
+    except (MemoryError, jax.errors.JaxRuntimeError, PermissionError):
+        raise  # The fault is not the checkpoint's.
+    except Exception as error:  # TensorStore and Orbax meet damage with ValueError, KeyError and bare Exceptions.
+        raise integrity.Damaged(f'{directory.name}/ cannot be read: {saving.brief(error)}') from error
+    return jax.block_until_ready(restored)
+
+
+def _told(path: epath.Path, action: Callable[[], Any]) -> Any:
+    """What `action` gives on the first process, JSON-ready; on all, also if it raises Damaged."""
+
+    def attempt() -> tuple[Any, str | None]:
+        try:
+            return action(), None
+        except PermissionError as error:
+            raise config.InputError(f'{path} cannot be read: {error}. Give this user the right to read it.') from error
+        except OSError as error:
+            return None, saving.brief(error)
+        except integrity.Damaged as error:
+            return None, str(error)
+
+    value, problem = processes.from_first(processes.on_first(attempt))
+    if problem is not None:
+        raise integrity.Damaged(f'Checkpoint {path} is damaged: {problem}')
+    return value
+
+
+def _together(path: epath.Path, action: Callable[[], Any]) -> Any:
+    """What `action` gives on this process. If it raises Damaged on any, it does on all, with the checkpoint's name."""
+    value, problem = None, None
+    try:
+        value = action()
+    except integrity.Damaged as error:
+        problem = str(error)
+    problems = processes.exchange(problem)
+    found = next((each for each in problems if each is not None), None)
+    if found is not None:
+        raise integrity.Damaged(f'Checkpoint {path} is damaged: {found}')
+    return value

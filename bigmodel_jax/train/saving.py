@@ -1,0 +1,188 @@
+"""Saving one checkpoint: the arrays are taken at once, and written and committed by threads of their own.
+
+The processes tell each other how it went, instead of meeting at barriers: a failure of one is known to all when they
+have written, and none waits for another that has given up.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from bigmodel_jax.train import channel, digest, integrity, processes, stores
+
+Arrays = dict[str, jax.Array]
+
+FILE_BYTES = 64 * 2**20  # Several files at a time go to disk faster than one; many small ones burden a file system.
+WAIT_S = 1_800.0  # A write that takes longer is given up.
+# Mistakes of ours, which trying again does not mend.
+MISTAKES = (TypeError, AttributeError, NameError, AssertionError, KeyError, IndexError)
+
+
+def handler() -> ocp.PyTreeCheckpointHandler:
+    """What writes and reads arrays. Uncompressed: the bits of trained weights hardly compress, and it takes longer."""
+    return ocp.PyTreeCheckpointHandler(use_zarr3=True, use_compression=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What goes into a checkpoint."""
+
+    items: Mapping[str, Arrays]  # Each a folder of the checkpoint.
+    record: integrity.Record  # Without what is known only when the arrays are written.
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(array.nbytes for arrays in self.items.values() for array in arrays.values())
+
+
+class Outcome(NamedTuple):
+    """How a save ended; the same on all processes."""
+
+    failed: str | None  # Why there is no checkpoint; None if there is one.
+    remark: str | None = None  # What went wrong afterwards.
+
+
+class Saver:
+    """Writes one checkpoint at a time. Every process makes the same calls.
+
+    Args:
+      store: where to.
+    """
+
+    def __init__(self, store: stores.Store):
+        self._store = store
+        self._talk, self._background_talk = channel.Channel(WAIT_S), channel.Channel(2 * WAIT_S)
+        # Two threads: one does the work, the other waits for it, to tell the other processes.
+        self._worker, self._herald = _worker(), concurrent.futures.ThreadPoolExecutor(1, 'checkpoint_herald')
+
+    def close(self) -> None:
+        """Waits for what was begun."""
+        self._herald.shutdown()
+        self._worker.shutdown()
+
+    def start(
+        self, final: epath.Path, contents: Contents, *, then: Callable[[], None]
+    ) -> concurrent.futures.Future[Outcome]:
+        """Begins to save; returns when the arrays may change.
+
+        Args:
+          final: the directory of the checkpoint.
+          then: called by the first process when the checkpoint is there, such as to delete another.
+
+        Returns:
+          What will be the outcome.
+        """
+        sums = {name: digest.sums(arrays) for name, arrays in contents.items.items()}
+        problem = self._on_first(lambda: self._store.begin(final, contents.size_bytes), self._talk)
+        if problem is not None:
+            return self._herald.submit(lambda: self._failed(final, problem))
+        started = self._worker.submit(_start, self._store.partial(final), contents.items)
+        concurrent.futures.wait([started])
+        return self._herald.submit(self._finish, final, contents, sums=sums, started=started, then=then)
+
+    def _finish(
+        self,
+        final: epath.Path,
+        contents: Contents,
+        *,
+        sums: Mapping[str, jax.Array],
+        started: concurrent.futures.Future[list[Any]],
+        then: Callable[[], None],
+    ) -> Outcome:
+        problem = reason(started.exception())
+        if problem is None:
+            problem = self._try(lambda: _wait(started.result()))
+        problems = self._background_talk.exchange(problem)
+        told = [f'{_host(host)}{each}' for host, each in enumerate(problems) if each is not None]
+        if told:
+            return self._failed(final, told[0])
+        problem = self._on_first(lambda: self._commit(final, contents, sums), self._background_talk)
+        if problem is not None:
+            return self._failed(final, problem)
+        return Outcome(None, remark=self._on_first(then, self._background_talk))
+
+    def _commit(self, final: epath.Path, contents: Contents, sums: Mapping[str, jax.Array]) -> None:
+        partial = self._store.partial(final)
+        for name in contents.items:
+            handler().finalize(partial / name)
+        arrays = {name: _describe(each, sums[name]) for name, each in contents.items.items()}
+        record = contents.record | {'arrays': arrays, 'files': integrity.describe_files(partial)}
+        self._store.commit(final, integrity.seal(record))
+
+    def _failed(self, final: epath.Path, problem: str) -> Outcome:
+        if processes.is_first():
+            # Whatever is left does no harm; the next save, or the next start, removes it.
+            self._try(lambda: self._store.delete(self._store.partial(final)))
+        return Outcome(problem)
+
+    def _on_first(self, action: Callable[[], None], talk: channel.Channel) -> str | None:
+        """Why `action` failed on the first process, on all."""
+        return talk.exchange(self._try(action) if processes.is_first() else None)[0]
+
+    def _try(self, action: Callable[[], None]) -> str | None:
+        """Runs `action` on the working thread; returns why it failed."""
+        future = self._worker.submit(action)
+        if concurrent.futures.wait([future], WAIT_S).not_done:
+            self._worker = _worker()  # The old one may never come back.
+            return f'the storage did not answer for {WAIT_S:,.0f} s'
+        return reason(future.exception())
+
+
+def _worker() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
+
+
+def _host(number: int) -> str:
+    return f'host {number}: ' if processes.count() > 1 else ''
+
+
+def reason(error: BaseException | None) -> str | None:
+    """Why storage failed, on one line.
+
+    Raises:
+      error: it is no failure of storage, but a mistake.
+    """
+    if isinstance(error, MISTAKES):
+        raise error
+    return None if error is None else brief(error)
+
+
+def brief(error: BaseException) -> str:
+    """An error on one line; the libraries below append many that help nobody."""
+    text = ' '.join(str(error).split())
+    return text if len(text) <= 300 else f'{text[:200]} ... {text[-90:]}'
+
+
+def _start(directory: epath.Path, items: Mapping[str, Arrays]) -> list[Any]:
+    """Copies the arrays and starts to write them; returns what to wait for."""
+
+    async def start() -> list[Any]:
+        futures = []
+        for name, arrays in items.items():
+            saved = ocp.args.PyTreeSave(arrays, ocdbt_target_data_file_size=FILE_BYTES)
+            futures += await handler().async_save(directory / name, args=saved) or []
+        return futures
+
+    return asyncio.run(start())
+
+
+def _wait(futures: Sequence[Any]) -> None:
+    """Waits for all of them, also if some fail: nobody should write any more to a directory that is to be removed."""
+    with contextlib.ExitStack() as stack:
+        for each in futures:
+            stack.callback(each.result, WAIT_S)
+
+
+def _describe(arrays: Arrays, sums: jax.Array) -> dict[str, dict[str, Any]]:
+    # Flattening sorts the names.
+    return {
+        name: {'shape': list(arrays[name].shape), 'dtype': str(arrays[name].dtype), 'checksum': text}
+        for name, text in zip(sorted(arrays), digest.texts(sums))
+    }

@@ -1,0 +1,103 @@
+"""trace.jsonl: by what a step can be told apart from the same step of another run, without running either again.
+
+Records, of the form of train/records.py:
+  start, resume, rollback: the step at which a session begins, or to which the run went back.
+  certificates: `ids` and `content`, 16 hexadecimal digits for each of the steps that end at `step`, in order: the hash
+    of the ids of the examples in the batch, and the checksum of all its bits; `skipped`: batches left out before them.
+  fingerprint: `names` of the pieces of the parameters, their `checksums` after `step`, the `norms` of their gradients
+    in it (null where the step was not run), `optimizer`, the checksum of the optimizer's state, and `key`, from which
+    all that was random in the step follows. Written at the start, every `watch.fingerprints_every` steps, at the end.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from bigmodel_jax import sharding
+from bigmodel_jax.train import files, fingerprints, processes, records, state, step
+
+
+class Taken(NamedTuple):
+    """A fingerprint that is still on the devices."""
+
+    step: int
+    fingerprint: fingerprints.Fingerprint
+    norms: jax.Array | None
+    key: jax.Array
+
+
+class Tracer:
+    """Writes trace.jsonl on the first process, as a context manager; every process makes the same calls.
+
+    Args:
+      workdir: the run's directory.
+      seed: of the experiment.
+      start: the step at which the session begins.
+    """
+
+    def __init__(
+        self, workdir: epath.Path, blueprint: state.Blueprint, *, place: sharding.Place, seed: int, start: int
+    ):
+        self._axes, self._seed = blueprint.axes, seed
+        self._names = fingerprints.pieces(blueprint.abstract.params, blueprint.axes)
+        self._take = _compiled(blueprint, place)
+        self._taken: list[Taken] = []
+        self._records = records.Writer(workdir / files.TRACE) if processes.is_first() else None
+        self._event('resume' if start else 'start', start)
+
+    def __enter__(self) -> 'Tracer':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._records is not None:
+            self._records.close()
+
+    def take(self, number: int, current: state.TrainState, norms: jax.Array | None) -> None:
+        """Takes the fingerprint of the state after step `number`, without waiting for it.
+
+        Args:
+          norms: [N] float32: of the gradient of that step; None if it was not run.
+        """
+        fingerprint = self._take(current.params, current.opt_state)
+        key = jax.random.key_data(step.key(self._seed, max(number - 1, 0)))
+        self._taken.append(Taken(number, fingerprint, norms, key))
+
+    def write(self, last: int, certificates: Sequence[np.ndarray], skipped: int) -> None:
+        """Writes the certificates [4] uint32 of the steps that end at `last`, and the fingerprints taken so far."""
+        if certificates:
+            self._event(
+                'certificates',
+                last,
+                skipped=skipped,
+                ids=[fingerprints.text(each[:2]) for each in certificates],
+                content=[fingerprints.text(each[2:]) for each in certificates],
+            )
+        for each in jax.device_get(self._taken):
+            self._event(
+                'fingerprint',
+                each.step,
+                key=bytes(each.key.astype('>u4')).hex(),
+                names=self._names,
+                checksums=[fingerprints.text(pair) for pair in each.fingerprint.checksums],
+                norms=None if each.norms is None else [records.number(norm) for norm in each.norms],
+                optimizer=fingerprints.text(each.fingerprint.optimizer),
+            )
+        self._taken = []
+
+    def rolled_back(self, to: int) -> None:
+        """What was written of the steps after `to` no longer holds."""
+        self._taken = []
+        self._event('rollback', to)
+
+    def _event(self, kind: str, number: int, **fields: Any) -> None:
+        if self._records is not None:
+            self._records.append({'kind': kind, 'step': number, **fields})
+
+
+def _compiled(blueprint: state.Blueprint, place: sharding.Place) -> Callable[..., fingerprints.Fingerprint]:
+    # Of several processes each reads it, so that each needs a copy.
+    return jax.jit(functools.partial(fingerprints.take, axes=blueprint.axes), out_shardings=place.replicated)

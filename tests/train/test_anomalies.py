@@ -1,0 +1,156 @@
+"""Numbers that go wrong at a known step: each guard does what it says, and nothing bad is ever saved."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiny
+from bigmodel_jax import config
+from bigmodel_jax.optim import guards
+from bigmodel_jax.train import loop, metrics, records
+
+EPOCH = tiny.EXAMPLES // 8  # Whole batches of 8 before an example can come again.
+BAD_STEP = 10  # After the checkpoint of step 8.
+SPIKES = guards.Spikes(loss=None, grad_norm=2.0, window=5)  # The norm is about 1, and 2.3 in the wild step.
+
+
+def example_of(step: int, row: int = 3) -> int:
+    """The example in a row of the batch of a step (from 1)."""
+    return int(loop.build(tiny.without_dropout()).data.ids(step - 1)[row])
+
+
+def experiment(guard: guards.Guard, **data: object):
+    changes = {f'data.{name}': value for name, value in data.items()}
+    return config.vary(
+        tiny.without_dropout(),
+        {'steps': EPOCH, 'watch.anomalies': guard, 'watch.log_every': 1, 'evaluations': (), **changes},
+    )
+
+
+def events(directory, kind):
+    return [each for each in records.read(directory / 'metrics.jsonl') if each['kind'] == kind]
+
+
+def losses(directory) -> dict[int, float]:
+    return {each['step']: each['metrics']['loss'] for each in events(directory, 'train')}
+
+
+POISONS = pytest.mark.parametrize('poison', ['nan_example', 'wild_example'])
+
+
+def guarded(cls: type[guards.Guard], poison: str, **more: int):
+    spikes = SPIKES if poison == 'wild_example' else None
+    return experiment(cls(spikes=spikes, **more), **{poison: example_of(BAD_STEP)})
+
+
+@POISONS
+def test_stop(tmp_path, poison):
+    what = 'not finite' if poison == 'nan_example' else 'a spike'
+    with pytest.raises(metrics.Anomalous, match=rf'step {BAD_STEP}: {what}: .* newest checkpoint is of step 8; '):
+        loop.train(guarded(guards.Stop, poison), tmp_path)
+    assert [path.name for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()] == ['8']
+
+
+@POISONS
+def test_skip_leaves_parameters_and_optimizer_as_they_were(tmp_path, poison):
+    wrong = guarded(guards.Skip, poison)
+    before = loop.train(wrong, tmp_path / 'a', stop_after=BAD_STEP - 1)
+    assert [each['step'] for each in events(before.workdir, 'skipped')] == []
+    result = loop.train(wrong, tmp_path / 'a')
+    assert [each['step'] for each in events(result.workdir, 'skipped')] == [BAD_STEP]
+    assert sorted(losses(result.workdir)) == [step for step in range(1, EPOCH + 1) if step != BAD_STEP]
+    prints = {each['step']: each for each in records.read(tmp_path / 'a' / 'trace.jsonl') if 'checksums' in each}
+    assert prints[EPOCH]['optimizer'] != prints[BAD_STEP - 1]['optimizer']
+    # The same run with a stop just after the bad step sees the parameters from before it.
+    loop.train(wrong, tmp_path / 'b', stop_after=BAD_STEP)
+    loop.train(wrong, tmp_path / 'b', stop_after=BAD_STEP + 1)
+    others = {each['step']: each for each in records.read(tmp_path / 'b' / 'trace.jsonl') if 'checksums' in each}
+    for part in ('checksums', 'optimizer'):
+        assert others[BAD_STEP][part] == prints[BAD_STEP - 1][part]
+    assert loop.train(wrong, tmp_path / 'b').digest == result.digest
+
+
+def test_skip_stops_when_nothing_else_happens(tmp_path):
+    poisoned = experiment(guards.Skip(limit=3), poisoned=True)
+    with pytest.raises(metrics.Anomalous, match=r'step 4: .* That is 4 steps in a row, over the limit'):
+        loop.train(poisoned, tmp_path)
+
+
+@POISONS
+def test_roll_back_leaves_out_the_batches_since_the_checkpoint(tmp_path, poison):
+    result = loop.train(guarded(guards.RollBack, poison), tmp_path / 'a')
+    back = events(tmp_path / 'a', 'rollback')
+    assert [each['step'] for each in back] == [8]
+    assert back[0]['text'].startswith(f'step {BAD_STEP}: ')
+    assert back[0]['text'].endswith('Back to step 8, and on without batches 8 to 9.')
+    assert sorted(losses(tmp_path / 'a')) == list(range(1, EPOCH + 1))
+    # Batches 8 and 9, of steps 9 and 10, are left out.
+    assert certificates(tmp_path / 'a') == of_batches([*range(8), *range(BAD_STEP, BAD_STEP + EPOCH - 8)])
+    # Stopped on the way, before and after, it takes the same way.
+    for stop in (9, 11):
+        loop.train(guarded(guards.RollBack, poison), tmp_path / 'b', stop_after=stop)
+    assert loop.train(guarded(guards.RollBack, poison), tmp_path / 'b').digest == result.digest
+
+
+def certificates(directory) -> list[str]:
+    found = [each for each in records.read(directory / 'trace.jsonl') if each['kind'] == 'certificates']
+    return [one for each in found for one in each['ids']]
+
+
+def of_batches(indices) -> list[str]:
+    batches = loop.build(tiny.without_dropout()).data
+    sums = [batches.row_hashes(batches.ids(index)).sum(axis=0, dtype=np.uint32) for index in indices]
+    return [f'{int(a):08x}{int(b):08x}' for a, b in sums]
+
+
+def test_roll_back_twice_to_one_checkpoint(tmp_path):
+    poisons = {'nan_example': example_of(BAD_STEP), 'wild_example': example_of(BAD_STEP + 2)}
+    loop.train(experiment(guards.RollBack(spikes=SPIKES), **poisons), tmp_path)
+    back = events(tmp_path, 'rollback')
+    assert [each['text'].rpartition('without ')[2] for each in back] == ['batches 8 to 9.', 'batches 10 to 11.']
+    assert certificates(tmp_path) == of_batches([*range(8), *range(12, 12 + EPOCH - 8)])
+
+
+def test_roll_back_before_the_first_checkpoint_begins_anew(tmp_path):
+    poisoned = experiment(guards.RollBack(), nan_example=example_of(2))
+    loop.train(poisoned, tmp_path)
+    assert [each['step'] for each in events(tmp_path, 'rollback')] == [0]
+    assert sorted(losses(tmp_path)) == list(range(1, EPOCH + 1))
+
+
+def test_roll_back_stops_at_its_limit(tmp_path):
+    poisoned = experiment(guards.RollBack(limit=2), poisoned=True)
+    with pytest.raises(metrics.Anomalous, match='has gone back 2 times, the limit'):
+        loop.train(poisoned, tmp_path)
+
+
+def test_a_run_that_stopped_goes_on_with_another_guard(tmp_path):
+    poison = {'nan_example': example_of(BAD_STEP)}
+    with pytest.raises(metrics.Anomalous):
+        loop.train(experiment(guards.Stop(), **poison), tmp_path)
+    result = loop.train(experiment(guards.Skip(), **poison), tmp_path)
+    assert result.step == EPOCH
+    assert json.loads((tmp_path / 'experiment.json').read_text())['watch']['anomalies']['class'].endswith('Skip')
+
+
+def test_levels_are_the_means_of_the_steps_that_were_fine():
+    """Against NumPy in float64: the mean of all steps at first, exponential after `window` of them."""
+    guard = guards.Stop(spikes=guards.Spikes(loss=2.0, grad_norm=None, window=4))
+    values = [4.0, 3.0, 3.5, 2.5, 2.0, 9.0, 2.0, np.nan, 1.5]
+    levels, mean, seen = guards.Levels.initial(), 0.0, 0
+    for value in values:
+        wanted = guards.FINE
+        if not np.isfinite(value):
+            wanted = guards.NOT_FINITE
+        elif seen >= 4 and value > 2 * mean:
+            wanted = guards.SPIKE
+        else:
+            seen += 1
+            mean += (value - mean) / min(seen, 4)
+        verdict, levels = guard.judge(levels, jnp.float32(value), jnp.float32(1))
+        assert int(verdict) == wanted
+        # Rounding of float32.
+        np.testing.assert_allclose(float(levels.loss), mean, rtol=1e-6)
+    assert int(levels.seen) == seen
