@@ -13,6 +13,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches, mixture, sources, text, tokenizers
 from bigmodel_jax.data.mixture import Mixture, Part
 from bigmodel_jax.train import loop
+from runs import quick
 
 LENGTH, BYTES = 48, tokenizers.Bytes()
 WEIGHTS = st.lists(st.decimals(0, 9, places=3).map(float).filter(bool), min_size=1, max_size=5)
@@ -186,8 +187,7 @@ def test_a_mixture_of_texts(texts, packing, tmp_path):
 
 def test_a_run_on_a_mixture_goes_on_where_it_stopped(tmp_path):
     parts = (Part(data=tiny.Counting(batch=8), weight=0.6), Part(data=tiny.Counting(batch=8, rows_seed=2), weight=0.4))
-    short = {'steps': 4, 'model.layers': 1, 'evaluations': ()}
-    experiment = config.vary(tiny.experiment(), {'data': Mixture(batch=8, parts=parts), **short})
+    experiment = config.vary(quick.experiment(), {'data': Mixture(batch=8, parts=parts), 'steps': 4})
     whole = loop.train(experiment, tmp_path / 'whole')
     loop.train(experiment, tmp_path / 'stopped', stop_after=2)
     assert loop.train(experiment, tmp_path / 'stopped').digest == whole.digest

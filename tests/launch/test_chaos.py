@@ -36,6 +36,7 @@ def trained(zygote, workdir, *more, hosts=1):
 # ---- the fork server ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_forked_process_computes_what_a_started_one_computes(zygote, tmp_path):
     trained(zygote, tmp_path / 'forked', '--set', 'steps=4')
     command = [sys.executable, '-m', 'bigmodel_jax', 'train', TINY, '--workdir', str(tmp_path / 'started'), *SMALL]
@@ -94,7 +95,12 @@ def chaos(zygote, workdir, *more):
     ('hosts', 'kills', 'more'),
     [
         (1, 4, ('--set', 'steps=60', '--set', 'checkpoints.every_steps=8')),
-        (2, 2, ('--set', 'steps=24', '--set', 'mesh.data=-1', '--set', 'checkpoints.every_steps=6')),
+        pytest.param(
+            2,
+            2,
+            ('--set', 'steps=24', '--set', 'mesh.data=-1', '--set', 'checkpoints.every_steps=6'),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_no_kill_changes_a_result(zygote, tmp_path, capsys, hosts, kills, more):

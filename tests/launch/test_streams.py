@@ -20,7 +20,7 @@ from bigmodel_jax.train import fingerprints
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE, ROWS, STEPS = str(ROOT / 'tests' / 'launch' / 'reading.py'), 84, 12
-ON_TWO = [2, *[pytest.param(hosts, marks=pytest.mark.slow) for hosts in (1, 3, 4, 7)]]
+HOSTS = (1, 2, 3, 4, 7)
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +65,8 @@ def read_by(log, hosts):
     return found
 
 
-@pytest.mark.parametrize('hosts', ON_TWO)
+@pytest.mark.slow
+@pytest.mark.parametrize('hosts', HOSTS)
 def test_the_processes_read_one_stream(zygote, tmp_path, hosts):
     finish(zygote, tmp_path / 'run', hosts=hosts)
     assert certificates(tmp_path / 'run') == expected()

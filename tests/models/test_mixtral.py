@@ -143,7 +143,9 @@ def test_eight_devices_train_as_one(alone, changes):
 @pytest.mark.parametrize(
     ('z_loss', 'changes'),
     [
-        (0.01, {'mesh': sharding.MeshShape(data=1, expert=2, sequence=2, pipeline=2)}),
+        pytest.param(
+            0.01, {'mesh': sharding.MeshShape(data=1, expert=2, sequence=2, pipeline=2)}, marks=pytest.mark.slow
+        ),
         (0.0, {'mesh': sharding.MeshShape(data=1, expert=4, tensor=2), 'microbatches': 2}),
     ],
     ids=['pipeline', 'microbatches'],

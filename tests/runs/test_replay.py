@@ -134,7 +134,7 @@ def test_the_command(rolled, capfd):
     bad, _ = bad_step()
     words = ['replay', str(rolled.path), '--examples', '3']
     assert __main__.main(argv=[*words, '--step', '2']) == 0
-    assert 'as recorded, bit for bit' in capfd.readouterr().out
+    assert 'as recorded, bit for bit' in ' '.join(capfd.readouterr().out.split())
     assert __main__.main(argv=[*words, '--step', str(bad), '--skipped', '0']) == 0
     lines = capfd.readouterr().out.splitlines()
     table = lines[next(i for i, line in enumerate(lines) if line.split() == ['loss', 'example', 'row']) + 1 :]
