@@ -184,18 +184,21 @@ class Run:
 
     # ---- its model ----
 
-    def restore(self, step: int | None = None, experiment: Any = None) -> Any:
+    def restore(self, step: int | None = None, experiment: Any = None, *, cast: bool = False) -> Any:
         """The model at a checkpoint (default: the newest), a runs.trained.Trained: its weights, evaluate(), sample().
 
         Args:
           experiment: the run's own, with another mesh if need be; by default as it is stored.
+          cast: convert weights that are stored with another dtype than this version gives them; else that is an error.
 
         Raises:
           InputError: there is no such checkpoint, or `experiment` is another than the run's.
         """
         from bigmodel_jax.runs import trained  # Imports JAX.
 
-        return trained.restore(self.path, self.experiment if experiment is None else experiment, self.checkpoints, step)
+        return trained.restore(
+            self.path, self.experiment if experiment is None else experiment, self.checkpoints, step, cast=cast
+        )
 
     def params(self, step: int | None = None) -> Any:
         """The parameters at a checkpoint (default: the newest), as a tree of arrays."""

@@ -210,12 +210,12 @@ def _texts(run: directory.Run, rows: batches.Batch) -> tuple[str, ...]:
 
 def _traced(built: loop.Run, current: TrainState, traced: step.Trace, *, number: int, skipped: int) -> traces.Trace:
     """The certificate and the fingerprint of the step just done."""
-    axes = built.blueprint.axes
-    take = jax.jit(functools.partial(fingerprints.take, axes=axes), out_shardings=built.place.replicated)
+    stacked = fingerprints.stacked(built.blueprint.axes)
+    take = jax.jit(functools.partial(fingerprints.take, stacked=stacked), out_shardings=built.place.replicated)
     taken, norms, certificate = jax.device_get(
         (take(current.params, current.opt_state), traced.norms, traced.certificate)
     )
-    names = fingerprints.pieces(built.blueprint.abstract.params, axes)
+    names = fingerprints.pieces(built.blueprint.abstract.params, stacked)
     key = jax.device_get(jax.random.key_data(step.key(built.experiment.seed, number - 1)))
     fingerprint = traces.Fingerprint(
         key=bytes(key.astype('>u4')).hex(),

@@ -71,13 +71,16 @@ class Trained:
         )
 
 
-def restore(path: epath.Path, experiment: Experiment, steps: Sequence[int], step: int | None = None) -> Trained:
+def restore(
+    path: epath.Path, experiment: Experiment, steps: Sequence[int], step: int | None = None, *, cast: bool = False
+) -> Trained:
     """The model of the run in `path` at one of its checkpoints.
 
     Args:
       experiment: that of the run; another mesh is fine.
       steps: of the checkpoints, oldest first.
       step: which; None: the newest that is not damaged.
+      cast: convert weights that are stored with another dtype.
 
     Raises:
       InputError: there is no such checkpoint, or it is damaged, or of another experiment.
@@ -90,7 +93,7 @@ def restore(path: epath.Path, experiment: Experiment, steps: Sequence[int], step
     place = experiment.mesh.build()
     with sharding.use(place), Checkpointer(path, None) as checkpoints:
         blueprint = state.blueprint(experiment, place)
-        found = checkpoints.restore_model(blueprint.abstract, blueprint.shardings, step)
+        found = checkpoints.restore_model(blueprint.abstract, blueprint.shardings, step, cast=cast)
     if found is None:
         raise config.InputError(f'{path} holds no checkpoint: none of {", ".join(map(str, steps))} is there any more.')
     return Trained(path, experiment, place, *found, damage=tuple(checkpoints.damage))

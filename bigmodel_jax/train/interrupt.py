@@ -59,10 +59,13 @@ class Agreement(Interrupt):
         self._place = place
         self._maximum = jax.jit(lambda *asked: tuple(x.max() for x in asked), out_shardings=place.replicated)
         self._before: tuple[jax.Array, jax.Array] | None = None
+        self._asks = False  # Whether it asked for a checkpoint the last time.
 
     def settle(self, *, save: bool) -> Asked:
         mine = 0 if self.reason is None else signal.Signals[self.reason].value
-        asked = [self._place.of_each_process(value) for value in (mine, int(save))]
+        # The wish lasts until the answer comes, a step later; said twice, it would be granted twice.
+        self._asks = save and not self._asks
+        asked = [self._place.of_each_process(value) for value in (mine, int(self._asks))]
         before, self._before = self._before, self._maximum(*asked)
         number, save = (0, False) if before is None else (int(before[0]), bool(before[1]))
         return Asked(signal.Signals(number).name if number else None, save)

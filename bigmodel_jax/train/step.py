@@ -134,7 +134,7 @@ def update(
     guard: guards.Guard,
 ) -> tuple[TrainState, Trace]:
     """The state after the gradient of a step is known, and what the step says of itself."""
-    norms = fingerprints.norms(grads, blueprint.axes)
+    norms = fingerprints.norms(grads, fingerprints.stacked(blueprint.axes))
     grad_norm = jnp.sqrt((norms * norms).sum())
     verdict, levels = guard.judge(state.levels, outcome.loss.total / outcome.loss.count, grad_norm)
     updates, opt_state = blueprint.optimizer.update(grads, state.opt_state, state.params)

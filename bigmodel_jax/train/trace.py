@@ -42,9 +42,9 @@ class Tracer:
     def __init__(
         self, workdir: epath.Path, blueprint: state.Blueprint, *, place: sharding.Place, seed: int, start: int
     ):
-        self._axes, self._seed = blueprint.axes, seed
-        self._names = fingerprints.pieces(blueprint.abstract.params, blueprint.axes)
-        self._take = _compiled(blueprint, place)
+        self._seed = seed
+        self._names = fingerprints.pieces(blueprint.abstract.params, fingerprints.stacked(blueprint.axes))
+        self._take = _compiled(place, fingerprints.stacked(blueprint.axes))
         self._taken: list[Taken] = []
         self._records = records.Writer(workdir / files.TRACE) if processes.is_first() else None
         self._event('resume' if start else 'start', start)
@@ -98,6 +98,7 @@ class Tracer:
             self._records.append({'kind': kind, 'step': number, **fields})
 
 
-def _compiled(blueprint: state.Blueprint, place: sharding.Place) -> Callable[..., fingerprints.Fingerprint]:
+@functools.lru_cache
+def _compiled(place: sharding.Place, stacked: tuple[bool, ...]) -> Callable[..., fingerprints.Fingerprint]:
     # Of several processes each reads it, so that each needs a copy.
-    return jax.jit(functools.partial(fingerprints.take, axes=blueprint.axes), out_shardings=place.replicated)
+    return jax.jit(functools.partial(fingerprints.take, stacked=stacked), out_shardings=place.replicated)

@@ -112,7 +112,7 @@ def measure(name: str, rounds: int) -> None:
             'bare': Side(jax.jit(bare, donate_argnums=0), blueprint.init(), plain),
             'whole': Side(step.compile_step(of, blueprint, place), blueprint.init(), batch),
         }
-        take = jax.jit(functools.partial(fingerprints.take, axes=blueprint.axes))
+        take = jax.jit(functools.partial(fingerprints.take, stacked=fingerprints.stacked(blueprint.axes)))
         current = blueprint.init()
         jobs = {name: side.run for name, side in sides.items()}
         jobs['fingerprint'] = lambda: take(current.params, current.opt_state)

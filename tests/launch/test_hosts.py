@@ -124,6 +124,7 @@ def test_a_signal_to_one_stops_all_at_one_step_and_two_go_on(undisturbed, tmp_pa
     assert went_on.digest == verbs.open_run(undisturbed).digest
 
 
+@pytest.mark.slow  # scripts/chaos kills more of them.
 def test_when_one_is_killed_the_others_end(tmp_path):
     launcher = start(command(2, 2, tmp_path / 'run', *WITHOUT_EVALUATION))
     with launcher:

@@ -146,7 +146,11 @@ def test_eight_devices_train_as_one(alone, changes):
         pytest.param(
             0.01, {'mesh': sharding.MeshShape(data=1, expert=2, sequence=2, pipeline=2)}, marks=pytest.mark.slow
         ),
-        (0.0, {'mesh': sharding.MeshShape(data=1, expert=4, tensor=2), 'microbatches': 2}),
+        pytest.param(
+            0.0,
+            {'mesh': sharding.MeshShape(data=1, expert=4, tensor=2), 'microbatches': 2},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=['pipeline', 'microbatches'],
 )

@@ -93,6 +93,7 @@ def test_a_pipeline_gives_the_loss_of_one_device(deep_on_one_device, sizes):
     check_equal(deep(), sizes, deep_on_one_device)
 
 
+@pytest.mark.slow
 def test_microbatches_of_the_gradient_and_of_the_pipeline(deep_on_one_device):
     both = config.vary(deep(), {'microbatches': 2})
     check_equal(both, {'pipeline': 4, 'data': 2, 'pipeline_parts': 2}, deep_on_one_device)
@@ -112,6 +113,7 @@ def test_microbatches_on_a_mesh():
     np.testing.assert_allclose(parts, losses(tiny.without_dropout()), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_llama_on_a_mesh():
     llama = {
         'model.positions': None,
