@@ -248,6 +248,7 @@ class Session:
         """The state and step of the last regular checkpoint; the batches from there up to step `bad` are left out."""
         with self.clock.phase('checkpoint'):
             self.checkpoints.finish()
+            known = len(self.checkpoints.damage)
             every = self.run.experiment.checkpoints.every_steps
             regular = [saved for saved in self.checkpoints.steps if saved < bad and saved % every == 0]
             current, position = _start(self.run, self.checkpoints, regular)
@@ -258,6 +259,7 @@ class Session:
             self.skipped = skipped + bad - number
             self.ahead.seek(number + self.skipped)
             self.tracer.rolled_back(number)
+        self.heed('damage', number, *self.checkpoints.damage[known:])
         left_out = f'batches {self.skipped - bad + 2 * number} to {number + self.skipped - 1}'
         self.heed('rollback', number, f'{why} Back to step {number}, and on without {left_out}.')
         return current, number

@@ -90,7 +90,7 @@ class Tracer:
 
     def rolled_back(self, to: int) -> None:
         """What was written of the steps after `to` no longer holds."""
-        self._taken = []
+        self._taken = [each for each in self._taken if each.step <= to]
         self._event('rollback', to)
 
     def _event(self, kind: str, number: int, **fields: Any) -> None:

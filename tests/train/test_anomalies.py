@@ -118,6 +118,8 @@ def test_roll_back_before_the_first_checkpoint_begins_anew(tmp_path):
     poisoned = experiment(guards.RollBack(), nan_example=example_of(2))
     loop.train(poisoned, tmp_path)
     assert [each['step'] for each in events(tmp_path, 'rollback')] == [0]
+    fingerprints = [each for each in records.read(tmp_path / 'trace.jsonl') if each['kind'] == 'fingerprint']
+    assert (fingerprints[0]['step'], fingerprints[0]['norms']) == (0, None)
     assert sorted(losses(tmp_path)) == list(range(1, EPOCH + 1))
 
 
