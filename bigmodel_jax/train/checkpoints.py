@@ -188,15 +188,6 @@ class Checkpointer:
         self._settle()
         return self._failed
 
-    def wait(self) -> None:
-        """Returns when what was saved is on disk.
-
-        Raises:
-          NotSaved: it is not.
-        """
-        if self.finish() is not None:
-            raise NotSaved(self._failed)
-
     def insist(self, state: TrainState, position: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Saves, waits, and tries again for about a minute if it fails: for the last checkpoint of a session.
 

@@ -128,7 +128,7 @@ def test_an_altered_checkpoint_names_the_array(copy):
     state.params['table'] = state.params['table'].at[3, 5].add(1e-7)
     with checkpoints.Checkpointer(epath.Path(copy), experiment.Checkpoints(keep_last=9)) as store:
         store.save(state, position, {})
-        store.wait()
+        assert store.finish() is None
     found = verified(copy, between=(2, 4))
     assert (found.step, found.first.what, found.equal_until) == (4, 'checkpoint 4', 3)
     assert '1 of ' in found.first.text

@@ -55,7 +55,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, name):
         state = run.blueprint.init()
     with checkpoints.Checkpointer(epath.Path(tmp_path), tiny.experiment().checkpoints) as store:
         store.save(state, {'step': 1}, {})
-        store.wait()
+        assert store.finish() is None
     abstract, shardings = run.blueprint.abstract, run.blueprint.shardings
     norm = abstract.params['norm']
     if name == 'missing':
