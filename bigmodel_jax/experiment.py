@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from bigmodel_jax import claims as papers
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
@@ -46,10 +47,11 @@ class Experiment:
     mesh: sharding.MeshShape = sharding.MeshShape()
     checkpoints: Checkpoints = Checkpoints()
     watch: Watch = Watch()
+    claims: tuple[papers.Claim, ...] = ()  # What its paper says of it.
 
 
 # Fields that say where and how often, not what: a run may go on after they change.
-CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch')
+CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'claims')
 
 
 def check(experiment: Experiment) -> Experiment:

@@ -17,6 +17,7 @@ import bigmodel_jax
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = 'bigmodel_jax/'
 FUNCTION_LINES, FILE_LINES, NESTING, POSITIONAL, FIELDS = 50, 400, 3, 4, 12
+MORE_FIELDS = {'Experiment': 14}  # The root of the tree: each of its fields is a part of a run.
 JUNK_DRAWERS = {'util', 'utils', 'common', 'helper', 'helpers', 'misc'}
 PICKLES = {'pickle', 'cloudpickle', 'dill', 'joblib', 'marshal', 'shelve'}
 # The files whose purpose is to talk to the person at the terminal; the others return or raise.
@@ -124,8 +125,9 @@ def configs_are_small(source: Source) -> Problems:
             continue
         fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
         fields = [item for item in fields if 'ClassVar' not in ast.unparse(item.annotation)]
-        if len(fields) > FIELDS:
-            yield node.lineno, f'{node.name} has {len(fields)} fields; at most {FIELDS}'
+        most = MORE_FIELDS.get(node.name, FIELDS)
+        if len(fields) > most:
+            yield node.lineno, f'{node.name} has {len(fields)} fields; at most {most}'
 
 
 # ---- axis letters -----------------------------------------------------------------------------------------------
