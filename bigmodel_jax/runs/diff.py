@@ -13,7 +13,7 @@ from bigmodel_jax.runs.sections import Finding, Section
 from bigmodel_jax.train import differences, files
 
 # Of the circumstances, which may change within a run (experiment.CIRCUMSTANCES), only these can change a number.
-NO_EFFECT = ('name', 'checkpoints', 'watch')
+NO_EFFECT = ('name', 'checkpoints', 'watch', 'claims')
 MESH, FIXED_ORDER, POLICY = 'mesh', 'mesh.fixed_order', 'watch.anomalies'
 CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'claims')
 ANOMALIES = ('skipped', 'rollback')  # The kinds of record in metrics.jsonl of what a policy did.
