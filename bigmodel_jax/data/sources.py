@@ -4,11 +4,14 @@ import contextlib
 import dataclasses
 import difflib
 import glob
+import gzip
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -64,6 +67,54 @@ class TextFiles(Source):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Lines(Source):
+    """Every line of a UTF-8 file is a document, blank ones too: line i of one file may go with line i of another.
+
+    A file named *.gz is unpacked; its whole text is held in memory.
+    """
+
+    path: str
+
+    def open(self) -> documents.Documents:
+        path = _path(self.path)
+        content = _read_bytes(path)
+        digest = hashlib.sha256(content).hexdigest()
+        if path.name.endswith('.gz'):
+            try:
+                content = gzip.decompress(content)
+            except (OSError, EOFError, zlib.error) as error:
+                raise config.InputError(f'{path} is no whole gzip file: {error}.') from error
+        text = documents.decode(content, str(path))
+        if not text.strip():
+            raise config.InputError(f'{path} holds no text.')
+        lines = [line.removesuffix('\r') for line in text.removesuffix('\n').split('\n')]
+        return TextsInMemory(path.name, lines, {'sha256': digest, 'lines': len(lines)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Texts(Source):
+    """Documents that the experiment itself holds: a few sentences to try something on."""
+
+    texts: tuple[str, ...]
+
+    def open(self) -> documents.Documents:
+        if not any(text.strip() for text in self.texts):
+            raise config.InputError('Texts() holds no text; give it some, as in Texts(texts=("one", "two")).')
+        digest = hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+        return TextsInMemory('texts', list(self.texts), {'sha256': digest, 'texts': len(self.texts)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Joined(Source):
+    """The documents of several sources, one after the other: what a vocabulary of two languages is trained on."""
+
+    parts: tuple[Source, ...]
+
+    def open(self) -> documents.Documents:
+        return JoinedDocuments([part.open() for part in self.parts])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class JsonLines(Source):
     """Every line of the files that match a pattern is a JSON object, one of whose fields is the document."""
 
@@ -113,6 +164,26 @@ class TextsInMemory(documents.Documents):
 
     def read(self, start: int, stop: int) -> list[str]:
         return self._texts[start:stop]
+
+
+class JoinedDocuments(documents.Documents):
+    """Several sets of documents as one."""
+
+    def __init__(self, parts: Sequence[documents.Documents]):
+        self._parts = parts
+        self._firsts = list(itertools.accumulate(map(len, parts), initial=0))
+        self.name = ' + '.join(part.name for part in parts)
+        self.fingerprint = {'joined': [dict(part.fingerprint) for part in parts]}
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def read(self, start: int, stop: int) -> list[str]:
+        texts = []
+        for part, first in zip(self._parts, self._firsts):
+            inside = range(max(start - first, 0), min(stop - first, len(part)))
+            texts += part.read(inside.start, inside.stop) if inside else []
+        return texts
 
 
 class FileDocuments(documents.Documents):

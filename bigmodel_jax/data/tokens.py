@@ -17,7 +17,7 @@ SMALLEST_SHARD, MOST_SHARDS = 256, 1_000  # In documents; so that little is lost
 
 
 class Corpus(NamedTuple):
-    """The stream `end, document, end, document, end ...`; documents without a token are left out."""
+    """The stream `end, document, end, document, end ...`."""
 
     tokens: np.ndarray  # [N] uint16 or uint32, mapped from the disk.
     starts: np.ndarray  # [documents + 1] int64: position of the `end` before each document, and of the last `end`.
@@ -30,18 +30,22 @@ class Corpus(NamedTuple):
         return len(self.tokens) - 1
 
 
-def tokenized(source: sources.Source, vocabulary: tokenizers.Vocabulary) -> Corpus:
+def tokenized(source: sources.Source, vocabulary: tokenizers.Vocabulary, *, keep_empty: bool = False) -> Corpus:
     """The tokens of a source, prepared on first use.
+
+    Args:
+      keep_empty: also keep documents without a token, where their numbers matter; otherwise they are left out.
 
     Raises:
       InputError: the source or the tokenizer cannot be used.
     """
     texts, tokenizer = source.open(), vocabulary.build()
     key = {'source': dict(texts.fingerprint), 'tokenizer': tokenizer.fingerprint, 'format': FORMAT}
+    key |= {'empty': 'kept'} if keep_empty else {}
     dtype = np.uint16 if tokenizer.size <= 2**16 else np.uint32
 
     def make(directory: pathlib.Path, parts: pathlib.Path) -> None:
-        _make_shards(texts, tokenizer, parts)
+        _make_shards(texts, tokenizer, parts, keep_empty)
         _join(sorted(parts.glob('*.npz')), directory, end=tokenizer.end, dtype=dtype)
 
     directory = cache.prepared('tokens', key, make)
@@ -57,7 +61,9 @@ def tokenized(source: sources.Source, vocabulary: tokenizers.Vocabulary) -> Corp
     return Corpus(tokens, starts, tokenizer, fingerprint)
 
 
-def _make_shards(texts: documents.Documents, tokenizer: tokenizers.Tokenizer, parts: pathlib.Path) -> None:
+def _make_shards(
+    texts: documents.Documents, tokenizer: tokenizers.Tokenizer, parts: pathlib.Path, keep_empty: bool
+) -> None:
     size = max(SMALLEST_SHARD, -(-len(texts) // MOST_SHARDS))
     shards = -(-len(texts) // size)
     # Everybody begins elsewhere, so that processes that prepare the same text at once share the work.
@@ -67,11 +73,11 @@ def _make_shards(texts: documents.Documents, tokenizer: tokenizers.Tokenizer, pa
         path = parts / f'{shard:06d}.npz'
         if not path.exists():
             encoded = tokenizer.encode_many(texts.read(shard * size, min((shard + 1) * size, len(texts))))
-            _write_shard(path, encoded, tokenizer)
+            kept = encoded if keep_empty else [ids for ids in encoded if len(ids)]
+            _write_shard(path, [np.append(ids, tokenizer.end) for ids in kept])
 
 
-def _write_shard(path: pathlib.Path, encoded: list[np.ndarray], tokenizer: tokenizers.Tokenizer) -> None:
-    kept = [np.append(ids, tokenizer.end) for ids in encoded if len(ids)]
+def _write_shard(path: pathlib.Path, kept: list[np.ndarray]) -> None:
     content = io.BytesIO()
     joined = np.concatenate(kept).astype(np.uint32) if kept else np.zeros(0, np.uint32)
     np.savez(content, tokens=joined, lengths=np.array([len(ids) for ids in kept], np.int64))
