@@ -21,7 +21,7 @@ class Translation(evaluation.Evaluation):
     """BLEU of the translations of `source` against `target`, one reference for each sentence.
 
     Gives 'bleu'; 'signatures', which say how it was scored (Post, 2018, arXiv:1804.08771); and the first `shown`
-    translations as records of 'source', 'text' and 'reference'. A translation may be `longer_by` tokens longer than its
+    translations as 'samples' with 'prompt', 'text' and 'reference'. A translation may be `longer_by` tokens longer than its
     source (Vaswani et al., 2017, section 6.1: 50).
     """
 
@@ -88,11 +88,11 @@ class TranslationEvaluator(evaluation.Evaluator):
         bleu = _sacrebleu().metrics.BLEU(tokenize=how.tokenize)
         score = bleu.corpus_score(found, [references])
         records = [
-            {'source': sentence, 'text': text, 'reference': reference}
+            {'prompt': sentence, 'text': text, 'reference': reference}
             for sentence, text, reference in zip(sentences[: how.shown], found, references)
         ]
         signature = {'metric': 'bleu', 'signature': str(bleu.get_signature())}
-        return {'bleu': float(score.score), 'signatures': [signature], 'translations': records}
+        return {'bleu': float(score.score), 'signatures': [signature], 'samples': records}
 
 
 def translate(

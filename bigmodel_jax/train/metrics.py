@@ -102,19 +102,24 @@ class Writer:
             self._wandb.log(shown, step=step)
 
     def evaluation(self, step: int, name: str, outcome: Mapping[str, Any]) -> dict[str, float]:
-        """What an evaluation found: its numbers, and its lists of samples; returns the numbers as 'name/metric'."""
+        """What an evaluation found; returns its numbers as 'name/metric'.
+
+        Its lists of records, such as 'samples' and 'signatures', become events of that kind.
+        """
         numbers = {key: value for key, value in outcome.items() if isinstance(value, float)}
         if numbers:
             self.scalars('evaluation', step, numbers, name=name)
-        for key in outcome.keys() - numbers.keys():
-            self.texts(step, name, outcome[key])
+        for key in sorted(outcome.keys() - numbers.keys()):
+            self.event(key, step, **{'name': name, key: list(outcome[key])})
+        self.texts(step, name, outcome.get('samples', []))
         return {f'{name}/{key}': value for key, value in numbers.items()}
 
     def texts(self, step: int, name: str, samples: Sequence[Mapping[str, str]]) -> None:
-        """Samples of generated text."""
-        self.event('samples', step, name=name, samples=list(samples))
+        """Samples of generated text on the boards."""
         for i, sample in enumerate(samples):
-            self._board.add_text(f'{name}/{i}', f'**{sample["prompt"]}**{sample["text"]}', step)
+            # A text goes on from its prompt, unless it answers it and there is a reference.
+            between = '\n\n' if 'reference' in sample else ''
+            self._board.add_text(f'{name}/{i}', f'**{sample["prompt"]}**{between}{sample["text"]}', step)
 
 
 class Unwritten(Writer):
