@@ -15,18 +15,22 @@ an experiment file, as FILE.py[:FUNCTION[/ARM]]; the function is experiment() un
 
 VERBS = {
     'show': 'the whole experiment as it will run, its parameters, and where each value came from',
+    'check': 'what the paper says of it, claim by claim, against what it is; needs neither data nor memory',
     'train': 'train, or go on from the newest checkpoint in the work directory',
     'evaluate': 'run the evaluations on a checkpoint',
     'sample': 'let the model write',
-    'report': 'write report.html: curves, samples, experiment, environment',
+    'report': 'write report.html: curves, samples, experiment, environment, and a verdict on each claim of the paper',
     'describe': 'every array: shape, dtype, logical axes, sharding, bytes per device',
     'plan': 'what it needs, how long it takes and what it costs on a slice that nobody has rented yet',
     'diff': 'where two runs differ, and why, from what they recorded',
     'verify': 'repeat a run, or a part of it, and say whether it comes out the same bit for bit',
     'replay': 'run one step of a run again, and name the examples in its batch with their losses',
+    'convert': 'a model of Hugging Face to a run, or a run to Hugging Face, one tensor at a time',
+    'certify': 'how far a model of Hugging Face is here from what was recorded of the reference implementation',
 }
 
 ON_A_RUN = ('verify', 'replay')
+ON_DIRECTORIES = ('diff', 'convert', 'certify')
 SIMULATE: tuple[tuple[str], dict[str, Any]] = (
     ('--simulate-devices',),
     {'type': int, 'metavar': 'N', 'help': 'split the CPU into N devices, to try a mesh on this machine'},
@@ -57,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
 def _add_arguments(sub: argparse.ArgumentParser, verb: str) -> None:
     if verb == 'diff':
         _add_diff(sub)
+    elif verb in ON_DIRECTORIES:
+        _add_published(sub, verb)
     elif verb in ON_A_RUN:
         _add_run(sub, verb)
     else:
@@ -67,6 +73,24 @@ def _add_diff(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('run_a', metavar='RUN_A', help='the directory of a run, local or gs://')
     sub.add_argument('run_b', metavar='RUN_B', help='the directory of another')
     sub.add_argument('--json', metavar='FILE', help='also write what was found to this file')
+
+
+def _add_published(sub: argparse.ArgumentParser, verb: str) -> None:
+    if verb == 'convert':
+        sub.add_argument('source', metavar='SRC', help='with config.json and *.safetensors, or the directory of a run')
+        sub.add_argument('destination', metavar='DST', help='a directory that does not exist yet')
+        return
+    sub.add_argument('directory', metavar='DIR', help='with config.json and *.safetensors')
+    sub.add_argument(
+        '--against', required=True, metavar='FILE', help='an .npz of in/INPUT, and out/OUTPUT or out64/OUTPUT, or both'
+    )
+    sub.add_argument(
+        '--dtype',
+        choices=('float32', 'float64', 'bfloat16'),
+        default='float32',
+        help='compute in it (default: float32)',
+    )
+    sub.add_argument('--tolerance', type=float, metavar='X', help='the largest difference that is rounding')
 
 
 def _add_run(sub: argparse.ArgumentParser, verb: str) -> None:
@@ -123,9 +147,21 @@ def _add_experiment(sub: argparse.ArgumentParser, verb: str) -> None:
         _add_hosts(sub)
     if verb in ('evaluate', 'sample'):
         sub.add_argument('--step', type=int, metavar='N', help='the checkpoint of this step (default: the newest)')
+    if verb == 'evaluate':
+        sub.add_argument('--average', type=int, metavar='N', help='the mean of the last N checkpoints, up to --step')
     if verb == 'train':
         sub.add_argument('--stop-after', type=int, metavar='STEP', help='stop with a checkpoint after this step')
         sub.add_argument('--wandb', metavar='PROJECT', help='also log to this project of Weights & Biases')
+    if verb == 'report':
+        sub.add_argument(
+            '--seeds',
+            nargs='+',
+            default=[],
+            metavar='DIR',
+            help='other runs that differ in the seed alone: the numbers of the paper are judged with their interval',
+        )
+    if verb == 'check':
+        sub.add_argument('--json', metavar='FILE', help='also write the verdicts to this file')
     if verb == 'sample':
         _add_sampling(sub)
     if verb == 'plan':
@@ -167,7 +203,12 @@ def _add_planning(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument('--prompt', action='append', metavar='TEXT', help='what to go on from; may be given several times')
+    sub.add_argument(
+        '--prompt',
+        action='append',
+        metavar='TEXT',
+        help='what to go on from, or to translate; may be given several times',
+    )
     sub.add_argument('--tokens', type=int, default=200, metavar='N', help='new tokens at most (default: 200)')
     sub.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 is greedy (default: 1)')
     sub.add_argument('--top-k', type=int, metavar='K', help='draw from the K most likely tokens only')
@@ -188,7 +229,7 @@ def main(file: str | None = None, argv: Sequence[str] | None = None) -> int:
         function = arguments.pop(1) if arguments[1:] and arguments[1].startswith(':') else ''
         if arguments[0] in ON_A_RUN:
             arguments += ['--experiment', file + function]
-        elif arguments[0] != 'diff':
+        elif arguments[0] not in ON_DIRECTORIES:
             arguments.insert(1, file + function)
     options = parser().parse_args(arguments)
     if options.verb == 'diff':

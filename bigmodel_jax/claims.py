@@ -68,53 +68,122 @@ class Static(Claim):
         """Whether that is the paper's number."""
         return bool(found == self.stated)
 
+    @property
+    def said(self) -> str:
+        """`stated` for a reader."""
+        return text(self.stated)
+
+    def shown(self, found: Any) -> str:
+        """What was found, for a reader."""
+        return text(found)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parameters(Static):
-    """How many parameters the model has."""
+class Consistency(Static):
+    """Interface of what a paper's numbers must have in common: where it fails, the paper contradicts itself."""
 
-    value: config.Positive
+    instead: str = ''  # What the experiment does where it fails.
+
+    def contradicts(self, found: Any) -> bool:
+        """Whether what was found shows that; if not, the experiment is merely another."""
+        return not self.agrees(found)
+
+
+def text(value: Any) -> str:
+    """A value for a reader: 124,439,808; 0.0006; 12 x 768."""
+    if isinstance(value, tuple):
+        return ' x '.join(map(text, value)) or 'scalar'
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f'{value:,}'
+    return f'{value:.6g}' if isinstance(value, float) else str(value)
+
+
+def plus_minus(value: float, tolerance: float) -> str:
+    """A value with its tolerance, if it has one, for a reader."""
+    return f'{text(value)} +- {text(tolerance)}' if tolerance else text(value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counted(Static):
+    """Interface of numbers of parameters."""
+
+    value: int
     tolerance: config.NonNegative = 0  # Absolute; where a paper rounds, half of the last printed digit.
     printed: str = ''  # '110M', where `value` is exact and the paper rounds; for the reader alone.
+
+    @property
+    def stated(self) -> int:
+        return self.value
+
+    def agrees(self, found: int) -> bool:
+        return abs(found - self.value) <= self.tolerance
+
+    @property
+    def said(self) -> str:
+        return plus_minus(self.value, self.tolerance) + (f' (printed: {self.printed})' if self.printed else '')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parameters(Counted):
+    """How many parameters the model has."""
+
     without: tuple[str, ...] = ()  # Patterns of what the paper does not count, such as 'positions.*'.
 
     @property
     def quantity(self) -> str:
         return f'parameters without {", ".join(self.without)}' if self.without else 'parameters'
 
+    def found(self, facts: Facts) -> int:
+        return facts.parameters(self.without)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrintedParameters(Counted, Consistency):
+    """The printed number of parameters should be `exact`, which is that of the printed dimensions."""
+
+    exact: config.Positive
+    without: tuple[str, ...] = ()
+
     @property
-    def stated(self) -> int:
-        return self.value
+    def quantity(self) -> str:
+        return 'parameters of the printed dimensions'
 
     def found(self, facts: Facts) -> int:
         return facts.parameters(self.without)
 
-    def agrees(self, found: int) -> bool:
-        return abs(found - self.value) <= self.tolerance
+    def contradicts(self, found: int) -> bool:
+        return found == self.exact
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ParametersMore(Static):
+class ActiveParameters(Counted):
+    """How many parameters one token meets, where it is routed to `used` of `experts` experts."""
+
+    used: config.Positive
+    experts: config.Positive
+    routed: tuple[str, ...]  # Patterns of the experts' own parameters, such as '*.ffn.up'.
+
+    @property
+    def quantity(self) -> str:
+        return f'parameters with {self.used} of {self.experts} experts'
+
+    def found(self, facts: Facts) -> int:
+        always = facts.parameters(self.routed)
+        return always + (facts.parameters() - always) * self.used // self.experts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParametersMore(Counted):
     """By how many parameters this arm differs from another: holds where a paper's absolute counts cannot be had."""
 
     than: str  # An arm.
-    value: int
-    tolerance: config.NonNegative = 0
-    printed: str = ''
 
     @property
     def quantity(self) -> str:
         return f'parameters more than {self.than}'
 
-    @property
-    def stated(self) -> int:
-        return self.value
-
     def found(self, facts: Facts) -> int:
         return facts.parameters() - facts.arm(self.than).parameters()
-
-    def agrees(self, found: int) -> bool:
-        return abs(found - self.value) <= self.tolerance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,16 +298,12 @@ class TokensPerStep(Static):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Product(Static):
-    """Printed numbers whose product should be another printed number: shows where a paper contradicts itself.
-
-    The experiment does not enter; `instead` says what it does where the product fails.
-    """
+class Product(Consistency):
+    """Printed numbers whose product should be another printed number. The experiment does not enter."""
 
     of: str  # 'heads x head width = model width'
     factors: tuple[config.Positive, ...]
     value: config.Positive
-    instead: str = ''
 
     @property
     def quantity(self) -> str:
@@ -250,6 +315,44 @@ class Product(Static):
 
     def found(self, facts: Facts) -> int:
         return math.prod(self.factors)
+
+    def shown(self, found: int) -> str:
+        return f'{text(self.factors)} = {text(found)}'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneVocabulary(Consistency):
+    """One size of the vocabulary should give the printed number of parameters of every arm.
+
+    For models whose `model.vocab` costs `model.width` parameters an entry, as one shared table does.
+    """
+
+    arms: tuple[tuple[str, int], ...]  # (arm, printed number of parameters), each to half of the last printed digit.
+    tolerance: config.NonNegative = 500_000  # That half.
+
+    @property
+    def quantity(self) -> str:
+        return f'vocabulary that gives all {len(self.arms)} printed counts'
+
+    @property
+    def stated(self) -> str:
+        return 'one'
+
+    def found(self, facts: Facts) -> tuple[tuple[str, int, int], ...]:
+        """Of each arm the smallest and the largest vocabulary that gives the printed number."""
+        return tuple((name, *self._entries(facts.arm(name), printed)) for name, printed in self.arms)
+
+    def _entries(self, facts: Facts, printed: int) -> tuple[int, int]:
+        width = facts.setting('model.width')
+        others = facts.parameters() - facts.setting('model.vocab') * width
+        low, high = printed - self.tolerance - others, printed + self.tolerance - others
+        return -(-low // width), high // width
+
+    def agrees(self, found: tuple[tuple[str, int, int], ...]) -> bool:
+        return max(low for _, low, _ in found) <= min(high for _, _, high in found)
+
+    def shown(self, found: tuple[tuple[str, int, int], ...]) -> str:
+        return '; '.join(f'{name} {low:,} to {high:,}' for name, low, high in found)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

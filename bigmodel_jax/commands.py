@@ -13,12 +13,13 @@ import rich.console
 from bigmodel_jax import config, experiment_file, sharding, verbs
 from bigmodel_jax.evaluate import decoding
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.interop import screen as published
 from bigmodel_jax.launch import hosts
 from bigmodel_jax.plan import page, prices, slices
 from bigmodel_jax.plan import render as renderings
 from bigmodel_jax.plan import search as searching
+from bigmodel_jax.runs import checks, claims_screen, repeated
 from bigmodel_jax.runs import describe as descriptions
-from bigmodel_jax.runs import repeated
 from bigmodel_jax.runs import show as shown
 from bigmodel_jax.train import memory, processes, progress
 from bigmodel_jax.train.checkpoints import NotSaved
@@ -88,6 +89,18 @@ def show(options: argparse.Namespace) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
+def check(options: argparse.Namespace) -> int:
+    """Prints each claim of the paper with its verdict; returns 1 if one differs."""
+    # An accelerator that this machine may have is none of our business.
+    jax.config.update('jax_platforms', 'cpu')
+    experiments, asked = experiment_file.load_arms(options.experiment, options.set, options.arg)
+    found = verbs.check(experiments, asked)
+    rich.console.Console(highlight=False).print(claims_screen.checked(found), soft_wrap=True)
+    if options.json:
+        checks.write(options.json, found)
+    return 1 if any(each.verdict == checks.DIFFERS for each in found) else 0
+
+
 def train(options: argparse.Namespace) -> None:
     """Trains, and says how it ended and where everything is."""
     experiment = processes.together(lambda: _experiment(options))
@@ -105,11 +118,17 @@ def train(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Prints what each evaluation found."""
     experiment = processes.together(lambda: _experiment_if_named(options))
-    trained = processes.together(lambda: verbs.open_run(options.workdir).restore(options.step, experiment))
+    run = processes.together(lambda: verbs.open_run(options.workdir))
+    if options.average is None:
+        trained = processes.together(lambda: run.restore(options.step, experiment))
+    else:
+        trained = processes.together(lambda: run.average(options.average, options.step, experiment))
     _warn_of(trained.damage)
     outcomes = trained.evaluate()
     if not processes.is_first():
         return
+    if trained.averaged:
+        print(f'the mean of the checkpoints of steps {", ".join(map(str, trained.averaged))}')
     for name, outcome in outcomes.items():
         for key, value in outcome.items():
             if isinstance(value, float):
@@ -147,9 +166,14 @@ def _decoding(options: argparse.Namespace) -> decoding.Decoding:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Writes the report and prints its path."""
+    """Writes the report and prints its path; before that, what came of the paper's claims, if there are any."""
+    # An accelerator that this machine may have is none of our business; the run itself may be using it.
+    jax.config.update('jax_platforms', 'cpu')
     _experiment_if_named(options)  # Loads the parts of its own that the file defines.
-    print(verbs.write_report(options.workdir))
+    found = verbs.judge(options.workdir, options.seeds)
+    if found:
+        rich.console.Console(highlight=False).print(claims_screen.judged(found), soft_wrap=True)
+    print(verbs.write_report(options.workdir, seeds=options.seeds))
 
 
 def describe(options: argparse.Namespace) -> None:
@@ -204,6 +228,19 @@ def replay(options: argparse.Namespace) -> int:
     return 1 if found.identical is False else 0
 
 
+def convert(options: argparse.Namespace) -> None:
+    """Prints where the converted model is, and what of it was not used."""
+    print(published.converted(verbs.convert(options.source, options.destination)))
+
+
+def certify(options: argparse.Namespace) -> int:
+    """Prints how far each output is from the reference; returns 1 if one is further than rounding."""
+    found = verbs.certify(options.directory, options.against, dtype=options.dtype, tolerance=options.tolerance)
+    rich.console.Console(highlight=False).print(published.certified(found))
+    print(published.verdict(found))
+    return 0 if found.first is None else 1
+
+
 def _space(options: argparse.Namespace) -> searching.Space:
     """What --search tries."""
     axes = tuple(options.axes.split(',')) if options.axes else searching.AXES
@@ -217,6 +254,7 @@ def _space(options: argparse.Namespace) -> searching.Space:
 ON_SEVERAL_HOSTS = ('train', 'evaluate')
 VERBS = {
     'show': show,
+    'check': check,
     'train': train,
     'evaluate': evaluate,
     'sample': sample,
@@ -225,4 +263,6 @@ VERBS = {
     'plan': plan,
     'verify': verify,
     'replay': replay,
+    'convert': convert,
+    'certify': certify,
 }

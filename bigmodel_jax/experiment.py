@@ -4,6 +4,7 @@ import dataclasses
 
 from bigmodel_jax import claims as papers
 from bigmodel_jax import config, sharding
+from bigmodel_jax import start as starts
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.models import model
@@ -41,6 +42,7 @@ class Experiment:
     model: model.Model
     objective: objective.Objective
     optimizer: optimizers.Optimizer
+    start: starts.Start | None = None  # Where its first weights come from; None: all by chance.
     seed: config.NonNegative = 0  # Of the initial weights, the order of the data, and dropout.
     microbatches: config.Positive = 1  # The gradient of a batch is summed over so many parts, which saves memory.
     evaluations: tuple[evaluation.Evaluation, ...] = ()

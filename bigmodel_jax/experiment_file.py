@@ -39,6 +39,38 @@ def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = ()) 
     return experiments.check(settings.parse_settings(made, changes))
 
 
+def load_arms(
+    name: str, changes: Sequence[str] = (), arguments: Sequence[str] = ()
+) -> tuple[dict[str, Experiment], tuple[str, ...]]:
+    """Every experiment of a file by name, checked, and the names of those that were asked for.
+
+    Of `file.py` these are experiment() and the arms of sweep(), if it has one; of `file.py:function` what that returns,
+    of which `/arm` asks for one.
+
+    Raises:
+      InputError: as load().
+    """
+    path, _, rest = name.partition(':')
+    function, _, arm = rest.partition('/')
+    module = load_module(path)
+    made = {word: _call(module, word, pathlib.Path(path), arguments) for word in [function or 'experiment']}
+    if not function and inspect.isfunction(vars(module).get('sweep')):
+        taken = inspect.signature(module.sweep).parameters
+        known = [argument for argument in arguments if argument.partition('=')[0] in taken]
+        made['sweep'] = _call(module, 'sweep', pathlib.Path(path), known)
+    arms = {word: each for found in made.values() if isinstance(found, dict) for word, each in found.items()}
+    # experiment() is often an arm once more, under another name.
+    alone = {word: each for word, each in made.items() if not isinstance(each, dict) and each not in arms.values()}
+    if arm and arm not in arms:
+        raise config.InputError(f'{path}: {function}() has no arm {arm!r}.{config.nearest(arm, arms)}')
+    every = {**alone, **arms}
+    for word, each in every.items():
+        if not isinstance(each, Experiment):
+            raise config.InputError(f'{path}: {word} is a {type(each).__name__}, not an Experiment.')
+    found = {word: experiments.check(settings.parse_settings(each, changes)) for word, each in every.items()}
+    return found, (arm,) if arm else tuple(found)
+
+
 def load_module(path: str) -> types.ModuleType:
     """The module of an experiment file, known as `experiments.<stem>` so that JSON can name its classes.
 

@@ -47,11 +47,19 @@ def _literal(node: ast.expr, path: str) -> Any:
 
 def _loaded_class(name: str, path: str) -> type:
     """A configuration class by its bare or dotted name, among those of the package and the loaded experiment file."""
-    known = {cls.__name__: cls for cls in _loaded_classes()}
-    short = name.rpartition('.')[2]
-    if short not in known:
-        raise config.InputError(f'{path}: there is no configuration class {name!r}.{config.nearest(short, known)}')
-    return known[short]
+    # By full name: a class that several modules import is one.
+    known = {f'{cls.__module__}.{cls.__name__}': cls for cls in _loaded_classes()}
+    found = {full: cls for full, cls in known.items() if f'.{full}'.endswith(f'.{name}')}
+    if not found:
+        shorts = {cls.__name__ for cls in known.values()}
+        near = config.nearest(name.rpartition('.')[2], shorts)
+        raise config.InputError(f'{path}: there is no configuration class {name!r}.{near}')
+    if len(found) > 1:  # An experiment file that runs by itself is loaded once more, under its own name.
+        found = {full: cls for full, cls in found.items() if cls.__module__ != '__main__'}
+    if len(found) > 1:
+        last_two = sorted('.'.join(full.split('.')[-2:]) for full in found)
+        raise config.InputError(f'{path}: {name} may be {" or ".join(last_two)}; write which.')
+    return next(iter(found.values()))
 
 
 def _loaded_classes() -> list[type]:

@@ -1,34 +1,41 @@
 """The verbs of the command line as Python calls, for notebooks and scripts.
 
+verbs.check({'base': experiment})
 verbs.train(experiment, 'runs/quickstart')
 run = verbs.open_run('runs/quickstart')
 steps, losses = run.metrics('loss')
 run.sample('The ', tokens=100)
 run.restore().evaluate()
+verbs.judge('runs/a', ['runs/b', 'runs/c'])
 verbs.diff('runs/a', 'runs/b').verdict
 verbs.verify('runs/a', steps=10).identical
 verbs.replay('runs/a', 1_234).losses
+verbs.convert('gpt2', 'runs/gpt2')
+verbs.certify('gpt2', 'io.npz').first
+verbs.load_pretrained('gpt2').apply({'input_ids': [[1, 2, 3]]})['logits']
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.interop import certifying, conversion, huggingface
 from bigmodel_jax.plan import plan as planning
 from bigmodel_jax.plan import prices, slices
 from bigmodel_jax.plan import search as searching
+from bigmodel_jax.runs import checks, claimed, directory, report
 from bigmodel_jax.runs import describe as descriptions
 from bigmodel_jax.runs import diff as differing
-from bigmodel_jax.runs import directory, report
 from bigmodel_jax.runs import replay as replaying
 from bigmodel_jax.runs import verify as verifying
 from bigmodel_jax.train import loop, processes, state
 
 open_run = directory.open_run
+load_pretrained = huggingface.load_pretrained
+convert, certify = conversion.convert, certifying.certify
 write_report = report.write_report
 
 
@@ -58,6 +65,11 @@ def describe(experiment: Experiment) -> dict[str, list[descriptions.Row]]:
 def diff(left: epath.PathLike, right: epath.PathLike) -> differing.Diff:
     """Where the runs in two directories differ, and why; see diff.compare()."""
     return differing.compare(open_run(left), open_run(right))
+
+
+def judge(run: epath.PathLike, seeds: Sequence[epath.PathLike] = ()) -> list[claimed.Judged]:
+    """What came of each claim of the paper in the run in a directory, with those that differ in the seed alone."""
+    return claimed.judge(open_run(run), [open_run(other) for other in seeds])
 
 
 def verify(run: epath.PathLike, **how: Any) -> verifying.Verification:
@@ -97,12 +109,10 @@ def confirm(
 
 
 search = searching.search
+# check(experiments, only=None): what the paper says of each, claim by claim, against what it is; see checks.check().
+check = checks.check
 
 
 def parameters(experiment: Experiment) -> int:
     """How many numbers the parameters of an experiment's model are; needs neither data nor memory."""
-    # One device: the count is of the model, whatever the mesh.
-    alone = config.vary(experiment, {'mesh': sharding.MeshShape(data=1)})
-    place = alone.mesh.build(jax.devices()[:1])
-    with sharding.use(place):
-        return state.blueprint(alone, place).parameters
+    return checks.Facts(experiment).parameters()

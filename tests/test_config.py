@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
-from bigmodel_jax import config, settings
+from bigmodel_jax import claims, config, settings
+from bigmodel_jax.data import mixture  # noqa: F401  Has a Part.
 from bigmodel_jax.layers import ffn, norms
 from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.plan import plan  # noqa: F401  Has one too.
 
 MODEL = decoder.gpt(vocab=64, width=16, layers=2, heads=4, length=8)
 
@@ -37,7 +39,7 @@ class Stranger:
         ('block.attention.dropout', 1.0, 'block.attention.dropout = 1.0 (a float): should be less than 1'),
         ('block.attention.dropout', float('nan'), 'should be a finite number'),
         ('block.ffn', norms.LayerNorm(), 'block.ffn = LayerNorm() (a LayerNorm): should be a Ffn'),
-        ('dtype', 'float16', "should be 'float32' or 'bfloat16'"),
+        ('dtype', 'float16', "should be 'float32', 'bfloat16' or 'float64'"),
         ('norm', 3, 'norm = 3 (a int): should be a Norm'),
     ],
 )
@@ -153,6 +155,13 @@ def test_difference_of_tuples_of_different_length():
 )
 def test_values_of_set(text, value):
     assert settings.parse_value(text) == value
+
+
+def test_a_class_whose_name_two_have_is_told_by_its_module():
+    with pytest.raises(config.InputError, match=r'data: Part may be mixture\.Part or plan\.Part; write which'):
+        settings.parse_value('Part(weight=1.0)', 'data')
+    claim = claims.Shape(where='', parameter='a', value=(1,))
+    assert settings.parse_value('claims.Shape(where="", parameter="a", value=(1,))') == claim
 
 
 def test_set_builds_configs_only():

@@ -17,7 +17,7 @@ PACKAGE = 'bigmodel_jax'
 # A file imports only from its own line and the lines above it.
 ORDER = (
     ('config',),
-    ('torus', 'settings', 'claims'),
+    ('torus', 'settings', 'claims', 'start'),
     ('sharding',),
     ('kernels', 'data'),
     ('layers',),

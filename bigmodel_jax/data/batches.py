@@ -127,8 +127,8 @@ class Batches:
           ids: [n] int64, of `rows`.
         """
         places = np.arange(self.rows) if rows is None else np.arange(self.rows)[rows]
-        mixed = ids.astype(np.uint64) * GOLDEN + _mix(places.astype(np.uint64))
-        return _mix(mixed).view(np.uint32).reshape(-1, 2)
+        mixed = ids.astype(np.uint64) * GOLDEN + mix(places.astype(np.uint64))
+        return mix(mixed).view(np.uint32).reshape(-1, 2)
 
     @property
     def steps_per_pass(self) -> int:
@@ -144,7 +144,7 @@ class Batches:
         return batch | {'weights': weights * inside.reshape(-1, *[1] * (weights.ndim - 1)).astype(weights.dtype)}
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mix(x: np.ndarray) -> np.ndarray:
     """[n] uint64 -> [n] uint64, each bit of which depends on every bit. Source: splitmix64 (Steele et al., 2014)."""
     x = x + GOLDEN  # Modulo 2^64, as all here.
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

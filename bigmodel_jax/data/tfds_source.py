@@ -25,6 +25,30 @@ def open_split(name: str, *, split: str, field: str, data_dir: str | None) -> do
     Raises:
       InputError: an unknown name, configuration, version, split or field; or it cannot be prepared here.
     """
+    builder, records = open_records(name, split=split, data_dir=data_dir)
+    _check_field(builder, field)
+    fingerprint = {**fingerprint_of(builder, records, split), 'field': field}
+    return SplitDocuments(f'{builder.info.full_name} {split}', records, field, fingerprint)
+
+
+def fingerprint_of(builder: Any, records: Any, split: str) -> dict[str, Any]:
+    """JSON-ready: which data set, version and split this is, and how large."""
+    info = builder.info.splits[split.split('[')[0]] if '+' not in split else None
+    return {
+        'tfds': builder.info.full_name,
+        'split': split,
+        'examples': len(records),
+        'bytes': int(info.num_bytes if info else builder.info.dataset_size),
+        'shards': list(info.shard_lengths) if info else None,
+    }
+
+
+def open_records(name: str, *, split: str, data_dir: str | None) -> tuple[Any, Any]:
+    """The builder of a data set, prepared, and the records of one split, read at random.
+
+    Raises:
+      InputError: an unknown name, configuration, version or split; or it cannot be prepared here.
+    """
     builder = _builder(name, data_dir or os.environ.get('TFDS_DATA_DIR'))
     if not builder.is_prepared():
         _prepare(builder)
@@ -42,17 +66,7 @@ def open_split(name: str, *, split: str, field: str, data_dir: str | None) -> do
         ) from error
     if not len(records):
         raise config.InputError(f'The split {split!r} of {name} is empty.')
-    _check_field(builder, field)
-    info = builder.info.splits[split.split('[')[0]] if '+' not in split else None
-    fingerprint = {
-        'tfds': builder.info.full_name,
-        'split': split,
-        'field': field,
-        'examples': len(records),
-        'bytes': int(info.num_bytes if info else builder.info.dataset_size),
-        'shards': list(info.shard_lengths) if info else None,
-    }
-    return SplitDocuments(f'{builder.info.full_name} {split}', records, field, fingerprint)
+    return builder, records
 
 
 class SplitDocuments(documents.Documents):

@@ -29,6 +29,14 @@ class Tokenizer:
         """The text of `ids`, without those that stand for none, as `end`. Half a character becomes U+FFFD."""
         raise NotImplementedError
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a special token such as '[MASK]'; None where there is no such thing."""
+        return None
+
+    def spans(self, text: str) -> np.ndarray | None:
+        """[n, 2] int64: where each token of encode(text) begins and ends in `text`; None if that cannot be told."""
+        return None
+
     def files(self) -> dict[str, bytes]:
         """All that makes up this tokenizer, by file name."""
         return {}

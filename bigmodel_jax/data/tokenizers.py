@@ -255,6 +255,12 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_many(self, texts: list[str]) -> list[np.ndarray]:
         return [np.array(encoding.ids, np.int32) for encoding in self._model.encode_batch_fast(texts)]
 
+    def id_of(self, token: str) -> int | None:
+        return self._model.token_to_id(token)
+
+    def spans(self, text: str) -> np.ndarray:
+        return np.array(self._model.encode(text, add_special_tokens=False).offsets, np.int64).reshape(-1, 2)
+
     def decode(self, ids: Iterable[int]) -> str:
         inside = [i for i in _integers(ids) if i < self._model.get_vocab_size()]
         return self._model.decode(inside, skip_special_tokens=True)

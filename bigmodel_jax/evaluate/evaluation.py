@@ -30,8 +30,8 @@ class Evaluator:
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
         """Metrics by name: floats, or lists of JSON-ready records.
 
-        Records of texts are called 'samples' and have 'prompt' and 'text', and 'reference' where there is one. Who scores
-        by a library says how in 'signatures': records of 'metric' and 'signature'.
+        Records of texts are called 'samples' and have 'prompt' and 'text', and 'reference' where there is one. Who
+        scores by a library says how in 'signatures': records of 'metric' and 'signature'.
         """
         raise NotImplementedError
 

@@ -21,8 +21,8 @@ class Translation(evaluation.Evaluation):
     """BLEU of the translations of `source` against `target`, one reference for each sentence.
 
     Gives 'bleu'; 'signatures', which say how it was scored (Post, 2018, arXiv:1804.08771); and the first `shown`
-    translations as 'samples' with 'prompt', 'text' and 'reference'. A translation may be `longer_by` tokens longer than its
-    source (Vaswani et al., 2017, section 6.1: 50).
+    translations as 'samples' with 'prompt', 'text' and 'reference'. A translation may be `longer_by` tokens longer than
+    its source (Vaswani et al., 2017, section 6.1: 50).
     """
 
     source: sources.Source
@@ -104,6 +104,7 @@ def translate(
     how: decoding.Decoding,
     longer_by: int = 50,
     rows: int = 128,
+    seed: int = 0,
     model_state: PyTree | None = None,
     place: sharding.Place | None = None,
 ) -> list[str]:
@@ -131,6 +132,7 @@ def translate(
             decoding=how,
             end=tokenizer.end,
             source=[ids[i] for i in padded],
+            seed=seed,
             model_state=model_state,
             place=place,
         )
@@ -149,4 +151,4 @@ def _sacrebleu() -> types.ModuleType:
     try:
         return importlib.import_module('sacrebleu')
     except ModuleNotFoundError as error:
-        raise config.InputError("BLEU comes from sacrebleu: pip install 'bigmodel_jax[translation]'.") from error
+        raise config.InputError("BLEU comes from sacrebleu: pip install 'bigmodel_jax[scores]'.") from error

@@ -52,6 +52,16 @@ class Scores(NamedTuple):
     soft_cap: float | None = None  # They are squashed to (-soft_cap, soft_cap) by tanh (Gemma 2, section 2).
     dropout_rate: float = 0.0  # Of the weights.
     dropout_key: jax.Array | None = None  # None where nothing is dropped.
+    scale: float | None = None  # Of the product of query and key; None: 1 / sqrt(K).
+
+    def scaled(self, q_BTHK: jax.Array) -> jax.Array:
+        """The queries times the scale."""
+        return q_BTHK * jnp.asarray(scale_of(q_BTHK.shape[-1], self.scale), q_BTHK.dtype)
+
+
+def scale_of(head_width: int, scale: float | None) -> float:
+    """What products of queries and keys are multiplied by: `scale`, or 1 / sqrt(K)."""
+    return head_width**-0.5 if scale is None else scale
 
 
 def visible(context: Context, *, causal: bool, window: int | None) -> jax.Array | None:

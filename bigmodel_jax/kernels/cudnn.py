@@ -8,7 +8,7 @@ import jax
 
 from bigmodel_jax import sharding
 from bigmodel_jax.kernels.context import Context, Order, Scores, visible
-from bigmodel_jax.kernels.kernel import Case, Kernel, no_bias_or_dropout, rows, uneven
+from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
 
 HALF = ('bfloat16', 'float16')
 LARGEST_HEAD = 128  # cuDNN has 256 too, on Hopper and later.
@@ -28,7 +28,7 @@ class Cudnn(Kernel):
             yield 'cudnn needs an NVIDIA GPU'
         if self.implementation == 'cudnn' and case.q.dtype.name not in HALF:
             yield f'cudnn computes in {" or ".join(HALF)}, not {case.q.dtype.name}'
-        yield from no_bias_or_dropout('cudnn', case)
+        yield from not_fused('cudnn', case)
         head_width = case.q.shape[-1]
         if case.scores.soft_cap is not None:
             yield 'cudnn has no soft cap'
@@ -68,6 +68,7 @@ class Cudnn(Kernel):
                 k_bSgK,
                 v_bSgK,
                 mask=None if mask_bTS is None else mask_bTS[:, None],
+                scale=scores.scale,
                 is_causal=counted.causal,
                 local_window_size=window,
                 implementation=self.implementation,

@@ -26,7 +26,12 @@ def grouped_matmul(x_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax
       sizes_E: [E] int32, the rows of each group, which may be none.
     """
     place = sharding.current()
-    if place is not None and place.platform == 'tpu' and fits(x_ND.shape[0], *w_EDF.shape[1:]):
+    if (
+        place is not None
+        and place.platform == 'tpu'
+        and x_ND.dtype.itemsize in LARGEST_COLUMNS
+        and fits(x_ND.shape[0], *w_EDF.shape[1:])
+    ):
         return megablox(x_ND, w_EDF, sizes_E)
     return jax.lax.ragged_dot(x_ND, w_EDF, sizes_E)
 

@@ -73,7 +73,7 @@ class Kernel:
         scores: Scores,
         heads: str = 'heads',
     ) -> jax.Array:
-        """The weighted sum of the values, [B, T, H, K], as layers.attention.attend() defines it.
+        """The weighted sum of the values, [B, T, H, K], as layers.plain.attend() defines it.
 
         Args:
           heads: the logical axis that cuts the heads of all three.
@@ -81,12 +81,14 @@ class Kernel:
         raise NotImplementedError
 
 
-def no_bias_or_dropout(name: str, case: Case) -> Iterator[str]:
+def not_fused(name: str, case: Case) -> Iterator[str]:
     """Obstacles that all fused kernels share: the scores never leave the chip."""
     if case.bias:
         yield f'{name} has no bias'
     if case.scores.dropout_rate > 0:
         yield f'{name} has no dropout'
+    if case.q.dtype.name == 'float64':
+        yield f'{name} computes in float32 at best'
 
 
 def uneven(case: Case) -> Iterator[str]:

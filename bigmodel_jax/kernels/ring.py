@@ -19,7 +19,7 @@ from jax import ad_checkpoint
 from bigmodel_jax import config, sharding
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.kernels.context import Context, Scores
-from bigmodel_jax.kernels.kernel import Case, Kernel, no_bias_or_dropout, rows, uneven
+from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
 
 # Of a score that does not count, and the start of a maximum: finite, so that differences of two are 0 and not NaN.
 MASKED = -1e9
@@ -28,7 +28,7 @@ MASKED = -1e9
 class Queries(NamedTuple):
     """What stays; t is this device's part of the row, g its part of the key/value heads."""
 
-    q_btgRK: jax.Array  # Divided by sqrt(K).
+    q_btgRK: jax.Array  # Times the scale, 1 / sqrt(K) by default.
     positions_bt: jax.Array
     segments_bt: jax.Array | None
 
@@ -78,7 +78,7 @@ class Ring(Kernel):
         return next(self._obstacles(case), None)
 
     def _obstacles(self, case: Case) -> Iterator[str]:
-        yield from no_bias_or_dropout('ring attention', case)
+        yield from not_fused('ring attention', case)
         parts = case.shards['length']
         for length in (case.q.shape[1], case.k.shape[1]):
             if length % parts:
@@ -105,7 +105,7 @@ class Ring(Kernel):
 
         B, T, H, K = q_BTHK.shape
         G = k_BSGK.shape[2]
-        q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K) * jnp.asarray(K**-0.5, q_BTHK.dtype)
+        q_BTGRK = scores.scaled(q_BTHK).reshape(B, T, G, H // G, K)
         query_segments_BT, key_segments_BS = context.segments or (None, None)
         axes: sharding.LogicalAxes = ('batch', 'length', heads, None)
         query_axes = ((*axes, None), rows(context.query_positions_BT, 'length'), rows(query_segments_BT, 'length'))

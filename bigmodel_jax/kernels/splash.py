@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.kernels.context import Context, Scores
-from bigmodel_jax.kernels.kernel import Case, Kernel, no_bias_or_dropout, rows, uneven
+from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
 
 LANES = 128  # Of a TPU's vector registers; blocks are multiples of it.
 # Up to here one kernel makes all gradients, of which those of the queries are kept once for each block of keys. That
@@ -34,7 +34,7 @@ class Splash(Kernel):
             yield 'splash needs a TPU'
         if self.block is not None and self.block % LANES:
             yield f'blocks of splash are multiples of {LANES}, not {self.block}'
-        yield from no_bias_or_dropout('splash', case)
+        yield from not_fused('splash', case)
         lengths = (case.q.shape[1], case.k.shape[1])
         if any(length % LANES for length in lengths):
             yield f'splash needs lengths that are multiples of {LANES}, not {" and ".join(map(str, lengths))}'
@@ -56,7 +56,7 @@ class Splash(Kernel):
     ) -> jax.Array:
         def local(q_bThK: jax.Array, k_bSgK: jax.Array, v_bSgK: jax.Array, *segments: jax.Array) -> jax.Array:
             kernel = self._kernel(q_bThK.shape, k_bSgK.shape[1], scores)
-            q_bhTK = q_bThK.swapaxes(1, 2) * jnp.asarray(q_bThK.shape[-1] ** -0.5, q_bThK.dtype)
+            q_bhTK = scores.scaled(q_bThK).swapaxes(1, 2)
             k_bgSK, v_bgSK = k_bSgK.swapaxes(1, 2), v_bSgK.swapaxes(1, 2)
             if not segments:
                 return jax.vmap(kernel)(q_bhTK, k_bgSK, v_bgSK).swapaxes(1, 2)

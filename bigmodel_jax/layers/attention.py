@@ -1,9 +1,11 @@
-"""Attention: the weighted sum, and the module that owns the projections.
+"""Attention: the module that owns the projections.
 
-Which keys a query sees stands in kernels/context.py; kernels/paths.py chooses what computes the sum.
+The weighted sum stands in plain.py, which keys a query sees in kernels/context.py; kernels/paths.py chooses what
+computes the sum.
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -15,11 +17,8 @@ from jax import ad_checkpoint
 from bigmodel_jax import config, sharding
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import paths
-from bigmodel_jax.kernels.context import Context, Scores, visible
-from bigmodel_jax.layers import dropout, positions, rings, weights
-
-# Finite, not -inf: a row that sees no key (padding) would make softmax return NaN, and NaN gradients spread.
-MASKED = -1e9
+from bigmodel_jax.kernels.context import Context, Scores, scale_of
+from bigmodel_jax.layers import inside, plain, positions, rings, weights
 
 
 class Cache(NamedTuple):
@@ -27,45 +26,6 @@ class Cache(NamedTuple):
 
     k_BSGK: jax.Array
     v_BSGK: jax.Array
-
-
-def attend(
-    q_BTHK: jax.Array,
-    k_BSGK: jax.Array,
-    v_BSGK: jax.Array,
-    *,
-    mask_BTS: jax.Array | None = None,
-    bias_BHTS: jax.Array | None = None,
-    soft_cap: float | None = None,
-    dropout_key: jax.Array | None = None,
-    dropout_rate: float = 0.0,
-) -> jax.Array:
-    """softmax(q k / sqrt(K)) v for each head, [B, T, H, K]; the softmax is taken in float32.
-
-    Args:
-      k_BSGK, v_BSGK: each of the G key/value heads serves H / G neighbouring query heads (Ainslie et al., 2023).
-      mask_BTS: [B or 1, T, S] bool; a query that sees no key gets the mean of all values, for the caller to ignore.
-      bias_BHTS: added to the scores.
-      soft_cap: scores are squashed to (-soft_cap, soft_cap) by tanh before the mask (Gemma 2, section 2).
-      dropout_key: of the dropout on the attention weights, at `dropout_rate`.
-
-    Source: Vaswani et al. (2017), arXiv:1706.03762, equation 1.
-    """
-    B, T, H, K = q_BTHK.shape
-    S, G = k_BSGK.shape[1:3]
-    q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K) * jnp.asarray(K**-0.5, q_BTHK.dtype)
-    scores_BGRTS = jnp.einsum('BTGRK,BSGK->BGRTS', q_BTGRK, k_BSGK, preferred_element_type=jnp.float32)
-    if bias_BHTS is not None:
-        scores_BGRTS = scores_BGRTS + bias_BHTS.reshape(-1, G, H // G, T, S)
-    if soft_cap is not None:
-        scores_BGRTS = soft_cap * jnp.tanh(scores_BGRTS / soft_cap)
-    if mask_BTS is not None:
-        scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, MASKED)
-    weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v_BSGK.dtype)
-    if dropout_key is not None:
-        weights_BGRTS = dropout.dropout(weights_BGRTS, dropout_key, rate=dropout_rate)
-    y_BTGRK = jnp.einsum('BGRTS,BSGK->BTGRK', weights_BGRTS, v_BSGK)
-    return y_BTGRK.reshape(B, T, H, K)
 
 
 def split_heads(k_BSGK: jax.Array, heads: int) -> jax.Array:
@@ -89,36 +49,6 @@ def _place(x_BTHK: jax.Array, heads: str) -> jax.Array:
     return sharding.constrain(x_BTHK, 'batch', length, heads, None)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plain(kernels.Kernel):
-    """attend(), split by the compiler: for everything, everywhere."""
-
-    def obstacle(self, case: kernels.Case) -> str | None:
-        return None
-
-    def attend(
-        self,
-        q_BTHK: jax.Array,
-        k_BSGK: jax.Array,
-        v_BSGK: jax.Array,
-        context: Context,
-        *,
-        scores: Scores,
-        heads: str = 'heads',
-    ) -> jax.Array:
-        y_BTHK = attend(
-            q_BTHK,
-            k_BSGK,
-            v_BSGK,
-            mask_BTS=visible(context, causal=scores.causal, window=scores.window),
-            bias_BHTS=context.bias_BHTS,
-            soft_cap=scores.soft_cap,
-            dropout_key=scores.dropout_key,
-            dropout_rate=scores.dropout_rate,
-        )
-        return ad_checkpoint.checkpoint_name(y_BTHK, 'attention')
-
-
 def write(cache: Cache, k_BTGK: jax.Array, v_BTGK: jax.Array, positions_BT: jax.Array) -> Cache:
     """The cache with the keys and values of `positions_BT` stored in their slots."""
     rows_B1 = jnp.arange(k_BTGK.shape[0])[:, None]
@@ -126,6 +56,14 @@ def write(cache: Cache, k_BTGK: jax.Array, v_BTGK: jax.Array, positions_BT: jax.
         k_BSGK=cache.k_BSGK.at[rows_B1, positions_BT].set(k_BTGK.astype(cache.k_BSGK.dtype)),
         v_BSGK=cache.v_BSGK.at[rows_B1, positions_BT].set(v_BTGK.astype(cache.v_BSGK.dtype)),
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DotProduct:
+    """The score of a query and a key: their product, times `scale`."""
+
+    scale: config.Rate | None = None  # None: 1 / sqrt(K). T5 has 1; see Attention.query_init().
+    soft_cap: config.Rate | None = None  # Scores are squashed to (-soft_cap, soft_cap) by tanh (Gemma 2, section 2).
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +76,7 @@ class Attention:
     causal: bool = True
     rotary: positions.Rotary | None = None
     window: config.Positive | None = None
-    soft_cap: config.Rate | None = None
+    scores: DotProduct = DotProduct()
     bias: bool = False
     dropout: config.Probability = 0.0
     init: weights.Initializer = weights.FanIn()
@@ -164,7 +102,16 @@ class Attention:
         head_width = self.head_width or width // self.heads
         if self.rotary is not None and head_width % 2:
             raise config.InputError(f'Rotary positions need heads of even width, but each has {head_width} channels.')
+        if self.scores.scale == 0:
+            raise config.InputError('attention.scores.scale=0 makes all scores alike; leave it out for 1 / sqrt(K).')
         return head_width
+
+    def query_init(self, width: int) -> weights.Initializer:
+        """What draws the matrix of the queries: first scores are as large as with a scale of 1 / sqrt(K)."""
+        if self.scores.scale is None:
+            return self.init
+        head_width = self.width_of_head(width)
+        return weights.Times(init=self.init, factor=scale_of(head_width, None) / self.scores.scale)
 
 
 class AttentionModule(nn.Module):
@@ -191,17 +138,20 @@ class AttentionModule(nn.Module):
         else:
             (q_BTHK,), (k_BSGK, v_BSGK) = self._project(x_BTD, 'query'), self._project(memory_BSD, 'key', 'value')
         if c.rotary is not None:
-            q_BTHK = positions.rotary(q_BTHK, context.query_positions_BT, base=c.rotary.base)
+            rotate = functools.partial(positions.rotary, base=c.rotary.base, scaling=c.rotary.scaling)
+            q_BTHK = rotate(q_BTHK, context.query_positions_BT)
             # Keys of this call stand at the query positions; those in the cache were rotated when they were stored.
             here_BS = context.key_positions_BS if cache is None else context.query_positions_BT
-            k_BSGK = positions.rotary(k_BSGK, here_BS, base=c.rotary.base)
+            k_BSGK = rotate(k_BSGK, here_BS)
         scores = self._scores()
         if cache is None:
             y_BTHK = self._attend(q_BTHK, k_BSGK, v_BSGK, context=context, scores=scores)
         else:
             cache = write(cache, k_BSGK, v_BSGK, context.query_positions_BT)
             k_BSGK, v_BSGK = cache.k_BSGK.astype(dtype), cache.v_BSGK.astype(dtype)
-            y_BTHK = Plain().attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
+            y_BTHK = plain.Plain().attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
+        if inside.asked(self, inside.MAPS):  # Whatever computes the sum may never have had the weights.
+            inside.show(self, inside.MAPS, 'weights', plain.shown(q_BTHK, k_BSGK, context, scores))
         axes = {'heads': c.heads, 'head': c.width_of_head(D), 'embed': D}
         out_HKD = weights.weight(self, 'out', axes, init=c.out_init or c.init, inputs=('heads', 'head'), dtype=dtype)
         y_BTD = rings.into_stream('BTHK,HKD->BTD', y_BTHK, out_HKD, cut='heads')
@@ -211,9 +161,10 @@ class AttentionModule(nn.Module):
 
     def _scores(self) -> Scores:
         c = self.config
+        scores = Scores(c.causal, c.window, c.scores.soft_cap, scale=c.scores.scale)
         if c.dropout == 0 or not self.has_rng('dropout'):
-            return Scores(c.causal, c.window, c.soft_cap)
-        return Scores(c.causal, c.window, c.soft_cap, c.dropout, self.make_rng('dropout'))
+            return scores
+        return scores._replace(dropout_rate=c.dropout, dropout_key=self.make_rng('dropout'))
 
     def _attend(
         self, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, *, context: Context, scores: Scores
@@ -224,7 +175,7 @@ class AttentionModule(nn.Module):
         k_BSGK = ad_checkpoint.checkpoint_name(_place(k_BSGK, 'kv_heads'), 'key')
         v_BSGK = ad_checkpoint.checkpoint_name(_place(v_BSGK, 'kv_heads'), 'value')
         case = kernels.case_of(q_BTHK, k_BSGK, context, scores)
-        path = paths.choose(case, Plain(), self.config.kernel)
+        path = paths.choose(case, plain.Plain(), self.config.kernel)
         paths.note('/'.join(self.path), path)
         return path.kernel.attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
 
@@ -235,7 +186,8 @@ class AttentionModule(nn.Module):
         matrices = []
         for name, (cut, heads) in zip(names, cuts):
             axes = {'embed': D, cut: heads, 'head': c.width_of_head(D)}
-            matrices.append(weights.weight(self, name, axes, init=c.init, inputs=('embed',), dtype=dtype))
+            init = c.query_init(D) if name == 'query' else c.init
+            matrices.append(weights.weight(self, name, axes, init=init, inputs=('embed',), dtype=dtype))
         subscripts = ('BTD,DHK->BTHK',) * len(names)
         found = list(rings.out_of_stream(x_BTD, subscripts, tuple(matrices), cuts=tuple(cut for cut, _ in cuts)))
         for i, (name, (cut, heads)) in enumerate(zip(names, cuts)):

@@ -8,8 +8,8 @@ from flax import linen as nn
 from jax import ad_checkpoint
 
 from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import dropout, ffn, norms
-from bigmodel_jax.layers.attention import Attention, AttentionModule, Cache, Context
+from bigmodel_jax.layers import dropout, ffn, inside, norms
+from bigmodel_jax.layers.attention import Attention, Cache, Context
 
 Sublayer = Callable[[jax.Array], jax.Array]
 
@@ -84,15 +84,15 @@ class BlockModule(nn.Module):
 
         def attend(y_BTD: jax.Array) -> jax.Array:
             nonlocal updated
-            module = AttentionModule(c.attention, name='attention')
-            y_BTD, updated = module(y_BTD, context, cache=cache)
+            y_BTD, updated = c.attention.build('attention')(y_BTD, context, cache=cache)
             return y_BTD
 
         x_BTD = self._join('attention', x_BTD, attend)
         if c.cross is not None and memory is not None:
-            look, (memory_BSD, there) = AttentionModule(c.cross, name='cross'), memory
+            look, (memory_BSD, there) = c.cross.build('cross'), memory
             x_BTD = self._join('cross', x_BTD, lambda y_BTD: look(y_BTD, there, memory_BSD=memory_BSD)[0])
         x_BTD = self._join('ffn', x_BTD, lambda y_BTD: c.ffn.build('ffn')(y_BTD))
+        inside.show(self, inside.STREAMS, 'after', x_BTD)
         return x_BTD, updated
 
     def _join(self, name: str, x_BTD: jax.Array, sublayer: Sublayer) -> jax.Array:

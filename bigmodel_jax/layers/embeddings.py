@@ -2,13 +2,21 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import dropout, lookup, weights
+from bigmodel_jax.layers import dropout, lookup, precision, weights
+
+
+class Head(NamedTuple):
+    """The output layer: logits are the features times the matrix, plus the bias."""
+
+    matrix_VD: jax.Array
+    bias_V: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,15 +25,19 @@ class Embedding:
 
     tied: bool = True  # The output matrix is the table (Press and Wolf, 2017, arXiv:1608.05859).
     scaled: bool = False  # Embeddings are multiplied by sqrt(D) (Vaswani et al., 2017, section 3.4).
+    output_scaled: bool = False  # The output matrix is the weights divided by sqrt(D) (T5 v1.0's code).
+    output_bias: bool = False  # A learned bias is added to the logits (BERT, Marian).
+    padding: config.NonNegative | None = None  # A token whose row learns nothing as an input (PyTorch's padding_idx).
     dropout: config.Probability = 0.0  # On the sum of embeddings and positions.
     init: weights.Initializer = weights.Normal(stddev=0.02)
+    output_init: weights.Initializer | None = None  # Of an output matrix of its own; None: like `init`.
 
     def build(self, vocab: int, width: int, dtype: str, name: str | None = None) -> nn.Module:
         return EmbeddingModule(self, vocab=vocab, width=width, dtype=jnp.dtype(dtype), name=name)
 
 
 class EmbeddingModule(nn.Module):
-    """Owns a table [V, D], and an output matrix [V, D] unless tied."""
+    """Owns a table [V, D], an output matrix [V, D] unless tied, and the bias of the output, if any."""
 
     config: Embedding
     vocab: int
@@ -36,26 +48,38 @@ class EmbeddingModule(nn.Module):
         c, axes = self.config, {'vocab': self.vocab, 'embed': self.width}
         self.table_VD = weights.weight(self, 'table', axes, init=c.init, inputs=('embed',), dtype=self.dtype)
         if not c.tied:
-            self.output_VD = weights.weight(self, 'output', axes, init=c.init, inputs=('embed',), dtype=self.dtype)
+            init = c.output_init or c.init
+            self.output_VD = weights.weight(self, 'output', axes, init=init, inputs=('embed',), dtype=self.dtype)
+        if c.output_bias:
+            axes, dtype = {'vocab': self.vocab}, precision.sums(self.dtype)
+            self.output_bias_V = weights.vector(self, 'output_bias', axes, value=0.0, dtype=dtype)
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
         x_BTD = lookup.lookup(self.table_VD, tokens_BT)
+        if self.config.padding is not None:
+            x_BTD = jnp.where(tokens_BT[..., None] == self.config.padding, jax.lax.stop_gradient(x_BTD), x_BTD)
         return x_BTD * jnp.asarray(math.sqrt(self.width), self.dtype) if self.config.scaled else x_BTD
 
     def finish(self, x_BTD: jax.Array) -> jax.Array:
         """The input of the first layer: embeddings with their positions, laid out on the mesh, after dropout."""
         return dropout.drop(self, sharding.constrain(x_BTD, 'batch', 'stream', 'embed'), self.config.dropout)
 
-    def head(self) -> jax.Array:
-        """The output matrix [V, D]."""
-        return self.table_VD if self.config.tied else self.output_VD
+    def head(self) -> Head:
+        """The output layer."""
+        matrix_VD = self.table_VD if self.config.tied else self.output_VD
+        if self.config.output_scaled:
+            matrix_VD = matrix_VD * jnp.asarray(self.width**-0.5, self.dtype)
+        return Head(matrix_VD, self.output_bias_V if self.config.output_bias else None)
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
-        """Logits [B, T, V] float32."""
+        """Logits [B, T, V], float32 or float64."""
         return unembed(x_BTD, self.head())
 
 
-def unembed(x_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
-    """Logits [B, T, V] float32 of features and an output matrix."""
-    logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, head_VD, preferred_element_type=jnp.float32)
+def unembed(x_BTD: jax.Array, head: Head) -> jax.Array:
+    """Logits [B, T, V] of features, float32 or float64; see layers/precision.py."""
+    dtype = precision.sums(x_BTD.dtype)
+    logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, head.matrix_VD, preferred_element_type=dtype)
+    if head.bias_V is not None:
+        logits_BTV = logits_BTV + head.bias_V
     return sharding.constrain(logits_BTV, 'batch', 'length', 'vocab')

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import sharding, torus
+from bigmodel_jax.layers import precision
 
 
 class Exchange(NamedTuple):
@@ -98,8 +99,8 @@ def _backward(saved: tuple[jax.Array, int], grad_BTD: jax.Array) -> tuple[jax.Ar
             tokens_BT = _gather(tokens_BT, how.axis, how.partners, dimension=0)
             grad_BTD = jax.lax.all_to_all(grad_BTD, how.axis, 2, 0, axis_index_groups=how.partners, tiled=True)
         here_BT, mine_BT1 = _here(tokens_BT, size, parts)
-        added_BTD = jnp.where(mine_BT1, grad_BTD, 0).astype(jnp.float32)
-        grad_VD = jnp.zeros((size, grad_BTD.shape[-1]), jnp.float32).at[here_BT].add(added_BTD)
+        added_BTD = precision.raised(jnp.where(mine_BT1, grad_BTD, 0))
+        grad_VD = jnp.zeros((size, grad_BTD.shape[-1]), added_BTD.dtype).at[here_BT].add(added_BTD)
         summed = functools.partial(sharding.sum_up, grad_VD.astype(grad_BTD.dtype), *stored, over=rows)
         return summed() if how is None else summed(done=how.axis)
 

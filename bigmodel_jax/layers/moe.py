@@ -22,11 +22,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.kernels import grouped
-from bigmodel_jax.layers import activations, ffn, weights
+from bigmodel_jax.layers import activations, ffn, inside, precision, weights
 
 
 def route(logits_BTE: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
-    """The experts that each token sees, [B, T, C] int32, and how much of each one's answer it takes, [B, T, C] float32.
+    """The experts that each token sees, [B, T, C] int32, and how much of each one's answer it takes,
+    [B, T, C] in the dtype of the logits.
 
     These are the `top_k` experts of the largest logits, and the softmax of those logits alone.
 
@@ -47,7 +48,7 @@ def imbalance(logits_BTE: jax.Array, chosen_BTC: jax.Array) -> jax.Array:
     choice; for more, transformers' load_balancing_loss_func() lets f sum to their number and is that times larger.
     """
     E = logits_BTE.shape[-1]
-    used_E = jax.nn.one_hot(chosen_BTC, E).mean(axis=(0, 1, 2))
+    used_E = jax.nn.one_hot(chosen_BTC, E, dtype=logits_BTE.dtype).mean(axis=(0, 1, 2))
     probability_E = jax.nn.softmax(logits_BTE, axis=-1).mean(axis=(0, 1))
     return E * (used_E * probability_E).sum()
 
@@ -85,7 +86,7 @@ def spread(x: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
 def collect(copies: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
     """For each token the sum of its copies, [N, ...]; what is past the last copy counts as 0. The transpose of
     spread()."""
-    choices = [copies.at[copy_N].get(mode='fill', fill_value=0).astype(jnp.float32) for copy_N in copy_NC.T]
+    choices = [precision.raised(copies.at[copy_N].get(mode='fill', fill_value=0)) for copy_N in copy_NC.T]
     return sum(choices[1:], choices[0]).astype(copies.dtype)
 
 
@@ -236,13 +237,14 @@ class RoutedModule(nn.Module):
         gate_EDF, up_EDF = draw('gate', wide), draw('up', wide)
         narrow, out_init = {'experts': E, 'hidden': F, 'embed': D}, c.out_init or c.init
         down_EFD = draw('down', narrow, init=out_init, inputs=('hidden',))
-        router_DE = draw('router', {'embed': D, 'experts': E}, dtype=jnp.float32)
+        router_DE = draw('router', {'embed': D, 'experts': E}, dtype=precision.sums(x_BTD.dtype))
         # Small and whole everywhere, so that it takes the tokens as the stream is cut; else these would move.
         router_DE = sharding.constrain(router_DE, None, None)
         x_BTD = sharding.constrain(x_BTD, 'batch', 'stream', 'embed')
         # In float32, for an exponential follows (Fedus et al., 2021, section 2.4); TPUs would multiply in bfloat16.
-        logits_BTE = jnp.einsum('BTD,DE->BTE', x_BTD.astype(jnp.float32), router_DE, precision='highest')
+        logits_BTE = jnp.einsum('BTD,DE->BTE', precision.raised(x_BTD), router_DE, precision='highest')
         chosen_BTC, weights_BTC = route(logits_BTE, c.top_k)
+        inside.show(self, inside.ROUTERS, 'logits', logits_BTE)
         self._ask('balance', c.balance, imbalance(logits_BTE, chosen_BTC))
         self._ask('router_z', c.z_loss, jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1)).mean())
         matrices = Matrices(gate_EDF, up_EDF, down_EFD)
@@ -251,4 +253,4 @@ class RoutedModule(nn.Module):
     def _ask(self, name: str, weight: float, value: jax.Array) -> None:
         # While weights are drawn nothing is minimised, and what is sown would be taken for state of the model.
         if weight and not self.is_initializing():
-            self.sow('losses', name, weight * value, reduce_fn=jnp.add, init_fn=lambda: jnp.float32(0.0))
+            self.sow('losses', name, weight * value, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros((), value.dtype))

@@ -1,4 +1,4 @@
-"""Normalisation over the last axis, in float32."""
+"""Normalisation over the last axis, in float32 or float64; see layers/precision.py."""
 
 import dataclasses
 
@@ -7,19 +7,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import weights
+from bigmodel_jax.layers import precision, weights
 
 
 def layer_norm(x: jax.Array, *, epsilon: float) -> jax.Array:
-    """[..., D] -> [..., D] float32 of mean 0 and variance 1. Source: Ba et al. (2016), arXiv:1607.06450, equation 4."""
-    x = x.astype(jnp.float32)
+    """[..., D] -> [..., D] of mean 0 and variance 1. Source: Ba et al. (2016), arXiv:1607.06450, equation 4."""
+    x = precision.raised(x)
     centred = x - x.mean(axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
 
 
 def rms_norm(x: jax.Array, *, epsilon: float) -> jax.Array:
-    """[..., D] -> [..., D] float32 of mean square 1. Source: Zhang and Sennrich (2019), arXiv:1910.07467, section 4."""
-    x = x.astype(jnp.float32)
+    """[..., D] -> [..., D] of mean square 1. Source: Zhang and Sennrich (2019), arXiv:1910.07467, section 4."""
+    x = precision.raised(x)
     return x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + epsilon)
 
 
@@ -51,9 +51,9 @@ class LayerNormModule(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         axes = {'embed': x.shape[-1]}
         y = layer_norm(x, epsilon=self.config.epsilon)
-        y = y * weights.vector(self, 'scale', axes, value=1.0, dtype=jnp.float32)
+        y = y * weights.vector(self, 'scale', axes, value=1.0, dtype=y.dtype)
         if self.config.bias:
-            y = y + weights.vector(self, 'bias', axes, value=0.0, dtype=jnp.float32)
+            y = y + weights.vector(self, 'bias', axes, value=0.0, dtype=y.dtype)
         return y.astype(x.dtype)
 
 
@@ -75,5 +75,5 @@ class RmsNormModule(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = rms_norm(x, epsilon=self.config.epsilon)
-        scale = weights.vector(self, 'scale', {'embed': x.shape[-1]}, value=1.0, dtype=jnp.float32)
+        scale = weights.vector(self, 'scale', {'embed': x.shape[-1]}, value=1.0, dtype=y.dtype)
         return (y * scale).astype(x.dtype)

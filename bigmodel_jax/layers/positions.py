@@ -8,32 +8,51 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import weights
+from bigmodel_jax.layers import precision, weights
 
 
-def sinusoidal(positions_BT: jax.Array, *, width: int, base: float) -> jax.Array:
-    """[B, T, D] float32: sines in the even channels, cosines in the odd ones.
+def sinusoidal(positions_BT: jax.Array, *, width: int, base: float, dtype: jnp.dtype = jnp.float32) -> jax.Array:  # type: ignore[assignment]
+    """[B, T, D] of `dtype`: sines in the even channels, cosines in the odd ones.
 
     Source: Vaswani et al. (2017), arXiv:1706.03762, section 3.5.
     """
-    angles_BTN = positions_BT[..., None] * base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angles_BTN = positions_BT[..., None] * base ** (-jnp.arange(0, width, 2, dtype=dtype) / width)
     pairs = jnp.stack([jnp.sin(angles_BTN), jnp.cos(angles_BTN)], axis=-1)
     return pairs.reshape(*positions_BT.shape, -1)[..., :width]
 
 
-def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, *, base: float) -> jax.Array:
+def sinusoid_table(length: int, *, width: int, base: float) -> np.ndarray:
+    """[length, D] float32: sines in the first half of the channels, cosines in the second, as in fairseq and Marian.
+
+    Made in float64 and rounded, exactly as the files of such models hold it.
+    """
+    angles = np.arange(length)[:, None] / base ** (np.arange(0, width, 2) / width)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width].astype(np.float32)
+
+
+def rotary(
+    x_BTHK: jax.Array, positions_BT: jax.Array, *, base: float, scaling: 'Llama3Scaling | None' = None
+) -> jax.Array:
     """Rotates channel i of each head with channel i + K/2 by an angle position * base^(-2i/K); keeps the dtype.
+
+    Args:
+      scaling: changes these frequencies.
 
     Source: Su et al. (2021), arXiv:2104.09864, equation 34; the halves (not neighbours) are paired as in GPT-NeoX and
     Llama.
     """
-    half = x_BTHK.shape[-1] // 2
-    angles_BT1K = (positions_BT[..., None] * base ** (-jnp.arange(half, dtype=jnp.float32) / half))[:, :, None, :]
+    half, dtype = x_BTHK.shape[-1] // 2, precision.sums(x_BTHK.dtype)
+    numbers_BT1 = positions_BT[..., None]
+    frequencies = base ** (-jnp.arange(half, dtype=dtype) / half)
+    if scaling is not None:
+        frequencies = scaling(frequencies)
+    angles_BT1K = (numbers_BT1 * frequencies)[:, :, None, :]
     cos, sin = jnp.cos(angles_BT1K), jnp.sin(angles_BT1K)
-    first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(x_BTHK.astype(dtype), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTHK.dtype)
 
 
@@ -68,7 +87,7 @@ class Positions:
         return self
 
     def build(self, name: str | None = None) -> nn.Module:
-        """A module with embed(x_BTD, positions_BT) and bias(query_positions_BT, key_positions_BS)."""
+        """A module with embed(x_BTD, positions_BT) and bias(query_positions_BT, key_positions_BS, dtype)."""
         raise NotImplementedError
 
 
@@ -79,8 +98,8 @@ class PositionsModule(nn.Module):
         """The embeddings with their positions; None stands for 0 .. T-1 in every row."""
         return x_BTD
 
-    def bias(self, query_positions_BT: jax.Array, key_positions_BS: jax.Array) -> jax.Array | None:
-        """[B, H, T, S] to be added to the scores of every layer, or None."""
+    def bias(self, query_positions_BT: jax.Array, key_positions_BS: jax.Array, dtype: jnp.dtype) -> jax.Array | None:
+        """[B, H, T, S] to be added to the scores of every layer of a computation in `dtype`, or None."""
         return None
 
 
@@ -102,8 +121,31 @@ class SinusoidalModule(PositionsModule):
     def embed(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         if positions_BT is None:
             positions_BT = jnp.arange(x_BTD.shape[1])[None]
-        added_BTD = sinusoidal(positions_BT, width=x_BTD.shape[-1], base=self.config.base)
+        dtype = precision.sums(x_BTD.dtype)
+        added_BTD = sinusoidal(positions_BT, width=x_BTD.shape[-1], base=self.config.base, dtype=dtype)
         return x_BTD + added_BTD.astype(x_BTD.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SinusoidTable(Positions):
+    """Fixed sinusoids added to the embeddings, out of a table: all sines before all cosines; see sinusoid_table()."""
+
+    length: config.Positive  # type: ignore[assignment]  # Narrower than the interface: never None.
+    base: float = 10_000.0
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return SinusoidTableModule(self, name=name)
+
+
+class SinusoidTableModule(PositionsModule):
+    """Owns nothing."""
+
+    config: SinusoidTable
+
+    def embed(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        c = self.config
+        table = jnp.asarray(sinusoid_table(c.length, width=x_BTD.shape[-1], base=c.base), x_BTD.dtype)
+        return _add(x_BTD, table, positions_BT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,9 +168,14 @@ class LearnedModule(PositionsModule):
     def embed(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         axes = {'length': self.config.length, 'embed': x_BTD.shape[-1]}
         table = weights.weight(self, 'table', axes, init=self.config.init, inputs=('length',), dtype=x_BTD.dtype)
-        if positions_BT is None:  # A slice: its gradient is no scatter.
-            return x_BTD + table[None, : x_BTD.shape[1]]
-        return x_BTD + table[positions_BT]
+        return _add(x_BTD, table, positions_BT)
+
+
+def _add(x_BTD: jax.Array, table: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+    """`x_BTD` plus the rows [length, D] of its positions."""
+    if positions_BT is None:  # A slice: its gradient is no scatter.
+        return x_BTD + table[None, : x_BTD.shape[1]]
+    return x_BTD + table[positions_BT]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,13 +201,44 @@ class RelativeModule(PositionsModule):
     config: Relative
 
     @nn.compact
-    def bias(self, query_positions_BT: jax.Array, key_positions_BS: jax.Array) -> jax.Array | None:
+    def bias(self, query_positions_BT: jax.Array, key_positions_BS: jax.Array, dtype: jnp.dtype) -> jax.Array | None:
         c = self.config
         distance_BTS = key_positions_BS[:, None, :] - query_positions_BT[:, :, None]
         bucket_BTS = relative_bucket(distance_BTS, buckets=c.buckets, max_distance=c.max_distance, causal=c.causal)
         axes = {'buckets': c.buckets, 'heads': c.heads}
-        table = weights.weight(self, 'table', axes, init=c.init, inputs=('buckets',), dtype=jnp.float32)
+        table = weights.weight(self, 'table', axes, init=c.init, inputs=('buckets',), dtype=precision.sums(dtype))
         return jnp.moveaxis(table[bucket_BTS], -1, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Llama3Scaling:
+    """Slower rotations, so that a model reads rows `factor` times longer than the `length` it was trained on first.
+
+    Channels that turn less than `low` times within that length are slowed down by `factor`, those that turn more than
+    `high` times are not, and between the two the frequency is interpolated.
+
+    Source: Grattafiori et al. (2024), arXiv:2407.21783, its released code and configurations ('rope_type': 'llama3').
+    """
+
+    factor: config.Rate = 8.0
+    low: config.Rate = 1.0  # low_freq_factor
+    high: config.Rate = 4.0  # high_freq_factor
+    length: config.Positive = 8_192  # original_max_position_embeddings
+
+    def __call__(self, frequencies: jax.Array) -> jax.Array:
+        """The frequencies [K/2], in radians per position, as they are used.
+
+        Raises:
+          InputError: `high` is not above `low`, or `factor` is 0.
+        """
+        if self.high <= self.low or not self.factor:
+            raise config.InputError(
+                f'rotary.scaling has factor={self.factor:g}, low={self.low:g}, high={self.high:g}; '
+                'the factor must be above 0, and high above low.'
+            )
+        turns = self.length * frequencies / (2 * math.pi)
+        kept = jnp.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
+        return (1.0 - kept) * frequencies / self.factor + kept * frequencies
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,3 +246,4 @@ class Rotary:
     """Rotates queries and keys inside attention; owns nothing."""
 
     base: float = 10_000.0
+    scaling: Llama3Scaling | None = None

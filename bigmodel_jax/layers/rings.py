@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import sharding
-from bigmodel_jax.layers import weights
+from bigmodel_jax.layers import precision, weights
 
 AXIS = 'tensor'
 WORTH = 2**24  # Bytes of a device's piece of the stream from which the ring pays; below, one gather has less latency.
@@ -153,7 +153,7 @@ def _gathered_backward(
         parts = (_back(each, _piece(grad, place), matrix) for each, grad, matrix in zip(subscripts, grads, matrices))
         return functools.reduce(jnp.add, parts)
 
-    of_matrices = [jnp.zeros(matrix.shape, jnp.float32) for matrix in matrices]
+    of_matrices = [jnp.zeros(matrix.shape, precision.sums(matrix.dtype)) for matrix in matrices]
     for piece, place in _passing(x_BtD):
         more = [_of_matrix(each, piece, _piece(grad, place)) for each, grad in zip(subscripts, grads)]
         of_matrices = [total + one for total, one in zip(of_matrices, more)]
@@ -179,7 +179,7 @@ def _scattered_backward(
     subscripts: str, saved: tuple[jax.Array, jax.Array], grad_BtD: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     y, matrix = saved
-    of_y, of_matrix = jnp.zeros_like(y), jnp.zeros(matrix.shape, jnp.float32)
+    of_y, of_matrix = jnp.zeros_like(y), jnp.zeros(matrix.shape, precision.sums(matrix.dtype))
     for piece, place in _passing(grad_BtD):
         of_y = _put(of_y, _back(subscripts, piece, matrix), place)
         of_matrix = of_matrix + _of_matrix(subscripts, _piece(y, place), piece)

@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 
 from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import attention, blocks, pipeline
+from bigmodel_jax.layers import attention, blocks, inside, pipeline
 
 # What layers name for the backward pass, per token: the stream [D] where it enters the layer and between its sublayers
 # ('middle'); query, key and value after rotation [H K, G K, G K]; what the attention kernel returns [H K]; the products
@@ -59,21 +59,59 @@ class Stack:
     scan: bool = True
     remat: Literal['none', 'full', 'attention', 'heads', 'projections', 'dots', 'offload'] | tuple[Name, ...] = 'none'
 
-    def build(self, block: blocks.Block, layers: int, name: str | None = None) -> nn.Module:
-        return StackModule(self, block=block, layers=layers, name=name)
+    def build(
+        self, block: blocks.Block, layers: int, name: str | None = None, *, alternates: tuple[blocks.Block, ...] = ()
+    ) -> nn.Module:
+        """Layer i is the (i mod n)-th of the n blocks `block, *alternates`."""
+        return StackModule(self, block=block, layers=layers, alternates=alternates, name=name)
 
     @property
     def policy(self) -> Policy | None:
         """What jax.checkpoint may keep; None to keep everything."""
         return POLICIES[self.remat] if isinstance(self.remat, str) else _named(*self.remat)
 
+    @property
+    def layer(self) -> type[nn.Module]:
+        """What makes a layer out of a block: BlockModule, under the policy."""
+        if self.policy is None:
+            return blocks.BlockModule
+        # Inside a scan nothing can be merged across the checkpoint anyway; unrolled, XLA must be kept from it.
+        return nn.remat(blocks.BlockModule, policy=self.policy, prevent_cse=not self.scan)
+
+
+class GroupModule(nn.Module):
+    """One layer of each of several kinds, which take turns: what is repeated where layers alternate."""
+
+    config: Stack
+    kinds: tuple[blocks.Block, ...]
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        context: attention.Context,
+        memory: tuple[jax.Array, attention.Context] | None = None,
+        cache: attention.Cache | None = None,
+    ) -> tuple[jax.Array, attention.Cache | None]:
+        """As of BlockModule; the arrays of the cache have a leading axis, the layers of the group."""
+        caches = []
+        for place, kind in enumerate(self.kinds):
+            own = None if cache is None else attention.Cache(*(leaf[place] for leaf in cache))
+            x_BTD, own = self.config.layer(kind, name=f'turn{place}')(x_BTD, context, memory, own)
+            caches.append(own)
+        return x_BTD, None if cache is None else jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *caches)
+
 
 class StackModule(nn.Module):
-    """Owns `layers` copies of a block's weights, stacked along a leading 'layers' axis."""
+    """Owns `layers` copies of a block's weights, stacked along a leading 'layers' axis.
+
+    Where n kinds of layers take turns, each kind has its own: 'turn0', 'turn1' ..., layers / n copies each.
+    """
 
     config: Stack
     block: blocks.Block
     layers: int
+    alternates: tuple[blocks.Block, ...] = ()
 
     @nn.compact
     def __call__(
@@ -88,23 +126,28 @@ class StackModule(nn.Module):
         Where the mesh cuts the layers into stages, the batch flows through them as in layers/pipeline.py. Decoding with
         a cache does not: a step of one token has nothing to fill a pipeline with.
         """
+        inside.show(self, inside.STREAMS, 'before', x_BTD)
         place = sharding.current()
         if place is not None and place.shards('layers') > 1 and cache is None and not self.is_initializing():
             return self._flow(place, x_BTD, context, memory), None
-        body: type[nn.Module] = blocks.BlockModule
-        if self.config.policy is not None:
-            # Inside a scan nothing can be merged across the checkpoint anyway; unrolled, XLA must be kept from it.
-            body = nn.remat(body, policy=self.config.policy, prevent_cse=not self.config.scan)
+        kinds = (self.block, *self.alternates)
+        repeats = self.layers // len(kinds)
+        body = GroupModule if self.alternates else self.config.layer
         scanned = nn.scan(
             body,
-            variable_axes={'params': 0, 'losses': 0},
+            variable_axes={'params': 0, 'losses': 0, **dict.fromkeys(inside.COLLECTIONS, 0)},
             split_rngs={'params': True, 'dropout': True},
             in_axes=(nn.broadcast, nn.broadcast, 0),
-            length=self.layers,
-            unroll=1 if self.config.scan else self.layers,
+            length=repeats,
+            unroll=1 if self.config.scan else repeats,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )
-        return scanned(self.block, name='layers')(x_BTD, context, memory, cache)
+        if not self.alternates:
+            return scanned(self.block, name='layers')(x_BTD, context, memory, cache)
+        if cache is not None:
+            cache = jax.tree.map(lambda leaf: leaf.reshape(repeats, len(kinds), *leaf.shape[1:]), cache)
+        x_BTD, cache = scanned(self.config, kinds, name='layers')(x_BTD, context, memory, cache)
+        return x_BTD, jax.tree.map(lambda leaf: leaf.reshape(self.layers, *leaf.shape[2:]), cache)
 
     def _flow(
         self,
@@ -114,7 +157,17 @@ class StackModule(nn.Module):
         memory: tuple[jax.Array, attention.Context] | None,
     ) -> jax.Array:
         """The stream after all layers, each stage of them on its own devices."""
-        block = blocks.BlockModule(self.block, parent=None)
+        if any(inside.asked(self, collection) for collection in inside.COLLECTIONS):
+            raise config.InputError(
+                f'{", ".join(inside.COLLECTIONS)} are not shown where the mesh cuts the layers into stages; '
+                'use mesh.pipeline=1.'
+            )
+        kinds, policy = (self.block, *self.alternates), self.config.policy
+        block = (
+            GroupModule(self.config, kinds, parent=None)
+            if self.alternates
+            else blocks.BlockModule(self.block, parent=None)
+        )
         kept = ['losses'] if self.is_mutable_collection('losses') else []
 
         def layer(weights: Any, x_BTD: jax.Array, beside: Any, key: jax.Array | None) -> tuple[jax.Array, Any]:
@@ -122,8 +175,8 @@ class StackModule(nn.Module):
             (x_BTD, _), sown = block.apply({'params': weights}, x_BTD, *beside, rngs=rngs, mutable=kept)
             return x_BTD, sown.get('losses', {})
 
-        if self.config.policy is not None:
-            layer = jax.checkpoint(layer, policy=self.config.policy, prevent_cse=False)
+        if policy is not None and not self.alternates:  # A group does so for each of its layers.
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
         weights = self.variables['params']['layers']
         key = self.make_rng('dropout') if self.has_rng('dropout') else None
         x_BTD, sown = pipeline.run(layer, weights, x_BTD, (context, memory), place=place, key=key)
@@ -135,8 +188,7 @@ class StackModule(nn.Module):
 
 def empty_cache(block: blocks.Block, *, layers: int, rows: int, length: int, width: int, dtype: str) -> attention.Cache:
     """A cache for `rows` sequences of up to `length` positions, [L, B, S, G, K] each."""
-    heads = block.attention.kv_heads or block.attention.heads
-    shape = (layers, rows, length, heads, block.attention.width_of_head(width))
+    shape = (layers, rows, length, *_cached(block, width))
     return attention.Cache(k_BSGK=jax.numpy.zeros(shape, dtype), v_BSGK=jax.numpy.zeros(shape, dtype))
 
 
@@ -150,3 +202,24 @@ def check(block: blocks.Block, width: int, length: int) -> None:
             f'attention.window={block.attention.window} is longer than the data ({length} tokens); '
             'leave it out, or use longer data.'
         )
+
+
+def check_turns(kinds: tuple[blocks.Block, ...], layers: int, width: int, length: int) -> None:
+    """Raises InputError where `layers` layers of a model of this width cannot be of these kinds in turn."""
+    if layers % len(kinds):
+        raise config.InputError(
+            f'layers={layers} does not divide into groups of {len(kinds)} layers, the block and its alternates; '
+            f'use a multiple of {len(kinds)}.'
+        )
+    for kind in kinds:
+        check(kind, width, length)
+    # One cache serves all layers.
+    shapes = {_cached(kind, width) for kind in kinds}
+    if len(shapes) > 1:
+        shown = ' and '.join(f'{heads} heads of {channels}' for heads, channels in sorted(shapes))
+        raise config.InputError(f'Layers that take turns need keys of one shape, but there are {shown}.')
+
+
+def _cached(block: blocks.Block, width: int) -> tuple[int, int]:
+    """Key heads of a layer, and the channels of each."""
+    return block.attention.kv_heads or block.attention.heads, block.attention.width_of_head(width)

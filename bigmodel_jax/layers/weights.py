@@ -51,6 +51,17 @@ class Xavier(Initializer):
         return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times(Initializer):
+    """What another draws, times a factor."""
+
+    init: Initializer
+    factor: config.Rate
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+        return self.factor * self.init.draw(key, shape, fan_in, fan_out)
+
+
 def weight(
     module: nn.Module,
     name: str,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,17 +30,19 @@ class Decoder(model.Model):
     positions: positions.Positions | None  # None where attention itself has them (rotary).
     norm: norms.Norm | None = norms.LayerNorm()  # After the last block; None with PostNorm.
     embedding: embeddings.Embedding = embeddings.Embedding()
-    dtype: Literal['float32', 'bfloat16'] = 'float32'  # Of the computation; weights are stored in float32.
+    dtype: model.Dtype = 'float32'
     stack: stacks.Stack = stacks.Stack()
+    alternates: tuple[blocks.Block, ...] = ()  # Layers take turns with `block`: `block`, the first of these, and so on.
 
     def build(self, name: str | None = None) -> nn.Module:
+        model.check_dtype(self.dtype)
         return DecoderModule(self, name=name)
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:
         tokens = model.need(fields, 'inputs', 'Decoder')
         model.check_tokens(tokens, vocab=self.vocab)
         check_length(self.positions, tokens.shape[0])
-        stacks.check(self.block, self.width, tokens.shape[0])
+        stacks.check_turns((self.block, *self.alternates), self.layers, self.width, tokens.shape[0])
 
     def empty_cache(self, rows: int, length: int) -> attention.Cache:
         """Keys and values for `rows` sequences of up to `length` positions."""
@@ -66,11 +68,11 @@ class DecoderModule(nn.Module):
         c = self.config
         self.embedding = c.embedding.build(c.vocab, c.width, c.dtype)
         self.positions = None if c.positions is None else c.positions.build()
-        self.blocks = c.stack.build(c.block, c.layers)
+        self.blocks = c.stack.build(c.block, c.layers, alternates=c.alternates)
         self.norm = None if c.norm is None else c.norm.build()
 
     def __call__(self, batch: Mapping[str, jax.Array], cache: attention.Cache | None = None) -> dict[str, Any]:
-        """{'logits': [B, T, V] float32}, and 'cache' if one is given. With a cache the batch needs 'positions'."""
+        """{'logits': [B, T, V]}, and 'cache' if one is given. With a cache the batch needs 'positions'."""
         x_BTD, cache = self.features(batch, cache)
         outputs = {'logits': self.unembed(x_BTD)}
         return outputs if cache is None else {**outputs, 'cache': cache}
@@ -90,12 +92,12 @@ class DecoderModule(nn.Module):
         x_BTD, cache = self.blocks(x_BTD, context, None, cache)
         return x_BTD if self.norm is None else self.norm(x_BTD), cache
 
-    def head(self) -> jax.Array:
-        """The output matrix [V, D], for a loss that takes the logits in pieces."""
+    def head(self) -> embeddings.Head:
+        """The output layer, for a loss that takes the logits in pieces."""
         return self.embedding.head()
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
-        """Logits [B, T, V] float32 of features."""
+        """Logits [B, T, V] of features, float32 or float64."""
         return self.embedding.unembed(x_BTD)
 
 
@@ -119,7 +121,7 @@ def embed(
     if known is not None:
         x_BTD = known.embed(x_BTD, positions_BT)
         # Slot s of the cache holds position s; slots not yet written are in every query's future.
-        bias = known.bias(here_BT, here_BT if slots is None else jnp.arange(slots)[None])
+        bias = known.bias(here_BT, here_BT if slots is None else jnp.arange(slots)[None], x_BTD.dtype)
     return embedding.finish(x_BTD), here_BT, bias
 
 
@@ -140,6 +142,11 @@ def gpt(*, vocab: int, width: int, layers: int, heads: int, length: int, **chang
     return config.vary(base, changes)
 
 
+def banded(model: Decoder, window: int) -> Decoder:
+    """Every second layer sees the last `window` positions only (Brown et al., 2020, arXiv:2005.14165, section 2.1)."""
+    return config.vary(model, {'alternates': (config.vary(model.block, {'attention.window': window}),)})
+
+
 def llama(
     *, vocab: int, width: int, layers: int, heads: int, kv_heads: int, hidden: int, rope_base: float, **changes: Any
 ) -> Decoder:
@@ -157,6 +164,23 @@ def llama(
     untied = embeddings.Embedding(tied=False)
     base = Decoder(vocab=vocab, width=width, layers=layers, block=block, positions=None, norm=rms, embedding=untied)
     return config.vary(base, changes)
+
+
+def llama1(*, width: int, layers: int, heads: int, hidden: int) -> Decoder:
+    """Llama 1: as many key/value heads as heads, and a smaller epsilon than in its successors."""
+    epsilon = {'block.residual.norm.epsilon': 1e-6, 'norm.epsilon': 1e-6}
+    sizes = {'width': width, 'layers': layers, 'heads': heads, 'kv_heads': heads, 'hidden': hidden}
+    return config.vary(llama(vocab=32_000, rope_base=10_000.0, **sizes), epsilon)
+
+
+def llama32(*, width: int, layers: int, heads: int, hidden: int) -> Decoder:
+    """Llama 3.2: the output matrix is the table, and rotations are slowed down for long inputs.
+
+    Source: the released configurations.
+    """
+    sizes = {'width': width, 'layers': layers, 'heads': heads, 'hidden': hidden}
+    own = {'embedding.tied': True, 'block.attention.rotary.scaling': positions.Llama3Scaling(factor=32.0)}
+    return config.vary(llama(vocab=128_256, kv_heads=8, rope_base=500_000.0, **sizes), own)
 
 
 def mixtral(
@@ -179,11 +203,39 @@ GPT2_124M = gpt(vocab=50_257, width=768, layers=12, heads=12, length=1_024)
 GPT2_355M = gpt(vocab=50_257, width=1_024, layers=24, heads=16, length=1_024)
 GPT2_774M = gpt(vocab=50_257, width=1_280, layers=36, heads=20, length=1_024)
 GPT2_1558M = gpt(vocab=50_257, width=1_600, layers=48, heads=25, length=1_024)
-# Brown et al. (2020), arXiv:2005.14165, table 2.1; dense attention in every layer, where theirs alternates with sparse.
+# Brown et al. (2020), arXiv:2005.14165, table 2.1; dense attention in every layer, theirs is that of banded().
+GPT3_125M = gpt(vocab=50_257, width=768, layers=12, heads=12, length=2_048)
+GPT3_350M = gpt(vocab=50_257, width=1_024, layers=24, heads=16, length=2_048)
+GPT3_760M = gpt(vocab=50_257, width=1_536, layers=24, heads=16, length=2_048)
+GPT3_1300M = gpt(vocab=50_257, width=2_048, layers=24, heads=16, length=2_048)
+GPT3_2700M = gpt(vocab=50_257, width=2_560, layers=32, heads=32, length=2_048)
+GPT3_6700M = gpt(vocab=50_257, width=4_096, layers=32, heads=32, length=2_048)
+GPT3_13B = gpt(vocab=50_257, width=5_120, layers=40, heads=40, length=2_048)
 GPT3_175B = gpt(vocab=50_257, width=12_288, layers=96, heads=96, length=2_048)
+# Touvron et al. (2023), arXiv:2302.13971, table 2; feed-forward widths and epsilon are those of the released weights.
+LLAMA1_7B = llama1(width=4_096, layers=32, heads=32, hidden=11_008)
+LLAMA1_13B = llama1(width=5_120, layers=40, heads=40, hidden=13_824)
+LLAMA1_33B = llama1(width=6_656, layers=60, heads=52, hidden=17_920)
+LLAMA1_65B = llama1(width=8_192, layers=80, heads=64, hidden=22_016)
 # Touvron et al. (2023), arXiv:2307.09288; Grattafiori et al. (2024), arXiv:2407.21783, table 3.
 LLAMA2_7B = llama(vocab=32_000, width=4_096, layers=32, heads=32, kv_heads=32, hidden=11_008, rope_base=10_000.0)
+LLAMA2_13B = llama(vocab=32_000, width=5_120, layers=40, heads=40, kv_heads=40, hidden=13_824, rope_base=10_000.0)
 LLAMA2_70B = llama(vocab=32_000, width=8_192, layers=80, heads=64, kv_heads=8, hidden=28_672, rope_base=10_000.0)
 LLAMA3_8B = llama(vocab=128_256, width=4_096, layers=32, heads=32, kv_heads=8, hidden=14_336, rope_base=500_000.0)
+LLAMA3_70B = llama(vocab=128_256, width=8_192, layers=80, heads=64, kv_heads=8, hidden=28_672, rope_base=500_000.0)
+LLAMA3_405B = llama(vocab=128_256, width=16_384, layers=126, heads=128, kv_heads=8, hidden=53_248, rope_base=500_000.0)
+LLAMA32_1B = llama32(width=2_048, layers=16, heads=32, hidden=8_192)
+LLAMA32_3B = llama32(width=3_072, layers=28, heads=24, hidden=8_192)
+# Jiang et al. (2023), arXiv:2310.06825, table 1: each token sees the 4,096 before it, itself among them.
+MISTRAL_7B = llama(
+    vocab=32_000,
+    width=4_096,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    hidden=14_336,
+    rope_base=10_000.0,
+    **{'block.attention.window': 4_096},
+)
 # Jiang et al. (2024), table 1; 13 of its 47 billion parameters see a token.
 MIXTRAL_8X7B = mixtral(vocab=32_000, width=4_096, layers=32, heads=32, kv_heads=8, hidden=14_336, experts=8)

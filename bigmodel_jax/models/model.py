@@ -1,11 +1,16 @@
 """What every model is to the rest of the framework: a config that builds a Flax Linen module and checks its inputs."""
 
 from collections.abc import Mapping
+from typing import Literal
 
+import jax
 from flax import linen as nn
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
+
+# Of a computation; weights are stored in float32. Float64 is for comparing with a reference, and needs JAX_ENABLE_X64.
+Dtype = Literal['float32', 'bfloat16', 'float64']
 
 
 class Model:
@@ -32,6 +37,15 @@ def need(fields: Mapping[str, batches.Field], name: str, model: str) -> batches.
     if name not in fields:
         raise config.InputError(f'{model} reads {name!r}, but the data gives {", ".join(sorted(fields))}.')
     return fields[name]
+
+
+def check_dtype(dtype: Dtype) -> None:
+    """Raises InputError if JAX would compute in another dtype."""
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise config.InputError(
+            "model.dtype='float64' needs 64-bit numbers, which JAX has off; "
+            'set the environment variable JAX_ENABLE_X64=1, or use float32.'
+        )
 
 
 def check_tokens(field: batches.Field, *, vocab: int) -> None:

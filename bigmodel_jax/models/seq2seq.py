@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from flax import linen as nn
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.kernels import context as contexts
-from bigmodel_jax.layers import attention, blocks, embeddings, norms, positions, stacks
+from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks, weights
 from bigmodel_jax.models import decoder, model
 
 
@@ -32,10 +32,11 @@ class Seq2Seq(model.Model):
     positions: positions.Positions | None
     norm: norms.Norm | None = norms.LayerNorm()  # After the last block of each side; None with PostNorm.
     embedding: embeddings.Embedding = embeddings.Embedding()
-    dtype: Literal['float32', 'bfloat16'] = 'float32'
+    dtype: model.Dtype = 'float32'
     stack: stacks.Stack = stacks.Stack()
 
     def build(self, name: str | None = None) -> nn.Module:
+        model.check_dtype(self.dtype)
         return Seq2SeqModule(self, name=name)
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:
@@ -80,7 +81,7 @@ class Seq2SeqModule(nn.Module):
         self.decoder_norm = None if c.norm is None else c.norm.build()
 
     def __call__(self, batch: Mapping[str, jax.Array], cache: attention.Cache | None = None) -> dict[str, Any]:
-        """{'logits': [B, T, V] float32}, and 'cache' if one is given. With a cache the batch needs 'positions'."""
+        """{'logits': [B, T, V]}, and 'cache' if one is given. With a cache the batch needs 'positions'."""
         x_BTD, cache = self.features(batch, cache)
         outputs = {'logits': self.unembed(x_BTD)}
         return outputs if cache is None else {**outputs, 'cache': cache}
@@ -92,7 +93,7 @@ class Seq2SeqModule(nn.Module):
             self.embedding, self.encoder_positions, batch['source'], batch.get('source_positions')
         )
         order = contexts.Order.of(batch.get('source_positions'))
-        context = attention.Context(here_BS, here_BS, segments_BS, segments_BS, bias, order)
+        context = attention.Context(here_BS, here_BS, asking(segments_BS), segments_BS, bias, order)
         x_BSD, _ = self.encoder(x_BSD, context)
         return x_BSD if self.encoder_norm is None else self.encoder_norm(x_BSD)
 
@@ -108,18 +109,134 @@ class Seq2SeqModule(nn.Module):
         )
         there_BS = here_BT if slots is None else jnp.arange(slots)[None]
         order = contexts.Order.of(batch.get('positions'))
-        context = attention.Context(here_BT, there_BS, segments_BT, segments_BT, bias, order)
+        context = attention.Context(here_BT, there_BS, asking(segments_BT), segments_BT, bias, order)
         if source_segments_BS is not None and segments_BT is None:  # One pair in each row, the source padded.
             segments_BT = jnp.ones(batch['inputs'].shape, jnp.int32)
         source_BS = jnp.arange(memory_BSD.shape[1])[None]
-        cross = attention.Context(here_BT, source_BS, segments_BT, source_segments_BS)
+        cross = attention.Context(here_BT, source_BS, asking(segments_BT), source_segments_BS)
         x_BTD, cache = self.decoder(x_BTD, context, (memory_BSD, cross), cache)
         return x_BTD if self.decoder_norm is None else self.decoder_norm(x_BTD), cache
 
-    def head(self) -> jax.Array:
-        """The output matrix [V, D], for a loss that takes the logits in pieces."""
+    def head(self) -> embeddings.Head:
+        """The output layer, for a loss that takes the logits in pieces."""
         return self.embedding.head()
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
-        """Logits [B, T, V] float32 of features."""
+        """Logits [B, T, V] of features, float32 or float64."""
         return self.embedding.unembed(x_BTD)
+
+
+def asking(segments_BT: jax.Array | None) -> jax.Array | None:
+    """The segments of queries: padding reads the first document of its row, as where a mask hides keys alone.
+
+    Nobody reads what becomes of padding, but comparisons with reference implementations, which do it so, are simpler.
+    """
+    return None if segments_BT is None else jnp.maximum(segments_BT, 1)
+
+
+def transformer(
+    *, vocab: int, width: int, layers: int, heads: int, hidden: int, dropout: float, **changes: Any
+) -> Seq2Seq:
+    """The original Transformer: sinusoids, ReLU, LayerNorm after each sublayer, biases in the feed-forward layers
+    alone, one table for both sides and the output.
+
+    Args:
+      layers: of each side.
+      dropout: on the output of every sublayer and on the sums of embeddings and positions.
+
+    Source: Vaswani et al. (2017), arXiv:1706.03762, sections 3 and 5.4. The initial weights are those of its code,
+    Tensor2Tensor.
+    """
+    init = weights.Xavier()
+    block = blocks.Block(
+        attention=attention.Attention(heads=heads, init=init),
+        ffn=ffn.Mlp(hidden=hidden, activation=activations.Relu(), bias=True, init=init),
+        residual=blocks.PostNorm(dropout=dropout),
+    )
+    table = embeddings.Embedding(scaled=True, dropout=dropout, init=weights.Normal(stddev=width**-0.5))
+    base = Seq2Seq(
+        vocab=vocab,
+        width=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        block=block,
+        positions=positions.Sinusoidal(),
+        norm=None,
+        embedding=table,
+    )
+    return config.vary(base, changes)
+
+
+def marian(*, vocab: int, width: int, layers: int, heads: int, hidden: int, length: int, **changes: Any) -> Seq2Seq:
+    """Marian's Transformer: as transformer(), with biases in attention and on the logits, all sines before all cosines,
+    for inputs of up to `length` tokens.
+
+    Source: Junczys-Dowmunt et al. (2018), arXiv:1804.00344, as transformers' MarianMTModel computes it.
+    """
+    base = transformer(vocab=vocab, width=width, layers=layers, heads=heads, hidden=hidden, dropout=0.1)
+    own = {
+        'block.attention.bias': True,
+        'positions': positions.SinusoidTable(length=length),
+        'embedding.output_bias': True,
+    }
+    return config.vary(config.vary(base, own), changes)
+
+
+def t5(
+    *, width: int, layers: int, heads: int, hidden: int, vocab: int = 32_128, head_width: int = 64, **changes: Any
+) -> Seq2Seq:
+    """T5: relative positions shared by all layers of a side, RMSNorm before each sublayer, scores that are not divided
+    by sqrt(K), no bias, one table for both sides and, divided by sqrt(D), the output.
+
+    Source: Raffel et al. (2019), arXiv:1910.10683, section 2.1, and its code.
+    """
+    rms = norms.RmsNorm(epsilon=1e-6)
+    block = blocks.Block(
+        attention=attention.Attention(heads=heads, head_width=head_width, scores=attention.DotProduct(scale=1.0)),
+        ffn=ffn.Mlp(hidden=hidden, activation=activations.Relu()),
+        residual=blocks.PreNorm(norm=rms),
+    )
+    base = Seq2Seq(
+        vocab=vocab,
+        width=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        block=block,
+        positions=positions.Relative(heads=heads, init=weights.Normal(stddev=width**-0.5)),
+        norm=rms,
+        embedding=embeddings.Embedding(output_scaled=True, init=weights.Normal(stddev=1.0)),
+    )
+    return config.vary(base, changes)
+
+
+def t5_v1_1(*, width: int, layers: int, heads: int, hidden: int, **changes: Any) -> Seq2Seq:
+    """T5 version 1.1: a gated feed-forward layer with GELU, and an output matrix of its own.
+
+    Source: the released models; Shazeer (2020), arXiv:2002.05202, for the layer.
+    """
+    own = {
+        'block.ffn': ffn.Gated(hidden=hidden, activation=activations.Gelu(approximate=True)),
+        'embedding.tied': False,
+        'embedding.output_scaled': False,
+        'embedding.output_init': weights.FanIn(),
+    }
+    sizes = {name: changes.pop(name) for name in ('vocab', 'head_width') if name in changes}
+    base = t5(width=width, layers=layers, heads=heads, hidden=hidden, **sizes)
+    return config.vary(config.vary(base, own), changes)
+
+
+# Vaswani et al. (2017), table 3. Section 5.1 says about 37,000 pieces, for English and German.
+TRANSFORMER_BASE = transformer(vocab=37_000, width=512, layers=6, heads=8, hidden=2_048, dropout=0.1)
+TRANSFORMER_BIG = transformer(vocab=37_000, width=1_024, layers=6, heads=16, hidden=4_096, dropout=0.3)
+# Raffel et al. (2019), section 3.7; 32,128 is 32,000 pieces and 100 sentinels, rounded up, as in the released weights.
+T5_SMALL = t5(width=512, layers=6, heads=8, hidden=2_048)
+T5_BASE = t5(width=768, layers=12, heads=12, hidden=3_072)
+T5_LARGE = t5(width=1_024, layers=24, heads=16, hidden=4_096)
+T5_3B = t5(width=1_024, layers=24, heads=32, hidden=16_384, head_width=128)
+T5_11B = t5(width=1_024, layers=24, heads=128, hidden=65_536, head_width=128)
+# Version 1.1: the released configurations.
+T5_V1_1_SMALL = t5_v1_1(width=512, layers=8, heads=6, hidden=1_024)
+T5_V1_1_BASE = t5_v1_1(width=768, layers=12, heads=12, hidden=2_048)
+T5_V1_1_LARGE = t5_v1_1(width=1_024, layers=24, heads=16, hidden=2_816)
+T5_V1_1_XL = t5_v1_1(width=2_048, layers=24, heads=32, hidden=5_120)
+T5_V1_1_XXL = t5_v1_1(width=4_096, layers=24, heads=64, hidden=10_240)

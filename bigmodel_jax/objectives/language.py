@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import embeddings
+from bigmodel_jax.layers import embeddings, precision
 from bigmodel_jax.objectives import objective
 from bigmodel_jax.objectives import pieces as summation
 from bigmodel_jax.objectives.objective import Mean
@@ -15,7 +15,7 @@ from bigmodel_jax.objectives.objective import Mean
 def cross_entropy(
     logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss and negative log-likelihood of each target, both [...] float32 in nats.
+    """Loss and negative log-likelihood of each target, both [...] in nats, float32 or float64.
 
     The loss is (1 - s) nll + s mean_v(-log p_v) + z log(Z)^2.
 
@@ -26,7 +26,7 @@ def cross_entropy(
         as in Tensor2Tensor, e is the same as s = e V / (V - 1).
       z_loss: z; keeps the normaliser Z near 1 (Chowdhery et al., 2022, section 5).
     """
-    logits = logits.astype(jnp.float32)
+    logits = precision.raised(logits)
     log_normaliser = jax.nn.logsumexp(logits, axis=-1)
     nll = log_normaliser - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     loss = nll
@@ -52,11 +52,11 @@ class LanguageModel(objective.Objective):
 
     def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
         (x_BTD, _), side = apply(batch, key=key, method='features')
-        head_VD, _ = apply(method='head')
+        head, _ = apply(method='head')
         arrays = batch['targets'], batch['weights']
         rows, length = batch['targets'].shape
-        pieces = self.pieces(rows, length, head_VD.shape[0])
-        loss, metrics = summation.summed(self.piece, head_VD, x_BTD, arrays, pieces=pieces)
+        pieces = self.pieces(rows, length, head.matrix_VD.shape[0])
+        loss, metrics = summation.summed(self.piece, head, x_BTD, arrays, pieces=pieces)
         if 'bytes' in batch:
             # A row of padding stands for no text.
             count = (batch['bytes'] * (batch['weights'].max(axis=1) > 0)).sum(dtype=jnp.float32)
@@ -64,10 +64,10 @@ class LanguageModel(objective.Objective):
         return objective.Outcome.of(loss, metrics, side)
 
     def piece(
-        self, head_VD: jax.Array, x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+        self, head: embeddings.Head, x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
     ) -> tuple[Mean, dict[str, Mean]]:
         """The loss and the metrics of some tokens."""
-        logits_BTV = embeddings.unembed(x_BTD, head_VD)
+        logits_BTV = embeddings.unembed(x_BTD, head)
         loss_BT, nll_BT = cross_entropy(
             logits_BTV, targets_BT, label_smoothing=self.label_smoothing, z_loss=self.z_loss
         )

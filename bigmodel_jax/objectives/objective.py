@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.layers import precision
+
 PyTree = Any
 
 LOSSES = 'losses'  # The collection into which layers sow [] float32, or stacks of them.
@@ -15,7 +17,7 @@ class Mean(NamedTuple):
     """A mean as its total and count, which add exactly over devices, microbatches and batches. Divide once, at the
     end."""
 
-    total: jax.Array  # [] float32
+    total: jax.Array  # [] float32, or float64 of a computation in it
     count: jax.Array  # type: ignore[assignment]  # [] float32. Hides a method of tuples that nobody calls.
 
     def __add__(self, other: 'Mean') -> 'Mean':  # type: ignore[override]  # Means add; they are not joined like tuples.
@@ -29,7 +31,8 @@ class Mean(NamedTuple):
     @classmethod
     def weighted(cls, values: jax.Array, weights: jax.Array) -> 'Mean':
         """The weighted mean of `values`; both of one shape."""
-        return cls((values * weights).sum(dtype=jnp.float32), weights.sum(dtype=jnp.float32))
+        total = (values * weights).sum(dtype=precision.sums(values.dtype))
+        return cls(total, weights.sum(dtype=jnp.float32))
 
 
 class Side(NamedTuple):

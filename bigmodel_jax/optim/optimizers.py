@@ -74,12 +74,17 @@ class Adafactor(Optimizer):
     decay_rate: config.Probability = 0.8
     momentum: config.Probability | None = None
     relative: bool = True  # The step is relative to the size of the weights (their section 8).
+    smallest: config.Positive = 128  # Matrices with a shorter side keep all their second moments, as in T5's code.
     weight_decay: config.Rate = 0.0  # As in AdamW.
     clip_norm: config.Rate | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         updates = optax.adafactor(
-            rate, decay_rate=self.decay_rate, momentum=self.momentum, multiply_by_parameter_scale=self.relative
+            rate,
+            min_dim_size_to_factor=self.smallest,
+            decay_rate=self.decay_rate,
+            momentum=self.momentum,
+            multiply_by_parameter_scale=self.relative,
         )
         return optax.chain(updates, decay(rate, self.weight_decay, axes))
 

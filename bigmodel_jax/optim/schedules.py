@@ -110,6 +110,20 @@ class InverseSqrt(Scheduler):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ConstantInverseSqrt(Scheduler):
+    """Stays at `peak` for `constant_steps`, then falls as 1/sqrt(step).
+
+    Source: Raffel et al. (2019), arXiv:1910.10683, section 3.1.2: 1 / sqrt(max(n, k)), which is peak = 1 / sqrt(k).
+    """
+
+    peak: config.Rate
+    constant_steps: config.Positive
+
+    def build(self, steps: int) -> Schedule:
+        return lambda step: self.peak * jnp.sqrt(self.constant_steps / jnp.maximum(step + 1.0, self.constant_steps))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupLinear(Scheduler):
     """See warmup_linear()."""
 
@@ -134,3 +148,14 @@ class WarmupStableDecay(Scheduler):
     def build(self, steps: int) -> Schedule:
         _check_warmup(self.warmup_steps + self.decay_steps, steps)
         return lambda step: warmup_stable_decay(step, **dataclasses.asdict(self), steps=steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Until(Scheduler):
+    """A schedule of so many updates, in a run that goes on longer at the rate at which it ends (GPT-3's cosine)."""
+
+    schedule: Scheduler
+    steps: config.Positive
+
+    def build(self, steps: int) -> Schedule:
+        return self.schedule.build(min(self.steps, steps))

@@ -65,6 +65,11 @@ class Traced:
         return max((weight.layers for weight in self.weights), default=1)
 
     @property
+    def turns(self) -> int:
+        """How many kinds of layers take turns: `layers` counts groups of so many."""
+        return 1 + len(getattr(self.experiment.model, 'alternates', ()))
+
+    @property
     def itemsize(self) -> int:
         """Bytes of a number in the computation."""
         return np.dtype(getattr(self.experiment.model, 'dtype', 'float32')).itemsize
@@ -236,7 +241,7 @@ def _name(traced: Traced, shape: tuple[int, ...], index: int) -> str | None:
 def _working_bytes(traced: Traced) -> float:
     """Of the layer whose gradient is being computed: a share of its intermediates, in the dtype of the computation."""
     layers = max(traced.layers // traced.place.shards('layers'), 1)
-    return HELD_AT_ONCE * sum(_share(traced, array) for array in _stacked(traced)) / layers
+    return HELD_AT_ONCE * sum(_share(traced, array) for array in _stacked(traced)) / layers / traced.turns
 
 
 def _stacked(traced: Traced) -> list[jax.ShapeDtypeStruct]:
@@ -255,7 +260,7 @@ def _gathered_bytes(traced: Traced) -> float:
     in_layers = [weight for weight in traced.weights if 'layers' in weight.axes]
     others = [weight for weight in traced.weights if 'layers' not in weight.axes]
     once = sum(formulas.whole_bytes(weight, known) for weight in others)
-    return once + sum(formulas.whole_bytes(weight, known) for weight in in_layers)
+    return once + sum(formulas.whole_bytes(weight, known) for weight in in_layers) / traced.turns
 
 
 def _logits_bytes(traced: Traced) -> float:
@@ -291,8 +296,9 @@ def setting(traced: Traced) -> formulas.Setting:
         itemsize=traced.itemsize,
         again=traced.work.repeated > 0.1 * traced.work.matmul,
         across=experiment.mesh.across,
-        chosen=max((each.top_k for each in routed), default=0),
-        heads_width=heads,
+        # Of a group of layers that take turns, which is what the formulas count.
+        chosen=sum(each.top_k for each in routed),
+        heads_width=heads * traced.turns,
     )
 
 

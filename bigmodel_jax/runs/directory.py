@@ -136,7 +136,8 @@ class Run:
 
     @property
     def samples(self) -> list[Record]:
-        """The records of generated text, oldest first: 'step', and 'samples' with the 'prompt' and 'text' of each."""
+        """The records of generated text, oldest first: 'step', and 'samples' with the 'prompt' and 'text' of each, and
+        the 'reference' where there is one."""
         return [record for record in self.records if record['kind'] == 'samples']
 
     # ---- where it stands ----
@@ -199,6 +200,22 @@ class Run:
         return trained.restore(
             self.path, self.experiment if experiment is None else experiment, self.checkpoints, step, cast=cast
         )
+
+    def average(self, last: int, step: int | None = None, experiment: Any = None) -> Any:
+        """The model whose parameters are the mean of the last checkpoints, a runs.trained.Trained.
+
+        Args:
+          last: how many.
+          step: of the newest of them (default: the newest there is).
+          experiment: as of restore().
+
+        Raises:
+          InputError: as restore(), or there are fewer checkpoints.
+        """
+        from bigmodel_jax.runs import averaging  # Imports JAX.
+
+        chosen = self.experiment if experiment is None else experiment
+        return averaging.restore(self.path, chosen, self.checkpoints, last=last, until=step)
 
     def params(self, step: int | None = None) -> Any:
         """The parameters at a checkpoint (default: the newest), as a tree of arrays."""

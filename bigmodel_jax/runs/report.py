@@ -12,7 +12,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.evaluate import unigram as unigram_lib
-from bigmodel_jax.runs import curves, directory, going_on, goodput, quantities, show
+from bigmodel_jax.runs import claimed, claims_screen, curves, directory, going_on, goodput, heatmaps, quantities, show
 from bigmodel_jax.train import progress
 
 FILE = 'report.html'
@@ -40,23 +40,28 @@ class Figure(NamedTuple):
     legend: list[tuple[str, str, bool]]
 
 
-def write_report(workdir: epath.PathLike, experiment_file: epath.PathLike | None = None) -> epath.Path:
+def write_report(
+    workdir: epath.PathLike,
+    experiment_file: epath.PathLike | None = None,
+    seeds: Sequence[epath.PathLike] = (),
+) -> epath.Path:
     """Writes report.html into a run's directory, and returns its path.
 
     Args:
       experiment_file: as of open_run().
+      seeds: the directories of runs that differ in the seed alone, by which the paper's numbers are judged too.
 
     Raises:
-      InputError: as open_run().
+      InputError: as open_run() and claimed.judge().
     """
     run = directory.open_run(workdir, experiment_file)
     path = run.path / FILE
-    path.write_text(render(run))
+    path.write_text(render(run, [directory.open_run(other) for other in seeds]))
     return path
 
 
-def render(run: directory.Run) -> str:
-    """The page on a run."""
+def render(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> str:
+    """The page on a run; `seeds` are others that differ in the seed alone."""
     # Samples, prompts, diffs and names may hold HTML: everything is escaped.
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent / 'templates')
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -71,9 +76,13 @@ def render(run: directory.Run) -> str:
         now_s=time.time(),
         last_record_s=max((record['time'] for record in run.records), default=None),
         tiles=list(tiles(run)),
+        claims=claimed.judge(run, seeds),
+        claims_text=claimed.summary,
+        look=claims_screen.LOOKS,
         loss=_figure(run, 'loss', LARGE_CHART),
         figures=list(figures(run)),
         evaluations=evaluation_table(run),
+        followed=newest_maps(run),
         newest=groups[0] if groups else None,
         earlier=groups[1:],
         changed=[row for row in rows if row.origin is not None],
@@ -220,6 +229,12 @@ def samples(run: directory.Run) -> list[dict[str, Any]]:
         {'name': record['name'], 'step': record['step'], 'samples': [_shortened(each) for each in record['samples']]}
         for record in spaced(run.samples[::-1], SAMPLE_GROUPS)
     ]
+
+
+def newest_maps(run: directory.Run) -> list[tuple[int, list[heatmaps.Followed]]]:
+    """Of each evaluation that shows attention maps the step of the newest, and the sentences."""
+    newest = {record['name']: record for record in run.records if record['kind'] == 'maps'}
+    return [(record['step'], list(heatmaps.followed(record['maps']))) for record in newest.values()]
 
 
 def _shortened(sample: dict[str, str]) -> dict[str, str]:

@@ -8,8 +8,9 @@ from etils import epath
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import tokenizers
-from bigmodel_jax.evaluate import decoding, samples
+from bigmodel_jax.evaluate import decoding, samples, translation
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.models import seq2seq
 from bigmodel_jax.train import loop, metrics, state, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
@@ -27,6 +28,7 @@ class Trained:
     params: PyTree
     model_state: PyTree
     damage: tuple[str, ...] = ()  # A sentence for each newer checkpoint that was damaged, and so not used.
+    averaged: tuple[int, ...] = ()  # The steps of the checkpoints whose mean the parameters are, if they are one.
 
     @property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -44,7 +46,8 @@ class Trained:
         """Runs every evaluation of the experiment and records the results with the run.
 
         Returns:
-          evaluation name -> metric -> number, or list of samples.
+          evaluation name -> metric -> number, or list of samples. Of the mean of 5 checkpoints, the evaluation 'test'
+          is 'test_average5', here and in the records, beside that of the checkpoint of the same step.
         """
         outcomes, run = {}, loop.prepare(self.experiment)
         with (
@@ -52,23 +55,20 @@ class Trained:
             metrics.open_writer(self.path, start=None, wandb=None, details={}) as writer,
         ):
             for each, evaluator in zip(run.experiment.evaluations, run.evaluators):
-                outcomes[each.name] = evaluator.run(self.params, self.model_state)
-                writer.evaluation(self.step, each.name, outcomes[each.name])
+                name = f'{each.name}_average{len(self.averaged)}' if self.averaged else each.name
+                outcomes[name] = evaluator.run(self.params, self.model_state)
+                writer.evaluation(self.step, name, outcomes[name])
         return outcomes
 
     def sample(self, prompts: Sequence[str], *, tokens: int, how: decoding.Decoding, seed: int) -> list[str]:
-        """How the model goes on from each prompt; see samples.write()."""
-        return samples.write(
-            self.experiment.model,
-            self.params,
-            self.tokenizer,
-            prompts,
-            tokens=tokens,
-            how=how,
-            seed=seed,
-            model_state=self.model_state,
-            place=self.place,
-        )
+        """How the model goes on from each prompt, see samples.write(); one with an encoder translates it instead.
+
+        A translation may be `tokens` longer than its source.
+        """
+        model, rest = self.experiment.model, {'seed': seed, 'model_state': self.model_state, 'place': self.place}
+        if isinstance(model, seq2seq.Seq2Seq):
+            return translation.translate(model, self.params, self.tokenizer, prompts, how=how, longer_by=tokens, **rest)
+        return samples.write(model, self.params, self.tokenizer, prompts, tokens=tokens, how=how, **rest)
 
 
 def restore(

@@ -23,6 +23,7 @@ from bigmodel_jax.train import (
     metrics,
     processes,
     progress,
+    starting,
     state,
     step,
     trace,
@@ -127,8 +128,8 @@ def train(
             feed.Feed(run.data, run.place, start + position.get('skipped', 0)) as ahead,
             trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, start=start) as tracer,
         ):
-            _record_session(run, directory, writer, start)
-            shown.say(_greeting(run, directory, start, changes))
+            _record_session(run, directory, writer, position)
+            shown.say(_greeting(run, directory, position, changes))
             equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
             session = Session(run, equipment, position, stop_after=stop_after)
             session.heed('damage', start, *checkpoints.damage)
@@ -338,6 +339,7 @@ def _check(
 def _open(experiment: Experiment, directory: epath.Path) -> Run:
     """prepare(), and then the work directory: nothing is written before everything is checked."""
     run = prepare(experiment)
+    processes.together(lambda: starting.check(experiment.start, run.blueprint, directory))
     processes.on_first(lambda: workdir.create(directory, experiment))
     processes.together(lambda: workdir.check_shared(directory))
     return run
@@ -346,12 +348,19 @@ def _open(experiment: Experiment, directory: epath.Path) -> Run:
 def _start(
     run: Run, checkpoints: Checkpointer, among: Collection[int] | None = None
 ) -> tuple[state.TrainState, dict[str, Any]]:
-    """The newest good checkpoint, or a new state; and the position, which says what else is needed to go on."""
+    """The newest good checkpoint, or a new state; and the position, which says what else is needed to go on.
+
+    That of a new state may say under 'start' where its weights come from.
+    """
     restored = checkpoints.restore_newest(run.blueprint.abstract, run.blueprint.shardings, among)
-    return (run.blueprint.init(), {'step': 0, 'pending': []}) if restored is None else restored
+    if restored is not None:
+        return restored
+    first, origin = starting.begin(run.experiment.start, run.blueprint)
+    return first, {'step': 0, 'pending': []} | ({} if origin is None else {'start': origin})
 
 
-def _record_session(run: Run, directory: epath.Path, writer: metrics.Writer, start: int) -> None:
+def _record_session(run: Run, directory: epath.Path, writer: metrics.Writer, position: Mapping[str, Any]) -> None:
+    start = position['step']
     if processes.is_first():
         session = environment.describe() | {
             'step': start,
@@ -359,17 +368,20 @@ def _record_session(run: Run, directory: epath.Path, writer: metrics.Writer, sta
             'data': dict(run.data.examples.fingerprint),
             'parameters': run.blueprint.parameters,
         }
+        session |= {'start': position['start']} if 'start' in position else {}
         workdir.add_session(directory, session)
         run.data.examples.save(directory)
     writer.event('resume' if start else 'start', start)
 
 
-def _greeting(run: Run, directory: epath.Path, start: int, changes: list[config.Difference]) -> str:
+def _greeting(run: Run, directory: epath.Path, position: Mapping[str, Any], changes: list[config.Difference]) -> str:
     lines = [
         f'{run.experiment.name}: {run.blueprint.parameters:,} parameters, '
         f'{units_per_step(run.data):,} {unit(run.data)} per step, '
         f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
     ]
-    if start:
-        lines.append(f'going on from the checkpoint of step {start}')
+    if position['step']:
+        lines.append(f'going on from the checkpoint of step {position["step"]}')
+    if 'start' in position:
+        lines.append(starting.sentence(position['start']))
     return '\n'.join(lines + [f'changed since the last session: {change}' for change in changes])

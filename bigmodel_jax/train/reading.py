@@ -52,25 +52,50 @@ def read(
     return found, record['position']
 
 
+def read_some(
+    path: epath.Path, choose: Callable[[state.Arrays], Structs], *, item: str, step: int, experiment: str
+) -> dict[str, jax.Array]:
+    """Some arrays of one item of a checkpoint, converted to the dtypes that are asked for.
+
+    Args:
+      path: its directory.
+      choose: of the arrays that are there (path -> shape and dtype), those wanted, with their dtypes and shardings.
+      step, experiment: see read().
+
+    Raises:
+      Damaged: the checkpoint is not as it was written; on all processes.
+    """
+    record = _told(path, lambda: integrity.check(path, step=step, experiment=experiment, items=(item,)))
+    stored = record['arrays'][item]
+    wanted = choose({name: (tuple(facts['shape']), facts['dtype']) for name, facts in stored.items()})
+    asked = {
+        name: jax.ShapeDtypeStruct(each.shape, stored[name]['dtype'], sharding=each.sharding)
+        for name, each in wanted.items()
+    }
+    arrays = _arrays(path / item, asked, stored, where=path)
+    return {name: array.astype(wanted[name].dtype) for name, array in arrays.items()}
+
+
 def _arrays(
     directory: epath.Path, targets: Structs, stored: Mapping[str, Any], *, where: epath.Path
 ) -> dict[str, jax.Array]:
     """The arrays of one item, with their checksums compared."""
     if not targets:
         return {}
-    arrays = _together(where, lambda: _load(directory, targets))
+    arrays = _together(where, lambda: _load(directory, targets, partly=len(targets) < len(stored)))
     sums = digest.texts(digest.sums(arrays))
     _together(where, lambda: integrity.check_sums(sorted(arrays), sums, stored))
     return arrays
 
 
-def _load(directory: epath.Path, targets: Structs) -> dict[str, jax.Array]:
+def _load(directory: epath.Path, targets: Structs, *, partly: bool) -> dict[str, jax.Array]:
     how = {
         name: ocp.ArrayRestoreArgs(sharding=target.sharding, global_shape=target.shape, dtype=target.dtype)
         for name, target in targets.items()
     }
     try:
-        restored = saving.handler().restore(directory, args=ocp.args.PyTreeRestore(dict(targets), restore_args=how))
+        args = ocp.args.PyTreeRestore(dict(targets), restore_args=how, partial_restore=partly)
+        restored = saving.handler().restore(directory, args=args)
     except (MemoryError, jax.errors.JaxRuntimeError, PermissionError):
         raise  # The fault is not the checkpoint's.
     except Exception as error:  # TensorStore and Orbax meet damage with ValueError, KeyError and bare Exceptions.

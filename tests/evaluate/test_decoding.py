@@ -23,7 +23,7 @@ PAIRS = seq2seq.Seq2Seq(
 )  # fmt: skip
 MODELS = {
     'learned': GPT,
-    'rotary_window': config.vary(LLAMA, {'block.attention.window': 4, 'block.attention.soft_cap': 10.0}),
+    'rotary_window': config.vary(LLAMA, {'block.attention.window': 4, 'block.attention.scores.soft_cap': 10.0}),
     'seq2seq_relative': PAIRS,
 }
 PROMPTS = [np.array([3, 1, 4, 1, 5]), np.array([9]), np.array([2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4])]

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import drawing
 from bigmodel_jax.evaluate import decoding, reading, search
+from bigmodel_jax.layers import attention, blocks, ffn, positions
+from bigmodel_jax.models import seq2seq
 
 STATES, END = 997, 0
 PROMPTS = [[1], [2, 1, 1], [1, 2]]
@@ -105,6 +108,57 @@ def test_with_enough_beams_the_search_is_exhaustive(penalty):
             [log_probability(log_p, prompt, text) for _, text in expected],
             rtol=1e-5,
         )
+
+
+VOCAB, TOKENS = 4, 3
+PAIRS = seq2seq.Seq2Seq(
+    vocab=VOCAB, width=8, encoder_layers=1, decoder_layers=1, positions=positions.Sinusoidal(),
+    block=blocks.Block(attention=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=16)),
+)  # fmt: skip
+SOURCES = [np.array([1, 3, 2, 1, END]), np.array([2, END])]
+
+
+@pytest.fixture(scope='module')
+def pairs():
+    """Weights, and a function (source, texts [n, TOKENS]) -> log-probabilities [n, TOKENS, V] of all next tokens."""
+    module, tokens = PAIRS.build(), np.zeros((1, TOKENS), np.int32)
+    variables = drawing.variables(module, {'source': tokens, 'inputs': tokens})
+    # Larger logits, so that no two texts are nearly equal.
+    variables['params']['embedding']['table'] = 4 * variables['params']['embedding']['table']
+    apply = jax.jit(lambda batch: jax.nn.log_softmax(module.apply(variables, batch)['logits']))
+
+    def log_p(source, texts):
+        inputs = np.concatenate([np.full((len(texts), 1), END), texts[:, :-1]], axis=1)
+        return np.array(apply({'source': np.tile(source, (len(texts), 1)), 'inputs': inputs}), np.float64)
+
+    return variables['params'], log_p
+
+
+@pytest.mark.parametrize(('reader', 'penalty'), [(reading.Cached, 0.6), (reading.Recomputing, 0.0)])
+def test_with_enough_beams_a_translation_is_the_best_of_all(pairs, reader, penalty):
+    """Every text that an encoder-decoder can write, in the order of its score, from a cache or without."""
+    params, log_p = pairs
+    texts = list(all_texts(VOCAB, TOKENS))
+    found = decoding.decode(
+        PAIRS,
+        params,
+        [np.array([END])] * 2,
+        tokens=TOKENS,
+        decoding=decoding.Beam(beams=len(texts), length_penalty=penalty),
+        end=END,
+        source=SOURCES,
+        reader=reader,
+    )
+    filled = np.array([[*text, *[END] * (TOKENS - len(text))] for text in texts])
+    for source, hypotheses in zip(SOURCES, found):
+        gained = np.take_along_axis(log_p(source, filled), filled[:, :, None], axis=2)[:, :, 0]
+        totals = [gained[i, : len(text)].sum() for i, text in enumerate(texts)]
+        scores = [total / ((5 + len(text)) / 6) ** penalty for text, total in zip(texts, totals)]
+        order = np.argsort(scores)[::-1]
+        assert [tuple(each.tokens.tolist()) for each in hypotheses] == [texts[i] for i in order]
+        # Sums of float32 in another order.
+        np.testing.assert_allclose([each.score for each in hypotheses], np.array(scores)[order], rtol=1e-4)
+        np.testing.assert_allclose([each.log_p for each in hypotheses], np.array(totals)[order], rtol=1e-4)
 
 
 def plain_beam(log_p, prompt, *, beams, penalty, tokens):

@@ -73,6 +73,16 @@ def test_the_score_is_that_of_sacrebleu_on_the_texts_in_order(run):
     assert SENTENCES[0] in (run.path / 'report.html').read_text()
 
 
+def test_sampling_from_a_model_with_an_encoder_translates(run):
+    assert run.sample('aab', tokens=4, how=GREEDY) == translated_alone(run, 'aab')
+
+
+def translated_alone(run, sentence):
+    trained, tokenizer = run.restore(), tokenizers.Bytes().build()
+    model = trained.experiment.model
+    return translation.translate(model, trained.params, tokenizer, [sentence], how=GREEDY, longer_by=4)
+
+
 def test_sides_of_different_lengths_are_refused(run):
     longer = dataclasses.replace(HOW, target=sources.Texts(texts=('a', 'b')))
     changed = config.vary(run.experiment, {'evaluations': (longer,)})

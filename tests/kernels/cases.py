@@ -8,7 +8,7 @@ import numpy as np
 
 from bigmodel_jax import sharding
 from bigmodel_jax.kernels.context import Context, Order, Scores
-from bigmodel_jax.layers import attention
+from bigmodel_jax.layers import plain as formula
 
 
 class Inputs(NamedTuple):
@@ -64,7 +64,7 @@ def outcome(compute, inputs):
 
 
 def plain(inputs, scores):
-    return outcome(lambda *arrays: attention.Plain().attend(*arrays, scores=scores), inputs)
+    return outcome(lambda *arrays: formula.Plain().attend(*arrays, scores=scores), inputs)
 
 
 def on_mesh(kernel, inputs, scores, *, mesh=None):

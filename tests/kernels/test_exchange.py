@@ -8,7 +8,7 @@ from bigmodel_jax import sharding
 from bigmodel_jax.kernels import exchange, splash
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels.context import Scores
-from bigmodel_jax.layers import attention
+from bigmodel_jax.layers import plain
 
 ATOL = 1e-5  # Float32 sums of 64 values of about 1, in another order.
 SEQUENCE_AND_TENSOR = sharding.MeshShape(data=2, sequence=2, tensor=2)
@@ -18,7 +18,7 @@ SEQUENCE_AND_TENSOR = sharding.MeshShape(data=2, sequence=2, tensor=2)
 def test_an_exchange_changes_nothing(name):
     scores, shape = cases.VARIANTS[name]
     inputs = cases.draw(queries=64, **shape)
-    found = cases.on_mesh(exchange.AllToAll(local=attention.Plain()), inputs, scores, mesh=SEQUENCE_AND_TENSOR)
+    found = cases.on_mesh(exchange.AllToAll(local=plain.Plain()), inputs, scores, mesh=SEQUENCE_AND_TENSOR)
     cases.assert_close(found, cases.plain(inputs, scores), ATOL)
 
 
@@ -37,7 +37,7 @@ def test_the_compiler_makes_all_to_alls():
             jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place.sharding((None, 'length', None, None)))
             for x in inputs[:3]
         ]
-        kernel = exchange.AllToAll(local=attention.Plain())
+        kernel = exchange.AllToAll(local=plain.Plain())
         text = (
             jax.jit(lambda *qkv: kernel.attend(*qkv, inputs.context, scores=Scores()))
             .lower(*arrays)

@@ -8,7 +8,7 @@ from bigmodel_jax import config
 from bigmodel_jax.kernels import exchange, paths, ring, splash
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels.context import Scores
-from bigmodel_jax.layers.attention import Plain
+from bigmodel_jax.layers.plain import Plain
 
 WHOLE = dict.fromkeys(kernels.AXES, 1)
 CUT = {**WHOLE, 'length': 4, 'all_heads': 4}

@@ -12,7 +12,7 @@ from bigmodel_jax import sharding
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import ring
 from bigmodel_jax.kernels.context import Order, Scores
-from bigmodel_jax.layers import attention
+from bigmodel_jax.layers import plain
 
 # Float32 sums of 32 to 64 values of about 1, in another order.
 ATOL = 1e-5
@@ -83,7 +83,7 @@ def test_inside_of_a_checkpointed_scan_of_mapped_stages():
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*stages)
 
-    expected = gradients(attention.Plain())
+    expected = gradients(plain.Plain())
     with sharding.use(sharding.MeshShape(data=1, pipeline=2, sequence=4).build()):
         found = gradients(BLOCKS, spmd_axis_name='pipeline')
     for left, right in zip(found, expected):

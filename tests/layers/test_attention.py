@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import drawing
 from bigmodel_jax import config, sharding
+from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.kernels import paths, splash
 from bigmodel_jax.kernels.context import Order
-from bigmodel_jax.layers import attention, positions
+from bigmodel_jax.layers import attention, plain, positions
 
 B, T, S, H, G, K = 2, 5, 7, 4, 2, 8
 RNG = np.random.default_rng(0)
@@ -19,12 +21,12 @@ V_BSGK = RNG.normal(size=(B, S, G, K)).astype(np.float32)
 BIAS_BHTS = RNG.normal(size=(B, H, T, S)).astype(np.float32)
 
 
-def reference(mask=None, bias=None, soft_cap=None):
+def reference(mask=None, bias=None, soft_cap=None, scale=K**-0.5):
     """One query at a time."""
     y = np.zeros((B, T, H, K))
     for b, t, h in np.ndindex(B, T, H):
         g = h // (H // G)  # Neighbouring heads share.
-        scores = K_BSGK[b, :, g].astype(np.float64) @ Q_BTHK[b, t, h] / np.sqrt(K)
+        scores = K_BSGK[b, :, g].astype(np.float64) @ Q_BTHK[b, t, h] * scale
         if bias is not None:
             scores = scores + bias[b, h, t]
         if soft_cap is not None:
@@ -37,7 +39,7 @@ def reference(mask=None, bias=None, soft_cap=None):
 
 MASK_BTS = RNG.random((B, T, S)) < 0.6
 MASK_BTS[..., 0] = True
-ATTEND = jax.jit(attention.attend, static_argnames=('soft_cap',))
+ATTEND = jax.jit(plain.attend, static_argnames=('soft_cap', 'scale'))
 
 
 @pytest.mark.parametrize(
@@ -47,13 +49,28 @@ ATTEND = jax.jit(attention.attend, static_argnames=('soft_cap',))
         {'mask_BTS': MASK_BTS},
         {'bias_BHTS': BIAS_BHTS},
         {'soft_cap': 0.7},
+        {'scale': 1.0},
         {'mask_BTS': MASK_BTS, 'bias_BHTS': BIAS_BHTS, 'soft_cap': 0.7},
     ],
 )
 def test_attend_is_the_weighted_mean_of_the_paper(options):
     found = ATTEND(Q_BTHK, K_BSGK, V_BSGK, **options)
-    expected = reference(options.get('mask_BTS'), options.get('bias_BHTS'), options.get('soft_cap'))
-    np.testing.assert_allclose(found, expected, atol=2e-6)  # Float32 sums of 8 values of about 1.
+    expected = reference(**{name.partition('_B')[0]: value for name, value in options.items()})
+    np.testing.assert_allclose(found, expected, atol=4e-6)  # Float32 sums of 8 values of about 1.
+
+
+def test_with_another_scale_first_scores_are_as_large():
+    """The queries are drawn so much smaller: for T5, whose scale is 1, by sqrt(K)."""
+
+    def drawn(**changes):
+        module = attention.Attention(heads=H, **changes).build()
+        here = jnp.arange(T)[None]
+        x_BTD = np.zeros((1, T, H * K), np.float32)
+        return nn.meta.unbox(module.init(jax.random.key(0), x_BTD, attention.Context(here, here)))['params']
+
+    usual, t5 = drawn(), drawn(scores=attention.DotProduct(scale=1.0))
+    np.testing.assert_allclose(t5['query'], usual['query'] * K**-0.5, rtol=1e-6)
+    np.testing.assert_array_equal(t5['key'], usual['key'])
 
 
 def test_one_bias_for_all_rows_is_broadcast():
@@ -64,7 +81,7 @@ def test_one_bias_for_all_rows_is_broadcast():
 
 def test_a_query_that_sees_nothing_gives_finite_values_and_gradients():
     def total(q_BTHK, k_BSGK, v_BSGK):
-        return attention.attend(q_BTHK, k_BSGK, v_BSGK, mask_BTS=np.zeros((B, T, S), bool)).sum()
+        return plain.attend(q_BTHK, k_BSGK, v_BSGK, mask_BTS=np.zeros((B, T, S), bool)).sum()
 
     grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(Q_BTHK, K_BSGK, V_BSGK)
     assert all(np.isfinite(grad).all() for grad in grads)
@@ -84,7 +101,7 @@ def test_visible_keys(causal, window, segments):
     here = jnp.arange(6)[None]
     segments_BT = None if segments is None else jnp.array([segments])
     context = attention.Context(here, here, segments_BT, segments_BT)
-    mask_BTS = attention.visible(context, causal=causal, window=window)
+    mask_BTS = contexts.visible(context, causal=causal, window=window)
     expected = [[seen(t, s, causal=causal, window=window, segments=segments) for s in range(6)] for t in range(6)]
     if mask_BTS is None:
         assert np.all(expected)
@@ -94,7 +111,7 @@ def test_visible_keys(causal, window, segments):
 
 def test_positions_decide_what_is_past_not_places_in_the_array():
     context = attention.Context(jnp.array([[5]]), jnp.arange(8)[None])
-    np.testing.assert_array_equal(attention.visible(context, causal=True, window=2)[0, 0], np.isin(range(8), [4, 5]))
+    np.testing.assert_array_equal(contexts.visible(context, causal=True, window=2)[0, 0], np.isin(range(8), [4, 5]))
 
 
 def module_and_inputs(**changes):
@@ -105,7 +122,9 @@ def module_and_inputs(**changes):
     return module, drawing.variables(module, x_BTD, context), x_BTD, context
 
 
-@pytest.mark.parametrize('changes', [{}, {'window': 2}, {'rotary': None, 'kv_heads': None}, {'soft_cap': 5.0}])
+@pytest.mark.parametrize(
+    'changes', [{}, {'window': 2}, {'rotary': None, 'kv_heads': None}, {'scores': attention.DotProduct(soft_cap=5.0)}]
+)
 def test_the_cache_changes_nothing(changes):
     module, variables, x_BTD, context = module_and_inputs(**changes)
     one = jax.jit(module.apply)

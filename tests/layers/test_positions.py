@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import drawing
+from bigmodel_jax import config as settings
 from bigmodel_jax.layers import positions
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'operations.npz'
@@ -22,6 +23,40 @@ def test_sinusoids_are_those_of_the_paper():
 
 def test_sinusoids_of_an_odd_width_have_it():
     assert positions.sinusoidal(jnp.arange(4)[None], width=5, base=10_000.0).shape == (1, 4, 5)
+
+
+def test_a_table_has_the_sinusoids_in_halves():
+    """In a file of Marian 16 channels are 8 sines, then 8 cosines, made in float64 and rounded to float32."""
+    with np.load(ORACLES) as oracles:
+        interleaved = oracles['sinusoid_vaswani_interleaved_50x16']
+    found = positions.sinusoid_table(50, width=16, base=10_000.0)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.concatenate([interleaved[:, 0::2], interleaved[:, 1::2]], axis=1), rtol=1e-7)
+    assert positions.sinusoid_table(4, width=5, base=100.0).shape == (4, 5)
+
+
+def test_rotations_are_slowed_down_as_in_llama_3():
+    """By wavelengths, as the paper's code has it: short ones stay, long ones grow, those between are interpolated."""
+    frequencies = 500_000.0 ** (-np.arange(32) / 32)
+    expected = []
+    for frequency in frequencies:
+        wavelength = 2 * np.pi / frequency
+        smooth = (64 / wavelength - 1.0) / (4.0 - 1.0)
+        between = (1 - smooth) * frequency / 8.0 + smooth * frequency
+        expected.append(frequency if wavelength < 64 / 4.0 else frequency / 8.0 if wavelength > 64 / 1.0 else between)
+    scaling = positions.Llama3Scaling(factor=8.0, low=1.0, high=4.0, length=64)
+    np.testing.assert_allclose(scaling(jnp.asarray(frequencies, jnp.float32)), expected, rtol=1e-6)
+    assert np.sum((np.asarray(expected) < frequencies) & (np.asarray(expected) > frequencies / 8)) > 0
+    x_BTHK = RNG.normal(size=(1, 7, 2, 64)).astype(np.float32)
+    slow, fast = (positions.rotary(x_BTHK, jnp.arange(7)[None], base=500_000.0, scaling=s) for s in (scaling, None))
+    np.testing.assert_allclose(slow[..., 0], fast[..., 0], rtol=1e-5)
+    assert np.abs(slow - fast).max() > 1e-2
+
+
+@pytest.mark.parametrize('changes', [{'high': 1.0}, {'factor': 0.0}])
+def test_a_scaling_that_divides_by_zero_is_refused(changes):
+    with pytest.raises(settings.InputError, match='high above low'):
+        positions.Llama3Scaling(**changes)(jnp.ones(2))
 
 
 def test_rotary_is_a_rotation_of_complex_numbers():
@@ -59,8 +94,8 @@ def test_relative_bias_is_the_table_at_the_bucket():
     here_BT, there_BS = jnp.array([[4, 9]]), jnp.arange(12)[None]
     for kind in (config, config.both_ways()):
         module = kind.build()
-        variables = drawing.variables(module, here_BT, there_BS, method='bias')
-        bias_BHTS = module.apply(variables, here_BT, there_BS, method='bias')
+        variables = drawing.variables(module, here_BT, there_BS, method='bias', dtype=np.float32)
+        bias_BHTS = module.apply(variables, here_BT, there_BS, method='bias', dtype=np.float32)
         table = variables['params']['table']
         bucket_TS = positions.relative_bucket(
             there_BS[0][None, :] - here_BT[0][:, None], buckets=8, max_distance=16, causal=kind.causal
@@ -71,7 +106,9 @@ def test_relative_bias_is_the_table_at_the_bucket():
     assert len(np.unique(positions.relative_bucket(there_BS - future_BT, buckets=8, max_distance=16, causal=True))) == 1
 
 
-@pytest.mark.parametrize('config', [positions.Learned(length=9), positions.Sinusoidal()])
+@pytest.mark.parametrize(
+    'config', [positions.Learned(length=9), positions.Sinusoidal(), positions.SinusoidTable(length=9)]
+)
 def test_no_positions_means_counting_from_0(config):
     module, x_BTD = config.build(), RNG.normal(size=(2, 6, 4)).astype(np.float32)
     variables = drawing.variables(module, x_BTD, None, method='embed')

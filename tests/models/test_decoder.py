@@ -20,7 +20,7 @@ LLAMA = decoder.llama(vocab=VOCAB, width=16, layers=2, heads=4, kv_heads=2, hidd
 POST_NORM = {'block.residual': blocks.PostNorm(), 'norm': None, 'embedding.scaled': True}
 MODELS = {
     'learned': GPT,
-    'rotary_window': config.vary(LLAMA, {'block.attention.window': 4, 'block.attention.soft_cap': 10.0}),
+    'rotary_window': config.vary(LLAMA, {'block.attention.window': 4, 'block.attention.scores.soft_cap': 10.0}),
     'sinusoidal_post_norm': config.vary(GPT, {'positions': positions.Sinusoidal(), **POST_NORM}),
     'relative': config.vary(GPT, {'positions': positions.Relative(heads=2, buckets=8, max_distance=10)}),
 }

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.models import decoder
+from bigmodel_jax.models import decoder, seq2seq
+from bigmodel_jax.models import model as models
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'language_models.npz'
 VOCAB, WIDTH, LAYERS, HEADS, HEAD_WIDTH, HIDDEN, LENGTH = 29, 16, 2, 4, 4, 24, 12
@@ -140,21 +141,44 @@ def test_logits_are_those_of_transformers(name):
     np.testing.assert_allclose(outputs['logits'], expected, rtol=0, atol=3e-5)
 
 
+SIZES = {
+    decoder: {
+        'GPT2_124M': 124_439_808, 'GPT2_355M': 354_823_168, 'GPT2_774M': 774_030_080, 'GPT2_1558M': 1_557_611_200,
+        'GPT3_125M': 125_226_240, 'GPT3_350M': 355_871_744, 'GPT3_760M': 760_300_032, 'GPT3_1300M': 1_315_723_264,
+        'GPT3_2700M': 2_651_553_280, 'GPT3_6700M': 6_658_404_352, 'GPT3_13B': 12_853_386_240,
+        'GPT3_175B': 174_604_259_328,
+        'LLAMA1_7B': 6_738_415_616, 'LLAMA1_13B': 13_015_864_320, 'LLAMA1_33B': 32_528_943_616,
+        'LLAMA1_65B': 65_285_660_672,
+        'LLAMA2_7B': 6_738_415_616, 'LLAMA2_13B': 13_015_864_320, 'LLAMA2_70B': 68_976_648_192,
+        'LLAMA3_8B': 8_030_261_248, 'LLAMA3_70B': 70_553_706_496, 'LLAMA3_405B': 405_853_388_800,
+        'LLAMA32_1B': 1_235_814_400, 'LLAMA32_3B': 3_212_749_824,
+        'MISTRAL_7B': 7_241_732_096, 'MIXTRAL_8X7B': 46_702_792_704,
+    },
+    seq2seq: {
+        'TRANSFORMER_BASE': 63_045_632, 'TRANSFORMER_BIG': 214_171_648,
+        'T5_SMALL': 60_506_624, 'T5_BASE': 222_903_552, 'T5_LARGE': 737_668_096, 'T5_3B': 2_851_598_336,
+        'T5_11B': 11_307_321_344,
+        'T5_V1_1_SMALL': 76_961_152, 'T5_V1_1_BASE': 247_577_856, 'T5_V1_1_LARGE': 783_150_080,
+        'T5_V1_1_XL': 2_849_757_184, 'T5_V1_1_XXL': 11_135_332_352,
+    },
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ('model', 'published'),
-    [
-        (decoder.GPT2_124M, 124_439_808),
-        (decoder.GPT2_355M, 354_823_168),
-        (decoder.GPT2_774M, 774_030_080),
-        (decoder.GPT2_1558M, 1_557_611_200),
-        (decoder.LLAMA2_7B, 6_738_415_616),
-        (decoder.LLAMA3_8B, 8_030_261_248),
-    ],
+    ('module', 'name'), [(module, name) for module, sizes in SIZES.items() for name in sizes], ids=str
 )
-def test_sizes_are_the_published_ones(model, published):
-    batch = {'inputs': jax.ShapeDtypeStruct((1, 8), jnp.int32)}
-    abstract = jax.eval_shape(lambda batch: model.build().init(jax.random.key(0), batch), batch)
-    assert sum(leaf.size for leaf in jax.tree.leaves(abstract)) == published
+def test_sizes_are_those_of_the_released_weights(module, name):
+    """Of the classes of transformers with the released configurations; the Transformer of 2017 by its formula."""
+    tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    model = getattr(module, name)
+    abstract = jax.eval_shape(model.build().init, jax.random.key(0), {'inputs': tokens, 'source': tokens})
+    assert sum(leaf.size for leaf in jax.tree.leaves(abstract)) == SIZES[module][name]
+
+
+def test_every_published_size_is_counted():
+    for module, sizes in SIZES.items():
+        presets = {name for name, value in vars(module).items() if name.isupper() and isinstance(value, models.Model)}
+        assert presets == set(sizes)
 
 
 def test_weights_of_the_formula_differ():

@@ -74,6 +74,20 @@ def test_padding_changes_nothing(name):
     np.testing.assert_array_equal(logits[1, :3], other_logits[1, :3])
 
 
+def test_padding_reads_the_first_document_alone():
+    """As where a mask hides keys and no query, so that its numbers too can be compared with other implementations."""
+    batch = pairs([(SHORT, LONG)], [(LONG, SHORT)])
+    module = SINUSOIDAL.build()
+    variables = drawing.variables(module, batch)
+    encode = jax.jit(functools.partial(module.apply, method='encode'))
+    found = encode(variables, batch)
+    other = encode(variables, batch | {'source': np.where(np.arange(LENGTH) == 4, 9, batch['source'])})
+    np.testing.assert_array_equal(found[0, 5], other[0, 5])
+    assert np.abs(found[0, 4] - other[0, 4]).max() > 1e-3
+    read = encode(variables, batch | {'source': np.where(np.arange(LENGTH) == 0, 9, batch['source'])})
+    assert np.abs(found[0, 5] - read[0, 5]).max() > 1e-3
+
+
 @pytest.mark.parametrize('name', MODELS)
 def test_a_packed_pair_is_as_if_alone(name):
     first, second = (SHORT, LONG[:2]), (LONG[:3], SHORT)

@@ -38,6 +38,14 @@ def test_label_smoothing_is_that_of_pytorch_and_tensor2tensor(smoothing, name):
     np.testing.assert_allclose(found_nll, nll, rtol=1e-6)  # Not smoothed.
 
 
+def test_perplexity_is_the_exponential_of_the_mean():
+    with np.load(ORACLES) as oracles:
+        logits, targets, expected = (oracles[key] for key in ('x', 'y', 'nll_perplexity'))
+    _, nll = language.cross_entropy(logits, targets)
+    mean = objective.Mean.weighted(nll, np.ones(4, np.float32))
+    np.testing.assert_allclose(np.exp(mean.total / mean.count), expected, rtol=1e-6)
+
+
 def test_z_loss_is_the_square_of_the_log_normaliser():
     logits, targets = RNG.normal(0, 3, (5, 7)), np.arange(5)
     log_normaliser = np.log(np.exp(logits).sum(-1))

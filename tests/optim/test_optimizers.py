@@ -58,6 +58,13 @@ def test_trajectory_is_that_of_pytorch(optimizer, name):
     np.testing.assert_allclose(run(optimizer), oracle(name)[0], rtol=1e-5, atol=2e-6)  # Float32, 12 updates.
 
 
+@pytest.mark.parametrize(('relative', 'name'), [(False, 'opt_adafactor_hf'), (True, 'opt_adafactor_hf_rel')])
+def test_adafactor_is_that_of_transformers(relative, name):
+    """Theirs keeps rows and columns of every matrix; its own rate, min(0.01, 1 / sqrt(step)), is 0.01 for so long."""
+    optimizer = optimizers.Adafactor(schedule=constant(0.01), relative=relative, smallest=1)
+    np.testing.assert_allclose(run(optimizer), oracle(name)[0], rtol=1e-5, atol=2e-6)
+
+
 def adafactor(w, grads, rate):
     """Shazeer and Stern (2018), algorithm 4 without factors, as matrices narrower than 128 have none."""
     v, path = np.zeros_like(w), []

@@ -41,6 +41,14 @@ def test_inverse_sqrt_is_equation_3_of_the_transformer():
     np.testing.assert_allclose(rates(schedule, 100_000, numbers - 1), expected, rtol=1e-6)
 
 
+def test_inverse_sqrt_is_that_of_transformers():
+    """Theirs calls the first update 0, whose rate is 0, and the next one 1, as equation 3 does."""
+    with np.load(ORACLES) as oracles:
+        expected = oracles['sched_inv_sqrt']
+    schedule = schedules.InverseSqrt(peak=1.0, warmup_steps=10)
+    np.testing.assert_allclose(rates(schedule, 100, range(100)), expected[1:], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ('schedule', 'at', 'expected'),
     [

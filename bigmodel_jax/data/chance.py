@@ -1,0 +1,24 @@
+"""Random numbers that are a function of their place: no state, and the same with every version of every library."""
+
+import numpy as np
+
+from bigmodel_jax.data import batches
+
+
+def bits(*keys: np.ndarray | int) -> np.ndarray:
+    """uint64 numbers, each bit of which depends on every bit of the keys; integers or arrays that broadcast."""
+    mixed: np.ndarray = np.zeros((), np.uint64)
+    for key in keys:
+        number = np.asarray(key).astype(np.uint64)
+        mixed = batches.mix(np.atleast_1d(mixed ^ number)).reshape(np.broadcast_shapes(mixed.shape, number.shape))
+    return mixed
+
+
+def uniform(*keys: np.ndarray | int) -> np.ndarray:
+    """float64 numbers in [0, 1), in the shape to which the keys broadcast."""
+    return (bits(*keys) >> np.uint64(11)) * 2.0**-53
+
+
+def below(limit: np.ndarray | int, *keys: np.ndarray | int) -> np.ndarray:
+    """int64 numbers in [0, limit)."""
+    return (uniform(*keys) * limit).astype(np.int64)

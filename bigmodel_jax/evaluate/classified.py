@@ -1,0 +1,150 @@
+"""How well labels, or numbers, are told; scored by scikit-learn and SciPy."""
+
+import dataclasses
+import importlib
+import types
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.data import batches
+from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.objectives.objective import Apply
+
+PyTree = Any
+
+
+class Score:
+    """Interface of the scores of what was predicted."""
+
+    name: ClassVar[str]
+    library: ClassVar[str]  # The package that computes it.
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        """A number, both arrays being [n]."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accuracy(Score):
+    """The share of rows that are told right."""
+
+    name: ClassVar[str] = 'accuracy'
+    library: ClassVar[str] = 'sklearn'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        return float(load('sklearn.metrics').accuracy_score(truth, predicted))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Matthews(Score):
+    """Matthews' correlation coefficient, which CoLA is scored by; 0 if all rows get one label."""
+
+    name: ClassVar[str] = 'matthews'
+    library: ClassVar[str] = 'sklearn'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        return float(load('sklearn.metrics').matthews_corrcoef(truth, predicted))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class F1(Score):
+    """The harmonic mean of precision and recall of label 1, which MRPC and QQP are scored by."""
+
+    name: ClassVar[str] = 'f1'
+    library: ClassVar[str] = 'sklearn'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        return float(load('sklearn.metrics').f1_score(truth, predicted))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pearson(Score):
+    """The linear correlation of numbers; 0 if all predictions are the same."""
+
+    name: ClassVar[str] = 'pearson'
+    library: ClassVar[str] = 'scipy'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        constant = np.ptp(predicted) == 0 or np.ptp(truth) == 0
+        return 0.0 if constant else float(load('scipy.stats').pearsonr(truth, predicted).statistic)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spearman(Score):
+    """The correlation of ranks, which STS-B is scored by in table 1; 0 if all predictions are the same."""
+
+    name: ClassVar[str] = 'spearman'
+    library: ClassVar[str] = 'scipy'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        constant = np.ptp(predicted) == 0 or np.ptp(truth) == 0
+        return 0.0 if constant else float(load('scipy.stats').spearmanr(truth, predicted).statistic)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classified(evaluation.Evaluation):
+    """Scores of the model's labels (or numbers) of every row of `data`, and 'signatures', which say what scored them.
+
+    The model returns 'logits' [B, V] of labels, or 'values' [B] of numbers; the data has 'labels' or 'values'.
+    """
+
+    data: batches.Data
+    scores: tuple[Score, ...]
+    every_steps: config.Positive
+    name: str = 'dev'
+
+    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+        for score in self.scores:
+            load(score.library)
+        setting.place.local_rows(self.data.batch)
+        data = self.data.build(setting.seed)
+        setting.model.check(data.fields)
+        return ClassifiedEvaluator(self, setting, data)
+
+
+class ClassifiedEvaluator(evaluation.Evaluator):
+    """Predicts all rows, in order, and scores them on the host."""
+
+    def __init__(self, classified: Classified, setting: evaluation.Setting, data: batches.Batches):
+        self._classified, self._setting, self._data = classified, setting, data
+        self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)
+
+    def _predict(self, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+        """What each row is, what the model says, and whether the row counts; [B] each."""
+        with sharding.use(self._setting.place):
+            outputs, _ = Apply(self._setting.module, params, model_state)(batch)
+        if 'values' in outputs:
+            return batch['values'], outputs['values'], batch['weights']
+        return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), batch['weights']
+
+    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
+        data, place, found = self._data, self._setting.place, []
+        for index in range(data.steps_per_pass):
+            batch = place.put_batch(data.in_order(index, place.local_rows(data.rows)), data.rows)
+            found.append(self._step(params, model_state, batch))
+        truth, predicted, weights = (np.concatenate(parts) for parts in zip(*jax.device_get(found)))
+        counted = weights > 0
+        scores = {score.name: score(truth[counted], predicted[counted]) for score in self._classified.scores}
+        return {**scores, 'signatures': [signature(score) for score in self._classified.scores]}
+
+
+def signature(score: Score) -> dict[str, str]:
+    """Which library, and version of it, gives a score."""
+    return {'metric': score.name, 'signature': f'{score.library} {load(score.library).__version__}'}
+
+
+def load(name: str) -> types.ModuleType:
+    """A module of scikit-learn or SciPy.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise config.InputError("Scores come from scikit-learn: pip install 'bigmodel_jax[scores]'.") from error

@@ -1,0 +1,25 @@
+"""Spans: where in a row an answer begins and where it ends."""
+
+import dataclasses
+
+import jax
+
+from bigmodel_jax.objectives import language, objective
+from bigmodel_jax.objectives.objective import Mean
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerSpans(objective.Objective):
+    """The mean of the cross-entropies of the first and the last token of the answer, over the rows of weight 1.
+
+    Batch: 'starts' and 'ends' [B] int32, positions in the row; 'weights' [B]. The model returns 'start_logits' and
+    'end_logits' [B, T].
+
+    Source: Devlin et al. (2018), arXiv:1810.04805, section 4.2; halved, as in the released code.
+    """
+
+    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
+        outputs, side = apply(batch, key=key)
+        start_B, _ = language.cross_entropy(outputs['start_logits'], batch['starts'])
+        end_B, _ = language.cross_entropy(outputs['end_logits'], batch['ends'])
+        return objective.Outcome.of(Mean.weighted((start_B + end_B) / 2, batch['weights']), {}, side)

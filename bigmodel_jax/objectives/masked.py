@@ -1,0 +1,46 @@
+"""Masked language modelling, and telling whether one sentence follows another."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax import config
+from bigmodel_jax.objectives import language, objective
+from bigmodel_jax.objectives.objective import Mean
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedLanguageModel(objective.Objective):
+    """Mean cross-entropy of the tokens to be told, plus that of whether the second sentence follows.
+
+    Batch: that of data/sentence_pairs.py; or one of text, whose every token is to be told, with `next_sentence=0`. The
+    model returns 'mlm_logits' [B, N, V] and 'nsp_logits' [B, 2], as Bert does.
+    The second mean counts in proportion to the tokens of the batch that are to be told, so that with microbatches of
+    unequally many it is weighted by these.
+
+    Source: Devlin et al. (2018), arXiv:1810.04805, section A.2.
+    """
+
+    next_sentence: config.Rate = 1.0  # How much the second mean counts; 0 for the 'No NSP' of table 5.
+
+    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
+        outputs, side = apply(batch, key=key)
+        logits_BNV, targets_BN = outputs['mlm_logits'], batch['targets']
+        rows_B = (batch['weights'].max(axis=1) > 0).astype(jnp.float32)  # 0 where a row is padding.
+        weights_BN = batch.get('place_weights', batch['weights']) * rows_B[:, None]
+        _, nll_BN = language.cross_entropy(logits_BNV, targets_BN)
+        # Not argmax, which XLA:CPU computes slowly.
+        chosen_BN = jnp.take_along_axis(logits_BNV, targets_BN[..., None], axis=-1)[..., 0]
+        nll = Mean.weighted(nll_BN, weights_BN)
+        metrics = {'nll': nll, 'accuracy': Mean.weighted(chosen_BN >= logits_BNV.max(axis=-1), weights_BN)}
+        loss = nll
+        if self.next_sentence:
+            nsp_BV, elsewhere_B = outputs['nsp_logits'], batch['elsewhere']
+            _, nsp_B = language.cross_entropy(nsp_BV, elsewhere_B)
+            follows = Mean.weighted(nsp_B, rows_B)
+            share = self.next_sentence * nll.count / jnp.maximum(follows.count, 1)
+            loss = Mean(nll.total + share * follows.total, nll.count)
+            hits_B = (nsp_BV[:, 1] > nsp_BV[:, 0]) == (elsewhere_B == 1)
+            metrics |= {'nsp_nll': follows, 'nsp_accuracy': Mean.weighted(hits_B, rows_B)}
+        return objective.Outcome.of(loss, metrics, side)

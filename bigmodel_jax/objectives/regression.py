@@ -1,0 +1,22 @@
+"""Regression: one number for each row."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.objectives import objective
+from bigmodel_jax.objectives.objective import Mean
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regression(objective.Objective):
+    """Mean squared error over the rows of weight 1.
+
+    Batch: 'values' [B] float32, 'weights' [B]. The model returns 'values' [B].
+    """
+
+    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
+        outputs, side = apply(batch, key=key)
+        error_B = outputs['values'].astype(jnp.float32) - batch['values']
+        return objective.Outcome.of(Mean.weighted(jnp.square(error_B), batch['weights']), {}, side)

@@ -1,0 +1,82 @@
+"""Where the first weights of a run come from, when not all are drawn by chance: fine-tuning, or a second phase."""
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from bigmodel_jax import config
+
+Wanted = Mapping[str, jax.ShapeDtypeStruct]  # Path of a parameter ('blocks.layers.ffn.up') -> shape, dtype, sharding.
+SHOWN = 4  # Paths that a sentence names.
+
+
+class Found(NamedTuple):
+    """What a source of weights gives."""
+
+    arrays: dict[str, jax.Array]  # By path, as they were wanted; what is missing here is drawn by chance.
+    origin: dict[
+        str, Any
+    ]  # JSON-ready: what they are, with a digest, so that a repetition can tell whether it had them.
+
+
+class Start:
+    """Interface of the configs that give a run weights to begin with.
+
+    A run that has a checkpoint of its own goes on from there, and does not ask.
+    """
+
+    def check(self, wanted: Wanted) -> None:
+        """Raises InputError if read() would; reads no array."""
+        raise NotImplementedError
+
+    def read(self, wanted: Wanted) -> Found:
+        """The parameters that the source has, in the shapes, dtypes and shardings of `wanted`.
+
+        Raises:
+          InputError: there is no such source, it is damaged, it has none of them, or one of another shape.
+        """
+        raise NotImplementedError
+
+
+def match(
+    wanted: Wanted, there: Mapping[str, tuple[int, ...]], *, without: tuple[str, ...], where: str
+) -> tuple[str, ...]:
+    """The paths to take from a source: those that both sides have.
+
+    Args:
+      there: path -> shape, of the source.
+      without: patterns of paths that are left to chance, such as 'embedding.positions.*'.
+      where: the source, for people.
+
+    Raises:
+      InputError: a pattern matches nothing, nothing is left, or a shape differs.
+    """
+    idle = [pattern for pattern in without if not fnmatch.filter(wanted, pattern)]
+    if idle:
+        raise config.InputError(
+            f'start.without: no parameter of the model matches {idle[0]!r}.{config.nearest(idle[0], wanted)}'
+        )
+    left_out = {path for pattern in without for path in fnmatch.filter(wanted, pattern)}
+    common = tuple(path for path in wanted if path in there and path not in left_out)
+    if not common:
+        raise config.InputError(
+            f'start: {where} has none of the parameters of this model. It has {listed(sorted(there))}; the model has '
+            f'{listed(sorted(wanted))}.'
+        )
+    other = [path for path in common if tuple(there[path]) != tuple(wanted[path].shape)]
+    if other:
+        lines = [f'  {path}: {list(there[path])} there, {list(wanted[path].shape)} here' for path in other]
+        raise config.InputError(
+            f'start: {where} has parameters of other shapes:\n'
+            + '\n'.join(lines[:8])
+            + f'\nUse a model of the same sizes, or leave them to chance: start.without=({other[0]!r},).'
+        )
+    return common
+
+
+def listed(names: list[str]) -> str:
+    """The first few of some names."""
+    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+    return ', '.join(names[:SHOWN]) + more if names else 'nothing'

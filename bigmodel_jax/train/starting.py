@@ -1,0 +1,135 @@
+"""The first state of a run: by chance, or with parameters from a checkpoint of another run."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax import start as starts
+from bigmodel_jax.experiment import CIRCUMSTANCES
+from bigmodel_jax.train import checkpoints, digest, files, integrity, processes, reading, state
+
+PyTree = Any
+PARAMS = 'params.'  # What the paths of parameters begin with in a checkpoint.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint(starts.Start):
+    """The parameters of another run, those that both models have, by path and shape.
+
+    Moments of the optimizer, the step and the position in the data are not taken: this is another run.
+    """
+
+    run: str  # Its work directory.
+    step: config.NonNegative | None = None  # None: its newest checkpoint, whose step is recorded.
+    without: tuple[str, ...] = ()  # Patterns of parameters that are left to chance: 'pooler.*'.
+
+    def check(self, wanted: starts.Wanted) -> None:
+        path, step = self._find()
+        there = processes.from_first(processes.on_first(lambda: _shapes(path, step)))
+        starts.match(wanted, there, without=self.without, where=str(path))
+
+    def read(self, wanted: starts.Wanted) -> starts.Found:
+        path, step = self._find()
+
+        def choose(stored: state.Arrays) -> dict[str, jax.ShapeDtypeStruct]:
+            there = {name.removeprefix(PARAMS): shape for name, (shape, _) in stored.items() if name.startswith(PARAMS)}
+            names = starts.match(wanted, there, without=self.without, where=str(path))
+            return {PARAMS + name: wanted[name] for name in names}
+
+        try:
+            found = reading.read_some(
+                path, choose, item='model', step=step, experiment=_fingerprint(path.parent.parent)
+            )
+        except integrity.Damaged as error:
+            raise config.InputError(f'start: {error}. Use another step, with start.step.') from error
+        arrays = {name.removeprefix(PARAMS): array for name, array in found.items()}
+        origin = {'run': self.run, 'step': step, 'parameters': len(arrays), 'digest': digest.digest(arrays)}
+        return starts.Found(arrays, origin)
+
+    def _find(self) -> tuple[epath.Path, int]:
+        """The directory of the checkpoint, and its step."""
+        step = processes.from_first(processes.on_first(self._step))
+        return _absolute(self.run) / files.CHECKPOINTS / str(step), step
+
+    def _step(self) -> int:
+        path = _absolute(self.run)
+        if not (path / files.EXPERIMENT).exists():
+            raise config.InputError(
+                f'start.run={self.run!r}: {path} holds no run, but this one begins with its weights. '
+                'Train that one first, or name the --workdir where it is.'
+            )
+        folder = path / files.CHECKPOINTS
+        names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
+        steps = sorted(int(name) for name in names if name.isdecimal())
+        if not steps:
+            raise config.InputError(f'start.run={self.run!r}: {path} holds no checkpoint yet; train it first.')
+        if self.step is not None and self.step not in steps:
+            listed = ', '.join(map(str, steps))
+            raise config.InputError(f'start.step={self.step}: {path} has no such checkpoint; there are {listed}.')
+        return steps[-1] if self.step is None else self.step
+
+
+def _absolute(path: str) -> epath.Path:
+    # Orbax takes absolute paths only; gs://... is one.
+    return epath.Path(path) if '://' in path else epath.Path(path).expanduser().resolve()
+
+
+def _fingerprint(run: epath.Path) -> str:
+    return integrity.fingerprint(files.read_json(run / files.EXPERIMENT), CIRCUMSTANCES)
+
+
+def _shapes(path: epath.Path, step: int) -> dict[str, list[int]]:
+    """The shapes of the parameters of a checkpoint, as its record says."""
+    try:
+        record = integrity.check(path, step=step, experiment=_fingerprint(path.parent.parent), items=('model',))
+    except integrity.Damaged as error:
+        raise config.InputError(f'start: {path} is damaged: {error}. Use another step, with start.step.') from error
+    stored = record['arrays']['model']
+    return {name.removeprefix(PARAMS): each['shape'] for name, each in stored.items() if name.startswith(PARAMS)}
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------------
+
+
+def check(start: starts.Start | None, blueprint: state.Blueprint, directory: epath.Path) -> None:
+    """Raises InputError if a run in `directory`, which may have checkpoints of its own, cannot begin with `start`."""
+    own = directory / files.CHECKPOINTS
+    if start is not None and not (own.is_dir() and any(own.iterdir())):
+        start.check(_wanted(blueprint))
+
+
+def begin(start: starts.Start | None, blueprint: state.Blueprint) -> tuple[state.TrainState, dict[str, Any] | None]:
+    """The state before the first step, and the record of where its weights come from; None where that is chance.
+
+    Raises:
+      InputError: the weights that `start` names are missing, damaged, or of another model.
+    """
+    drawn = blueprint.init()
+    if start is None:
+        return drawn, None
+    wanted = _wanted(blueprint)
+    found = start.read(wanted)
+    params = checkpoints.unflatten(checkpoints.flatten(drawn.params) | found.arrays, drawn.params)
+    # Some optimizers keep a copy of the weights.
+    init = jax.jit(blueprint.optimizer.init, out_shardings=blueprint.shardings.opt_state)
+    by_chance = [path for path in wanted if path not in found.arrays]
+    record = found.origin | {'by_chance': by_chance}
+    return drawn._replace(params=params, opt_state=init(params)), json.loads(json.dumps(record))
+
+
+def sentence(record: dict[str, Any]) -> str:
+    """What begin() did, for people."""
+    what = ', '.join(f'{name} {value}' for name, value in record.items() if name not in ('by_chance', 'digest'))
+    return f'begins with weights of {what}; by chance: {starts.listed(record["by_chance"])}'
+
+
+def _wanted(blueprint: state.Blueprint) -> dict[str, jax.ShapeDtypeStruct]:
+    places = checkpoints.flatten(blueprint.shardings.params)
+    return {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
+        for name, leaf in checkpoints.flatten(blueprint.abstract.params).items()
+    }
