@@ -134,7 +134,9 @@ def pairs():
     return variables['params'], log_p
 
 
-@pytest.mark.parametrize(('reader', 'penalty'), [(reading.Cached, 0.6), (reading.Recomputing, 0.0)])
+@pytest.mark.parametrize(
+    ('reader', 'penalty'), [(reading.Cached, 0.6), pytest.param(reading.Recomputing, 0.0, marks=pytest.mark.slow)]
+)
 def test_with_enough_beams_a_translation_is_the_best_of_all(pairs, reader, penalty):
     """Every text that an encoder-decoder can write, in the order of its score, from a cache or without."""
     params, log_p = pairs

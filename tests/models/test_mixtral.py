@@ -112,7 +112,10 @@ def alone():
     'changes',
     [
         {'mesh': sharding.MeshShape(data=1, expert=8)},
-        {'mesh': sharding.MeshShape(data=1, expert=2, fsdp=2, tensor=2), 'model.stack.remat': 'full'},
+        pytest.param(
+            {'mesh': sharding.MeshShape(data=1, expert=2, fsdp=2, tensor=2), 'model.stack.remat': 'full'},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=['expert', 'expert-fsdp-tensor'],
 )

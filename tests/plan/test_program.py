@@ -59,7 +59,7 @@ def by_kind(counts: records.Counts) -> dict[str, int]:
     return total
 
 
-@pytest.mark.parametrize('scan', [True, False])
+@pytest.mark.parametrize('scan', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_every_layer_is_gathered_whether_scanned_or_not(scan):
     few, many = (measured(model__layers=layers, model__stack__scan=scan)[0] for layers in (2, 5))
     layer = 12 * 16**2 * 4  # Bytes of the matrices of one layer, whole.

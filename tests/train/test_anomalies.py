@@ -38,7 +38,7 @@ def losses(directory) -> dict[int, float]:
     return {each['step']: each['metrics']['loss'] for each in events(directory, 'train')}
 
 
-POISONS = pytest.mark.parametrize('poison', ['nan_example', 'wild_example'])
+POISONS = pytest.mark.parametrize('poison', ['nan_example', pytest.param('wild_example', marks=pytest.mark.slow)])
 
 
 def guarded(cls: type[guards.Guard], poison: str, **more: int):

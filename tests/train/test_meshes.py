@@ -29,11 +29,11 @@ MORE_MESHES = [
     {'data': 2, 'sequence': 4},
 ]
 PIPELINES = [
-    {'pipeline': 8},
     {'pipeline': 2, 'sequence': 2, 'tensor': 2},
     {'pipeline': 2, 'fsdp': 4, 'slices': 2, 'across': 'pipeline', 'pipeline_parts': 2},
 ]
 MORE_PIPELINES = [
+    {'pipeline': 8},
     {'pipeline': 4, 'data': 2},
     {'pipeline': 2, 'fsdp': 2, 'tensor': 2},
     {'pipeline': 2, 'sequence': 2, 'fsdp': 2},
