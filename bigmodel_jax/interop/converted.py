@@ -1,0 +1,49 @@
+"""The experiment of a run that was not trained here: its model, and no data."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.data import batches
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.models import seq2seq
+from bigmodel_jax.objectives import language
+from bigmodel_jax.optim import optimizers, schedules
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Elsewhere(batches.Data):
+    """Data that is not here: the weights were trained elsewhere and converted."""
+
+    names: tuple[str, ...]  # Of the arrays of a batch, all of token ids.
+    vocab: config.Positive
+    batch: config.Positive = 1
+    length: config.Positive = 1
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        return {name: batches.Field((self.length,), np.dtype(np.int32), self.vocab) for name in self.names}
+
+    def build(self, seed: int) -> batches.Batches:
+        raise config.InputError(
+            'This run was converted from weights that were trained elsewhere; it has no data. To train them further, '
+            'write an experiment with data of your own that starts from this run.'
+        )
+
+
+def experiment(name: str, model: Any) -> Experiment:
+    """The experiment under which converted weights are kept."""
+    names = ('source', 'inputs') if isinstance(model, seq2seq.Seq2Seq) else ('inputs',)
+    return Experiment(
+        name=name,
+        steps=1,
+        # As long as the model's band of attention, which longer data alone makes sense of.
+        data=Elsewhere(names=names, vocab=model.vocab, length=model.block.attention.window or 1),
+        model=model,
+        objective=language.LanguageModel(),
+        optimizer=optimizers.AdamW(schedule=schedules.Constant(peak=0.0)),
+        mesh=sharding.MeshShape(data=1),
+    )

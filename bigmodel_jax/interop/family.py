@@ -1,0 +1,203 @@
+"""What a family of published models is: how its config.json, its tensors and its inputs are ours."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from bigmodel_jax import config
+from bigmodel_jax.data import batches
+from bigmodel_jax.interop import folder, reference, rules
+from bigmodel_jax.interop.fields import Fields
+from bigmodel_jax.models import bert, decoder, seq2seq
+from bigmodel_jax.models import model as models
+
+Arrays = Mapping[str, Any]
+# Fields of our configs that say how something is computed or how it was drawn, not what it is once it is trained.
+NOT_STORED = ('init', 'out_init', 'dropout', 'dtype', 'stack', 'kernel', 'balance', 'z_loss')
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a config.json says.
+
+    Attributes:
+      model: our model of it.
+      notes: fields that nothing is known of, each as name=value.
+    """
+
+    model: models.Model
+    notes: tuple[str, ...]
+
+
+class Family:
+    """Interface; each family is one file beside this one."""
+
+    model_types: tuple[str, ...]  # As config.json has it.
+    kind: type  # Of our models.
+    needed: ClassVar[
+        Mapping[str, tuple[str, ...]]
+    ] = {}  # Output -> first names of parameters without which there is none.
+    without_effect: tuple[str, ...] = ()  # Fields of its config.json beside those of fields.WITHOUT_EFFECT.
+
+    def model(self, fields: Fields) -> Any:
+        """Our model of a config.json.
+
+        Raises:
+          InputError: a field is missing, or asks for what is not implemented.
+        """
+        raise NotImplementedError
+
+    def config(self, model: Any) -> dict[str, Any]:
+        """The config.json of a model of ours, if it is one of the family: the inverse of model()."""
+        raise NotImplementedError
+
+    def sizes(self, model: Any) -> dict[str, int]:
+        """The sizes of the letters and names in the table."""
+        raise NotImplementedError
+
+    def tables(self, model: Any) -> tuple[rules.Table, ...]:
+        """The names that files of such a model use; the first is what is written."""
+        raise NotImplementedError
+
+    def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Our batch of the reference's inputs, and the labels, if there are any.
+
+        Args:
+          values: config.json, for the tokens that it names.
+
+        Raises:
+          InputError: an input is unknown or missing, or does not fit the model.
+        """
+        raise NotImplementedError
+
+    def outputs(self, model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The reference's outputs by name; a pure function of arrays. `batch` is as batch() made it."""
+        raise NotImplementedError
+
+    def settled(self, model: Any, source: folder.Folder) -> Any:
+        """The model, where its config.json alone does not settle what it is."""
+        return model
+
+    def renamed(self, table: rules.Table) -> Mapping[str, str]:
+        """Outputs that the reference calls otherwise where files have this table: name here -> name there."""
+        return {}
+
+    def check(self, batch: Mapping[str, np.ndarray], model: Any) -> None:
+        """Raises InputError if the model cannot read a batch."""
+        fields = {
+            name: batches.Field(array.shape[1:], array.dtype, below=int(array.max(initial=0)) + 1)
+            for name, array in batch.items()
+        }
+        if 'positions' in fields:  # As long as the last position, whatever is left out before it.
+            longest = max(fields['inputs'].shape[0], fields['positions'].below or 0)
+            fields['inputs'] = fields['inputs']._replace(shape=(longest,))
+        if model.block.attention.window is not None:  # Which may be longer than what is asked here.
+            model = config.vary(model, {'block.attention.window': None})
+        model.check(fields)
+
+    def absent(self, table: rules.Table) -> tuple[str, ...]:
+        """First names of the parameters of a model that files of this table do not have."""
+        return ()
+
+    def describe(self, values: Mapping[str, Any], where: str) -> Description:
+        """Our model of a config.json, and what in it nothing is known of."""
+        fields = Fields(values, where)
+        model = config.check(self.model(fields))
+        # What a layer finds wrong with itself it says when it is built.
+        model.block.attention.width_of_head(model.width)
+        model.block.ffn.build()
+        return Description(model, tuple(fields.unknown(self.without_effect)))
+
+    def config_of(self, model: Any) -> dict[str, Any]:
+        """The config.json of a model of ours.
+
+        Raises:
+          InputError: it says something that the family cannot.
+        """
+        values = self.config(model)
+        again = self.describe(values, f'config.json of {values["model_type"]}').model
+        self.check_same(again, model, f'A {values["model_type"]}')
+        return values
+
+    def check_same(self, described: Any, model: Any, where: str) -> None:
+        """Raises InputError if a model is another than the one that a config.json describes."""
+        found = [
+            each for each in config.difference(described, model) if not set(each.path.split('.')) & set(NOT_STORED)
+        ]
+        if found:
+            lines = '\n'.join(f'  {each}' for each in found)
+            raise config.InputError(f'{where} is another model. What it can say -> what the model has:\n{lines}')
+
+
+# ---- what families share ------------------------------------------------------------------------------------------
+
+
+def decoder_sizes(model: decoder.Decoder | bert.Bert) -> dict[str, int]:
+    """The sizes of the letters of a model with one stack."""
+    shape = model.block.attention
+    return {
+        'layer': model.layers,
+        'V': model.vocab,
+        'D': model.width,
+        'H': shape.heads,
+        'G': shape.kv_heads or shape.heads,
+        'K': shape.width_of_head(model.width),
+        'F': getattr(model.block.ffn, 'hidden', 0),
+    }
+
+
+def decoder_outputs(
+    model: decoder.Decoder, params: Any, batch: Mapping[str, Any]
+) -> tuple[dict[str, Any], jax.Array | None]:
+    """Logits, hidden states, the loss where there are labels; and what the routers say [L, B, T, E], if any do."""
+
+    def forward(module: Any, batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+        x_BTD, _ = module.features(batch)
+        return x_BTD, module.unembed(x_BTD)
+
+    (x_BTD, logits_BTV), streams, routers = reference.run(model.build(), params, batch, forward)
+    found = {
+        'logits': logits_BTV,
+        'last_hidden_state': x_BTD,
+        **reference.hidden_states('hidden_states', streams['blocks'], x_BTD),
+    }
+    if 'labels' in batch:
+        found['loss'] = reference.mean_nll(logits_BTV[:, :-1], batch['labels'][:, 1:])
+    return found, routers.get('blocks')
+
+
+def seq2seq_sizes(model: seq2seq.Seq2Seq) -> dict[str, int]:
+    """The sizes of the letters of a Seq2Seq."""
+    shape = model.block.attention
+    return {
+        'encoder': model.encoder_layers,
+        'decoder': model.decoder_layers,
+        'V': model.vocab,
+        'D': model.width,
+        'H': shape.heads,
+        'K': shape.width_of_head(model.width),
+        'F': getattr(model.block.ffn, 'hidden', 0),
+    }
+
+
+def seq2seq_outputs(model: seq2seq.Seq2Seq, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Logits, hidden states of both sides, and the loss where there are labels."""
+
+    def forward(module: Any, batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        memory_BSD = module.encode(batch)
+        x_BTD, _ = module.features({**batch, 'memory': memory_BSD})
+        return memory_BSD, x_BTD, module.unembed(x_BTD)
+
+    (memory_BSD, x_BTD, logits_BTV), streams, _ = reference.run(model.build(), params, batch, forward)
+    found = {
+        'logits': logits_BTV,
+        'encoder_last_hidden_state': memory_BSD,
+        **reference.hidden_states('encoder_hidden_states', streams['encoder'], memory_BSD),
+        **reference.hidden_states('decoder_hidden_states', streams['decoder'], x_BTD),
+    }
+    if 'labels' in batch:
+        found['loss'] = reference.mean_nll(logits_BTV, batch['labels'])
+    return found

@@ -1,0 +1,132 @@
+"""Models of Hugging Face as models of ours: load_pretrained() and what it gives."""
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.interop import bert, family, folder, gpt2, llama, marian, matching, t5
+from bigmodel_jax.models import model as models
+
+FAMILIES: tuple[family.Family, ...] = (
+    bert.Bert(),
+    gpt2.Gpt2(),
+    llama.Llama(),
+    llama.Mistral(),
+    llama.Mixtral(),
+    marian.Marian(),
+    t5.T5(),
+)
+
+
+class Pretrained:
+    """A published model, ready to be used. Made by load_pretrained().
+
+    Attributes:
+      model: its config.
+      params: its parameters, as model.build().apply({'params': ...}) takes them.
+      values: its config.json.
+      notes: what of the directory was not used, a sentence each.
+      absent: first names of parameters that its files do not have, such as a head; they are zeros.
+    """
+
+    def __init__(self, found: matching.Match, model: models.Model, params: Any, values: Mapping[str, Any]):
+        self.model, self.params, self.values = model, params, values
+        self._found = found
+        self.absent = found.family.absent(found.table)
+        self.notes = found.notes + [f'The files hold no {each}; its outputs are left out.' for each in self.absent]
+
+    @functools.cached_property
+    def _forward(self) -> Any:
+        return jax.jit(functools.partial(self._found.family.outputs, self.model))
+
+    @functools.cached_property
+    def _backward(self) -> Any:
+        def loss(params: Any, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            found = self._found.family.outputs(self.model, params, batch)
+            return found['loss'], found
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+    def apply(self, inputs: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The reference's outputs of the reference's inputs, by name.
+
+        Args:
+          inputs: 'input_ids' [B, T], and as the family has them 'attention_mask', 'token_type_ids', 'position_ids',
+            'decoder_input_ids', 'labels', 'next_sentence_label'.
+
+        Returns:
+          'logits' [B, T, V] (of BERT 'prediction_logits', 'seq_relationship_logits'), 'hidden_states/0' ..., 'loss' if
+          there are labels, and so on. Positions where attention_mask is 0 hold numbers without a meaning.
+
+        Raises:
+          InputError: an input is unknown, missing, or does not fit the model.
+        """
+        with precision(self.model):
+            found = self._forward(self.params, self._batch(inputs))
+        return self._there(found)
+
+    def gradients(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
+        """The outputs, and the gradient of the loss for every tensor of the files, by its key.
+
+        Raises:
+          InputError: as apply(), or there are no labels.
+        """
+        batch = self._batch(inputs)
+        if 'labels' not in batch or self._needs_absent('loss'):
+            raise config.InputError('There is a gradient of a loss only; pass labels, to a model with an output layer.')
+        with precision(self.model):
+            (_, found), tree = self._backward(self.params, batch)
+        gradients = dict(matching.file_tensors(jax.device_get(tree), self._found.tensors))
+        return self._there(found), gradients
+
+    def _there(self, found: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        names = self._found.family.renamed(self._found.table)
+        return {names.get(name, name): value for name, value in found.items() if not self._needs_absent(name)}
+
+    def _batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        batch = self._found.family.batch(inputs, self.model, self.values)
+        self._found.family.check(batch, self.model)
+        return batch
+
+    def _needs_absent(self, output: str) -> bool:
+        return not set(self._found.family.needed.get(output, ())).isdisjoint(self.absent)
+
+
+def load_pretrained(directory: epath.PathLike, *, dtype: models.Dtype = 'float32') -> Pretrained:
+    """The model in a directory of Hugging Face.
+
+    Args:
+      directory: with config.json and model.safetensors, or its index and shards.
+      dtype: of the computation. With 'bfloat16' the weights stay as they are in the files, else they are converted.
+
+    Raises:
+      InputError: no family knows it, it asks for what is not implemented, or its files are damaged or do not fit.
+    """
+    source = folder.Folder(pathlib.Path(directory).expanduser())
+    found = matching.match(source, FAMILIES)
+    model = config.vary(found.model, {'dtype': dtype})
+    flat = matching.parameters(found, source)
+    with precision(model):
+        for path, shape in whole(model, found.family).items():
+            flat.setdefault(path, np.zeros(shape, np.float32))
+        kept = dtype == 'bfloat16'
+        params = {path: jnp.asarray(array, None if kept else dtype) for path, array in flat.items()}
+    return Pretrained(found, model, matching.nested(params), source.config)
+
+
+def precision(model: Any) -> contextlib.AbstractContextManager[None]:
+    """Float64 is off in JAX, but where a model asks for it."""
+    return jax.enable_x64(True) if model.dtype == 'float64' else contextlib.nullcontext()
+
+
+def whole(model: models.Model, known: Any) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every parameter of a model, whatever its files hold."""
+    return known.tables(model)[0].shapes(known.sizes(model))

@@ -1,0 +1,177 @@
+"""Which tensor of a file is which parameter of ours, and how its axes are laid out: one table, read in both directions.
+
+A Rule says it for one pattern of keys:
+
+  Rule('h.{layer}.attn.c_attn.weight', 'D (3 H K) -> D H K', 'blocks.layers.attention.query', ...key, ...value)
+
+The pattern stands for one key per layer, and our parameter has a leading axis for each name in braces. Left of the
+arrow are the axes of the file's tensor, right those of ours; what stands in brackets is one axis there, and a number is
+how many parameters of ours it holds side by side. Sizes of the letters and of the names come from the model.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Sizes = Mapping[str, int]
+Shape = tuple[int, ...]
+
+
+class Slot(NamedTuple):
+    """A place in our parameters: one parameter, and where in its leading axes."""
+
+    path: str
+    at: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One line of the table; see above. Paths are those of our parameters, with dots."""
+
+    key: str
+    axes: str
+    paths: tuple[str, ...]
+    inside: bool = True  # The key stands below the prefix of the base model, where the file has one.
+
+    def tensors(self, sizes: Sizes) -> Iterator['Tensor']:
+        """A Tensor for each key that the pattern stands for."""
+        names = [name for _, name, _, _ in string.Formatter().parse(self.key) if name]
+        for index in itertools.product(*(range(sizes[name]) for name in names)):
+            slots = tuple(Slot(path, index) for path in self.paths)
+            yield Tensor(self.key.format(**dict(zip(names, index))), slots, self.layout(sizes))
+
+    def layout(self, sizes: Sizes) -> 'Layout':
+        """How the axes change, with numbers for the letters."""
+        return _layout(self.axes, tuple(sorted(sizes.items())), len(self.paths))
+
+    def leading(self, sizes: Sizes) -> Shape:
+        """The leading axes of our parameters: layers, experts."""
+        return tuple(sizes[name] for _, name, _, _ in string.Formatter().parse(self.key) if name)
+
+
+def rule(key: str, axes: str, *paths: str, inside: bool = True) -> Rule:
+    """A Rule, as it is written in a table."""
+    return Rule(key, axes, paths, inside)
+
+
+class Layout(NamedTuple):
+    """How one tensor of a file is laid out in ours."""
+
+    file: Shape  # The tensor in the file.
+    split: Shape  # The same with every axis by itself.
+    order: tuple[int, ...]  # The axes of `split` in our order, that of the parts first.
+    ours: Shape  # Of each part.
+
+    def read(self, tensor: np.ndarray) -> list[np.ndarray]:
+        """Our parameters of the file's tensor: views of it, where that can be."""
+        found = tensor.reshape(self.split).transpose(self.order)
+        return [part.reshape(self.ours) for part in found]
+
+    def write(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """The file's tensor of our parameters."""
+        turned = tuple(self.split[axis] for axis in self.order)
+        stacked = parts[0][None] if len(parts) == 1 else np.stack(parts)
+        return stacked.reshape(turned).transpose(np.argsort(self.order)).reshape(self.file)
+
+
+class Tensor(NamedTuple):
+    """One tensor of a file: its key, which places of our parameters it holds, and how."""
+
+    key: str
+    slots: tuple[Slot, ...]
+    layout: Layout
+
+
+@functools.lru_cache(maxsize=1_024)
+def _layout(axes: str, sizes: tuple[tuple[str, int], ...], parts: int) -> Layout:
+    size = dict(sizes)
+    left, right = (side.strip() for side in axes.split('->'))
+    # 'D (3 H K)' -> [['D'], ['3', 'H', 'K']]
+    groups = [(grouped or single).split() for grouped, single in re.findall(r'\(([^)]*)\)|(\S+)', left)]
+    names = [name for group in groups for name in group]
+    numbers = [name for name in names if name.isdigit() and name != '1']
+    assert [int(name) for name in numbers] == ([] if parts == 1 else [parts]), axes
+    known = {name: size[name] if name.isalpha() else int(name) for name in names}
+    ours = right.split()
+    first = [names.index(name) for name in numbers]
+    ones = [i for i, name in enumerate(names) if name == '1']
+    order = (*first, *ones, *(names.index(name) for name in ours))
+    split = tuple(known[name] for name in names)
+    if not first:  # A part of its own, so that reading and writing need not ask.
+        split, order = (1, *split), (0, *(axis + 1 for axis in order))
+    file = tuple(math.prod(known[name] for name in group) for group in groups)
+    return Layout(file, split, order, tuple(known[name] for name in ours))
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """A key that may stand in a file, and repeats another: a tied matrix, or a table that follows from a formula."""
+
+    key: str
+    of: str | None = None  # The key that it equals bit for bit.
+    formula: Callable[[Sizes], np.ndarray] | None = None  # What it is up to rounding, in float32.
+    inside: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All keys of one family of models, in the names of one kind of file.
+
+    Attributes:
+      rules: every parameter of ours stands in exactly one.
+      copies: keys that a file may have too.
+      buffers: regular expressions of keys that hold no weight: masks and frequencies that old versions stored.
+      prefix: what the keys below the base model begin with; a file of the base model alone has none.
+      spellings: pairs (as in the table, as in an old file) of parts of keys.
+    """
+
+    rules: tuple[Rule, ...]
+    copies: tuple[Copy, ...] = ()
+    buffers: tuple[str, ...] = ()
+    prefix: str = ''
+    spellings: tuple[tuple[str, str], ...] = ()
+
+    def tensors(self, sizes: Sizes) -> dict[str, Tensor]:
+        """Key -> Tensor, of every tensor that a file must have."""
+        found = {}
+        for each in self.rules:
+            for tensor in each.tensors(sizes):
+                key = self.named(tensor.key, each.inside)
+                assert key not in found, key
+                found[key] = tensor._replace(key=key)
+        return found
+
+    def shapes(self, sizes: Sizes) -> dict[str, Shape]:
+        """Path -> shape of every parameter of ours."""
+        return {path: (*each.leading(sizes), *each.layout(sizes).ours) for each in self.rules for path in each.paths}
+
+    def copied(self) -> dict[str, Copy]:
+        """Key -> Copy, with `of` under the name that it has in the file."""
+        inside = {each.key: each.inside for each in self.rules}
+        return {
+            self.named(each.key, each.inside): dataclasses.replace(
+                each, of=None if each.of is None else self.named(each.of, inside[each.of])
+            )
+            for each in self.copies
+        }
+
+    def without_prefix(self) -> 'Table':
+        """The same of a file of the base model alone."""
+        return dataclasses.replace(self, prefix='')
+
+    def named(self, key: str, inside: bool) -> str:
+        """The key as it stands in the file."""
+        for ours, its in self.spellings:
+            key = key.replace(ours, its)
+        return self.prefix + key if inside else key
+
+    def is_buffer(self, key: str) -> bool:
+        """Whether a key of a file holds no weight."""
+        return any(re.fullmatch(pattern, key.removeprefix(self.prefix)) for pattern in self.buffers)
