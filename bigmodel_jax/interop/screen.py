@@ -1,5 +1,6 @@
 """What convert and certify print."""
 
+import rich.console
 import rich.table
 
 from bigmodel_jax.interop import certifying, conversion
@@ -11,15 +12,15 @@ def converted(done: conversion.Converted) -> str:
     return '\n'.join(lines)
 
 
-def certified(found: certifying.Certificate) -> rich.table.Table:
+def certified(found: certifying.Certificate) -> rich.console.Group:
     """The largest difference of each output."""
-    title = f'Largest difference from the reference, in {found.dtype}; up to {found.tolerance:.2g} is rounding'
-    table = rich.table.Table('output', 'difference', '', title=title, title_justify='left', box=None)
+    title = f'Largest difference from the reference, in {found.dtype}; up to {found.tolerance:.2g} is rounding:'
+    table = rich.table.Table('output', 'difference', '', box=None)
     for row in found.rows:
         shown = '-' if row.difference is None else f'{row.difference:.2e}'
         verdict = 'agrees' if found.holds(row) else 'DIFFERS'
         table.add_row(row.name, shown, ', '.join(filter(None, (verdict, row.remark))))
-    return table
+    return rich.console.Group(title, table)
 
 
 def verdict(found: certifying.Certificate) -> str:
