@@ -23,15 +23,6 @@ from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
 
-LLAMA2_13B = decoder.llama(
-    vocab=32_000, width=5_120, layers=40, heads=40, kv_heads=40, hidden=13_824, rope_base=10_000.0
-)
-LLAMA3_70B = decoder.llama(
-    vocab=128_256, width=8_192, layers=80, heads=64, kv_heads=8, hidden=28_672, rope_base=500_000.0
-)
-LLAMA3_405B = decoder.llama(
-    vocab=128_256, width=16_384, layers=126, heads=128, kv_heads=8, hidden=53_248, rope_base=500_000.0
-)
 UNRELEASED = 'the data of the paper were never released'
 LLAMA2_TOKENS, LLAMA3_TOKENS = 2 * 10**12, 15_600 * 10**9
 # Llama 2, table 3.
@@ -137,7 +128,7 @@ def columns(layers: int, width: int, hidden: int, heads: int) -> dict[str, int]:
 
 
 def llama3_405b() -> Experiment:
-    base = llama3('405B', LLAMA3_405B, columns(126, 16_384, 53_248, 128), peak=8e-5, parameters=405_853_388_800)
+    base = llama3('405B', decoder.LLAMA3_405B, columns(126, 16_384, 53_248, 128), peak=8e-5, parameters=405_853_388_800)
     more = (
         claims.LearningRate(where='section 3.4.1', step=base.steps, value=8e-7),
         claims.Flops(where='section 1', value=3.8e25, relative=0.013),  # Half of the last of two digits.
@@ -151,12 +142,14 @@ def llama3_405b() -> Experiment:
 def sweep() -> dict[str, Experiment]:
     return {
         'llama2_7b': llama2('7B', decoder.LLAMA2_7B, peak=3e-4, parameters=6_738_415_616),
-        'llama2_13b': llama2('13B', LLAMA2_13B, peak=3e-4, parameters=13_015_864_320),
+        'llama2_13b': llama2('13B', decoder.LLAMA2_13B, peak=3e-4, parameters=13_015_864_320),
         'llama2_70b': llama2_70b(),
         'llama3_8b': llama3(
             '8B', decoder.LLAMA3_8B, columns(32, 4_096, 14_336, 32), peak=3e-4, parameters=8_030_261_248
         ),
-        'llama3_70b': llama3('70B', LLAMA3_70B, columns(80, 8_192, 28_672, 64), peak=1.5e-4, parameters=70_553_706_496),
+        'llama3_70b': llama3(
+            '70B', decoder.LLAMA3_70B, columns(80, 8_192, 28_672, 64), peak=1.5e-4, parameters=70_553_706_496
+        ),
         'llama3_405b': llama3_405b(),
     }
 

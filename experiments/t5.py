@@ -20,7 +20,7 @@ from bigmodel_jax.config import vary
 from bigmodel_jax.data import sources, span_corruption, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
-from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks, weights
+from bigmodel_jax.layers import stacks
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
@@ -81,26 +81,26 @@ TABLE_2 = {
 }
 
 
-def model(size: Size, feed_forward: ffn.Ffn, *, tied: bool, dropout: float) -> seq2seq.Seq2Seq:
-    """No biases, norms without centring, and relative positions, in the attention of each side to itself."""
-    # Theirs does not divide scores by sqrt(K) and draws the queries so much smaller, and version 1.1 does the like with
-    # its output matrix. As the steps of Adafactor are relative to the weights, it comes to the same.
-    attending = attention.Attention(heads=size.heads, head_width=size.head_width, dropout=dropout)
-    return seq2seq.Seq2Seq(
-        vocab=VOCAB,
-        width=size.width,
-        encoder_layers=size.layers,
-        decoder_layers=size.layers,
-        block=blocks.Block(
-            attention=attending,
-            ffn=feed_forward,
-            residual=blocks.PreNorm(norm=norms.RmsNorm(), dropout=dropout),
-        ),
-        positions=positions.Relative(heads=size.heads, init=weights.Normal(stddev=size.width**-0.5)),
-        norm=norms.RmsNorm(),
-        embedding=embeddings.Embedding(tied=tied, output_scaled=True, dropout=dropout, init=weights.Normal(stddev=1.0)),
-        dtype='bfloat16',
-    )
+MODELS = {
+    'small': seq2seq.T5_SMALL,
+    'base': seq2seq.T5_BASE,
+    'large': seq2seq.T5_LARGE,
+    '3b': seq2seq.T5_3B,
+    '11b': seq2seq.T5_11B,
+}
+MODELS_1_1 = {
+    'small': seq2seq.T5_V1_1_SMALL,
+    'base': seq2seq.T5_V1_1_BASE,
+    'large': seq2seq.T5_V1_1_LARGE,
+    'xl': seq2seq.T5_V1_1_XL,
+    'xxl': seq2seq.T5_V1_1_XXL,
+}
+
+
+def dropped(model: seq2seq.Seq2Seq, rate: float) -> seq2seq.Seq2Seq:
+    """With dropout on embeddings, attention weights and the outputs of sublayers (of the places in section 2.1)."""
+    places = ('embedding.dropout', 'block.attention.dropout', 'block.residual.dropout')
+    return vary(model, dict.fromkeys(places, rate))
 
 
 def rows(split: str, batch: int) -> span_corruption.SpanCorruption:
@@ -115,7 +115,7 @@ def pretrained(name: str, seq: seq2seq.Seq2Seq, *, batch: int, steps: int) -> Ex
         name=f't5_{name}',
         steps=steps,
         data=rows('train', batch),
-        model=vary(seq, {'stack.remat': 'full'}),
+        model=vary(seq, {'stack.remat': 'full', 'dtype': 'bfloat16'}),
         objective=language.LanguageModel(),
         optimizer=optimizers.Adafactor(schedule=schedules.ConstantInverseSqrt(peak=0.01, constant_steps=10_000)),
         mesh=sharding.MeshShape(data=-1, fsdp=16),
@@ -126,8 +126,7 @@ def pretrained(name: str, seq: seq2seq.Seq2Seq, *, batch: int, steps: int) -> Ex
 
 def version_1_0(name: str, *, batch: int, steps: int) -> Experiment:
     size = SIZES[name]
-    feed_forward = ffn.Mlp(hidden=size.hidden, activation=activations.Relu())
-    base = pretrained(name, model(size, feed_forward, tied=True, dropout=DROPOUT), batch=batch, steps=steps)
+    base = pretrained(name, dropped(MODELS[name], DROPOUT), batch=batch, steps=steps)
     printed, value, half = PRINTED[name]
     of_size = (
         claims.Parameters(where='released weights', value=size.parameters),
@@ -146,9 +145,7 @@ def version_1_0(name: str, *, batch: int, steps: int) -> Experiment:
 
 def version_1_1(name: str) -> Experiment:
     size = SIZES_1_1[name]
-    feed_forward = ffn.Gated(hidden=size.hidden, activation=activations.Gelu())
-    seq = model(size, feed_forward, tied=False, dropout=0.0)
-    base = pretrained(f'v1_1_{name}', seq, batch=2**11, steps=10**6)
+    base = pretrained(f'v1_1_{name}', MODELS_1_1[name], batch=2**11, steps=10**6)
     counted = claims.Parameters(where='released weights', value=size.parameters)
     return vary(base, {'claims': (counted, *shapes('released weights', size))})
 

@@ -29,7 +29,7 @@ from bigmodel_jax.config import vary
 from bigmodel_jax.data import pairs, sources, tokenizers
 from bigmodel_jax.evaluate import decoding, loss, translation
 from bigmodel_jax.experiment import Checkpoints, Experiment
-from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, rings, weights
+from bigmodel_jax.layers import attention, positions, rings, weights
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
@@ -101,24 +101,6 @@ def score(split: str, name: str, *, every_steps: int) -> translation.Translation
     )
 
 
-def model(*, vocab: int, width: int, hidden: int, heads: int, layers: int, dropout: float) -> seq2seq.Seq2Seq:
-    """Figure 1, with dropout on sublayer outputs and on sums of embeddings and positions (5.4)."""
-    return seq2seq.Seq2Seq(
-        vocab=vocab,
-        width=width,
-        encoder_layers=layers,
-        decoder_layers=layers,
-        block=blocks.Block(
-            attention=attention.Attention(heads=heads, init=XAVIER),
-            ffn=ffn.Mlp(hidden=hidden, activation=activations.Relu(), bias=True, init=XAVIER),
-            residual=blocks.PostNorm(norm=norms.LayerNorm(), dropout=dropout),
-        ),
-        positions=positions.Sinusoidal(),
-        norm=None,
-        embedding=embeddings.Embedding(scaled=True, dropout=dropout, init=weights.Normal(stddev=width**-0.5)),
-    )
-
-
 def transformer(
     name: str = 'vaswani2017',
     *,
@@ -134,7 +116,9 @@ def transformer(
         name=name,
         steps=steps,
         data=rows('train'),
-        model=model(vocab=VOCAB, width=width, hidden=hidden, heads=heads, layers=layers, dropout=dropout),
+        model=seq2seq.transformer(
+            vocab=VOCAB, width=width, hidden=hidden, heads=heads, layers=layers, dropout=dropout
+        ),
         objective=language.LanguageModel(label_smoothing=0.1),
         # Adam (5.3), whose schedule is equation 3.
         optimizer=optimizers.AdamW(
@@ -339,7 +323,7 @@ def smoke() -> Experiment:
         'steps': 20,
         'claims': (),
         'data': both(held_out=False),
-        'model': model(vocab=300, width=32, hidden=64, heads=2, layers=1, dropout=0.1),
+        'model': seq2seq.transformer(vocab=300, width=32, hidden=64, heads=2, layers=1, dropout=0.1),
         'optimizer.schedule.warmup_steps': 10,
         'watch.log_every': 5,
         'checkpoints': Checkpoints(every_steps=5, keep_last=2),

@@ -6,7 +6,7 @@ layer before the output matrix, epsilon) is as in its released code.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,10 +53,11 @@ class Bert(model.Model):
     activation: activations.Activation = activations.Gelu(approximate=False)  # Before the output matrix.
     dropout: config.Probability = 0.1  # On the sum of the embeddings.
     init: weights.Initializer = weights.Normal(stddev=0.02)  # Of all but the blocks, which have their own.
-    dtype: Literal['float32', 'bfloat16', 'float64'] = 'float32'  # Of the computation; weights are stored in float32.
+    dtype: model.Dtype = 'float32'  # Of the computation; weights are stored in float32.
     stack: stacks.Stack = stacks.Stack()
 
     def build(self, name: str | None = None) -> nn.Module:
+        model.check_dtype(self.dtype)
         return BertModule(self, name=name)
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:

@@ -20,7 +20,7 @@ WORDS = {
 }
 
 # Half the distance from 1 to the next number: what one rounding changes at most, as a fraction.
-UNIT = {'float32': 2.0**-24, 'bfloat16': 2.0**-8, 'float16': 2.0**-11}
+UNIT = {'float64': 2.0**-53, 'float32': 2.0**-24, 'bfloat16': 2.0**-8, 'float16': 2.0**-11}
 ROUNDINGS = 8  # Of a term of the loss in one step, forward and backward, in the precision of the computation.
 MESHES = ('mesh', 'devices', 'processes')  # What may differ between runs of a fixed order of sums.
 SUM_ROUNDINGS = 16  # Of a sum in float32, which is taken in a tree: log2 of 65,536 terms on one device.
