@@ -49,6 +49,7 @@ def test_bytes_come_back(case, changed, tmp_path):
     assert back.tensors == len(tensors)
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_is_the_model(tmp_path):
     """Dtypes are kept; Run.restore() converts on request, and checks the checksums either way."""
     case = published.ORACLES / 'llama2_mha'
@@ -63,6 +64,7 @@ def test_a_run_in_bfloat16_is_the_model(tmp_path):
         verbs.open_run(tmp_path / 'run').restore()
 
 
+@pytest.mark.slow
 def test_a_model_of_ours_goes_out(tmp_path):
     """One that has no Hugging Face in its past, as a run saves it."""
     experiment, path = tiny.experiment(), epath.Path(tmp_path / 'run')

@@ -90,6 +90,7 @@ def test_inside_of_a_checkpointed_scan_of_mapped_stages():
         np.testing.assert_allclose(left, right, atol=5e-5)  # Gradients of up to 40, through two layers.
 
 
+@pytest.mark.slow
 def test_memory_of_a_device_falls_with_their_number():
     """Of a training step of attention: nothing that is saved or made has the length of the row."""
     inputs = cases.draw(batch=1, queries=8_192, heads=2, kv_heads=2, width=64)

@@ -74,6 +74,7 @@ def test_turns_of_one_kind_are_the_plain_stack_bit_for_bit():
     np.testing.assert_array_equal(one_kind, expected)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_turns_changes_nothing(one_by_one):
     with sharding.use(sharding.MeshShape(data=1, pipeline=2).build()) as place:
         assert pipeline.microbatches(place, ROWS) > 1

@@ -121,6 +121,7 @@ def reversal(key):
     return {'source': source, 'inputs': jnp.concatenate([ends * START, targets[:, :-1]], axis=1), 'targets': targets}
 
 
+@pytest.mark.slow
 def test_it_learns_to_reverse_and_generates_the_reversal():
     model = config.vary(SINUSOIDAL, {'width': 32, 'encoder_layers': 1, 'decoder_layers': 1})
     module, optimizer = model.build(), optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))

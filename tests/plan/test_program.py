@@ -83,6 +83,7 @@ def test_the_state_is_counted_exactly_and_the_parts_add_up():
     assert sum(getattr(memory_of, part) for part in parts) == memory_of.peak
 
 
+@pytest.mark.slow
 def test_more_layers_keep_more_and_recomputation_keeps_less():
     def saved(**changes) -> int:
         step = traced(**changes)

@@ -92,7 +92,7 @@ def test_the_digest_sees_every_bit_and_not_the_mesh():
     assert len({digest.digest(each) for each in [tree, *others]}) == 5
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_ends_cleanly_and_the_run_goes_on(tmp_path, number):
     file = str(epath.Path(tiny.__file__))
     command = [sys.executable, '-m', 'bigmodel_jax', 'train', file, '--workdir', str(tmp_path / 'run')]
