@@ -15,7 +15,7 @@ from bigmodel_jax.config import vary
 from bigmodel_jax.data import pairs, sources, tokenizers
 from bigmodel_jax.evaluate import decoding, loss, translation
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
-from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks, weights
+from bigmodel_jax.layers import blocks, norms, stacks
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
@@ -31,21 +31,15 @@ def lines(path: str, split: str, language: str) -> sources.Source:
 
 def model(*, vocab: int, width: int, layers: int) -> seq2seq.Seq2Seq:
     """The Transformer with the norms before the sublayers, which needs no long warm-up."""
-    init = weights.Xavier()
-    return seq2seq.Seq2Seq(
-        vocab=vocab,
-        width=width,
-        encoder_layers=layers,
-        decoder_layers=layers,
-        block=blocks.Block(
-            attention=attention.Attention(heads=width // 64, init=init),
-            ffn=ffn.Mlp(hidden=2 * width, activation=activations.Relu(), bias=True, init=init),
-            residual=blocks.PreNorm(norm=norms.LayerNorm(), dropout=DROPOUT),
-        ),
-        positions=positions.Sinusoidal(),
-        embedding=embeddings.Embedding(scaled=True, dropout=DROPOUT, init=weights.Normal(stddev=width**-0.5)),
-        stack=stacks.Stack(scan=False),
+    original = seq2seq.transformer(
+        vocab=vocab, width=width, layers=layers, heads=width // 64, hidden=2 * width, dropout=DROPOUT
     )
+    before = {
+        'block.residual': blocks.PreNorm(norm=norms.LayerNorm(), dropout=DROPOUT),
+        'norm': norms.LayerNorm(),
+        'stack': stacks.Stack(scan=False),
+    }
+    return vary(original, before)
 
 
 def translated(path: str, *, source: str, target: str) -> Experiment:

@@ -4,7 +4,6 @@ Which spans is a pure function of (seed, epoch, example), so that every pass ove
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, packing, sources, text, tokenizers, tokens
+from bigmodel_jax.data import batches, chance, packing, sources, text, tokenizers, tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,9 +173,7 @@ def cuts(sizes: Sizes, seed: int, epoch: int, example: int) -> np.ndarray:
 
     All ways to divide `cut` tokens into `spans` spans, and what is left into as many, are equally likely.
     """
-    key = hashlib.sha256(f'{seed} {epoch} {example}'.encode()).digest()
-    # Raw numbers of a named algorithm: those of NumPy's generators may change from one version to the next.
-    draws = np.random.Philox(key=int.from_bytes(key[:16], 'big')).random_raw(sizes.raw)
+    draws = chance.bits(seed, epoch, example, np.arange(sizes.raw))
     cut, kept = _divide(sizes.cut, sizes.spans, draws), _divide(sizes.raw - sizes.cut, sizes.spans, draws[sizes.cut :])
     lengths = np.stack([kept, cut], axis=1).reshape(-1)
     return np.repeat(np.tile([False, True], sizes.spans), lengths)

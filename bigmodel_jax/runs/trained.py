@@ -8,9 +8,8 @@ from etils import epath
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import tokenizers
-from bigmodel_jax.evaluate import decoding, samples, translation
+from bigmodel_jax.evaluate import decoding, reading, samples, translation
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.models import seq2seq
 from bigmodel_jax.train import loop, metrics, state, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
@@ -66,7 +65,7 @@ class Trained:
         A translation may be `tokens` longer than its source.
         """
         model, rest = self.experiment.model, {'seed': seed, 'model_state': self.model_state, 'place': self.place}
-        if isinstance(model, seq2seq.Seq2Seq):
+        if isinstance(model, reading.Generative) and reading.reads_source(model):
             return translation.translate(model, self.params, self.tokenizer, prompts, how=how, longer_by=tokens, **rest)
         return samples.write(model, self.params, self.tokenizer, prompts, tokens=tokens, how=how, **rest)
 
