@@ -14,7 +14,7 @@ from bigmodel_jax.data import batches, tokenizers
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.runs import conditions, diff, directory, repeat, results, traces
 from bigmodel_jax.runs.sections import Section
-from bigmodel_jax.train import feed, fingerprints, loop, metrics, records, step
+from bigmodel_jax.train import feed, fingerprints, metrics, preparation, records, step
 from bigmodel_jax.train.checkpoints import Checkpointer
 from bigmodel_jax.train.state import TrainState
 
@@ -99,7 +99,7 @@ def replay(
         raise config.InputError(f'--step {number}: the experiment has steps 1 to {asked.steps}.')
     recorded = traces.read(run.path) or traces.Trace({}, {})
     session = repeat.sessions_of(run, number - 1, number)[-1][1]
-    built = loop.prepare(repeat.on_mesh(asked, session))
+    built = preparation.prepare(repeat.on_mesh(asked, session))
     with sharding.use(built.place):
         current, position = _before(run, built, number, skipped)
         start = position['step']
@@ -128,7 +128,9 @@ def replay(
     )
 
 
-def _before(run: directory.Run, built: loop.Run, number: int, skipped: int | None) -> tuple[TrainState, dict[str, Any]]:
+def _before(
+    run: directory.Run, built: preparation.Run, number: int, skipped: int | None
+) -> tuple[TrainState, dict[str, Any]]:
     """The newest good state before a step, and its position."""
     blueprint = built.blueprint
     with Checkpointer(run.path, None) as checkpoints:
@@ -150,7 +152,7 @@ def _skipped(recorded: traces.Trace, at_start: int, asked: int | None, number: i
     return recorded.certificates[max(known)].skipped if known else at_start
 
 
-def _batch(built: loop.Run, index: int) -> step.Batch:
+def _batch(built: preparation.Run, index: int) -> step.Batch:
     rows = feed.read(built.data, index, built.place.local_rows(built.data.rows))
     return built.place.put_batch(rows, built.data.rows)
 
@@ -158,7 +160,7 @@ def _batch(built: loop.Run, index: int) -> step.Batch:
 # ---- the examples -----------------------------------------------------------------------------------------------
 
 
-def _losses(built: loop.Run, current: TrainState, rows: batches.Batch, number: int) -> np.ndarray:
+def _losses(built: preparation.Run, current: TrainState, rows: batches.Batch, number: int) -> np.ndarray:
     """[n] float32: the loss of each row of the batch alone.
 
     Row i is put into every place of a microbatch and weighs nothing but in its own place, so that it has the dropout of
@@ -182,12 +184,12 @@ def _losses(built: loop.Run, current: TrainState, rows: batches.Batch, number: i
     return np.array(jax.device_get(found), np.float32)
 
 
-def _of_this_process(built: loop.Run, rows: batches.Batch, count: int) -> batches.Batch:
+def _of_this_process(built: preparation.Run, rows: batches.Batch, count: int) -> batches.Batch:
     mine = built.place.local_rows(count)
     return {name: value[mine] for name, value in rows.items()}
 
 
-def _compiled_loss(built: loop.Run) -> Callable[..., jax.Array]:
+def _compiled_loss(built: preparation.Run) -> Callable[..., jax.Array]:
     objective, module = built.experiment.objective, built.blueprint.module
 
     def loss(params: Any, model_state: Any, batch: step.Batch, key: jax.Array) -> jax.Array:
@@ -208,7 +210,9 @@ def _texts(run: directory.Run, rows: batches.Batch) -> tuple[str, ...]:
 # ---- what was recorded ------------------------------------------------------------------------------------------
 
 
-def _traced(built: loop.Run, current: TrainState, traced: step.Trace, *, number: int, skipped: int) -> traces.Trace:
+def _traced(
+    built: preparation.Run, current: TrainState, traced: step.Trace, *, number: int, skipped: int
+) -> traces.Trace:
     """The certificate and the fingerprint of the step just done."""
     stacked = fingerprints.stacked(built.blueprint.axes)
     take = jax.jit(functools.partial(fingerprints.take, stacked=stacked), out_shardings=built.place.replicated)

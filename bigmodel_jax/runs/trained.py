@@ -10,7 +10,7 @@ from bigmodel_jax import config, sharding
 from bigmodel_jax.data import tokenizers
 from bigmodel_jax.evaluate import decoding, reading, samples, translation
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import loop, metrics, state, workdir
+from bigmodel_jax.train import metrics, preparation, state, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 PyTree = Any
@@ -48,7 +48,7 @@ class Trained:
           evaluation name -> metric -> number, or list of samples. Of the mean of 5 checkpoints, the evaluation 'test'
           is 'test_average5', here and in the records, beside that of the checkpoint of the same step.
         """
-        outcomes, run = {}, loop.prepare(self.experiment)
+        outcomes, run = {}, preparation.prepare(self.experiment)
         with (
             sharding.use(run.place),
             metrics.open_writer(self.path, start=None, wandb=None, details={}) as writer,

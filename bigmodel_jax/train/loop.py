@@ -1,50 +1,34 @@
-"""The training loop: `train` prepares a session, `Session.steps` is the loop itself."""
+"""The training loop: `train` opens a session, `Session.steps` is the loop itself."""
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
-from bigmodel_jax import config, sharding, torus
-from bigmodel_jax import experiment as experiments
-from bigmodel_jax.data import batches
-from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax import config, sharding
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.train import (
     anomalies,
     compile_cache,
-    environment,
     feed,
     interrupt,
     memory,
     metrics,
+    preparation,
     processes,
     progress,
-    starting,
     state,
     step,
     trace,
     watching,
-    workdir,
 )
 from bigmodel_jax.train.checkpoints import Checkpointer
 from bigmodel_jax.train.digest import digest
 
 IN_FLIGHT = 2  # Steps handed to the devices before the oldest is waited for.
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """An experiment with everything built and checked, before the first compile."""
-
-    experiment: Experiment
-    place: sharding.Place
-    data: batches.Batches
-    blueprint: state.Blueprint
-    evaluators: tuple[evaluation.Evaluator, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,36 +40,6 @@ class Result:
     digest: str  # Of the state at `step`; equal digests mean bit-identical states.
     stopped_by: str | None  # 'SIGTERM', 'SIGINT', 'stop_after'; None at the end of the experiment.
     metrics: dict[str, float]  # The last value of each evaluation's metrics, as 'validation/loss'.
-
-
-def build(experiment: Experiment) -> Run:
-    """Opens the data and checks everything that can be checked without computing; allocates no weight.
-
-    Raises:
-      InputError: anything the experiment asks for is wrong, missing or does not fit together.
-    """
-    experiments.check(experiment)
-    place = experiment.mesh.build()
-    with sharding.use(place):
-        blueprint = state.blueprint(experiment, place)
-        data = experiment.data.build(experiment.seed)
-        experiment.model.check(data.fields)
-        setting = evaluation.Setting(
-            model=experiment.model,
-            module=blueprint.module,
-            objective=experiment.objective,
-            training=data,
-            place=place,
-            seed=experiment.seed,
-        )
-        evaluators = tuple(each.build(setting) for each in experiment.evaluations)
-    return Run(experiment, place, data, blueprint, evaluators)
-
-
-def prepare(experiment: Experiment) -> Run:
-    """build() by every process: the first prepares the data, then the others find it, and an error of one is of all."""
-    jax.devices()  # They start together: each waits here for all.
-    return processes.in_turn(lambda: build(experiment))
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -112,24 +66,24 @@ def train(
     """
     directory = epath.Path(directory).expanduser()
     memory.keep_freed()
-    changes = _check(experiment, directory, stop_after=stop_after, wandb=wandb)
-    run = _open(experiment, directory)
+    changes = preparation.check(experiment, directory, stop_after=stop_after, wandb=wandb)
+    run = preparation.open_workdir(experiment, directory)
     with (
         interrupt.listen(run.place) as asked,
         sharding.use(run.place),
         compile_cache.kept_in(directory),
         Checkpointer(directory, experiment.checkpoints) as checkpoints,
     ):
-        current, position = processes.together(lambda: _start(run, checkpoints))
+        current, position = processes.together(lambda: preparation.begin(run, checkpoints))
         start = position['step']
         with (
             metrics.open_writer(directory, start=start, wandb=wandb, details=config.to_json(experiment)) as writer,
-            progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=unit(run.data)) as shown,
+            progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=run.unit) as shown,
             feed.Feed(run.data, run.place, start + position.get('skipped', 0)) as ahead,
             trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, start=start) as tracer,
         ):
-            _record_session(run, directory, writer, position)
-            shown.say(_greeting(run, directory, position, changes))
+            preparation.record_session(run, directory, writer, position)
+            shown.say(preparation.greeting(run, directory, position, changes))
             equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
             session = Session(run, equipment, position, stop_after=stop_after)
             session.heed('damage', start, *checkpoints.damage)
@@ -159,7 +113,9 @@ class Session:
       stop_after: stop after this step.
     """
 
-    def __init__(self, run: Run, equipment: Equipment, position: Mapping[str, Any], *, stop_after: int | None):
+    def __init__(
+        self, run: preparation.Run, equipment: Equipment, position: Mapping[str, Any], *, stop_after: int | None
+    ):
         self.run, self.stop_after = run, stop_after
         self.checkpoints, self.writer, self.shown, self.ahead, self.tracer, self.asked = equipment
         self.unread: list[step.Trace] = []  # Still on the devices; reading each at once would stall them.
@@ -219,8 +175,8 @@ class Session:
         seconds, self.pending = lap.seconds_per_step, []
         if means:  # Every step may have been skipped.
             self.writer.scalars('train', number, means)
-        per_second = units_per_step(self.run.data) / seconds if seconds else 0.0
-        speed = {'seconds_per_step': seconds, f'{unit(self.run.data)}_per_s': per_second}
+        per_second = self.run.units_per_step / seconds if seconds else 0.0
+        speed = {'seconds_per_step': seconds, f'{self.run.unit}_per_s': per_second}
         if seconds:
             self.writer.scalars('speed', number, speed)
         self.writer.event('time', number, metrics=watching.record(lap.times))
@@ -252,7 +208,7 @@ class Session:
             known = len(self.checkpoints.damage)
             every = self.run.experiment.checkpoints.every_steps
             regular = [saved for saved in self.checkpoints.steps if saved < bad and saved % every == 0]
-            current, position = _start(self.run, self.checkpoints, regular)
+            current, position = preparation.begin(self.run, self.checkpoints, regular)
             number, skipped, anomalies_before = position['step'], self.skipped, self.anomalies
             self._take_up(position)
             self.anomalies = anomalies_before
@@ -306,82 +262,3 @@ class Session:
                 self.checkpoints.insist(current, self.position(number), {})
         # What came after the last report.
         self.writer.event('time', number, metrics=watching.record(self.clock.lap().times))
-
-
-def unit(data: batches.Batches) -> str:
-    """What speed is counted in: tokens where every example is a row of them, else examples."""
-    return 'tokens' if len(data.fields['weights'].shape) == 1 else 'examples'
-
-
-def units_per_step(data: batches.Batches) -> int:
-    """Tokens (or examples) in one global batch."""
-    shape = data.fields['weights'].shape
-    return data.rows * (shape[0] if shape else 1)
-
-
-def _check(
-    experiment: Experiment, directory: epath.Path, *, stop_after: int | None, wandb: str | None
-) -> list[config.Difference]:
-    """What can be checked before the devices start; returns where a run in the directory differs."""
-    facts = {
-        'experiment': config.to_json(experiment),
-        'workdir': str(directory),
-        'stop_after': stop_after,
-        **environment.that_must_agree(),
-    }
-    processes.check_same(facts, 'Give every host the same code, libraries, flags and command.')
-    changes = processes.on_first(lambda: workdir.check(directory, experiment))
-    if wandb is not None:
-        processes.on_first(metrics.check_wandb)
-    return changes or []
-
-
-def _open(experiment: Experiment, directory: epath.Path) -> Run:
-    """prepare(), and then the work directory: nothing is written before everything is checked."""
-    run = prepare(experiment)
-    processes.together(lambda: starting.check(experiment.start, run.blueprint, directory))
-    processes.on_first(lambda: workdir.create(directory, experiment))
-    processes.together(lambda: workdir.check_shared(directory))
-    return run
-
-
-def _start(
-    run: Run, checkpoints: Checkpointer, among: Collection[int] | None = None
-) -> tuple[state.TrainState, dict[str, Any]]:
-    """The newest good checkpoint, or a new state; and the position, which says what else is needed to go on.
-
-    That of a new state may say under 'start' where its weights come from.
-    """
-    restored = checkpoints.restore_newest(run.blueprint.abstract, run.blueprint.shardings, among)
-    if restored is not None:
-        return restored
-    first, origin = starting.begin(run.experiment.start, run.blueprint)
-    return first, {'step': 0, 'pending': []} | ({} if origin is None else {'start': origin})
-
-
-def _record_session(run: Run, directory: epath.Path, writer: metrics.Writer, position: Mapping[str, Any]) -> None:
-    start = position['step']
-    if processes.is_first():
-        session = environment.describe() | {
-            'step': start,
-            'mesh': run.place.sizes,
-            'data': dict(run.data.examples.fingerprint),
-            'parameters': run.blueprint.parameters,
-        }
-        session |= {'start': position['start']} if 'start' in position else {}
-        workdir.add_session(directory, session)
-        run.data.examples.save(directory)
-    writer.event('resume' if start else 'start', start)
-
-
-def _greeting(run: Run, directory: epath.Path, position: Mapping[str, Any], changes: list[config.Difference]) -> str:
-    lines = [
-        f'{run.experiment.name}: {run.blueprint.parameters:,} parameters, '
-        f'{units_per_step(run.data):,} {unit(run.data)} per step, '
-        f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
-    ]
-    if position['step']:
-        lines.append(f'going on from the checkpoint of step {position["step"]}')
-    if 'start' in position:
-        lines.append(starting.sentence(position['start']))
-    return '\n'.join(lines + [f'changed since the last session: {change}' for change in changes])

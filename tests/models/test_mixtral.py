@@ -16,7 +16,7 @@ import tiny
 from bigmodel_jax import config, sharding
 from bigmodel_jax.layers import attention, moe
 from bigmodel_jax.models import decoder
-from bigmodel_jax.train import loop
+from bigmodel_jax.train import preparation
 from bigmodel_jax.train import step as steps
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'mixtral_layer.npz'
@@ -90,7 +90,7 @@ def experiment(**changes):
 
 def metrics(experiment):
     """Metric -> its mean in each of STEPS steps."""
-    run = loop.build(experiment)
+    run = preparation.build(experiment)
     with sharding.use(run.place):
         state, found = run.blueprint.init(), []
         assert state.model_state == {}

@@ -10,7 +10,7 @@ from bigmodel_jax import __main__, config
 from bigmodel_jax.data import sources, text, tokenizers
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.runs import directory, repeat, replay
-from bigmodel_jax.train import feed, loop, step
+from bigmodel_jax.train import feed, loop, preparation, step
 from runs import quick
 
 NAN = 3  # The example that is nan.
@@ -114,7 +114,7 @@ def test_of_text_the_examples_are_read(tmp_path):
 def test_a_row_alone_has_the_loss_that_it_has_in_the_batch(rolled):
     """Against an oracle: the other rows left in place, with weight 0."""
     found = replay.replay(rolled, 1)
-    built = loop.prepare(repeat.on_mesh(rolled.experiment, rolled.environment[0]))
+    built = preparation.prepare(repeat.on_mesh(rolled.experiment, rolled.environment[0]))
     batch = feed.read(built.data, 0, np.arange(8))
     state = built.blueprint.init()
     for row in (0, 5):

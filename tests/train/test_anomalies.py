@@ -9,7 +9,7 @@ import pytest
 import tiny
 from bigmodel_jax import config
 from bigmodel_jax.optim import guards
-from bigmodel_jax.train import loop, metrics, records
+from bigmodel_jax.train import loop, metrics, preparation, records
 from runs import quick
 
 EPOCH = tiny.EXAMPLES // 8  # Whole batches of 8 before an example can come again.
@@ -19,7 +19,7 @@ SPIKES = guards.Spikes(loss=None, grad_norm=2.0, window=5)  # The norm is about 
 
 def example_of(step: int, row: int = 3) -> int:
     """The example in a row of the batch of a step (from 1)."""
-    return int(loop.build(quick.experiment()).data.ids(step - 1)[row])
+    return int(preparation.build(quick.experiment()).data.ids(step - 1)[row])
 
 
 def experiment(guard: guards.Guard, **data: object):
@@ -101,7 +101,7 @@ def certificates(directory) -> list[str]:
 
 
 def of_batches(indices) -> list[str]:
-    batches = loop.build(quick.experiment()).data
+    batches = preparation.build(quick.experiment()).data
     sums = [batches.row_hashes(batches.ids(index)).sum(axis=0, dtype=np.uint32) for index in indices]
     return [f'{int(a):08x}{int(b):08x}' for a, b in sums]
 

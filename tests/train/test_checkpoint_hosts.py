@@ -14,11 +14,11 @@ import jax, tiny
 from etils import epath
 from bigmodel_jax import config, sharding
 from bigmodel_jax.launch import hosts
-from bigmodel_jax.train import checkpoints, digest, loop
+from bigmodel_jax.train import checkpoints, digest, preparation
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 2)
 hosts.join(sys.argv[5], 2, process)
-run = loop.prepare(config.vary(tiny.experiment(), {'mesh.fsdp': 4, 'model.vocab': 20_000}))
+run = preparation.prepare(config.vary(tiny.experiment(), {'mesh.fsdp': 4, 'model.vocab': 20_000}))
 with sharding.use(run.place), checkpoints.Checkpointer(epath.Path(directory), run.experiment.checkpoints) as store:
     state = run.blueprint.init()
     wanted = digest.digest(state)

@@ -14,14 +14,14 @@ from etils import epath
 import tiny
 from bigmodel_jax import config, sharding
 from bigmodel_jax.experiment import Checkpoints
-from bigmodel_jax.train import checkpoints, digest, integrity, loop, retention, stores
+from bigmodel_jax.train import checkpoints, digest, integrity, preparation, retention, stores
 
 POLICY = Checkpoints(keep_last=2)
 
 
 @pytest.fixture(scope='module')
 def run():
-    return loop.build(tiny.experiment())
+    return preparation.build(tiny.experiment())
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +58,7 @@ def names(directory):
 )
 def test_a_state_is_the_same_on_every_mesh(tmp_path, run, state, mesh):
     wanted = digest.digest(state)
-    moved = loop.build(config.vary(tiny.experiment(), {'mesh': sharding.MeshShape(**({'data': 1} | mesh))}))
+    moved = preparation.build(config.vary(tiny.experiment(), {'mesh': sharding.MeshShape(**({'data': 1} | mesh))}))
     with opened(tmp_path) as store:
         save(store, state, 3)
     with sharding.use(moved.place), opened(tmp_path) as store:
@@ -119,7 +119,7 @@ def test_another_dtype_is_refused_unless_asked_for(tmp_path, run, state):
 
 
 def test_another_shape_is_refused_even_with_a_cast(tmp_path, run, state):
-    wider = loop.build(config.vary(tiny.experiment(), {'model.width': 32})).blueprint
+    wider = preparation.build(config.vary(tiny.experiment(), {'model.width': 32})).blueprint
     with opened(tmp_path) as store:
         save(store, state, 3)
         with pytest.raises(
@@ -271,8 +271,8 @@ sys.path.insert(0, 'tests')
 import jax, tiny
 from etils import epath
 from bigmodel_jax import config
-from bigmodel_jax.train import checkpoints, loop
-run = loop.build(config.vary(tiny.experiment(), {'model.vocab': 20_000}))
+from bigmodel_jax.train import checkpoints, preparation
+run = preparation.build(config.vary(tiny.experiment(), {'model.vocab': 20_000}))
 state = run.blueprint.init()
 with checkpoints.Checkpointer(epath.Path(sys.argv[1]), run.experiment.checkpoints) as store:
     store.save(state, {'step': 2}, {})

@@ -12,7 +12,7 @@ from etils import epath
 
 import tiny
 from bigmodel_jax import config, sharding
-from bigmodel_jax.train import checkpoints, digest, files, integrity, loop, workdir
+from bigmodel_jax.train import checkpoints, digest, files, integrity, loop, preparation, workdir
 
 # So many that a file of numbers is too large to be hashed: then the arrays' checksums have to find the damage.
 EXPERIMENT = config.vary(tiny.experiment(), {'model.vocab': 20_000, 'model.layers': 1})
@@ -21,7 +21,7 @@ OLD, NEW = 8, 16
 
 @pytest.fixture(scope='module')
 def run():
-    return loop.build(EXPERIMENT)
+    return preparation.build(EXPERIMENT)
 
 
 def save(run, directory, **states):

@@ -14,7 +14,7 @@ import tiny
 from bigmodel_jax import config, sharding
 from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import optimizers, schedules
-from bigmodel_jax.train import digest, fixed_order, loop
+from bigmodel_jax.train import digest, fixed_order, preparation
 from bigmodel_jax.train import step as steps
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def experiment(changes):
 def train(of, sizes, parts=PARTS):
     """The digest of parameters, optimizer and the rest after STEPS steps, and the loss of each."""
     of = config.vary(of, {'mesh': sharding.MeshShape(**sizes, fixed_order=parts)})
-    run = loop.build(of)
+    run = preparation.build(of)
     with sharding.use(run.place):
         state, found = run.blueprint.init(), []
         step = steps.compile_step(of, run.blueprint, run.place)
@@ -122,7 +122,7 @@ def outcome_of_a_process(devices):
 def test_what_it_cannot_do_is_said_before_anything_is_compiled(changes, sizes, words):
     mesh = sharding.MeshShape(**{'fixed_order': PARTS, **sizes})
     with pytest.raises(config.InputError, match=words):
-        loop.build(config.vary(experiment(changes), {'mesh': mesh}))
+        preparation.build(config.vary(experiment(changes), {'mesh': mesh}))
 
 
 def test_a_model_with_a_state_of_its_own_is_refused():

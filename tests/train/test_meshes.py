@@ -7,7 +7,7 @@ import pytest
 import tiny
 from bigmodel_jax import config, sharding
 from bigmodel_jax.layers import ffn, norms, positions
-from bigmodel_jax.train import loop
+from bigmodel_jax.train import preparation
 from bigmodel_jax.train import step as steps
 
 STEPS = 20
@@ -42,7 +42,7 @@ MORE_PIPELINES = [
 
 def losses(experiment):
     """The loss of each of STEPS steps."""
-    run = loop.build(experiment)
+    run = preparation.build(experiment)
     with sharding.use(run.place):
         state, found = run.blueprint.init(), []
         step = steps.compile_step(experiment, run.blueprint, run.place)
@@ -132,7 +132,7 @@ def test_a_llama_on_a_mesh():
 
 def test_parameters_and_optimizer_state_are_split_over_fsdp_and_tensor():
     experiment = config.vary(tiny.experiment(), {'mesh': sharding.MeshShape(data=1, fsdp=4, tensor=2)})
-    run = loop.build(experiment)
+    run = preparation.build(experiment)
     with sharding.use(run.place):
         state = run.blueprint.init()
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
@@ -142,7 +142,7 @@ def test_parameters_and_optimizer_state_are_split_over_fsdp_and_tensor():
 
 def test_initial_weights_do_not_depend_on_the_mesh():
     def first(mesh):
-        run = loop.build(config.vary(tiny.experiment(), {'mesh': mesh}))
+        run = preparation.build(config.vary(tiny.experiment(), {'mesh': mesh}))
         return jax.device_get(run.blueprint.init().params)
 
     alone, split = first(sharding.MeshShape(data=1)), first(sharding.MeshShape(data=2, fsdp=2, tensor=2))

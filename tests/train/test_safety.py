@@ -15,7 +15,7 @@ from etils import epath
 
 import tiny
 from bigmodel_jax import config, sharding
-from bigmodel_jax.train import checkpoints, digest, loop, metrics, workdir
+from bigmodel_jax.train import checkpoints, digest, loop, metrics, preparation, workdir
 
 
 def test_another_experiment_is_not_overwritten(tmp_path):
@@ -50,7 +50,7 @@ def test_a_damaged_experiment_file_is_named(tmp_path):
 
 @pytest.mark.parametrize('name', ['shape', 'dtype', 'missing'])
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, name):
-    run = loop.build(tiny.experiment())
+    run = preparation.build(tiny.experiment())
     with sharding.use(run.place):
         state = run.blueprint.init()
     with checkpoints.Checkpointer(epath.Path(tmp_path), tiny.experiment().checkpoints) as store:

@@ -10,7 +10,7 @@ from etils import epath
 import tiny
 from bigmodel_jax import config
 from bigmodel_jax.runs import directory, verify
-from bigmodel_jax.train import checkpoints, files, loop, starting
+from bigmodel_jax.train import checkpoints, files, loop, preparation, starting
 
 OTHER_VOCAB = tiny.VOCAB + 8
 
@@ -28,7 +28,7 @@ def source(tmp_path_factory):
 
 
 def start_of(experiment):
-    run = loop.build(experiment)
+    run = preparation.build(experiment)
     return run.blueprint, *starting.begin(experiment.start, run.blueprint)
 
 

@@ -1,0 +1,138 @@
+"""Preparing a session: everything is built and checked before the first compile, and recorded with the run."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from bigmodel_jax import config, sharding, torus
+from bigmodel_jax import experiment as experiments
+from bigmodel_jax.data import batches
+from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.train import environment, metrics, processes, starting, state, workdir
+from bigmodel_jax.train.checkpoints import Checkpointer
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An experiment with everything built and checked, before the first compile."""
+
+    experiment: Experiment
+    place: sharding.Place
+    data: batches.Batches
+    blueprint: state.Blueprint
+    evaluators: tuple[evaluation.Evaluator, ...]
+
+    @property
+    def unit(self) -> str:
+        """What speed is counted in: tokens where every example is a row of them, else examples."""
+        return 'tokens' if len(self.data.fields['weights'].shape) == 1 else 'examples'
+
+    @property
+    def units_per_step(self) -> int:
+        """Tokens (or examples) in one global batch."""
+        shape = self.data.fields['weights'].shape
+        return self.data.rows * (shape[0] if shape else 1)
+
+
+def build(experiment: Experiment) -> Run:
+    """Opens the data and checks everything that can be checked without computing; allocates no weight.
+
+    Raises:
+      InputError: anything the experiment asks for is wrong, missing or does not fit together.
+    """
+    experiments.check(experiment)
+    place = experiment.mesh.build()
+    with sharding.use(place):
+        blueprint = state.blueprint(experiment, place)
+        data = experiment.data.build(experiment.seed)
+        experiment.model.check(data.fields)
+        setting = evaluation.Setting(
+            model=experiment.model,
+            module=blueprint.module,
+            objective=experiment.objective,
+            training=data,
+            place=place,
+            seed=experiment.seed,
+        )
+        evaluators = tuple(each.build(setting) for each in experiment.evaluations)
+    return Run(experiment, place, data, blueprint, evaluators)
+
+
+def prepare(experiment: Experiment) -> Run:
+    """build() by every process: the first prepares the data, then the others find it, and an error of one is of all."""
+    jax.devices()  # They start together: each waits here for all.
+    return processes.in_turn(lambda: build(experiment))
+
+
+def check(
+    experiment: Experiment, directory: epath.Path, *, stop_after: int | None, wandb: str | None
+) -> list[config.Difference]:
+    """What can be checked before the devices start; returns where a run in the directory differs."""
+    facts = {
+        'experiment': config.to_json(experiment),
+        'workdir': str(directory),
+        'stop_after': stop_after,
+        **environment.that_must_agree(),
+    }
+    processes.check_same(facts, 'Give every host the same code, libraries, flags and command.')
+    changes = processes.on_first(lambda: workdir.check(directory, experiment))
+    if wandb is not None:
+        processes.on_first(metrics.check_wandb)
+    return changes or []
+
+
+def open_workdir(experiment: Experiment, directory: epath.Path) -> Run:
+    """prepare(), and then the work directory: nothing is written before everything is checked."""
+    run = prepare(experiment)
+    processes.together(lambda: starting.check(experiment.start, run.blueprint, directory))
+    processes.on_first(lambda: workdir.create(directory, experiment))
+    processes.together(lambda: workdir.check_shared(directory))
+    return run
+
+
+def begin(
+    run: Run, checkpoints: Checkpointer, among: Collection[int] | None = None
+) -> tuple[state.TrainState, dict[str, Any]]:
+    """The newest good checkpoint, or a new state; and the position, which says what else is needed to go on.
+
+    That of a new state may say under 'start' where its weights come from.
+    """
+    restored = checkpoints.restore_newest(run.blueprint.abstract, run.blueprint.shardings, among)
+    if restored is not None:
+        return restored
+    first, origin = starting.begin(run.experiment.start, run.blueprint)
+    return first, {'step': 0, 'pending': []} | ({} if origin is None else {'start': origin})
+
+
+def record_session(run: Run, directory: epath.Path, writer: metrics.Writer, position: Mapping[str, Any]) -> None:
+    """Adds this session to the run's environment.json and to its log, and stores its tokenizer."""
+    start = position['step']
+    if processes.is_first():
+        session = environment.describe() | {
+            'step': start,
+            'mesh': run.place.sizes,
+            'data': dict(run.data.examples.fingerprint),
+            'parameters': run.blueprint.parameters,
+        }
+        session |= {'start': position['start']} if 'start' in position else {}
+        workdir.add_session(directory, session)
+        run.data.examples.save(directory)
+    writer.event('resume' if start else 'start', start)
+
+
+def greeting(run: Run, directory: epath.Path, position: Mapping[str, Any], changes: list[config.Difference]) -> str:
+    """What the terminal says at the start of a session."""
+    lines = [
+        f'{run.experiment.name}: {run.blueprint.parameters:,} parameters, '
+        f'{run.units_per_step:,} {run.unit} per step, '
+        f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
+    ]
+    if position['step']:
+        lines.append(f'going on from the checkpoint of step {position["step"]}')
+    if 'start' in position:
+        lines.append(starting.sentence(position['start']))
+    return '\n'.join(lines + [f'changed since the last session: {change}' for change in changes])
