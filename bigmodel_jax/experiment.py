@@ -1,6 +1,7 @@
 """Experiment: everything that defines one run. Equal experiments on equal machines give runs equal bit for bit."""
 
 import dataclasses
+import math
 
 from bigmodel_jax import claims as papers
 from bigmodel_jax import config, sharding
@@ -20,7 +21,9 @@ class Checkpoints:
     every_minutes: config.Rate | None = None  # Also when the last one is so old: what a preemption costs at most.
     keep_last: config.Positive = 2
     keep_every: config.Positive | None = None  # Also keep every checkpoint whose step is a multiple of this.
-    keep_best: str | None = None  # Also keep the one with the lowest value of this metric: 'validation/loss'.
+    # Also keep the one with the best value of this metric: 'validation/loss'. Which way is better, the evaluation says.
+    # Only checkpoints at whose step it is measured are compared.
+    keep_best: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,9 +75,24 @@ def check(experiment: Experiment) -> Experiment:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise config.InputError(f'evaluations: the name {twice[0]!r} is used twice; metrics are stored under it.')
-    best = experiment.checkpoints.keep_best
-    if best is not None and best.split('/')[0] not in names:
-        raise config.InputError(
-            f'checkpoints.keep_best={best!r} is not of the form evaluation/metric.{config.nearest(best, names)}'
-        )
+    _check_best(experiment.checkpoints, experiment.evaluations)
     return experiment
+
+
+def _check_best(checkpoints: Checkpoints, evaluations: tuple[evaluation.Evaluation, ...]) -> None:
+    """Whether the metric of keep_best is of an evaluation, and is measured where checkpoints are saved."""
+    best, every = checkpoints.keep_best, checkpoints.every_steps
+    if best is None:
+        return
+    cadences = {each.name: each.every_steps for each in evaluations}
+    name, _, metric = best.partition('/')
+    if name not in cadences or not metric:
+        near = config.nearest(name, cadences) if evaluations else ' The experiment has no evaluations.'
+        raise config.InputError(f'checkpoints.keep_best={best!r} is not of the form evaluation/metric.{near}')
+    measured = cadences[name]
+    if every % measured and measured % every:
+        raise config.InputError(
+            f'checkpoints.keep_best={best!r} is measured every {measured} steps, but checkpoints are saved every '
+            f'{every}, so both happen only every {math.lcm(every, measured)} steps and most checkpoints would never be '
+            f'compared. Use checkpoints.every_steps={measured}, or make one of the two a multiple of the other.'
+        )

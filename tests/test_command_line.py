@@ -46,6 +46,14 @@ def text_data(path):
         ),
         (['--set', 'optimizer.schedule.warmup_steps=50'], 'more than steps=20'),
         (['--set', 'checkpoints.keep_best=validaton/loss'], "Did you mean 'validation'?"),
+        (
+            ['--set', 'checkpoints.keep_best=validation/loss'],
+            'measured every 10 steps, but checkpoints are saved every 8',
+        ),
+        (
+            ['--set', 'checkpoints.every_steps=10', '--set', 'checkpoints.keep_best=validation/los'],
+            "the evaluation 'validation' has no metric 'los'. Did you mean 'loss'?",
+        ),
     ],
 )
 def test_wrong_settings(command, tmp_path, arguments, message):

@@ -12,7 +12,7 @@ import numpy as np
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import questions
-from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.objectives.objective import Apply
 
 PyTree = Any
@@ -76,6 +76,9 @@ class AnswersEvaluator(evaluation.Evaluator):
             outputs, _ = Apply(self._setting.module, params, model_state)(batch)
         return outputs['start_logits'], outputs['end_logits']
 
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+        return {'exact_match': 'higher', 'f1': 'higher'}
+
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
         data, place, examples = self._data, self._setting.place, self._data.examples
         best: dict[int, tuple[float, str]] = {}  # Question -> score and text.
@@ -88,7 +91,8 @@ class AnswersEvaluator(evaluation.Evaluator):
                 score, first, last = best_span(starts[here][inside], ends[here][inside], longest=self._answers.longest)
                 if score > best.get(window.question, (-np.inf, ''))[0]:
                     best[window.question] = score, examples.text(row, first + window.at, last + window.at)
-        return self._scored([best[number][1] for number in range(len(examples.questions))])
+        # Where no score is a number, no span is the best, and there is no answer.
+        return self._scored([best.get(number, (-np.inf, ''))[1] for number in range(len(examples.questions))])
 
     def _scored(self, found: list[str]) -> Mapping[str, Any]:
         asked = self._data.examples.questions

@@ -11,9 +11,11 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import tokenizers
-from bigmodel_jax.evaluate import evaluation, likelihood, tasks
+from bigmodel_jax.evaluate import evaluation, likelihood, metric, tasks
 
 PyTree = Any
+
+RULES = ('accuracy', 'accuracy_per_token', 'accuracy_unconditional')  # By which a completion is chosen.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,9 @@ class ChoicesEvaluator(evaluation.Evaluator):
     def __init__(self, choices: Choices, setting: evaluation.Setting, examples: Sequence[Example]):
         self._choices, self._setting, self._examples = choices, setting, examples
 
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+        return {**dict.fromkeys(RULES, 'higher'), 'examples': None, 'truncated': 'lower'}
+
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, float]:
         setting = self._setting
         scorer = likelihood.Scorer(setting.model, params, model_state, rows=self._choices.batch, place=setting.place)
@@ -119,8 +124,8 @@ def metrics(examples: Sequence[Example], scores: Sequence[likelihood.Score]) -> 
             log_p / [score.tokens for score in given],
             log_p - [score.log_p for score in alone],
         )
-        right += [np.argmax(values) == example.answer for values in by_rule]
+        # Of scores that are not numbers none is the largest.
+        right += [np.nan if np.isnan(values).any() else np.argmax(values) == example.answer for values in by_rule]
         truncated += any(score.dropped for score in given)
-    names = ('accuracy', 'accuracy_per_token', 'accuracy_unconditional')
-    means = {name: float(count) / len(examples) for name, count in zip(names, right)}
+    means = {name: float(count) / len(examples) for name, count in zip(RULES, right)}
     return {**means, 'examples': float(len(examples)), 'truncated': float(truncated)}

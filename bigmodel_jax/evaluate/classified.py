@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ import numpy as np
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import batches
-from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.objectives.objective import Apply
 
 PyTree = Any
@@ -23,6 +24,7 @@ class Score:
 
     name: ClassVar[str]
     library: ClassVar[str]  # The package that computes it.
+    direction: ClassVar[metric.Direction] = 'higher'  # In which it is better.
 
     def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
         """A number, both arrays being [n]."""
@@ -90,6 +92,8 @@ class Spearman(Score):
 class Classified(evaluation.Evaluation):
     """Scores of the model's labels (or numbers) of every row of `data`, and 'signatures', which say what scored them.
 
+    All scores are nan if the model gives nan for a row, or if no row has a weight.
+
     The model returns 'logits' [B, V] of labels, or 'values' [B] of numbers; the data has 'labels' or 'values'.
     """
 
@@ -115,21 +119,30 @@ class ClassifiedEvaluator(evaluation.Evaluator):
         self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)
 
     def _predict(self, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
-        """What each row is, what the model says, and whether the row counts; [B] each."""
+        """What each row is, what the model says, whether that is a number, and whether the row counts; [B] each."""
         with sharding.use(self._setting.place):
             outputs, _ = Apply(self._setting.module, params, model_state)(batch)
         if 'values' in outputs:
-            return batch['values'], outputs['values'], batch['weights']
-        return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), batch['weights']
+            return batch['values'], outputs['values'], jnp.isfinite(outputs['values']), batch['weights']
+        known = ~jnp.isnan(outputs['logits']).any(axis=-1)
+        return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), known, batch['weights']
+
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+        return {score.name: score.direction for score in self._classified.scores}
 
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
         data, place, found = self._data, self._setting.place, []
         for index in range(data.steps_per_pass):
             batch = place.put_batch(data.in_order(index, place.local_rows(data.rows)), data.rows)
             found.append(self._step(params, model_state, batch))
-        truth, predicted, weights = (np.concatenate(parts) for parts in zip(*jax.device_get(found)))
+        truth, predicted, known, weights = (np.concatenate(parts) for parts in zip(*jax.device_get(found)))
         counted = weights > 0
-        scores = {score.name: score(truth[counted], predicted[counted]) for score in self._classified.scores}
+        # What is not a number is no label, and of no rows there is no score.
+        scored = counted.any() and known[counted].all()
+        scores = {
+            score.name: score(truth[counted], predicted[counted]) if scored else math.nan
+            for score in self._classified.scores
+        }
         return {**scores, 'signatures': [signature(score) for score in self._classified.scores]}
 
 

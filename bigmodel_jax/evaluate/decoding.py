@@ -241,9 +241,9 @@ def _padded(inputs: dict[str, Sequence[np.ndarray]], parts: int) -> tuple[dict[s
 
 
 def _hypotheses(texts: search.Texts) -> list[Hypothesis]:
-    """The texts of one row that exist."""
+    """The texts of one row that exist; a model whose logits are nan writes one too, of log-probability nan."""
     return [
         Hypothesis(ids[:length], float(log_p), float(score))
         for ids, length, log_p, score in zip(*texts)
-        if np.isfinite(log_p)
+        if not np.isneginf(log_p)
     ]

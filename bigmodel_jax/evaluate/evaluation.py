@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bigmodel_jax import sharding
+from bigmodel_jax import config, sharding
 from bigmodel_jax.data import batches
+from bigmodel_jax.evaluate import metric
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import objective
 
@@ -26,6 +27,17 @@ class Setting:
 
 class Evaluator:
     """An evaluation that is ready to run."""
+
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions | None:
+        """The metrics that run() gives, each with the direction in which it is better; computes nothing.
+
+        None: they are not known before it has run. Such an evaluation can be asked only for metrics whose names are in
+        evaluate/metric.py.
+
+        Args:
+          params, model_state: their shapes and dtypes (jax.ShapeDtypeStruct).
+        """
+        return None
 
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
         """Metrics by name: floats, or lists of JSON-ready records.
@@ -49,3 +61,33 @@ class Evaluation:
           InputError: its data is missing or does not fit the model.
         """
         raise NotImplementedError
+
+
+def direction(
+    name: str, evaluators: Mapping[str, Evaluator], *, params: PyTree, model_state: PyTree, field: str
+) -> metric.Direction:
+    """The direction in which the metric `name` is better, such as 'validation/loss'.
+
+    Args:
+      evaluators: those of the run, by the names of their evaluations.
+      params, model_state: their shapes and dtypes.
+      field: the field of the experiment that asks for the metric, for the message.
+
+    Raises:
+      InputError: no evaluation measures it, or none says in which direction it is better.
+    """
+    where, _, own = name.partition('/')
+    if where not in evaluators or not own:
+        listed = config.nearest(where, evaluators) if evaluators else ' The experiment has no evaluations.'
+        raise config.InputError(f'{field}={name!r} is not of the form evaluation/metric.{listed}')
+    measured = evaluators[where].metrics(params, model_state)
+    found = metric.known(own) if measured is None else measured.get(own)
+    if measured is not None and own not in measured:
+        near = config.nearest(own, measured) if measured else ' It measures nothing that is a number.'
+        raise config.InputError(f'{field}={name!r}: the evaluation {where!r} has no metric {own!r}.{near}')
+    if found is None:
+        raise config.InputError(
+            f'{field}={name!r}: nothing says whether a high or a low {own!r} is better. Declare it: in an objective as '
+            f"directions = {{{own!r}: 'higher'}} or 'lower', in an evaluator as the method metrics()."
+        )
+    return found

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import batches
-from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.objectives.objective import Apply, Mean
 
 PyTree = Any
@@ -24,7 +24,8 @@ LARGEST_EXPONENT = 700.0  # exp() of more is beyond a float.
 class Loss(evaluation.Evaluation):
     """Every metric of the objective over one pass through `data` in order, without dropout.
 
-    Where the objective measures 'nll', in nats per token, its exponential is added as 'perplexity'.
+    Where the objective measures 'nll', in nats per token, its exponential is added as 'perplexity'. A metric for which
+    nothing in `data` has a weight is nan.
     """
 
     data: batches.Data
@@ -37,18 +38,26 @@ class Loss(evaluation.Evaluation):
         data = self.data.build(setting.seed)
         setting.model.check(data.fields)
         count = min(data.steps_per_pass, self.max_batches or data.steps_per_pass)
-        return LossEvaluator(self.name, setting, data, count)
+        return LossEvaluator(setting, data, count)
 
 
 class LossEvaluator(evaluation.Evaluator):
     """Adds up the first `count` batches on the devices and reads the sums once, at the end."""
 
-    def __init__(self, name: str, setting: evaluation.Setting, data: batches.Batches, count: int):
-        self._name, self._place, self._data, self._count = name, setting.place, data, count
+    def __init__(self, setting: evaluation.Setting, data: batches.Batches, count: int):
+        self._setting, self._place, self._data, self._count = setting, setting.place, data, count
         step = functools.partial(eval_step, setting=setting)
+        self._shapes = functools.partial(jax.eval_shape, functools.partial(step, None))
         self._step = jax.jit(step, donate_argnums=0, out_shardings=setting.place.replicated)
         zeros = functools.partial(_zeros, step)
         self._zeros = jax.jit(zeros, out_shardings=setting.place.replicated)
+
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+        rows, declared = self._data.rows, self._setting.objective.directions
+        fields = self._data.fields.items()
+        batch = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields}
+        names = with_perplexity(self._shapes(params, model_state, batch))
+        return {name: declared.get(name, metric.known(name)) for name in names}
 
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, float]:
         rows, totals = self._data.rows, None
@@ -57,7 +66,7 @@ class LossEvaluator(evaluation.Evaluator):
             batch = self._place.put_batch(self._data.in_order(index, mine), rows)
             totals = self._zeros(params, model_state, batch) if totals is None else totals
             totals = self._step(totals, params, model_state, batch)
-        return metrics(jax.device_get(totals), self._name)
+        return means(jax.device_get(totals))
 
 
 def eval_step(
@@ -78,16 +87,16 @@ def _zeros(step: Any, *arguments: PyTree) -> Totals:
     return jax.tree.map(jnp.zeros_like, jax.eval_shape(functools.partial(step, None), *arguments))
 
 
-def metrics(totals: Totals, name: str) -> dict[str, float]:
-    """The means of `totals`, already read from the device, and the perplexity.
+def means(totals: Totals) -> dict[str, float]:
+    """The means of `totals`, already read from the device, and the perplexity; nan where nothing has a weight."""
+    found = {name: float(mean.total) / float(mean.count) if mean.count else math.nan for name, mean in totals.items()}
+    return found | {name: _perplexity(found['nll']) for name in with_perplexity(found) - found.keys()}
 
-    Raises:
-      InputError: nothing in the data of the evaluation `name` has a weight.
-    """
-    empty = [metric for metric, mean in totals.items() if not mean.count]
-    if empty:
-        raise config.InputError(f'Evaluation {name!r}: no example has a weight above 0, so {empty[0]!r} has no mean.')
-    means = {metric: float(mean.total) / float(mean.count) for metric, mean in totals.items()}
-    if 'nll' in means:
-        means['perplexity'] = math.exp(means['nll']) if means['nll'] < LARGEST_EXPONENT else math.inf
-    return means
+
+def with_perplexity(names: Collection[str]) -> set[str]:
+    """The names of the metrics of an objective, and 'perplexity' where it measures 'nll'."""
+    return {*names, 'perplexity'} if 'nll' in names else {*names}
+
+
+def _perplexity(nll: float) -> float:
+    return math.inf if nll >= LARGEST_EXPONENT else math.exp(nll)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import tokenizers
-from bigmodel_jax.evaluate import decoding, evaluation, reading
+from bigmodel_jax.evaluate import decoding, evaluation, metric, reading
 from bigmodel_jax.layers import inside
 
 PyTree = Any
@@ -60,6 +60,9 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
     ):
         self._maps, self._setting, self._tokenizer, self._sources = maps, setting, tokenizer, sources
         self._shown = jax.jit(functools.partial(_shown, setting), out_shardings=setting.place.replicated)
+
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+        return {}
 
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
         maps, setting, end = self._maps, self._setting, self._tokenizer.end

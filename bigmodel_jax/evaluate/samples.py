@@ -8,7 +8,7 @@ import numpy as np
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import tokenizers
-from bigmodel_jax.evaluate import decoding, evaluation
+from bigmodel_jax.evaluate import decoding, evaluation, metric
 from bigmodel_jax.models import model as models
 
 PyTree = Any
@@ -42,6 +42,9 @@ class SamplesEvaluator(evaluation.Evaluator):
 
     def __init__(self, samples: Samples, setting: evaluation.Setting, tokenizer: tokenizers.Tokenizer):
         self._samples, self._setting, self._tokenizer = samples, setting, tokenizer
+
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+        return {}
 
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, list[dict[str, str]]]:
         samples, setting = self._samples, self._setting

@@ -10,7 +10,7 @@ import numpy as np
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import sources, tokenizers
-from bigmodel_jax.evaluate import decoding, evaluation
+from bigmodel_jax.evaluate import decoding, evaluation, metric
 from bigmodel_jax.models import model as models
 
 PyTree = Any
@@ -71,6 +71,9 @@ class TranslationEvaluator(evaluation.Evaluator):
         texts: tuple[list[str], list[str]],
     ):
         self._translation, self._setting, self._tokenizer, self._texts = translation, setting, tokenizer, texts
+
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+        return {'bleu': 'higher'}
 
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
         how, setting, (sentences, references) = self._translation, self._setting, self._texts

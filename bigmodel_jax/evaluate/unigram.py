@@ -6,7 +6,7 @@ from typing import Any
 
 from bigmodel_jax import config
 from bigmodel_jax.data import text
-from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.evaluate import evaluation, metric
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,9 @@ class UnigramEvaluator(evaluation.Evaluator):
 
     def __init__(self, entropy: text.UnigramEntropy):
         self._entropy = entropy
+
+    def metrics(self, params: Any, model_state: Any) -> metric.Directions:
+        return {'loss': 'lower', 'bits_per_byte': 'lower'}
 
     def run(self, params: Any, model_state: Any) -> Mapping[str, float]:
         return {'loss': self._entropy.nats_per_token, 'bits_per_byte': self._entropy.bits_per_byte}

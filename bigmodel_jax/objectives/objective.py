@@ -1,7 +1,8 @@
 """What is minimised: a pure function of (apply, batch, key) that returns totals and counts."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,13 @@ def _by_name(losses: PyTree) -> dict[str, jax.Array]:
 
 
 class Objective:
-    """Interface of the objective configs."""
+    """Interface of the objective configs.
+
+    Attributes:
+      directions: which way its own metrics are better, where evaluate/metric.py does not know them by name.
+    """
+
+    directions: ClassVar[Mapping[str, Literal['lower', 'higher']]] = {}
 
     def __call__(self, apply: Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
         """The loss of `batch`.

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
+from bigmodel_jax.evaluate import metric as metrics
 from bigmodel_jax.evaluate import unigram as unigram_lib
 from bigmodel_jax.runs import claimed, claims_screen, curves, directory, going_on, goodput, heatmaps, quantities, show
 from bigmodel_jax.train import progress
@@ -145,8 +146,8 @@ def _evaluation_tiles(run: directory.Run, evaluation: str) -> Iterator[Tile]:
     if f'{evaluation}/loss' in run.metric_names:
         steps, values = run.metrics(f'{evaluation}/loss')
         note = f'step {steps[-1]:,}'
-        if np.isfinite(values).any() and np.nanmin(values) < values[-1]:
-            best = int(np.nanargmin(values))
+        best = metrics.best(dict(enumerate(values.tolist())), 'lower')
+        if best is not None and metrics.is_better(values[best], values[-1], 'lower'):
             note = f'best {quantities.number(values[best])} at {steps[best]:,}'
         yield Tile(f'{word} loss', quantities.number(values[-1]), note)
     for metric in ('perplexity', 'bits_per_byte', 'accuracy'):

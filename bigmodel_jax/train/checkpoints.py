@@ -11,6 +11,7 @@ import jax
 from etils import epath
 
 from bigmodel_jax import config, experiment
+from bigmodel_jax.evaluate import metric
 from bigmodel_jax.train import files, integrity, processes, reading, retention, saving, stores
 from bigmodel_jax.train.state import TrainState
 
@@ -67,18 +68,24 @@ class Checkpointer:
       workdir: the run's directory; checkpoints are in its `checkpoints/`.
       policy: which are kept; None opens them for reading only: nothing is written, moved or deleted.
       store: how they are written; None: as the path suggests.
+      direction: in which the metric of `policy.keep_best` is better.
 
     Raises:
       InputError: the directory cannot be made.
     """
 
     def __init__(
-        self, workdir: epath.Path, policy: experiment.Checkpoints | None, *, store: stores.Store | None = None
+        self,
+        workdir: epath.Path,
+        policy: experiment.Checkpoints | None,
+        *,
+        store: stores.Store | None = None,
+        direction: metric.Direction = 'lower',
     ):
         # Orbax takes absolute paths only; gs://... is one.
         self._workdir = workdir if '://' in str(workdir) else workdir.resolve()
         self._directory = self._workdir / files.CHECKPOINTS
-        self._policy = policy
+        self._policy, self._direction = policy, direction
         self._store = stores.store_for(self._directory) if store is None else store
         self.damage: list[str] = []  # A sentence for every damaged checkpoint that was met.
         opened = processes.from_first(processes.on_first(self._open))
@@ -229,7 +236,7 @@ class Checkpointer:
         assert self._policy is not None  # Else there is nothing to save.
         later = [other for other in self._metrics if other > step]
         kept = {other: self._metrics[other] for other in self._metrics if other < step} | {step: metrics}
-        return retention.superseded(kept, self._policy) + later
+        return retention.superseded(kept, self._policy, self._direction) + later
 
     def _delete(self, steps: Collection[int]) -> None:
         for step in steps:

@@ -12,6 +12,7 @@ from bigmodel_jax import config, sharding
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.train import (
     anomalies,
+    best,
     compile_cache,
     feed,
     interrupt,
@@ -72,7 +73,7 @@ def train(
         interrupt.listen(run.place) as asked,
         sharding.use(run.place),
         compile_cache.kept_in(directory),
-        Checkpointer(directory, experiment.checkpoints) as checkpoints,
+        Checkpointer(directory, experiment.checkpoints, direction=run.direction) as checkpoints,
     ):
         current, position = processes.together(lambda: preparation.begin(run, checkpoints))
         start = position['step']
@@ -236,6 +237,7 @@ class Session:
                     outcome = evaluator.run(current.params, current.model_state)
                     fresh |= self.writer.evaluation(number, each.name, outcome)
                 self.shown.evaluation(number, each.name, outcome)
+                self.heed('keep_best', number, best.missing(experiment.checkpoints.keep_best, each.name, outcome))
         self.latest |= fresh
         return fresh
 

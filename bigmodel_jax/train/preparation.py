@@ -10,9 +10,9 @@ from etils import epath
 from bigmodel_jax import config, sharding, torus
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.data import batches
-from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import environment, metrics, processes, starting, state, workdir
+from bigmodel_jax.train import best, environment, metrics, processes, starting, state, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 
@@ -25,6 +25,7 @@ class Run:
     data: batches.Batches
     blueprint: state.Blueprint
     evaluators: tuple[evaluation.Evaluator, ...]
+    direction: metric.Direction = 'lower'  # In which the metric of checkpoints.keep_best is better.
 
     @property
     def unit(self) -> str:
@@ -59,7 +60,8 @@ def build(experiment: Experiment) -> Run:
             seed=experiment.seed,
         )
         evaluators = tuple(each.build(setting) for each in experiment.evaluations)
-    return Run(experiment, place, data, blueprint, evaluators)
+        direction = best.direction(experiment, evaluators, blueprint.abstract)
+    return Run(experiment, place, data, blueprint, evaluators, direction)
 
 
 def prepare(experiment: Experiment) -> Run:

@@ -121,3 +121,11 @@ def test_the_metrics_are_those_of_the_scores():
 def test_what_cannot_be_asked_is_refused_before_it_runs(changes, place, message):
     with pytest.raises(config.InputError, match=message):
         config.vary(SHOTS, changes).build(setting(**place))
+
+
+def test_scores_that_are_no_numbers_are_no_accuracy():
+    """np.argmax takes nan for the largest, so that a broken model would be right wherever the first choice is."""
+    request = likelihood.Request(np.array([1]), np.array([2]))
+    example = choices.Example((request, request), (request, request), 0)
+    found = choices.metrics([example], [score(np.nan), score(-1.0), score(-1.0), score(-1.0)])
+    assert [np.isnan(found[rule]) for rule in choices.RULES] == [True, True, True]

@@ -161,3 +161,11 @@ def test_an_encoder_needs_its_source():
 def test_impossible_sampling_is_refused(options):
     with pytest.raises(config.InputError, match=next(iter(options))):
         config.check(decoding.Sampling(**options))
+
+
+@pytest.mark.parametrize('how', [decoding.Greedy(), decoding.Beam(beams=2)], ids=str)
+def test_a_model_of_nan_writes_a_text_of_log_probability_nan(how):
+    """A run whose weights went wrong is evaluated like any other, and says so with nan."""
+    broken = jax.tree.map(lambda x: x * np.nan, params('learned'))
+    found = decoding.decode(MODELS['learned'], broken, PROMPTS, tokens=TOKENS, decoding=how, end=END)
+    assert all(np.isnan(texts[0].log_p) for texts in found)

@@ -122,12 +122,33 @@ def test_what_does_not_fit_is_refused_before_it_runs():
         loss.Loss(data=Tokens(batch=4), every_steps=1).build(setting(place))
 
 
-def test_data_without_weight_has_no_mean():
-    evaluator = loss.Loss(data=Tokens(batch=21, silent=True), every_steps=1, name='empty').build(setting())
-    with pytest.raises(config.InputError, match="'empty': no example has a weight above 0"):
-        evaluator.run(params(), {})
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithRare(language.LanguageModel):
+    """And the share of a token that the data never has."""
+
+    def __call__(self, apply, batch, key):
+        outcome = super().__call__(apply, batch, key)
+        here = (batch['targets'] == 99) * batch['weights']
+        return outcome._replace(metrics=outcome.metrics | {'rare': objective.Mean.weighted(here, here)})
+
+
+def test_a_metric_without_a_weight_is_nan_and_the_others_are_as_they_are():
+    rare = dataclasses.replace(setting(), objective=WithRare(label_smoothing=0.1))
+    found = dict(loss.Loss(data=Tokens(batch=4), every_steps=1).build(rare).run(params(), {}))
+    assert np.isnan(found.pop('rare'))
+    close(found, expected())
+    silent = loss.Loss(data=Tokens(batch=21, silent=True), every_steps=1).build(setting()).run(params(), {})
+    assert np.isnan(silent['loss'])
+    assert np.isnan(silent['perplexity'])
+
+
+def test_it_declares_what_it_gives():
+    evaluator = loss.Loss(data=Tokens(batch=4), every_steps=1).build(setting())
+    declared = evaluator.metrics(*jax.eval_shape(lambda: (params(), {})))
+    assert declared.keys() == expected().keys()
+    assert {name for name, direction in declared.items() if direction == 'higher'} == {'accuracy'}
 
 
 def test_a_hopeless_model_has_infinite_perplexity():
     totals = {'nll': objective.Mean(np.float32(8_000), np.float32(10))}
-    assert loss.metrics(totals, 'x') == {'nll': 800.0, 'perplexity': np.inf}
+    assert loss.means(totals) == {'nll': 800.0, 'perplexity': np.inf}

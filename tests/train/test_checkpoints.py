@@ -30,8 +30,8 @@ def state(run):
         return run.blueprint.init()
 
 
-def opened(directory, policy=POLICY, store=None):
-    return checkpoints.Checkpointer(epath.Path(directory), policy, store=store)
+def opened(directory, policy=POLICY, store=None, direction='lower'):
+    return checkpoints.Checkpointer(epath.Path(directory), policy, store=store, direction=direction)
 
 
 def save(store, state, *steps, metrics=None):
@@ -137,6 +137,7 @@ def test_the_latest_the_regular_and_the_best_are_kept():
     assert retention.superseded(saved, Checkpoints(keep_last=1)) == [2, 4, 6, 8, 10, 12, 14]
     policy = Checkpoints(keep_last=2, keep_every=6, keep_best='validation/loss')
     assert retention.superseded(saved, policy) == [2, 8, 10]
+    assert retention.superseded(saved, policy, 'higher') == [4, 8, 10]
 
 
 def test_a_step_that_is_saved_again_replaces_it_and_what_came_after(tmp_path, run, state):
@@ -152,11 +153,12 @@ def test_a_step_that_is_saved_again_replaces_it_and_what_came_after(tmp_path, ru
 
 
 def test_the_best_is_remembered_by_the_next_session(tmp_path, state):
-    policy = Checkpoints(keep_last=1, keep_best='validation/loss')
-    for step, loss in ((2, 1.0), (4, 3.0), (6, 2.0)):
-        with opened(tmp_path, policy) as store:
-            save(store, state, step, metrics={'validation/loss': loss})
-    assert names(tmp_path) == ['2', '6']
+    for direction, kept in (('lower', ['2', '6']), ('higher', ['4', '6'])):
+        policy, directory = Checkpoints(keep_last=1, keep_best='validation/x'), tmp_path / direction
+        for step, value in ((2, 1.0), (4, 3.0), (6, 2.0)):
+            with opened(directory, policy, direction=direction) as store:
+                save(store, state, step, metrics={'validation/x': value})
+        assert names(directory) == kept
 
 
 # ---- saves that fail ----------------------------------------------------------------------------------------------

@@ -1,0 +1,41 @@
+"""The checkpoint that is kept as the best: which metric says so, and in which direction."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bigmodel_jax import config
+from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.train.state import TrainState
+
+
+def direction(
+    experiment: Experiment, evaluators: Sequence[evaluation.Evaluator], abstract: TrainState
+) -> metric.Direction:
+    """The direction in which the metric of `checkpoints.keep_best` is better; 'lower' if it names none.
+
+    Raises:
+      InputError: no evaluation has that metric, or nothing says in which direction it is better.
+    """
+    name = experiment.checkpoints.keep_best
+    if name is None:
+        return 'lower'
+    by_name = {each.name: evaluator for each, evaluator in zip(experiment.evaluations, evaluators)}
+    return evaluation.direction(
+        name, by_name, params=abstract.params, model_state=abstract.model_state, field='checkpoints.keep_best'
+    )
+
+
+def missing(keep_best: str | None, name: str, outcome: Mapping[str, Any]) -> str | None:
+    """A sentence if the evaluation `name` did not give the metric that was asked of it.
+
+    This can happen only to an evaluation of one's own that does not declare its metrics.
+    """
+    where, _, own = (keep_best or '').partition('/')
+    if where != name or own in outcome:
+        return None
+    near = config.nearest(own, [key for key, value in outcome.items() if isinstance(value, float)])
+    return (
+        f'checkpoints.keep_best={keep_best!r}: the evaluation {name!r} gave no metric {own!r}, so no checkpoint is '
+        f'kept as the best.{near}'
+    )
