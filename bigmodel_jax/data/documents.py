@@ -4,8 +4,6 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bigmodel_jax import config
-
 
 class Documents:
     """Texts, by number. Subclasses say how they are read."""
@@ -31,18 +29,3 @@ class Documents:
         """All documents in order, `size` at a time."""
         for start in range(0, len(self), size):
             yield self.read(start, min(start + size, len(self)))
-
-
-def decode(content: bytes, where: str) -> str:
-    """UTF-8 to text, newlines as they are.
-
-    Raises:
-      InputError: it is not UTF-8; says at which byte.
-    """
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise config.InputError(
-            f'{where} is not UTF-8: byte 0x{content[error.start]:02x} at position {error.start}. '
-            'Convert it, for example with: iconv -f latin1 -t utf-8.'
-        ) from error

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, documents, progress, rows, tokenizers
+from bigmodel_jax.data import batches, encoding, files, progress, rows, tokenizers
 
 
 class Question(NamedTuple):
@@ -38,15 +37,13 @@ class SquadFile(Source):
     path: str
 
     def open(self) -> tuple[list[Question], Mapping[str, Any]]:
-        path = epath.Path(self.path).expanduser()
-        if not path.is_file():
-            raise config.InputError(f'There is no file {path}.')
-        content = path.read_bytes()
+        path = files.path_of(self.path)
+        content, fingerprint = files.read_text(path)
         try:
             found = list(_published(json.loads(content)))
         except (ValueError, KeyError, TypeError) as error:
             raise config.InputError(f'{path} is not a file of SQuAD: {type(error).__name__}: {error}.') from error
-        return found, {'sha256': hashlib.sha256(content).hexdigest(), 'questions': len(found)}
+        return found, {'sha256': fingerprint['sha256'], 'questions': len(found)}
 
 
 def _published(tree: Any) -> Iterator[Question]:
@@ -74,9 +71,9 @@ class TfdsQuestions(Source):
         found = []
         for i, record in enumerate(records.__getitems__(list(range(len(records))))):
             where, answers = f'Example {i} of {self.name}', record['answers']
-            texts = tuple(documents.decode(answer, where) for answer in answers['text'])
+            texts = tuple(encoding.decode(answer, where) for answer in answers['text'])
             starts = tuple(int(start) for start in answers['answer_start'])
-            texts_of = documents.decode(record['question'], where), documents.decode(record['context'], where)
+            texts_of = encoding.decode(record['question'], where), encoding.decode(record['context'], where)
             found.append(Question(*texts_of, texts, starts))
         return found, tfds_source.fingerprint_of(builder, records, self.split)
 

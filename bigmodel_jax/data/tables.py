@@ -1,14 +1,11 @@
 """Tables of text: one or two sentences and a label in each row."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from bigmodel_jax import config
-from bigmodel_jax.data import documents, sources
+from bigmodel_jax.data import documents, encoding, files, sources
 
 
 class Rows(NamedTuple):
@@ -46,12 +43,10 @@ class Tsv(Table):
         return len(self.sentences)
 
     def open(self) -> Rows:
-        path = epath.Path(self.path).expanduser()
-        if not path.is_file():
-            raise config.InputError(f'There is no file {path}.')
-        content = path.read_bytes()
+        path = files.path_of(self.path)
+        content, identity = files.read_text(path)
         # Not splitlines(), which also splits at characters that occur within sentences.
-        lines = documents.decode(content, str(path)).replace('\r\n', '\n').split('\n')
+        lines = content.replace('\r\n', '\n').split('\n')
         numbered = [(number, line) for number, line in enumerate(lines, 1) if line][self.header :]
         cells = [line.split('\t') for _, line in numbered]
         needed = 1 + max(self.label, *self.sentences)
@@ -60,7 +55,7 @@ class Tsv(Table):
                 raise config.InputError(f'{path}, line {number} has {len(row)} columns; {needed} are needed.')
         if not cells:
             raise config.InputError(f'{path} holds no row.')
-        fingerprint = {'sha256': hashlib.sha256(content).hexdigest(), 'columns': [*self.sentences, self.label]}
+        fingerprint = {**identity, 'columns': [*self.sentences, self.label]}
         columns = tuple([row[column] for row in cells] for column in self.sentences)
         return Rows(columns, [row[self.label] for row in cells], fingerprint)
 
@@ -102,7 +97,7 @@ class TfdsTable(Table):
                 raise config.InputError(f'{self.name} has no feature {feature!r}.{config.nearest(feature, known)}')
         read = records.__getitems__(list(range(len(records))))
         columns = tuple(
-            [documents.decode(record[feature], f'Example {i} of {self.name}') for i, record in enumerate(read)]
+            [encoding.decode(record[feature], f'Example {i} of {self.name}') for i, record in enumerate(read)]
             for feature in self.sentences
         )
         fingerprint = tfds_source.fingerprint_of(builder, records, self.split)

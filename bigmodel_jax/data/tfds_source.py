@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from bigmodel_jax import config
-from bigmodel_jax.data import builders, documents, progress  # noqa: F401  `builders` makes ours known to TFDS.
+from bigmodel_jax.data import builders, documents, encoding, progress  # noqa: F401  `builders` makes ours known to TFDS.
 
 # Without TensorFlow, TFDS registers the data sets of these folders only when they are imported.
 TEXT_FOLDERS = ('question_answering', 'structured', 'summarization', 'text', 'text_simplification', 'translate')
@@ -82,7 +82,7 @@ class SplitDocuments(documents.Documents):
         # In batches: TFDS reads them several times faster than records one by one.
         records = self._records.__getitems__(list(range(start, stop)))
         return [
-            documents.decode(record[self._field], f'Example {start + i} of {self.name}')
+            encoding.decode(record[self._field], f'Example {start + i} of {self.name}')
             for i, record in enumerate(records)
         ]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import sources
+from bigmodel_jax.data import files, sources
 
 Record = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ class JsonRecords(Records):
 
 def _read_lines(path: str) -> list[Record]:
     found: list[Record] = []
-    with open(path, 'rb') as file:
+    with files.unpacked(files.path_of(path)) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
