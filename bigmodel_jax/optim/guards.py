@@ -88,11 +88,11 @@ class Skip(Guard):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RollBack(Guard):
-    """The run goes back to its last checkpoint and leaves out the batches from there up to the one that went wrong.
+    """The run goes back to its last regular checkpoint and leaves out the batches from there to that of the step.
 
-    After `limit` times the run stops. It goes back to a checkpoint of `every_steps`, not to one of time or of a stop,
-    so that a run that was interrupted takes the same way. Source: Chowdhery et al. (2022), PaLM, arXiv:2204.02311,
-    section 5.1.
+    After `limit` times the run stops. A regular checkpoint is one of `every_steps`, not one of time or of a stop, so
+    that a run that was interrupted takes the same way; it is kept for as long as it may be needed, besides those of
+    `keep_last`. Source: Chowdhery et al. (2022), PaLM, arXiv:2204.02311, section 5.1.
     """
 
     limit: config.Positive = 10

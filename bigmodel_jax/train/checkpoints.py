@@ -69,6 +69,7 @@ class Checkpointer:
       policy: which are kept; None opens them for reading only: nothing is written, moved or deleted.
       store: how they are written; None: as the path suggests.
       direction: in which the metric of `policy.keep_best` is better.
+      rolls_back: also keep the checkpoint to which the run would go back.
 
     Raises:
       InputError: the directory cannot be made.
@@ -81,11 +82,13 @@ class Checkpointer:
         *,
         store: stores.Store | None = None,
         direction: metric.Direction = 'lower',
+        rolls_back: bool = False,
     ):
         # Orbax takes absolute paths only; gs://... is one.
         self._workdir = workdir if '://' in str(workdir) else workdir.resolve()
         self._directory = self._workdir / files.CHECKPOINTS
-        self._policy, self._direction = policy, direction
+        self._policy, self._direction, self._rolls_back = policy, direction, rolls_back
+        self._left: set[int] = set()  # Those of a path that the run has left; they go when it has saved on its new one.
         self._store = stores.store_for(self._directory) if store is None else store
         self.damage: list[str] = []  # A sentence for every damaged checkpoint that was met.
         opened = processes.from_first(processes.on_first(self._open))
@@ -138,6 +141,10 @@ class Checkpointer:
         """The newest step once the save under way is done, or None."""
         self._settle()
         return self.newest
+
+    def leave_after(self, step: int) -> None:
+        """The run has gone back to `step`: later checkpoints go, but only when the next one is safe."""
+        self._left = {other for other in self._metrics if other > step}
 
     # ---- saving ----
 
@@ -227,6 +234,7 @@ class Checkpointer:
             return
         for old in self._superseded(step, metrics):
             self._metrics.pop(old)
+        self._left.clear()
         self._tries, self._failed, self._metrics[step] = 0, None, metrics
         if outcome.remark is not None:
             self._said.append(f'Checkpoints that are not kept could not be deleted: {outcome.remark}.')
@@ -234,9 +242,12 @@ class Checkpointer:
     def _superseded(self, step: int, metrics: dict[str, float]) -> list[int]:
         """The checkpoints that go when one of `step` has come. Later ones are of a path that the run has left."""
         assert self._policy is not None  # Else there is nothing to save.
-        later = [other for other in self._metrics if other > step]
-        kept = {other: self._metrics[other] for other in self._metrics if other < step} | {step: metrics}
-        return retention.superseded(kept, self._policy, self._direction) + later
+        gone = [other for other in self._metrics if other > step or (other in self._left and other != step)]
+        kept = {other: self._metrics[other] for other in self._metrics if other < step and other not in gone}
+        return (
+            retention.superseded(kept | {step: metrics}, self._policy, self._direction, rolls_back=self._rolls_back)
+            + gone
+        )
 
     def _delete(self, steps: Collection[int]) -> None:
         for step in steps:

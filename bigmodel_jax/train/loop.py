@@ -21,6 +21,7 @@ from bigmodel_jax.train import (
     preparation,
     processes,
     progress,
+    rollback,
     state,
     step,
     trace,
@@ -28,6 +29,7 @@ from bigmodel_jax.train import (
 )
 from bigmodel_jax.train.checkpoints import Checkpointer
 from bigmodel_jax.train.digest import digest
+from bigmodel_jax.train.route import Route
 
 IN_FLIGHT = 2  # Steps handed to the devices before the oldest is waited for.
 
@@ -67,26 +69,30 @@ def train(
     """
     directory = epath.Path(directory).expanduser()
     memory.keep_freed()
+    rollback.check(experiment)
     changes = preparation.check(experiment, directory, stop_after=stop_after, wandb=wandb)
     run = preparation.open_workdir(experiment, directory)
     with (
         interrupt.listen(run.place) as asked,
         sharding.use(run.place),
         compile_cache.kept_in(directory),
-        Checkpointer(directory, experiment.checkpoints, direction=run.direction) as checkpoints,
+        Checkpointer(
+            directory, experiment.checkpoints, direction=run.direction, rolls_back=rollback.is_chosen(experiment)
+        ) as checkpoints,
     ):
         current, position = processes.together(lambda: preparation.begin(run, checkpoints))
         start = position['step']
         with (
             metrics.open_writer(directory, start=start, wandb=wandb, details=config.to_json(experiment)) as writer,
             progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=run.unit) as shown,
-            feed.Feed(run.data, run.place, start + position.get('skipped', 0)) as ahead,
+            feed.Feed(run.data, run.place, start, Route.of(position)) as ahead,
             trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, start=start) as tracer,
         ):
             preparation.record_session(run, directory, writer, position)
             shown.say(preparation.greeting(run, directory, position, changes))
             equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
             session = Session(run, equipment, position, stop_after=stop_after)
+            session.heed('warning', start, rollback.warning(experiment, start))
             session.heed('damage', start, *checkpoints.damage)
             with watching.Watcher(session.clock, functools.partial(session.heed, 'slow')):
                 current, number, stopped_by = session.steps(current, start)
@@ -130,7 +136,7 @@ class Session:
             {name: (total, count) for name, (total, count) in each.items()} for each in position['pending']
         ]
         self.latest: dict[str, float] = dict(position.get('latest', {}))
-        self.skipped: int = position.get('skipped', 0)  # Batches left out so far: step s is of batch s - 1 + skipped.
+        self.route = Route.of(position)
         self.anomalies = anomalies.Anomalies(self.run.experiment.watch.anomalies, position)
 
     def steps(self, current: state.TrainState, start: int) -> tuple[state.TrainState, int, str | None]:
@@ -155,7 +161,7 @@ class Session:
                 self.tracer.take(number, current, traced.norms)
             reports = due(number, experiment.watch.log_every, last)
             saves = due(number, experiment.checkpoints.every_steps, last) or asked.save or stopped_by is not None
-            bad = self.read(number) if reports or saves else None
+            bad = self.read(number) if reports or saves or self.route.turns_at(number) else None
             if bad is not None:
                 current, number = self.go_back(*bad)
                 continue
@@ -196,30 +202,34 @@ class Session:
         met = self.anomalies.meet(found, self.checkpoints.settled_newest)
         if met.back is not None:
             return met.back
-        self.tracer.write(number, [each.certificate for each in found], self.skipped)
+        self.tracer.write(number, [each.certificate for each in found], self.route.skipped(number))
         self.pending += met.kept
         for where, text in met.said:
             self.heed('skipped', where, text)
         return None
 
     def go_back(self, bad: int, why: str) -> tuple[state.TrainState, int]:
-        """The state and step of the last regular checkpoint; the batches from there up to step `bad` are left out."""
+        """The state and step from which the run goes on, leaving out batches up to that of step `bad`; see rollback.py.
+
+        Raises:
+          Anomalous: there is no checkpoint to go back to.
+        """
         with self.clock.phase('checkpoint'):
             self.checkpoints.finish()
             known = len(self.checkpoints.damage)
-            every = self.run.experiment.checkpoints.every_steps
-            regular = [saved for saved in self.checkpoints.steps if saved < bad and saved % every == 0]
-            current, position = preparation.begin(self.run, self.checkpoints, regular)
-            number, skipped, anomalies_before = position['step'], self.skipped, self.anomalies
+            to = rollback.target(bad, self.run.experiment.checkpoints.every_steps)
+            start = functools.partial(preparation.begin, self.run, self.checkpoints)
+            found = rollback.find(self.checkpoints, self.route, to, start, why=why)
+            (current, position), left, before = found, self.route, self.anomalies
+            number = position['step']
+            self.checkpoints.leave_after(number)
             self._take_up(position)
-            self.anomalies = anomalies_before
+            self.route, self.anomalies = left.back(to, bad), before
             self.anomalies.back()
-            self.skipped = skipped + bad - number
-            self.ahead.seek(number + self.skipped)
+            self.ahead.seek(number, self.route)
             self.tracer.rolled_back(number)
         self.heed('damage', number, *self.checkpoints.damage[known:])
-        left_out = f'batches {self.skipped - bad + 2 * number} to {number + self.skipped - 1}'
-        self.heed('rollback', number, f'{why} Back to step {number}, and on without {left_out}.')
+        self.heed('rollback', number, rollback.sentence(why, number, to, left_out=(left, self.route)))
         return current, number
 
     def heed(self, kind: str, number: int, *texts: str | None) -> None:
@@ -248,8 +258,9 @@ class Session:
 
     def position(self, number: int) -> dict[str, Any]:
         """What is needed to go on after step `number`, besides the state."""
-        own = {'step': number, 'pending': list(self.pending), 'latest': dict(self.latest), 'skipped': self.skipped}
-        return own | self.anomalies.position
+        own = {'step': number, 'pending': list(self.pending), 'latest': dict(self.latest)}
+        way = {'skipped': self.route.skipped(number + 1), 'jumps': self.route.jumps}
+        return own | way | self.anomalies.position
 
     def finish(self, number: int, current: state.TrainState) -> None:
         """Waits for the last checkpoint; if it could not be saved, tries again for a while.

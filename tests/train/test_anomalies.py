@@ -157,3 +157,84 @@ def test_levels_are_the_means_of_the_steps_that_were_fine():
         # Rounding of float32.
         np.testing.assert_allclose(float(levels.loss), mean, rtol=1e-6)
     assert int(levels.seen) == seen
+
+
+# ---- a roll-back never throws a run away ---------------------------------------------------------------------------
+
+LONG, EVERY, BAD = 11, 4, 11  # Step 11 goes wrong; the last multiple of 4 before it is 8.
+
+
+def rolling(**more: object):
+    changes = {'checkpoints.every_steps': EVERY, 'checkpoints.keep_last': 2, **more}
+    return config.vary(experiment(guards.RollBack(), nan_example=example_of(BAD)), changes)
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('undisturbed')
+    return loop.train(rolling(), directory)
+
+
+def rolled_back(directory) -> list[str]:
+    return [each['text'].rpartition('. Back to ')[2] for each in events(directory, 'rollback')]
+
+
+def assert_equal_runs(directory, undisturbed):
+    assert losses(directory) == losses(undisturbed.workdir)
+    assert certificates(directory) == certificates(undisturbed.workdir)
+
+
+def test_a_stopped_run_rolls_back_as_an_undisturbed_one(tmp_path, undisturbed):
+    """Two checkpoints of stops are newer than the one that the roll-back needs; keep_last=2 keeps it all the same."""
+    for stop in (9, 10):
+        loop.train(rolling(), tmp_path, stop_after=stop)
+    assert checkpoints_of(tmp_path) == [4, 8, 9, 10]
+    result = loop.train(rolling(), tmp_path)
+    assert rolled_back(tmp_path) == ['step 8, and on without batches 8 to 10.']
+    assert result.digest == undisturbed.digest
+    assert_equal_runs(tmp_path, undisturbed)
+
+
+def checkpoints_of(directory) -> list[int]:
+    return sorted(int(path.name) for path in (directory / 'checkpoints').iterdir() if path.name.isdigit())
+
+
+def test_checkpoints_of_time_do_not_drive_out_the_one_that_a_roll_back_needs(tmp_path, undisturbed):
+    """A save after almost every step, as every_minutes makes when steps are slow."""
+    result = loop.train(rolling(**{'checkpoints.every_minutes': 1e-9}), tmp_path)
+    assert rolled_back(tmp_path) == ['step 8, and on without batches 8 to 10.']
+    assert result.digest == undisturbed.digest
+
+
+@pytest.mark.parametrize('spacing', [3, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_missing_regular_checkpoint_is_computed_again(tmp_path, undisturbed, spacing):
+    """Saved at other steps until then, as by another every_steps, or when a save failed and was made up for later."""
+    loop.train(rolling(**{'checkpoints.every_steps': spacing}), tmp_path, stop_after=10)
+    result = loop.train(rolling(), tmp_path)
+    start = 8 // spacing * spacing
+    assert rolled_back(tmp_path) == [
+        f'step 8, which is computed again from the checkpoint of step {start}, and on without batches 8 to 10.'
+    ]
+    assert result.digest == undisturbed.digest
+    assert_equal_runs(tmp_path, undisturbed)
+
+
+def test_a_run_without_a_checkpoint_to_go_back_to_stops_and_loses_nothing(tmp_path):
+    """As when the guard is changed late: those that are left were all saved after step 8."""
+    for stop in (9, 10):
+        loop.train(config.vary(rolling(), {'watch.anomalies': guards.Stop()}), tmp_path, stop_after=stop)
+    with pytest.raises(metrics.Anomalous, match=r'goes back to step 8, but no checkpoint .* \(there are: 9, 10\)'):
+        loop.train(rolling(), tmp_path)
+    assert checkpoints_of(tmp_path) == [9, 10]
+
+
+def test_roll_backs_to_step_0_are_said_or_refused_before_the_run(tmp_path):
+    never = rolling(**{'checkpoints.every_steps': 100})
+    with pytest.raises(config.InputError, match='every_steps=100 comes before the last step, 12, so that every'):
+        loop.train(config.vary(never, {'checkpoints.every_minutes': 10.0}), tmp_path)
+    assert not list(tmp_path.iterdir())
+    loop.train(never, tmp_path, stop_after=1)
+    assert [each['text'] for each in events(tmp_path, 'warning')] == [
+        'warning: until step 100 (checkpoints.every_steps), a roll-back (watch.anomalies) begins again at step 0. Set '
+        'checkpoints.every_steps to the number of steps that a roll-back may cost.'
+    ]

@@ -140,6 +140,21 @@ def test_the_latest_the_regular_and_the_best_are_kept():
     assert retention.superseded(saved, policy, 'higher') == [4, 8, 10]
 
 
+@pytest.mark.parametrize(
+    ('saved', 'gone'),
+    [
+        ([20, 40, 43, 47], []),  # Two stops between regular checkpoints.
+        ([20, 40, 43, 47, 60], [20, 40, 43]),
+        ([20, 41, 43, 47], [41]),  # The save of step 40 failed: it can be computed again from step 20.
+        ([15, 30, 45, 47], []),  # every_steps was 15 until now: step 40 can be computed again from step 30.
+        ([3, 5, 7], [3]),  # Before the first regular one.
+    ],
+)
+def test_what_a_roll_back_may_need_is_kept(saved, gone):
+    policy = Checkpoints(keep_last=2, every_steps=20)
+    assert retention.superseded({step: {} for step in saved}, policy, rolls_back=True) == gone
+
+
 def test_a_step_that_is_saved_again_replaces_it_and_what_came_after(tmp_path, run, state):
     """A run that has gone back to an earlier step leaves the path that it was on."""
     other = state._replace(params=jax.tree.map(lambda x: x + 1, state.params))
