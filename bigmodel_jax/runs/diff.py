@@ -42,6 +42,7 @@ class Diff:
         return {
             'runs': [str(run.path) for run in self.runs],
             'verdict': self.verdict._asdict(),
+            'damage': [sentence for run in self.runs for sentence in run.damage],
             'sections': {section.title: section.to_json() for section in self.sections},
         }
 
@@ -51,7 +52,7 @@ def compare(left: directory.Run, right: directory.Run) -> Diff:
     pair = (left, right)
     last = min(run.step for run in pair)
     forces = [conditions.in_force(run.environment, last) for run in pair]
-    one, other = (traces.read(run.path) for run in pair)
+    one, other = (run.trace for run in pair)
     around = [_experiment(left, right), *conditions.compare(*forces)]
     fingerprints = [force[-1][1].get('data', {}) if force else {} for force in forces]
     if one is None or other is None:

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.runs import goodput, quantities
+from bigmodel_jax.runs import goodput, quantities, traces
 from bigmodel_jax.runs import sessions as sessions_lib
 from bigmodel_jax.train import files, records
 
@@ -88,8 +88,22 @@ class Run:
         return files.read_json(path) if path.exists() else []
 
     @functools.cached_property
+    def _log(self) -> records.Log:
+        return records.scan(self.path / records.FILE)
+
+    @property
     def _every_record(self) -> list[Record]:
-        return records.read_all(self.path / records.FILE)
+        return self._log.records
+
+    @functools.cached_property
+    def trace(self) -> traces.Trace | None:
+        """What trace.jsonl says of each step; None if there is none, as in the run of an older version."""
+        return traces.read(self.path)
+
+    @property
+    def damage(self) -> list[str]:
+        """A sentence for each line of metrics.jsonl and trace.jsonl that was left out because it is damaged."""
+        return [*self._log.damage, *(self.trace.damage if self.trace else ())]
 
     @functools.cached_property
     def records(self) -> list[Record]:

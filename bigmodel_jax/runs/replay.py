@@ -40,8 +40,8 @@ class Replay:
 
     @property
     def events(self) -> list[str]:
-        """What the run said went wrong in this step, and of how it rolled back before."""
-        return [
+        """What is damaged in the run; what it said went wrong in this step, and of how it rolled back before."""
+        return self.run.damage + [
             record['text']
             for record in self.run.records
             if (record['kind'], record['step']) == ('skipped', self.step)
@@ -97,7 +97,7 @@ def replay(
     asked = repeat.experiment_of(run, experiment_file)
     if not 0 < number <= asked.steps:
         raise config.InputError(f'--step {number}: the experiment has steps 1 to {asked.steps}.')
-    recorded = traces.read(run.path) or traces.Trace({}, {})
+    recorded = run.trace or traces.Trace({}, {})
     session = repeat.sessions_of(run, number - 1, number)[-1][1]
     built = preparation.prepare(repeat.on_mesh(asked, session))
     with sharding.use(built.place):

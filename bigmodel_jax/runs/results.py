@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bigmodel_jax.runs import directory, sections, traces
 from bigmodel_jax.runs.sections import Finding, Section
+from bigmodel_jax.runs.sessions import ENDINGS
 
 CLOSE = 1e-3  # Values closer than this, as a fraction, are shown to all digits of float32.
 SHOWN = 3  # Metrics of a step, or layers, that are shown.
@@ -243,10 +244,10 @@ def _range(layers: list[int]) -> str:
 def digests(left: directory.Run, right: directory.Run, after: int = 0) -> Outcome:
     """Whether the digests of the states in which sessions ended are equal."""
     pair = [
-        {record['step']: record['digest'] for record in run.records if 'digest' in record and record['step'] > after}
+        {record['step']: record['digest'] for record in run.records if record['kind'] in ENDINGS}
         for run in (left, right)
     ]
-    steps = sorted(pair[0].keys() & pair[1].keys())
+    steps = sorted(step for step in pair[0].keys() & pair[1].keys() if step > after)
     if not steps:
         return Outcome(Section('digest', (), 'no digest of the same step on both sides', compared=False))
     different = [step for step in steps if pair[0][step] != pair[1][step]]

@@ -21,7 +21,8 @@ def render(diff: diffs.Diff) -> rich.console.Group:
         names.add_row(
             rich.text.Text(letter, 'bold'), rich.text.Text.assemble(str(run.path), (f'  {diffs.about(run)}', 'dim'))
         )
-    return rich.console.Group(answer, names, '', table(diff.sections), '', sentence(diff.verdict))
+    damage = [rich.text.Text(line, 'bold red') for run in diff.runs for line in run.damage]
+    return rich.console.Group(answer, names, *damage, '', table(diff.sections), '', sentence(diff.verdict))
 
 
 def sentence(answer: verdict.Verdict) -> rich.text.Text:

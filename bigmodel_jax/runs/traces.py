@@ -29,20 +29,23 @@ class Trace(NamedTuple):
 
     certificates: dict[int, Certificate]  # By step.
     fingerprints: dict[int, Fingerprint]  # By step.
+    damage: tuple[str, ...] = ()  # A sentence for each line that could not be read.
 
 
 def read(workdir: epath.Path) -> Trace | None:
     """The trace of a run; None if it has none, as one that an older version made."""
     if not (workdir / files.TRACE).exists():
         return None
-    trace = Trace({}, {})
-    for record in records.read_all(workdir / files.TRACE):
+    log = records.scan(workdir / files.TRACE)
+    trace = Trace({}, {}, tuple(log.damage))
+    for record in log.records:
         step = record['step']
         if record['kind'] in records.BACK:
             # Not as records.current(): of the steps of one record some may hold.
             trace = Trace(
                 {at: kept for at, kept in trace.certificates.items() if at <= step},
                 {at: kept for at, kept in trace.fingerprints.items() if at <= step},
+                trace.damage,
             )
         elif record['kind'] == 'certificates':
             first = step - len(record['ids']) + 1

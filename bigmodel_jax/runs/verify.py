@@ -8,7 +8,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
-from bigmodel_jax.runs import conditions, diff, directory, repeat, results, sections, traces
+from bigmodel_jax.runs import conditions, diff, directory, repeat, results, sections
 from bigmodel_jax.runs.results import Outcome
 from bigmodel_jax.runs.sections import Finding, Section
 from bigmodel_jax.train import checkpoints, files, integrity
@@ -86,10 +86,10 @@ def verify(
         stopped = repeat.train(asked, sessions, into, until)
         again = directory.open_run(into)
         reached = min(until, again.step)
-        found = [*_outcomes(run, again, after), _stored(run, again, after, repeat.on_mesh(asked, sessions[-1][1]))]
+        found = [*_damaged(run, until), *_outcomes(run, again, after)]
+        found.append(_stored(run, again, after, repeat.on_mesh(asked, sessions[-1][1])))
     parted = min((each for each in found if each.step is not None), key=lambda each: each.step or 0, default=None)
     step = None if parted is None else parted.step
-    equal = [each.equal_until for each in found if each.section.compared]
     return Verification(
         run=run,
         after=after,
@@ -98,9 +98,14 @@ def verify(
         sections=tuple(outcome.section for outcome in found),
         step=step,
         first=None if parted is None else _telling(parted.section),
-        equal_until=max((known for known in equal if step is None or known < step), default=after),
+        equal_until=_equal_until(found, step, after),
         stopped=stopped,
     )
+
+
+def _equal_until(found: Sequence[Outcome], step: int | None, after: int) -> int:
+    known = [each.equal_until for each in found if each.section.compared]
+    return max((each for each in known if step is None or each < step), default=after)
 
 
 def _telling(section: Section) -> Finding:
@@ -138,8 +143,7 @@ def _stretch(run: directory.Run, steps: int | None, between: tuple[int, int] | N
 
 def _outcomes(run: directory.Run, again: directory.Run, after: int) -> list[Outcome]:
     """What was compared of the steps after `after`, but for the stored states."""
-    pair = [traces.read(each.path) for each in (run, again)]
-    one, other = pair
+    one, other = run.trace, again.trace
     if one is None or other is None:
         return [results.metrics(run, again, after), results.digests(run, again, after)]
     sources = [each.environment[-1].get('data', {}) for each in (run, again)]
@@ -154,6 +158,12 @@ def _outcomes(run: directory.Run, again: directory.Run, after: int) -> list[Outc
         results.layers(one, other, after),
         results.digests(run, again, after),
     ]
+
+
+def _damaged(run: directory.Run, until: int) -> list[Outcome]:
+    """The lines of the run's records that cannot be read, if there are any; one may be of any step."""
+    findings = tuple(Finding('', sentence, sections.RESULT, until) for sentence in run.damage)
+    return [Outcome(Section('log', findings, ''), until)] if findings else []
 
 
 def _as_outcome(section: Section, last: int) -> Outcome:

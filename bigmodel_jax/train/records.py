@@ -1,7 +1,8 @@
 """metrics.jsonl: what happened in a run, one JSON record a line, appended as it happens.
 
 Every record has 'kind', 'step' and 'time' (seconds since 1970). The values of 'metrics' are floats, exact to the last
-bit; JSON has no nan and no infinity, so these are written as the strings 'nan', 'inf' and '-inf'.
+bit; JSON has no nan and no infinity, so these are written as the strings 'nan', 'inf' and '-inf'. The last member of a
+line, 'crc32', is a checksum of the rest, which reading takes off; lines of older versions have none.
 
 A session that resumes at step k continues from there, and so does a run that rolls back to it: what was recorded before
 of the steps after k is void, and read() leaves it out.
@@ -11,9 +12,11 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
+
+from bigmodel_jax.train import lines, record_types
 
 FILE = 'metrics.jsonl'
 BEGINNINGS = ('start', 'resume')  # The kinds of record that open a session.
@@ -82,9 +85,10 @@ def append(path: epath.PathLike, record: Mapping[str, Any]) -> None:
 
 
 def encode(record: Mapping[str, Any]) -> str:
-    """The record on one line of ASCII, so that a torn line never ends within a character."""
+    """The record on one line of ASCII, so that a torn line never ends within a character; with its checksum."""
     metrics = {name: number(value) for name, value in record.get('metrics', {}).items()}
-    return json.dumps({**record, 'metrics': metrics} if 'metrics' in record else dict(record), allow_nan=False)
+    whole = {**record, 'metrics': metrics} if 'metrics' in record else dict(record)
+    return lines.seal(json.dumps(whole, allow_nan=False))
 
 
 def number(value: Any) -> int | float | str:
@@ -96,23 +100,61 @@ def number(value: Any) -> int | float | str:
 
 
 def decode(line: bytes) -> Record | None:
-    """The record on a line; None for a torn one."""
+    """The record on a line; None for one that is torn or damaged."""
     try:
-        record = json.loads(line)
-    except ValueError:  # Not JSON, or not even UTF-8.
+        return _decode(line)[0]
+    except lines.Damaged:
         return None
-    if not isinstance(record, dict) or not {'kind', 'step'} <= record.keys():
-        return None
+
+
+def _decode(line: bytes) -> tuple[Record, bool]:
+    record, verified = lines.unseal(line)
+    wrong = record_types.problem(record)
+    if wrong is not None:
+        raise lines.Damaged(wrong)
     if 'metrics' in record:
         record['metrics'] = {name: float(value) for name, value in record['metrics'].items()}
-    return record
+    return record, verified
+
+
+class Log(NamedTuple):
+    """What a file of records holds."""
+
+    records: list[Record]  # Every whole one, in the order of writing.
+    damage: list[str]  # A sentence for each line that was left out because it is not as it was written.
+
+
+def scan(path: epath.PathLike) -> Log:
+    """Reads a file of records, and says which lines are damaged; there is nothing to read if there is no file yet.
+
+    A line that was cut off when its writer was killed is no damage: the session that follows began before it.
+    """
+    path = epath.Path(path)
+    text = path.read_bytes() if path.exists() else b''
+    found, checksums = Log([], []), False
+    unread: list[tuple[int, int, str, bytes]] = []  # Records before it, number of the line, what is wrong, the line.
+    pieces = text.split(b'\n')
+    for number, line in enumerate(pieces, 1):
+        try:
+            record, verified = _decode(line)
+            if checksums and not verified:
+                raise lines.Damaged('it has no checksum, although an earlier line has one')
+        except lines.Damaged as error:
+            unread.append((len(found.records), number, str(error), line))
+            continue
+        checksums = checksums or verified
+        found.records.append(record)
+    for before, number, why, line in unread:
+        later = found.records[before:]
+        ends_session = later[0]['kind'] in BEGINNINGS if later else number == len(pieces)
+        if line and not (ends_session and lines.is_torn(line)):
+            found.damage.append(f'{path}, line {number} is damaged and was left out: {why}.')
+    return found
 
 
 def read_all(path: epath.PathLike) -> list[Record]:
     """Every whole record of the file in the order of writing; none if there is no file yet."""
-    path = epath.Path(path)
-    lines = path.read_bytes().split(b'\n') if path.exists() else []
-    return [record for record in map(decode, lines) if record is not None]
+    return scan(path).records
 
 
 def read(path: epath.PathLike) -> list[Record]:

@@ -18,7 +18,7 @@ import tiny
 from bigmodel_jax import __main__, config, experiment
 from bigmodel_jax.data import batches
 from bigmodel_jax.runs import diff, directory, screen, verdict
-from bigmodel_jax.train import files, loop, state, step
+from bigmodel_jax.train import files, loop, records, state, step
 from runs import quick
 
 BF16 = {'model.dtype': 'bfloat16'}
@@ -239,11 +239,11 @@ def test_too_much_for_rounding_is_unexplained(base, on_eight, tmp_path):
     run = tmp_path / 'run'
     shutil.copytree(on_eight, run)
     log = run / 'metrics.jsonl'
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    for line in lines:
-        if line['kind'] == 'train':
-            line['metrics']['loss'] *= 1.001
-    log.write_text('\n'.join(map(json.dumps, lines)) + '\n')
+    written = records.read_all(log)
+    for record in written:
+        if record['kind'] == 'train':
+            record['metrics']['loss'] *= 1.001
+    log.write_text('\n'.join(map(records.encode, written)) + '\n')
     found = compared(base, run)
     assert found.verdict.word == verdict.UNEXPLAINED
     assert 'mesh: one device -> data=8' in found.verdict.reason

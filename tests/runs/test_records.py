@@ -42,7 +42,13 @@ def test_float32_is_exact():
 
 
 def test_words_outside_metrics_stay_words(tmp_path):
-    record = {'kind': 'samples', 'step': 1, 'time': 0.0, 'samples': [{'prompt': 'nan', 'text': 'inf\n\u2028 世界'}]}
+    record = {
+        'kind': 'samples',
+        'step': 1,
+        'time': 0.0,
+        'name': 's',
+        'samples': [{'prompt': 'nan', 'text': 'inf\n\u2028 世界'}],
+    }
     records.append(tmp_path / 'm.jsonl', record)
     assert records.read(tmp_path / 'm.jsonl') == [record]
 
@@ -88,3 +94,59 @@ def test_resumed_session_takes_back_what_it_does_again():
 def test_new_start_takes_back_everything():
     history = [{'kind': 'start', 'step': 0}, step(10, loss=1.0), {'kind': 'start', 'step': 0}]
     assert [record['kind'] for record in records.current(history)] == ['start', 'start']
+
+
+def log(path):
+    """The bytes of a log with a record of each important kind."""
+    with records.Writer(path) as writer:
+        writer.append({'kind': 'start', 'step': 0, 'time': 1.0})
+        writer.append(step(1, loss=0.5))
+        writer.append({'kind': 'certificates', 'step': 1, 'time': 2.0, 'ids': ['0a'], 'content': ['f'], 'skipped': 0})
+        writer.append({'kind': 'end', 'step': 1, 'time': 3.0, 'digest': 'c0ffee'})
+    return path.read_bytes()
+
+
+def test_a_flipped_bit_is_named_as_damage_and_never_read_as_a_value(tmp_path):
+    path = tmp_path / 'm.jsonl'
+    whole, written = log(path), records.read_all(path)
+    for at in range(len(whole) - 1):  # But for the last newline.
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        found = records.scan(path)
+        assert all(record in written for record in found.records), at
+        assert len(found.records) == len(written) or found.damage, f'byte {at}: a record went missing without a word'
+        assert all(f'{path}, line ' in sentence for sentence in found.damage)
+
+
+def test_lines_of_older_versions_have_no_checksum_and_are_read(tmp_path):
+    path = tmp_path / 'm.jsonl'
+    path.write_text('{"kind": "start", "step": 0, "time": 1.0}\n')
+    records.append(path, step(1, loss=0.5))
+    found = records.scan(path)
+    assert ([each['step'] for each in found.records], found.damage) == ([0, 1], [])
+
+
+@pytest.mark.parametrize(
+    ('line', 'what'),
+    [
+        ('{"kind": "train", "step": 1, "time": 1.0}', 'metrics'),
+        ('{"kind": "train", "step": "1", "time": 1.0, "metrics": {}}', 'step'),
+        ('{"kind": "train", "step": 1, "tine": 1.0, "metrics": {}}', 'time'),
+        ('{"kind": "train", "step": 1, "time": 1e999, "metrics": {}}', 'time'),
+        ('{"kind": "train", "step": 1, "time": 1.0, "metrics": {"loss": [1]}}', 'metrics.loss'),
+        ('{"kind": "train", "step": 1, "time": 1.0, "metrics": {"loss": 1' + '0' * 400 + '}}', 'metrics.loss'),
+        ('{"kind": "train", "step": ' + '1' * 5_000 + '}', 'not JSON'),
+        ('{"kind": "end", "step": 1, "time": 1.0}', 'digest'),
+        ('{"kind": ["train"], "step": 1, "time": 1.0}', 'kind'),
+        ('{"kind": "evaluation", "step": 1, "time": 1.0, "name": "\\ud800", "metrics": {}}', 'surrogate'),
+        ('{"kind": ' + '[' * 100_000 + ']' * 100_000 + '}', 'nested'),
+        ('[]', 'not a JSON object'),
+    ],
+)  # fmt: skip
+def test_a_record_of_another_form_is_named_with_its_line_and_field(tmp_path, line, what):
+    path = tmp_path / 'm.jsonl'
+    path.write_text(f'{line}\n{{"kind": "start", "step": 0, "time": 1.0}}\n')
+    found = records.scan(path)
+    assert [record['kind'] for record in found.records] == ['start']
+    (sentence,) = found.damage
+    assert f'{path}, line 1 is damaged' in sentence
+    assert what in sentence

@@ -9,7 +9,7 @@ from etils import epath
 import tiny
 from bigmodel_jax import __main__, config, experiment
 from bigmodel_jax.runs import directory, repeat, verify
-from bigmodel_jax.train import checkpoints, files, loop
+from bigmodel_jax.train import checkpoints, files, loop, records
 from runs import quick
 
 # Checkpoints fall between reports, and are all kept.
@@ -43,10 +43,10 @@ def verified(path, **how):
 
 
 def rewrite(path, change):
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    for record in records:
+    written = records.read_all(path)
+    for record in written:
         change(record)
-    path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+    path.write_text(''.join(records.encode(record) + '\n' for record in written))
 
 
 def content(path):
@@ -119,6 +119,18 @@ def test_an_altered_certificate(copy):
     rewrite(copy / files.TRACE, change)
     found = verified(copy)
     assert (found.step, found.first.what) == (3, 'step 3 ids')
+
+
+def test_a_flipped_bit_in_the_trace_is_told_as_damage_and_not_as_another_step(copy):
+    path = copy / files.TRACE
+    content = path.read_bytes()
+    at = content.index(b'"ids": ["') + 9
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    found = verified(copy)
+    assert not found.identical
+    assert 'trace.jsonl, line ' in found.first.text
+    assert 'damaged' in found.first.text
+    assert not [each for each in found.sections if each.findings and each.title != 'log']
 
 
 def test_an_altered_checkpoint_names_the_array(copy):
