@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from etils import epath
 
 from bigmodel_jax import config
 
@@ -33,7 +32,7 @@ class Examples:
 
     fields: Mapping[str, Field]
     fingerprint: Mapping[str, Any]  # JSON-ready: what the data is (name, version, size, hash of the content).
-    tokenizer: Any = None  # The data.tokenizer.Tokenizer of text.
+    tokenizer: Any = None  # The data.tokenizer.Tokenizer of text; a run stores it.
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -47,9 +46,6 @@ class Examples:
           seed: the experiment's seed.
         """
         raise NotImplementedError
-
-    def save(self, directory: epath.Path) -> None:
-        """Stores with a run what its outputs cannot be read without, such as a tokenizer; by default nothing."""
 
 
 class ArrayExamples(Examples):

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, rows, tables, tokenizers
@@ -60,9 +59,6 @@ class LabelledExamples(batches.ArrayExamples):
         }  # fmt: skip
         super().__init__(arrays, below={}, fingerprint=fingerprint)
         self.fields = _fields(data, self.tokenizer.size)
-
-    def save(self, directory: epath.Path) -> None:
-        self.tokenizer.save(directory / tokenizers.FOLDER)
 
 
 def _number(label: str) -> float:

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import annotated_types
 import numpy as np
-from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
@@ -117,10 +116,6 @@ class MixedExamples(batches.Examples):
             own = indices[rows] - self.starts[number]
             pieces.append((rows, examples.gather(own, epochs[rows], part_seed(seed, number))))
         return _joined(pieces, len(indices))
-
-    def save(self, directory: epath.Path) -> None:
-        for part in self.parts:
-            part.examples.save(directory)
 
 
 class MixedBatches(batches.Batches):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, cache, packing, progress, sources, text, tokenizers, tokens
@@ -87,9 +86,6 @@ class PairExamples(batches.Examples):
 
     def __len__(self) -> int:
         return len(self._plan.row_starts) - 1
-
-    def save(self, directory: epath.Path) -> None:
-        self.tokenizer.save(directory / tokenizers.FOLDER)
 
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.Batch:
         plan = self._plan

@@ -177,9 +177,6 @@ class QuestionExamples(batches.ArrayExamples):
         shift = window.first - window.at
         return context[places[start + shift, 0] : places[end + shift, 1]]
 
-    def save(self, directory: epath.Path) -> None:
-        self.tokenizer.save(directory / tokenizers.FOLDER)
-
 
 def starts_of_windows(tokens: int, *, room: int, stride: int) -> Sequence[int]:
     """Where each window of `room` tokens begins, so that every token is in one."""

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, chance, masking, packing, rows, sources, tokenizers, tokens
@@ -88,9 +87,6 @@ class PairExamples(batches.Examples):
 
     def __len__(self) -> int:
         return len(self._firsts)
-
-    def save(self, directory: epath.Path) -> None:
-        self.tokenizer.save(directory / tokenizers.FOLDER)
 
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.Batch:
         keys = chance.bits(seed, epochs, indices)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, chance, packing, sources, text, tokenizers, tokens
@@ -134,9 +133,6 @@ class SpanExamples(batches.Examples):
 
     def __len__(self) -> int:
         return self._pairs // self._sizes.raw
-
-    def save(self, directory: epath.Path) -> None:
-        self.tokenizer.save(directory / tokenizers.FOLDER)
 
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.Batch:
         raw, keys = self._sizes.raw, list(zip(epochs.tolist(), indices.tolist()))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, cache, packing, sources, tokenizers, tokens
@@ -114,9 +113,6 @@ class TokenExamples(batches.Examples):
         self.fields = fields
         self.fingerprint = {**corpus.fingerprint, 'length': length}
         self._tokens = np.asarray(corpus.tokens)  # A plain view; indexing the memmap itself is slower.
-
-    def save(self, directory: epath.Path) -> None:
-        self.tokenizer.save(directory / tokenizers.FOLDER)
 
     def _batch(self, positions: np.ndarray, real: np.ndarray) -> batches.Batch:
         """The pairs at `positions` [n, T]; those not `real` [n, T] become padding."""

@@ -52,11 +52,15 @@ class Tokenizer:
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in self.files().items()}
         return {'class': type(self).__name__, 'size': self.size, **hashes}
 
+    def stored(self) -> dict[str, bytes]:
+        """What save() writes: the content of each file by its name; the description is the last."""
+        files = self.files()
+        description = {'class': type(self).__name__, 'files': list(files)}
+        return {**files, DESCRIPTION: json.dumps(description).encode()}
+
     def save(self, directory: epath.PathLike) -> None:
         """Writes the tokenizer's files into `directory`, for load()."""
-        folder, files = epath.Path(directory), self.files()
+        folder = epath.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
+        for name, content in self.stored().items():
             (folder / name).write_bytes(content)
-        description = {'class': type(self).__name__, 'files': list(files)}
-        (folder / DESCRIPTION).write_text(json.dumps(description))

@@ -91,6 +91,9 @@ class Checkpointer:
         self._left: set[int] = set()  # Those of a path that the run has left; they go when it has saved on its new one.
         self._store = stores.store_for(self._directory) if store is None else store
         self.damage: list[str] = []  # A sentence for every damaged checkpoint that was met.
+        # What every checkpoint holds beside its arrays, so that it can be read if all else of the run is lost: the
+        # content of files by their names, such as 'experiment.json' and 'tokenizer/vocabulary.json'.
+        self.attachments: Mapping[str, bytes] = {}
         opened = processes.from_first(processes.on_first(self._open))
         self._experiment: str = opened['experiment']
         self._metrics = {int(step): metrics for step, metrics in opened['metrics'].items()}
@@ -170,7 +173,8 @@ class Checkpointer:
             'position': json.loads(json.dumps(position)),
             'metrics': numbers,
         }
-        contents = saving.Contents(items={item: flatten(_part(state, item)) for item in ITEMS}, record=record)
+        items = {item: flatten(_part(state, item)) for item in ITEMS}
+        contents = saving.Contents(items=items, attachments=dict(self.attachments), record=record)
         old = self._superseded(step, numbers)
         begun = self._saver.start(self._path(step), contents, then=lambda: self._delete(old))
         self._saving = step, numbers, begun

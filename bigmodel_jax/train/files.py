@@ -9,6 +9,7 @@ from bigmodel_jax import config
 
 EXPERIMENT, ENVIRONMENT, CHECKPOINTS = 'experiment.json', 'environment.json', 'checkpoints'
 TRACE = 'trace.jsonl'
+SESSION = 'session.json'  # Of a checkpoint: the entry of environment.json of the session that saved it.
 
 
 def read_json(path: epath.Path) -> Any:
@@ -23,8 +24,13 @@ def read_json(path: epath.Path) -> Any:
         raise config.InputError(f'{path} is damaged: {error}. Restore it, or use another --workdir.') from error
 
 
+def encode_json(value: Any) -> bytes:
+    """The content of a JSON file of a run."""
+    return (json.dumps(value, indent=1, allow_nan=False) + '\n').encode()
+
+
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes a file that is either the old one or the new one, whatever happens."""
     partial = path.parent / f'{path.name}.partial'
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + '\n')
+    partial.write_bytes(encode_json(value))
     partial.replace(path)

@@ -2,7 +2,7 @@
 
 Every step directory holds checkpoint.json, written last. It is sealed with its own SHA-256, and says of which step and
 experiment the checkpoint is, the path, shape, dtype and checksum of every array, and the size of every file, with the
-SHA-256 of the small ones. Of the large ones, which hold the arrays' numbers, the arrays' checksums are checked, on the
+SHA-256 of all but the large ones that hold the arrays' numbers: of those the arrays' checksums are checked, on the
 devices, after they were read.
 """
 
@@ -16,7 +16,7 @@ from etils import epath
 
 RECORD = 'checkpoint.json'
 FORMAT = 1
-HASHED_BYTES = 2**20  # Files up to this size are hashed: all but those with the numbers of large arrays.
+HASHED_BYTES = 2**20  # Files of arrays up to this size are hashed: all but those with the numbers of large arrays.
 PASSING = '.nfs'  # NFS keeps a file that was deleted while somebody reads it under such a name for a while.
 
 Record = dict[str, Any]  # 'format', 'step', 'experiment', 'position', 'metrics', 'arrays', 'files'.
@@ -46,14 +46,19 @@ def _is_link(path: epath.Path) -> bool:
     return os.path.islink(path)  # Of an object store's: no.
 
 
-def describe_files(directory: epath.Path) -> dict[str, list[Any]]:
-    """Size, and SHA-256 where that is cheap, of every file, as the record keeps them."""
-    return {name: _describe(path) for name, path in files_of(directory)}
+def describe_files(directory: epath.Path, attachments: Collection[str] = ()) -> dict[str, list[Any]]:
+    """Size and SHA-256 of every file, as the record keeps them; of large files of arrays the size alone.
+
+    Args:
+      attachments: the names of files that hold no arrays, and are hashed whatever their size.
+    """
+    return {name: _describe(path, hashed=name in attachments) for name, path in files_of(directory)}
 
 
-def _describe(path: epath.Path) -> list[Any]:
+def _describe(path: epath.Path, *, hashed: bool) -> list[Any]:
     size = path.stat().length
-    return [size, hashlib.sha256(path.read_bytes()).hexdigest()] if size <= HASHED_BYTES else [size]
+    known = hashed or size <= HASHED_BYTES
+    return [size, hashlib.sha256(path.read_bytes()).hexdigest()] if known else [size]
 
 
 def seal(record: Record) -> str:
@@ -133,7 +138,7 @@ def _check_file(name: str, path: epath.Path | None, facts: list[Any]) -> None:
     size = path.stat().length
     if size != facts[0]:
         raise Damaged(f'{name} has {size:,} bytes instead of {facts[0]:,}')
-    if _describe(path) != facts:
+    if _describe(path, hashed=len(facts) > 1) != facts:
         raise Damaged(f'{name} has another content than was written')
 
 

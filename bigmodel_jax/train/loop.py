@@ -88,7 +88,7 @@ def train(
             feed.Feed(run.data, run.place, start, Route.of(position)) as ahead,
             trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, start=start) as tracer,
         ):
-            preparation.record_session(run, directory, writer, position)
+            checkpoints.attachments = preparation.record_session(run, directory, writer, position)
             shown.say(preparation.greeting(run, directory, position, changes))
             equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
             session = Session(run, equipment, position, stop_after=stop_after)

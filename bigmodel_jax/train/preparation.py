@@ -9,10 +9,10 @@ from etils import epath
 
 from bigmodel_jax import config, sharding, torus
 from bigmodel_jax import experiment as experiments
-from bigmodel_jax.data import batches
+from bigmodel_jax.data import batches, tokenizers
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import best, environment, metrics, processes, starting, state, workdir
+from bigmodel_jax.train import best, environment, files, metrics, processes, starting, state, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 
@@ -110,9 +110,15 @@ def begin(
     return first, {'step': 0, 'pending': []} | ({} if origin is None else {'start': origin})
 
 
-def record_session(run: Run, directory: epath.Path, writer: metrics.Writer, position: Mapping[str, Any]) -> None:
-    """Adds this session to the run's environment.json and to its log, and stores its tokenizer."""
-    start = position['step']
+def record_session(
+    run: Run, directory: epath.Path, writer: metrics.Writer, position: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Adds this session to the run's environment.json and to its log, and stores its tokenizer.
+
+    Returns:
+      Copies for the checkpoints, see Checkpointer.attachments; they matter on the first process.
+    """
+    start, attachments = position['step'], {}
     if processes.is_first():
         session = environment.describe() | {
             'step': start,
@@ -122,8 +128,23 @@ def record_session(run: Run, directory: epath.Path, writer: metrics.Writer, posi
         }
         session |= {'start': position['start']} if 'start' in position else {}
         workdir.add_session(directory, session)
-        run.data.examples.save(directory)
+        tokenizer = run.data.examples.tokenizer
+        if tokenizer is not None:
+            tokenizer.save(directory / tokenizers.FOLDER)
+        attachments = _attachments(run, session)
     writer.event('resume' if start else 'start', start)
+    return attachments
+
+
+def _attachments(run: Run, session: Mapping[str, Any]) -> dict[str, bytes]:
+    """What a checkpoint holds beside its arrays: enough to read it when all else of the run is lost."""
+    tokenizer = run.data.examples.tokenizer
+    stored = {} if tokenizer is None else tokenizer.stored()
+    return {
+        files.EXPERIMENT: files.encode_json(config.to_json(run.experiment)),
+        files.SESSION: files.encode_json(session),
+        **{f'{tokenizers.FOLDER}/{name}': content for name, content in stored.items()},
+    }
 
 
 def greeting(run: Run, directory: epath.Path, position: Mapping[str, Any], changes: list[config.Difference]) -> str:

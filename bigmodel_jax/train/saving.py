@@ -35,6 +35,7 @@ class Contents:
     """What goes into a checkpoint."""
 
     items: Mapping[str, Arrays]  # Each a folder of the checkpoint.
+    attachments: Mapping[str, bytes]  # Files beside them, by name.
     record: integrity.Record  # Without what is known only when the arrays are written.
 
     @property
@@ -112,8 +113,13 @@ class Saver:
         partial = self._store.partial(final)
         for name in contents.items:
             handler().finalize(partial / name)
+        for name, content in contents.attachments.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         arrays = {name: _describe(each, sums[name]) for name, each in contents.items.items()}
-        record = contents.record | {'arrays': arrays, 'files': integrity.describe_files(partial)}
+        described = integrity.describe_files(partial, contents.attachments.keys())
+        record = contents.record | {'arrays': arrays, 'files': described}
         self._store.commit(final, integrity.seal(record))
 
     def _failed(self, final: epath.Path, problem: str) -> Outcome:

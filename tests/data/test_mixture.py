@@ -173,7 +173,7 @@ def test_a_mixture_of_texts(texts, packing, tmp_path):
         name: field[:2] for name, field in built.fields.items()
     }
     assert built.examples.tokenizer.size == 257
-    built.examples.save(tmp_path)
+    built.examples.tokenizer.save(tmp_path / tokenizers.FOLDER)
     assert tokenizers.load(tmp_path / tokenizers.FOLDER).fingerprint == built.examples.tokenizer.fingerprint
     assert [part['weight'] for part in built.examples.fingerprint['parts']] == [0.75, 0.25]
     alone = [part.data.build(0).examples for part in data.parts]
