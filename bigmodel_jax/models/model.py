@@ -17,7 +17,9 @@ class Model:
     """Interface of the model configs.
 
     The module they build maps a batch (a dict of arrays) to a dict of arrays. `module.init(key, batch)` makes its
-    weights.
+    weights. Any Flax Linen module will do. In training it has the random stream 'dropout', in evaluation it has not:
+    `nn.Dropout(0.1, deterministic=not self.has_rng('dropout'))`,
+    `nn.BatchNorm(use_running_average=not self.has_rng('dropout'))`.
     """
 
     def build(self, name: str | None = None) -> nn.Module:

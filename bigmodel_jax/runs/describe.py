@@ -19,6 +19,12 @@ SMALL_BYTES = 2**20
 LARGE_PART = 0.01  # Of all parameters.
 ADVICE = 'If memory is short, give mesh.fsdp or mesh.tensor more devices, or one of their axes a rule in mesh.rules.'
 
+PLAIN = (
+    'Arrays of plain Flax layers, which name no axes: {count}. Each of two or more dimensions is split along the '
+    "largest one that divides, over the mesh axes of the rule for 'embed', and is subject to weight decay unless its "
+    'name ends in bias or scale; every other one is replicated and does not decay.'
+)
+
 
 class Row(NamedTuple):
     """One array."""
@@ -101,6 +107,9 @@ def render(groups: Mapping[str, Sequence[Row]]) -> text.Text:
         if members:
             shown.append(f'{name}: {_total(members)}\n', style='bold').append(_table(members)).append('\n')
     shown.append(f'All together: {_total(every)}', style='bold')
+    plain = [row for row in groups.get('parameters', ()) if row.shape and not any(row.axes or ())]
+    if plain:
+        shown.append(f'\n{PLAIN.format(count=len(plain))}')
     large = replicated(groups)
     if large:
         shown.append(f'\nWARNING: several devices hold the same large arrays. {ADVICE}', style='bold red')

@@ -60,6 +60,10 @@ def build(experiment: Experiment) -> Run:
             seed=experiment.seed,
         )
         evaluators = tuple(each.build(setting) for each in experiment.evaluations)
+        if jax.tree.leaves(blueprint.abstract.model_state):
+            # A module that changes its state in evaluation is found by tracing it.
+            for evaluator in evaluators:
+                evaluator.metrics(blueprint.abstract.params, blueprint.abstract.model_state)
         direction = best.direction(experiment, evaluators, blueprint.abstract)
     return Run(experiment, place, data, blueprint, evaluators, direction)
 

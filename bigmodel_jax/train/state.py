@@ -19,6 +19,10 @@ from bigmodel_jax.train import fixed_order
 
 PyTree = Any
 
+# Collections of a Flax module that belong to one batch and are no state of the model.
+OF_A_BATCH = (LOSSES, 'intermediates', 'perturbations')
+SPLIT = 'embed'  # The logical axis whose rule also splits arrays that declare no axes.
+
 
 class TrainState(NamedTuple):
     """All that training changes; with the experiment, enough to replay any step. Their shardings have this form too."""
@@ -90,8 +94,7 @@ def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], seed
     # The values do not matter to the weights, so the compiler drops the computation that they feed.
     batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in example.items()}
     variables = module.init(jax.random.key(seed), batch)
-    # Of each batch, not of the model.
-    return {name: collection for name, collection in variables.items() if name != LOSSES}
+    return {name: collection for name, collection in variables.items() if name not in OF_A_BATCH}
 
 
 def _is_boxed(node: Any) -> bool:
@@ -99,8 +102,10 @@ def _is_boxed(node: Any) -> bool:
 
 
 def _axes_of(leaf: Any) -> sharding.LogicalAxes:
-    """The logical axes a weight was declared with; none for one declared by plain Flax."""
-    return tuple(leaf.names) if isinstance(leaf, nn.LogicallyPartitioned) else (None,) * leaf.ndim
+    """The logical axes a weight was declared with; None for each axis of one declared by plain Flax."""
+    if isinstance(leaf, nn.LogicallyPartitioned):
+        return tuple(leaf.names)
+    return (None,) * nn.meta.unbox(leaf).ndim
 
 
 Arrays = dict[str, tuple[tuple[int, ...], str]]  # Path -> shape and dtype.
@@ -158,10 +163,25 @@ def tree_shardings(place: sharding.Place, abstract: Any, axes: Any) -> Any:
     """
 
     def one(path: Any, leaf: Any, names: sharding.LogicalAxes) -> Any:
+        names = with_default(place, leaf.shape, names)
         place.check(jax.tree_util.keystr(path, simple=True, separator='/'), leaf.shape, names)
         return place.sharding(names)
 
     return jax.tree_util.tree_map_with_path(one, abstract, axes)
+
+
+def with_default(place: sharding.Place, shape: tuple[int, ...], axes: sharding.LogicalAxes) -> sharding.LogicalAxes:
+    """`axes`, or the default for an array of a plain Flax layer, which declares none.
+
+    Such an array of two or more dimensions is split along the largest one that divides, over the mesh axes that
+    split 'embed' (fsdp, expert, sequence in the standard rules). Every other one is replicated.
+    """
+    if any(axes) or len(shape) < 2:
+        return axes
+    parts = place.shards(SPLIT)
+    fitting = [dimension for dimension, size in enumerate(shape) if size % parts == 0]
+    largest = max(fitting, key=lambda dimension: shape[dimension], default=None)
+    return tuple(SPLIT if dimension == largest else None for dimension in range(len(shape)))
 
 
 def state_shardings(place: sharding.Place, opt_state: Any, params: Any, shardings: Any) -> Any:
