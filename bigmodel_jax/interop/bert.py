@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from bigmodel_jax.interop import family, reference, rules
-from bigmodel_jax.interop.fields import Fields
+from bigmodel_jax.interop import family, fields, reference, rules
 from bigmodel_jax.layers import ffn, norms
 from bigmodel_jax.models import bert
 
@@ -89,12 +88,36 @@ TABLES = (
 OLD = (('LayerNorm.weight', 'LayerNorm.gamma'), ('LayerNorm.bias', 'LayerNorm.beta'))
 
 
+FIELDS: fields.Table = {
+    **fields.COMMON,
+    **fields.without(
+        'hidden_dropout_prob', 'attention_probs_dropout_prob',
+        # Of the multilingual release, which no implementation reads.
+        'directionality', 'pooler_fc_size', 'pooler_num_attention_heads', 'pooler_num_fc_layers',
+        'pooler_size_per_head', 'pooler_type',
+    ),
+    'vocab_size': fields.Used(30_522),
+    'hidden_size': fields.Used(768),
+    'num_hidden_layers': fields.Used(12),
+    'num_attention_heads': fields.Used(12),
+    'intermediate_size': fields.Used(3_072),
+    'hidden_act': fields.Used('gelu'),
+    'max_position_embeddings': fields.Used(512),
+    'type_vocab_size': fields.Used(2),
+    'layer_norm_eps': fields.Used(1e-12),
+    'tie_word_embeddings': fields.Only(True),
+    'position_embedding_type': fields.Only('absolute'),
+    'is_causal': fields.Only(False),  # Each position sees all others, unless is_decoder is set.
+}  # fmt: skip
+
+
 class Bert(family.Family):
     """BertForPreTraining, BertForMaskedLM and BertModel."""
 
     model_types = ('bert',)
+    architectures = ('BertForPreTraining', 'BertForMaskedLM', 'BertModel')
+    config_fields = FIELDS
     kind = bert.Bert
-    without_effect = ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'pad_token_id', 'directionality')
     needed: ClassVar = {
         'prediction_logits': ('masked',),
         'seq_relationship_logits': ('pooler', 'next_sentence'),
@@ -102,16 +125,9 @@ class Bert(family.Family):
         'loss': ('masked',),
     }
 
-    def model(self, fields: Fields) -> bert.Bert:
-        fields.only(
-            position_embedding_type='absolute',
-            is_decoder=False,
-            add_cross_attention=False,
-            tie_word_embeddings=True,
-            is_encoder_decoder=False,
-        )
-        activation = fields.choice('hidden_act', reference.ACTIVATIONS, 'gelu')
-        norm = norms.LayerNorm(epsilon=fields.number('layer_norm_eps', 1e-12))
+    def model(self, fields: fields.Fields) -> bert.Bert:
+        activation = fields.choice('hidden_act', reference.ACTIVATIONS)
+        norm = norms.LayerNorm(epsilon=fields.number('layer_norm_eps'))
         return bert.bert(
             vocab=fields.whole('vocab_size'),
             width=fields.whole('hidden_size'),
@@ -124,7 +140,7 @@ class Bert(family.Family):
                 'norm': norm,
                 'activation': activation,
                 'length': fields.whole('max_position_embeddings'),
-                'types': fields.whole('type_vocab_size', 2),
+                'types': fields.whole('type_vocab_size'),
             },
         )
 

@@ -1,7 +1,10 @@
 """Comparing a published model with what the reference implementation made of the same inputs."""
 
 import pathlib
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,6 +20,13 @@ from bigmodel_jax.models import model as models
 TIMES, FLOAT32, FLOAT64 = 20.0, 2e-5, 1e-9
 SCALE = ('logits', 'prediction_logits', 'seq_relationship_logits')  # The outputs whose size counts.
 TOLERANCE = 'tolerance/'
+NUMBERS = 'fiub'  # Kinds of NumPy's dtypes.
+# What NumPy and zipfile raise where the bytes of an .npz are not what they should be.
+UNREADABLE = (
+    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError, EOFError, MemoryError,
+    OverflowError, RecursionError, NotImplementedError, RuntimeError, struct.error, tokenize.TokenError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -72,9 +82,11 @@ def certify(
         raise config.InputError(
             f'{against} holds no in/..., or neither out/... nor out64/...; it has {list(recorded)[:8]}.'
         )
+    given = tolerance
     if tolerance is None:
         kept = recorded.get(f'{TOLERANCE}{dtype}')
-        tolerance = _rounding(in32, in64, dtype) if kept is None else float(kept)
+        tolerance = _rounding(in32, in64, dtype) if kept is None else kept
+    tolerance = _tolerance(tolerance, f'The tolerance of {against}' if given is None else 'tolerance')
     pretrained = huggingface.load_pretrained(directory, dtype=dtype)
     found = {name: np.asarray(value) for name, value in pretrained.apply(inputs).items()}
     mask_BT, paired = inputs.get('attention_mask'), any(name.startswith('encoder') for name in found)
@@ -89,9 +101,22 @@ def certify(
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile, TypeError) as error:
+            found = dict(file)
+    except FileNotFoundError:
+        raise config.InputError(f'{path} does not exist; pass the .npz that the reference wrote.') from None
+    except UNREADABLE as error:
         raise config.InputError(f'{path} cannot be read as an .npz of arrays: {error}.') from error
+    for name, array in found.items():
+        if array.dtype.kind not in NUMBERS:
+            raise config.InputError(f'{path}: {name} holds {array.dtype}, not numbers; record it as numbers.')
+    return found
+
+
+def _tolerance(value: np.ndarray | float, where: str) -> float:
+    array = np.asarray(value)
+    if array.size != 1 or not np.isfinite(array).all() or array.min() < 0:
+        raise config.InputError(f'{where}: {array.tolist()} should be one finite number, at least 0.')
+    return float(array.reshape(()))
 
 
 def _below(recorded: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -125,7 +150,9 @@ def _row(
     # With a decoder, the mask speaks of the encoder's positions alone.
     if mask_BT is not None and difference.shape[:2] == mask_BT.shape and (name.startswith('encoder') or not paired):
         difference, remark = difference[mask_BT > 0], 'without padding'
-    return Row(name, float(difference.max()) if difference.size else 0.0, remark)
+    if not difference.size:
+        return Row(name, None, 'there is no number to compare')
+    return Row(name, float(difference.max()), remark)
 
 
 def _order(name: str) -> tuple[int, str, int, str]:

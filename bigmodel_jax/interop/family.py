@@ -9,8 +9,7 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
-from bigmodel_jax.interop import folder, reference, rules
-from bigmodel_jax.interop.fields import Fields
+from bigmodel_jax.interop import fields, folder, reference, rules
 from bigmodel_jax.models import bert, decoder, seq2seq
 from bigmodel_jax.models import model as models
 
@@ -19,30 +18,19 @@ Arrays = Mapping[str, Any]
 NOT_STORED = ('init', 'out_init', 'dropout', 'dtype', 'stack', 'kernel', 'balance', 'z_loss')
 
 
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What a config.json says.
-
-    Attributes:
-      model: our model of it.
-      notes: fields that nothing is known of, each as name=value.
-    """
-
-    model: models.Model
-    notes: tuple[str, ...]
-
-
 class Family:
     """Interface; each family is one file beside this one."""
 
     model_types: tuple[str, ...]  # As config.json has it.
+    architectures: tuple[str, ...]  # The classes of the reference that it implements, as config.json names them.
+    config_fields: fields.Table  # Every field that its config.json may have.
+    aliases: ClassVar[Mapping[str, str]] = {}  # Other names of fields, as the reference reads them.
     kind: type  # Of our models.
     needed: ClassVar[
         Mapping[str, tuple[str, ...]]
     ] = {}  # Output -> first names of parameters without which there is none.
-    without_effect: tuple[str, ...] = ()  # Fields of its config.json beside those of fields.WITHOUT_EFFECT.
 
-    def model(self, fields: Fields) -> Any:
+    def model(self, fields: fields.Fields) -> Any:
         """Our model of a config.json.
 
         Raises:
@@ -66,7 +54,7 @@ class Family:
         """Our batch of the reference's inputs, and the labels, if there are any.
 
         Args:
-          values: config.json, for the tokens that it names.
+          values: config.json, or our own fields of it, for the tokens that it names.
 
         Raises:
           InputError: an input is unknown or missing, or does not fit the model.
@@ -102,14 +90,27 @@ class Family:
         """First names of the parameters of a model that files of this table do not have."""
         return ()
 
-    def describe(self, values: Mapping[str, Any], where: str) -> Description:
-        """Our model of a config.json, and what in it nothing is known of."""
-        fields = Fields(values, where)
-        model = config.check(self.model(fields))
+    def read(self, values: Mapping[str, Any], where: str) -> fields.Fields:
+        """The fields of a config.json.
+
+        Raises:
+          InputError: one is unknown, or asks for what no family implements.
+        """
+        found = fields.Fields(values, where, self.config_fields, self.aliases)
+        fields.check_common(found, self.architectures)
+        return found
+
+    def describe(self, values: Mapping[str, Any], where: str) -> models.Model:
+        """Our model of a config.json.
+
+        Raises:
+          InputError: it says something that is not implemented, or that contradicts itself.
+        """
+        model = config.check(self.model(self.read(values, where)))
         # What a layer finds wrong with itself it says when it is built.
         model.block.attention.width_of_head(model.width)
         model.block.ffn.build()
-        return Description(model, tuple(fields.unknown(self.without_effect)))
+        return model
 
     def config_of(self, model: Any) -> dict[str, Any]:
         """The config.json of a model of ours.
@@ -118,7 +119,7 @@ class Family:
           InputError: it says something that the family cannot.
         """
         values = self.config(model)
-        again = self.describe(values, f'config.json of {values["model_type"]}').model
+        again = self.describe(values, f'config.json of {values["model_type"]}')
         self.check_same(again, model, f'A {values["model_type"]}')
         return values
 

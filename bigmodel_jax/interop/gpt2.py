@@ -1,12 +1,11 @@
 """GPT-2 (Radford et al., 2019) as transformers stores it: matrices [in, out], query, key and value in one."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from bigmodel_jax.interop import family, reference, rules
-from bigmodel_jax.interop.fields import Fields
+from bigmodel_jax.interop import family, fields, reference, rules
 from bigmodel_jax.layers import ffn
 from bigmodel_jax.models import decoder
 
@@ -51,22 +50,43 @@ COPIES = (rules.Copy('lm_head.weight', of='wte.weight', inside=False),)
 TABLE = rules.Table(RULES, COPIES, buffers=(r'h\.\d+\.attn\.(bias|masked_bias)',), prefix='transformer.')
 
 
+FIELDS: fields.Table = {
+    **fields.COMMON,
+    **fields.without(
+        'resid_pdrop', 'embd_pdrop', 'attn_pdrop', 'reorder_and_upcast_attn', 'summary_type', 'summary_use_proj',
+        'summary_activation', 'summary_proj_to_labels', 'summary_first_dropout',
+        'n_ctx',  # Of the mask that old versions stored.
+    ),
+    'vocab_size': fields.Used(50_257),
+    'n_positions': fields.Used(1_024),
+    'n_embd': fields.Used(768),
+    'n_layer': fields.Used(12),
+    'n_head': fields.Used(12),
+    'n_inner': fields.Used(None),  # 4 n_embd.
+    'activation_function': fields.Used('gelu_new'),
+    'layer_norm_epsilon': fields.Used(1e-5),
+    'scale_attn_weights': fields.Only(True),
+    'scale_attn_by_inverse_layer_idx': fields.Only(False),
+    'tie_word_embeddings': fields.Only(True),
+}  # fmt: skip
+
+
 class Gpt2(family.Family):
     """GPT2LMHeadModel and GPT2Model."""
 
     model_types = ('gpt2',)
+    architectures = ('GPT2LMHeadModel', 'GPT2Model')
+    config_fields = FIELDS
+    aliases: ClassVar = {
+        'hidden_size': 'n_embd',
+        'max_position_embeddings': 'n_positions',
+        'num_attention_heads': 'n_head',
+        'num_hidden_layers': 'n_layer',
+    }
     kind = decoder.Decoder
-    without_effect = ('resid_pdrop', 'embd_pdrop', 'attn_pdrop', 'n_ctx', 'reorder_and_upcast_attn')
 
-    def model(self, fields: Fields) -> decoder.Decoder:
-        fields.only(
-            scale_attn_weights=True,
-            scale_attn_by_inverse_layer_idx=False,
-            add_cross_attention=False,
-            tie_word_embeddings=True,
-            is_encoder_decoder=False,
-        )
-        width, epsilon = fields.whole('n_embd'), fields.number('layer_norm_epsilon', 1e-5)
+    def model(self, fields: fields.Fields) -> decoder.Decoder:
+        width, epsilon = fields.whole('n_embd'), fields.number('layer_norm_epsilon')
         return decoder.gpt(
             vocab=fields.whole('vocab_size'),
             width=width,
@@ -75,7 +95,7 @@ class Gpt2(family.Family):
             length=fields.whole('n_positions'),
             **{
                 'block.ffn.hidden': fields.optional('n_inner') or 4 * width,
-                'block.ffn.activation': fields.choice('activation_function', reference.ACTIVATIONS, 'gelu_new'),
+                'block.ffn.activation': fields.choice('activation_function', reference.ACTIVATIONS),
                 'block.residual.norm.epsilon': epsilon,
                 'norm.epsilon': epsilon,
             },

@@ -1,14 +1,13 @@
 """Llama, Mistral and Mixtral as transformers stores them: matrices [out, in], the halves of a head rotated."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.interop import family, gpt2, reference, rules
-from bigmodel_jax.interop.fields import Fields
+from bigmodel_jax.interop import family, fields, gpt2, reference, rules
 from bigmodel_jax.layers import ffn, moe, norms, positions
 from bigmodel_jax.models import decoder
 
@@ -44,49 +43,105 @@ STACKED_EXPERTS = (
 )
 OUTPUT = rule('lm_head.weight', 'V D -> V D', 'embedding.output', inside=False)
 TIED = rules.Copy('lm_head.weight', of='embed_tokens.weight', inside=False)
+# What all three have; those of Llama.
+LLAMA: fields.Table = {
+    **fields.COMMON,
+    **fields.without('attention_dropout'),
+    'vocab_size': fields.Used(32_000),
+    'hidden_size': fields.Used(4_096),
+    'intermediate_size': fields.Used(11_008),
+    'num_hidden_layers': fields.Used(32),
+    'num_attention_heads': fields.Used(32),
+    'num_key_value_heads': fields.Used(None),  # As num_attention_heads.
+    'head_dim': fields.Used(None),  # hidden_size / num_attention_heads.
+    'hidden_act': fields.Used('silu'),
+    'rms_norm_eps': fields.Used(1e-6),
+    'max_position_embeddings': fields.Used(2_048),  # Limits nothing; llama3 scaling counts from it.
+    'tie_word_embeddings': fields.Used(False),
+    'rope_parameters': fields.Used(None),
+    'rope_scaling': fields.Used(None),  # These were its names before transformers 5.
+    'rope_theta': fields.Used(10_000.0),
+    'original_max_position_embeddings': fields.Used(None),
+    'partial_rotary_factor': fields.Only(1.0, None),
+    'attention_bias': fields.Only(False),
+    'mlp_bias': fields.Only(False),
+    'sliding_window': fields.Only(None),
+    'pretraining_tp': fields.Only(1, None),  # How many pieces of each matrix are multiplied apart.
+}
+MISTRAL: fields.Table = LLAMA | {
+    'intermediate_size': fields.Used(14_336),
+    'num_key_value_heads': fields.Used(8),
+    'max_position_embeddings': fields.Used(131_072),
+    'sliding_window': fields.Used(4_096),
+}
+MIXTRAL: fields.Table = MISTRAL | {
+    'rms_norm_eps': fields.Used(1e-5),
+    'rope_theta': fields.Used(1_000_000.0),
+    'sliding_window': fields.Used(None),
+    'num_local_experts': fields.Used(8),
+    'num_experts_per_tok': fields.Used(2),
+    'output_router_logits': fields.Used(False),
+    'router_aux_loss_coef': fields.Used(0.001),
+    'router_jitter_noise': fields.WITHOUT,  # In training alone.
+}
+ROTARY: fields.Table = {
+    'rope_type': fields.Used(None),
+    'type': fields.Used(None),  # Its old name.
+    'rope_theta': fields.Used(None),
+    'partial_rotary_factor': fields.Only(1.0),
+}
+LLAMA3: fields.Table = ROTARY | {
+    'factor': fields.Used(None),
+    'low_freq_factor': fields.Used(None),
+    'high_freq_factor': fields.Used(None),
+    'original_max_position_embeddings': fields.Used(None),
+}
 FREQUENCIES = (r'(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq',)
 
 
 class Llama(family.Family):
     """LlamaForCausalLM."""
 
-    model_types = ('llama',)
+    model_types: tuple[str, ...] = ('llama',)
+    # The second is how the first released files have it.
+    architectures: tuple[str, ...] = ('LlamaForCausalLM', 'LLaMAForCausalLM')
+    config_fields = LLAMA
     kind = decoder.Decoder
-    without_effect: tuple[str, ...] = ('max_position_embeddings', 'attention_dropout', 'pretraining_tp')
-    epsilon, base = 1e-6, 10_000.0  # Where config.json does not say.
-    kv_heads: int | None = None  # None: as many as heads.
 
-    def model(self, fields: Fields) -> decoder.Decoder:
-        fields.only(attention_bias=False, mlp_bias=False, is_encoder_decoder=False)
-        heads, epsilon = fields.whole('num_attention_heads'), fields.number('rms_norm_eps', self.epsilon)
+    def model(self, fields: fields.Fields) -> decoder.Decoder:
+        heads, epsilon = fields.whole('num_attention_heads'), fields.number('rms_norm_eps')
+        turned = rotary(fields)
+        fields.whole('max_position_embeddings')
         base = decoder.llama(
             vocab=fields.whole('vocab_size'),
             width=fields.whole('hidden_size'),
             layers=fields.whole('num_hidden_layers'),
             heads=heads,
-            kv_heads=fields.whole('num_key_value_heads', self.kv_heads or heads),
+            kv_heads=fields.optional('num_key_value_heads') or heads,
             hidden=fields.whole('intermediate_size'),
-            rope_base=self.base,
+            rope_base=turned.base,
         )
         changes = {
             'block.attention.head_width': fields.optional('head_dim'),
-            'block.attention.rotary': rotary(fields, self.base),
+            'block.attention.rotary': turned,
             'block.attention.window': self.window(fields),
             'block.residual.norm.epsilon': epsilon,
             'norm.epsilon': epsilon,
-            'embedding.tied': fields.flag('tie_word_embeddings', False),
+            'embedding.tied': fields.flag('tie_word_embeddings'),
             'block.ffn': self.ffn(fields),
         }
-        return config.vary(base, changes)
+        model = config.vary(base, changes)
+        if model.block.attention.width_of_head(model.width) % 2:
+            raise config.InputError('config.json: heads of an odd width (head_dim) have no halves to rotate.')
+        return model
 
-    def window(self, fields: Fields) -> int | None:
+    def window(self, fields: fields.Fields) -> int | None:
         """The width of the band of attention."""
-        fields.only(sliding_window=None)
         return None
 
-    def ffn(self, fields: Fields) -> ffn.Ffn:
+    def ffn(self, fields: fields.Fields) -> ffn.Ffn:
         """The feed-forward layer."""
-        activation = fields.choice('hidden_act', reference.ACTIVATIONS, 'silu')
+        activation = fields.choice('hidden_act', reference.ACTIVATIONS)
         return ffn.Gated(hidden=fields.whole('intermediate_size'), activation=activation)
 
     def config(self, model: decoder.Decoder) -> dict[str, Any]:
@@ -107,7 +162,7 @@ class Llama(family.Family):
             'rms_norm_eps': last.epsilon,
             'rope_theta': turned.base,
             'rope_scaling': None if turned.scaling is None else scaling_values(turned.scaling),
-            'sliding_window': shape.window,
+            **({'sliding_window': shape.window} if 'sliding_window' in self.config_fields else {}),
             'tie_word_embeddings': model.embedding.tied,
         }
         return {name: value for name, value in values.items() if value is not None or name == 'sliding_window'}
@@ -129,9 +184,10 @@ class Mistral(Llama):
     """MistralForCausalLM."""
 
     model_types = ('mistral',)
-    kv_heads = 8
+    architectures = ('MistralForCausalLM',)
+    config_fields: ClassVar[fields.Table] = MISTRAL
 
-    def window(self, fields: Fields) -> int | None:
+    def window(self, fields: fields.Fields) -> int | None:
         return fields.optional('sliding_window')
 
 
@@ -139,18 +195,19 @@ class Mixtral(Mistral):
     """MixtralForCausalLM."""
 
     model_types = ('mixtral',)
-    without_effect = (*Llama.without_effect, 'router_jitter_noise')
-    epsilon, base = 1e-5, 1_000_000.0
+    architectures = ('MixtralForCausalLM',)
+    config_fields = MIXTRAL
+    aliases: ClassVar = {'num_experts': 'num_local_experts'}
 
-    def ffn(self, fields: Fields) -> ffn.Ffn:
-        experts, chosen = fields.whole('num_local_experts', 8), fields.whole('num_experts_per_tok', 2)
-        weight = fields.number('router_aux_loss_coef', 0.001)
-        layers, counts = fields.whole('num_hidden_layers'), fields.flag('output_router_logits', False)
+    def ffn(self, fields: fields.Fields) -> ffn.Ffn:
+        experts, chosen = fields.whole('num_local_experts'), fields.whole('num_experts_per_tok')
+        weight = fields.number('router_aux_loss_coef')
+        layers, counts = fields.whole('num_hidden_layers'), fields.flag('output_router_logits')
         return moe.Routed(
             experts=experts,
             hidden=fields.whole('intermediate_size'),
             top_k=chosen,
-            activation=fields.choice('hidden_act', reference.ACTIVATIONS, 'silu'),
+            activation=fields.choice('hidden_act', reference.ACTIVATIONS),
             # Their loss is one for all layers, and `chosen` at best, where ours is 1 in each.
             balance=weight * chosen / layers if counts else 0.0,
         )
@@ -191,26 +248,45 @@ def table(model: decoder.Decoder, layers: tuple[rules.Rule, ...]) -> rules.Table
     return rules.Table(every, copies=(TIED,) if tied else (), buffers=FREQUENCIES, prefix='model.')
 
 
-def rotary(fields: Fields, base: float) -> positions.Rotary:
+def rotary(fields: fields.Fields) -> positions.Rotary:
     """Rotary positions: of 'rope_parameters' (transformers 5), or 'rope_theta' and 'rope_scaling'."""
-    new, old = fields.within('rope_parameters'), fields.within('rope_scaling')
-    if fields.has('rope_parameters') and fields.has('rope_scaling'):
-        raise config.InputError('config.json has rope_parameters and rope_scaling; leave one out.')
-    found = new if fields.has('rope_parameters') else old
-    base = found.number('rope_theta', fields.number('rope_theta', base))
-    found.only(partial_rotary_factor=1.0)
-    kinds = {'default': False, 'llama3': True}
-    scaled = found.choice('rope_type' if found.has('rope_type') else 'type', kinds, 'default')
-    scaling = None
-    if scaled:
-        scaling = positions.Llama3Scaling(
-            factor=found.number('factor'),
-            low=found.number('low_freq_factor'),
-            high=found.number('high_freq_factor'),
-            length=found.whole('original_max_position_embeddings'),
-        )
-    found.refuse_unknown(without_effect=('type', 'rope_type'))
-    return positions.Rotary(base=base, scaling=scaling)
+    given = {name: fields.value(name) for name in ('rope_parameters', 'rope_scaling')}
+    given = {name: value for name, value in given.items() if value not in (None, {})}
+    fields.agree(given or {'rope_parameters': None})
+    name = next(iter(given), 'rope_parameters')
+    kind = _rope_type(given.get(name))
+    inner = fields.within(name, LLAMA3 if kind == 'llama3' else ROTARY)
+    named = [inner.value(each) for each in ('rope_type', 'type') if inner.has(each)]
+    kinds = {'default': None, 'llama3': None}
+    for each in ('rope_type', 'type'):
+        if inner.has(each):
+            inner.choice(each, kinds)
+    if len(named) == 2:
+        inner.agree({'rope_type': named[0], 'type': named[1]})
+    inside = inner.has('rope_theta')
+    if inside and fields.has('rope_theta'):
+        fields.agree({'rope_theta': fields.value('rope_theta'), f'rope_theta in {name}': inner.value('rope_theta')})
+    base = (inner if inside else fields).number('rope_theta', above=0.0)
+    return positions.Rotary(base=base, scaling=_llama3(fields, inner) if kind == 'llama3' else None)
+
+
+def _rope_type(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return None
+    return value.get('rope_type', value.get('type'))
+
+
+def _llama3(fields: fields.Fields, inner: fields.Fields) -> positions.Llama3Scaling:
+    length = 'original_max_position_embeddings'
+    given = {each: source.value(length) for each, source in ((length, fields), (f'{length} inside', inner))}
+    given = {each: value for each, value in given.items() if value is not None}
+    fields.agree(given or {length: None})
+    source, name = (inner if inner.value(length) is not None else fields), length if given else 'max_position_embeddings'
+    low, high = inner.number('low_freq_factor', above=0.0), inner.number('high_freq_factor', above=0.0)
+    if high <= low:
+        raise config.InputError(f'config.json: high_freq_factor={high:g} should be more than low_freq_factor={low:g}.')
+    factor = inner.number('factor', above=0.0)
+    return positions.Llama3Scaling(factor=factor, low=low, high=high, length=source.whole(name))
 
 
 def scaling_values(scaling: positions.Llama3Scaling) -> dict[str, Any]:

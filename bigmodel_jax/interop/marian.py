@@ -1,13 +1,12 @@
 """Marian's translation models as transformers stores them: Vaswani et al. (2017), with biases everywhere."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.interop import family, reference, rules, t5
-from bigmodel_jax.interop.fields import Fields
+from bigmodel_jax.interop import family, fields, reference, rules, t5
 from bigmodel_jax.layers import attention, blocks, embeddings, ffn, norms, positions
 from bigmodel_jax.models import seq2seq
 
@@ -64,38 +63,71 @@ TABLE = rules.Table(
 )
 
 
+# Ours fill the table of positions when a program is compiled; the released models have 512.
+LONGEST = 2**17
+FIELDS: fields.Table = {
+    **fields.COMMON,
+    **fields.without(
+        'dropout', 'attention_dropout', 'activation_dropout', 'encoder_layerdrop', 'decoder_layerdrop', 'init_std',
+        'classif_dropout',
+        # The bias of the output layer is in the files in any case; positions that are not counted from 0 were BART's.
+        'add_bias_logits', 'extra_pos_embeddings',
+    ),
+    'vocab_size': fields.Used(58_101),
+    'decoder_vocab_size': fields.Used(None),  # As vocab_size.
+    'max_position_embeddings': fields.Used(1_024),
+    'd_model': fields.Used(1_024),
+    'encoder_layers': fields.Used(12),
+    'encoder_ffn_dim': fields.Used(4_096),
+    'encoder_attention_heads': fields.Used(16),
+    'decoder_layers': fields.Used(12),
+    'decoder_ffn_dim': fields.Used(4_096),
+    'decoder_attention_heads': fields.Used(16),
+    'activation_function': fields.Used('gelu'),
+    'scale_embedding': fields.Used(False),
+    'pad_token_id': fields.Used(58_100),
+    'decoder_start_token_id': fields.Used(58_100),
+    'is_encoder_decoder': fields.Only(True),
+    'share_encoder_decoder_embeddings': fields.Only(True),
+    'tie_word_embeddings': fields.Only(True),
+    'static_position_embeddings': fields.Only(True),
+    'normalize_before': fields.Only(False),
+    'normalize_embedding': fields.Only(False),
+    'add_final_layer_norm': fields.Only(False),
+}  # fmt: skip
+
+
 class Marian(family.Family):
     """MarianMTModel."""
 
     model_types = ('marian',)
+    architectures = ('MarianMTModel',)
+    config_fields = FIELDS
+    aliases: ClassVar = {
+        'num_attention_heads': 'encoder_attention_heads',
+        'hidden_size': 'd_model',
+        'num_hidden_layers': 'encoder_layers',
+    }
     kind = seq2seq.Seq2Seq
-    without_effect = (
-        'dropout', 'attention_dropout', 'activation_dropout', 'encoder_layerdrop', 'decoder_layerdrop', 'init_std',
-        'num_hidden_layers', 'classif_dropout', 'add_bias_logits', 'extra_pos_embeddings',
-    )  # fmt: skip
 
-    def model(self, fields: Fields) -> seq2seq.Seq2Seq:
-        fields.only(
-            is_encoder_decoder=True,
-            is_decoder=False,
-            add_cross_attention=False,
-            share_encoder_decoder_embeddings=True,
-            tie_word_embeddings=True,
-            static_position_embeddings=True,
-            normalize_before=False,
-            normalize_embedding=False,
-            add_final_layer_norm=False,
-        )
+    def model(self, fields: fields.Fields) -> seq2seq.Seq2Seq:
+        t5.tokens(fields)
         same = {'decoder_attention_heads': 'encoder_attention_heads', 'decoder_ffn_dim': 'encoder_ffn_dim'}
         sizes = {name: fields.whole(name) for pair in same.items() for name in pair}
         sizes |= {'vocab_size': fields.whole('vocab_size')}
-        sizes['decoder_vocab_size'] = fields.whole('decoder_vocab_size', sizes['vocab_size'])
+        sizes['decoder_vocab_size'] = fields.optional('decoder_vocab_size') or sizes['vocab_size']
+        length = fields.whole('max_position_embeddings')
+        if length > LONGEST:
+            raise config.InputError(
+                f'config.json: max_position_embeddings={length:,} asks for a table of so many positions; at most '
+                f'{LONGEST:,} are made.'
+            )
         for one, other in (*same.items(), ('decoder_vocab_size', 'vocab_size')):
             if sizes[one] != sizes[other]:
                 raise config.InputError(
                     f'config.json: {one}={sizes[one]} and {other}={sizes[other]}; two that differ are not implemented.'
                 )
-        activation = fields.choice('activation_function', reference.ACTIVATIONS, 'gelu')
+        activation = fields.choice('activation_function', reference.ACTIVATIONS)
         return seq2seq.Seq2Seq(
             vocab=sizes['vocab_size'],
             width=fields.whole('d_model'),
@@ -106,9 +138,9 @@ class Marian(family.Family):
                 ffn=ffn.Mlp(hidden=sizes['encoder_ffn_dim'], activation=activation, bias=True),
                 residual=blocks.PostNorm(norm=norms.LayerNorm(epsilon=1e-5)),
             ),
-            positions=positions.SinusoidTable(length=fields.whole('max_position_embeddings')),
+            positions=positions.SinusoidTable(length=length),
             norm=None,
-            embedding=embeddings.Embedding(scaled=fields.flag('scale_embedding', False), output_bias=True),
+            embedding=embeddings.Embedding(scaled=fields.flag('scale_embedding'), output_bias=True),
         )
 
     def config(self, model: seq2seq.Seq2Seq) -> dict[str, Any]:
@@ -147,7 +179,7 @@ class Marian(family.Family):
         return (TABLE,)
 
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return reference.pair_of(inputs, t5.INPUTS, vocab=model.vocab, values=values)
+        return reference.pair_of(inputs, t5.INPUTS, vocab=model.vocab, tokens=t5.tokens(self.read(values, 'config.json')))
 
     def outputs(self, model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         return family.seq2seq_outputs(model, params, batch)

@@ -10,6 +10,7 @@ from bigmodel_jax.interop import family, folder, rules
 from bigmodel_jax.models import model as models
 
 SHOWN = 8  # Problems of one kind in a message.
+COUNTED = {'layer': 'layers', 'expert': 'experts in each layer'}  # Other names are stacks: 'encoder layers'.
 ROUNDING = 1e-6  # How far a table in a file may be from its formula: sines in float32.
 
 
@@ -31,7 +32,6 @@ class Match(NamedTuple):
     tensors: dict[str, rules.Tensor]
     copies: tuple[str, ...]  # Keys that repeat others, and do.
     dropped: tuple[str, ...]  # Keys without a weight.
-    unknown: tuple[str, ...]  # Fields of config.json that nothing is known of.
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -50,11 +50,10 @@ class Match(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """What was not used, a sentence each."""
-        notes = [f'config.json: nothing is known of {each}; it is not used.' for each in self.unknown]
-        if self.dropped:
-            shown = ', '.join(self.dropped[:SHOWN]) + (' ...' if len(self.dropped) > SHOWN else '')
-            notes.append(f'{len(self.dropped)} tensors hold no weight, and are left out: {shown}.')
-        return notes
+        if not self.dropped:
+            return []
+        shown = ', '.join(self.dropped[:SHOWN]) + (' ...' if len(self.dropped) > SHOWN else '')
+        return [f'{len(self.dropped)} tensors hold no weight, and are left out: {shown}.']
 
 
 def match(source: folder.Folder, families: tuple[family.Family, ...]) -> Match:
@@ -65,10 +64,10 @@ def match(source: folder.Folder, families: tuple[family.Family, ...]) -> Match:
     """
     where = str(source.path / folder.CONFIG)
     known = family_of(source.config, families, where)
-    described = known.describe(source.config, where)
-    model = known.settled(described.model, source)
+    model = known.settled(known.describe(source.config, where), source)
     sizes = known.sizes(model)
-    table = nearest_table(known.tables(model), sizes, set(source.entries))
+    table = nearest_table(known.tables(model), set(source.entries))
+    _check_counts(table, sizes, source)
     tensors, copies = table.tensors(sizes), table.copied()
     left = source.entries.keys() - tensors.keys()
     dropped = sorted(key for key in left if table.is_buffer(key))
@@ -77,7 +76,7 @@ def match(source: folder.Folder, families: tuple[family.Family, ...]) -> Match:
         _check_copy(source, copies[key], key, sizes)
     return Match(
         known, model, table, sizes, tensors,
-        copies=tuple(sorted(left & copies.keys())), dropped=tuple(dropped), unknown=described.notes,
+        copies=tuple(sorted(left & copies.keys())), dropped=tuple(dropped),
     )  # fmt: skip
 
 
@@ -95,9 +94,26 @@ def family_of(values: Mapping[str, Any], families: tuple[family.Family, ...], wh
     raise config.InputError(f'{where}: model_type={kind!r} is not supported; there is {names}.')
 
 
-def nearest_table(tables: tuple[rules.Table, ...], sizes: rules.Sizes, keys: set[str]) -> rules.Table:
-    """The table whose keys are most nearly those of the files; the first of equals."""
-    return min(tables, key=lambda table: len((table.tensors(sizes).keys() - table.copied().keys()) ^ keys))
+def nearest_table(tables: tuple[rules.Table, ...], keys: set[str]) -> rules.Table:
+    """The table that names the keys of the files best; the first of equals."""
+    return min(tables, key=lambda table: table.named_by(keys).misfits)
+
+
+def _check_counts(table: rules.Table, sizes: rules.Sizes, source: folder.Folder) -> None:
+    """Raises InputError if config.json claims other numbers of layers or experts than the files hold.
+
+    A table written out is as long as config.json says, so this comes before.
+    """
+    keys = source.entries.keys()
+    for name, count in table.named_by(keys).counts.items():
+        if sizes[name] == count:
+            continue
+        what = COUNTED.get(name, f'{name} layers')
+        some = f' (there are {", ".join(sorted(keys)[:3])} ...)' if keys and not count else ''
+        raise config.InputError(
+            f'{source.path / folder.CONFIG} says that the model has {sizes[name]:,} {what}, but the tensors in the '
+            f'files are those of {count:,}{some}. Correct {folder.CONFIG}, or use the weights it was written for.'
+        )
 
 
 def _check(source: folder.Folder, tensors: Mapping[str, rules.Tensor], *, extra: list[str]) -> None:

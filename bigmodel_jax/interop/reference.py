@@ -76,35 +76,62 @@ def batch_of(
         if array.dtype.kind not in 'iub':
             raise config.InputError(f'The input {name} should be of integers, not {array.dtype}.')
         _check_range(name, array, vocab)
-        found[names[name]] = array.astype(np.int32)
+        found[names[name]] = _shaped(name, array, inputs).astype(np.int32)
     return found
+
+
+def _shaped(name: str, array: np.ndarray, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """An input in the shape of the tokens that it goes with.
+
+    Raises:
+      InputError: it has another, which a computation might stretch, or read otherwise than the reference does.
+    """
+    paired = 'decoder_input_ids' in inputs
+    of = 'decoder_input_ids' if paired and (name.startswith('decoder') or name == 'labels') else 'input_ids'
+    wanted = np.shape(inputs[of])
+    if len(wanted) != 2 or 0 in wanted:
+        raise config.InputError(f'The input {of} has shape {list(wanted)}; it should be [rows, tokens], neither 0.')
+    if name == 'next_sentence_label':
+        wanted = wanted[:1]
+    if name == 'position_ids' and array.shape == (1, wanted[1]):
+        array = np.broadcast_to(array, wanted)  # One row of positions stands for all, as in the reference.
+    if array.shape != wanted:
+        raise config.InputError(
+            f'The input {name} has shape {list(array.shape)}; with {of} of {list(np.shape(inputs[of]))} it should be '
+            f'{list(wanted)}.'
+        )
+    return array
 
 
 def _check_range(name: str, array: np.ndarray, vocab: int) -> None:
     """Raises InputError where a computation would go on with a number that stands for nothing."""
-    below = vocab if name.endswith('input_ids') or name == 'labels' else 2 if name.endswith('mask') else None
+    two = name.endswith('mask') or name == 'next_sentence_label'
+    below = vocab if name.endswith('input_ids') or name == 'labels' else 2 if two else 2**31
     counted = array[array != IGNORED] if 'label' in name else array
     if not counted.size:
         return
-    if counted.min() < 0 or (below is not None and counted.max() >= below):
-        wanted = 'at least 0' if below is None else f'0 to {below - 1}'
-        raise config.InputError(f'The input {name} holds {counted.min()} to {counted.max()}; it should be {wanted}.')
+    if counted.min() < 0 or counted.max() >= below:
+        raise config.InputError(
+            f'The input {name} holds {counted.min()} to {counted.max()}; it should be 0 to {below - 1}.'
+        )
 
 
 def pair_of(
-    inputs: Mapping[str, np.ndarray], names: Mapping[str, str], *, vocab: int, values: Mapping[str, Any]
+    inputs: Mapping[str, np.ndarray], names: Mapping[str, str], *, vocab: int, tokens: tuple[int, int]
 ) -> dict[str, np.ndarray]:
     """As batch_of(), for an encoder and a decoder, whose inputs are those of the labels unless they are given.
 
     Args:
-      values: config.json.
+      tokens: the one that the decoder's inputs begin with, and that of padding.
     """
-    labels_BT = inputs.get('labels')
-    if 'decoder_input_ids' not in inputs and labels_BT is not None:
-        padding = int(values.get('pad_token_id') or 0)
-        start = values.get('decoder_start_token_id')
-        first = padding if start is None else int(start)
-        inputs = {**inputs, 'decoder_input_ids': shifted_right(np.asarray(labels_BT), start=first, padding=padding)}
+    if 'decoder_input_ids' not in inputs and 'labels' in inputs:
+        labels_BT, (first, padding) = np.asarray(inputs['labels']), tokens
+        if labels_BT.ndim != 2 or labels_BT.dtype.kind not in 'iub':
+            raise config.InputError(
+                f'The input labels is {labels_BT.dtype}{list(labels_BT.shape)}; it should be integers [rows, tokens].'
+            )
+        shifted_BT = shifted_right(labels_BT.astype(np.int64), start=first, padding=padding)
+        inputs = {**inputs, 'decoder_input_ids': shifted_BT}
     return batch_of(inputs, names, vocab=vocab, needs=('input_ids', 'decoder_input_ids'))
 
 

@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,9 +40,14 @@ class Rule:
     paths: tuple[str, ...]
     inside: bool = True  # The key stands below the prefix of the base model, where the file has one.
 
+    @property
+    def names(self) -> list[str]:
+        """What the pattern counts: 'layer', 'expert'."""
+        return [name for _, name, _, _ in string.Formatter().parse(self.key) if name]
+
     def tensors(self, sizes: Sizes) -> Iterator['Tensor']:
         """A Tensor for each key that the pattern stands for."""
-        names = [name for _, name, _, _ in string.Formatter().parse(self.key) if name]
+        names = self.names
         for index in itertools.product(*(range(sizes[name]) for name in names)):
             slots = tuple(Slot(path, index) for path in self.paths)
             yield Tensor(self.key.format(**dict(zip(names, index))), slots, self.layout(sizes))
@@ -53,7 +58,7 @@ class Rule:
 
     def leading(self, sizes: Sizes) -> Shape:
         """The leading axes of our parameters: layers, experts."""
-        return tuple(sizes[name] for _, name, _, _ in string.Formatter().parse(self.key) if name)
+        return tuple(sizes[name] for name in self.names)
 
 
 def rule(key: str, axes: str, *paths: str, inside: bool = True) -> Rule:
@@ -110,6 +115,13 @@ def _layout(axes: str, sizes: tuple[tuple[str, int], ...], parts: int) -> Layout
     return Layout(file, split, order, tuple(known[name] for name in ours))
 
 
+class NamedBy(NamedTuple):
+    """How well a table names the tensors of a file, without writing the table out."""
+
+    counts: dict[str, int]  # Layers, experts and so on that the keys are numbered for.
+    misfits: int  # Keys that no rule names, and rules that name no key.
+
+
 @dataclasses.dataclass(frozen=True)
 class Copy:
     """A key that may stand in a file, and repeats another: a tied matrix, or a table that follows from a formula."""
@@ -147,6 +159,22 @@ class Table:
                 assert key not in found, key
                 found[key] = tensor._replace(key=key)
         return found
+
+    def named_by(self, keys: Collection[str]) -> 'NamedBy':
+        """What the keys of a file say of it under these names, whatever its sizes are."""
+        counts: dict[str, set[int]] = {}
+        used, empty = set(), 0
+        for each in self.rules:
+            pattern = re.escape(self.named(each.key, each.inside))
+            for name in each.names:
+                counts.setdefault(name, set())
+                pattern = pattern.replace(re.escape(f'{{{name}}}'), rf'(?P<{name}>\d{{1,9}})', 1)
+            matches = list(filter(None, map(re.compile(pattern).fullmatch, keys)))
+            used |= {match.string for match in matches}
+            empty += not matches
+            for name in each.names:
+                counts[name] |= {int(match[name]) for match in matches}
+        return NamedBy({name: len(numbers) for name, numbers in counts.items()}, len(keys) - len(used) + empty)
 
     def shapes(self, sizes: Sizes) -> dict[str, Shape]:
         """Path -> shape of every parameter of ours."""

@@ -1,13 +1,12 @@
 """T5 v1.0 (Raffel et al., 2019) and v1.1 as transformers stores them: matrices [out, in], positions in layer 0."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.interop import family, folder, reference, rules
-from bigmodel_jax.interop.fields import Fields
+from bigmodel_jax.interop import family, fields, folder, reference, rules
 from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions
 from bigmodel_jax.models import seq2seq
 
@@ -61,27 +60,57 @@ def _stack(stack: str, sublayers: int, hidden: type) -> tuple[rules.Rule, ...]:
     )
 
 
+FIELDS: fields.Table = {
+    **fields.COMMON,
+    **fields.without('dropout_rate', 'n_positions'),  # Distances go on growing beyond n_positions.
+    'vocab_size': fields.Used(32_128),
+    'd_model': fields.Used(512),
+    'd_kv': fields.Used(64),
+    'd_ff': fields.Used(2_048),
+    'num_layers': fields.Used(6),
+    'num_decoder_layers': fields.Used(None),  # As num_layers.
+    'num_heads': fields.Used(8),
+    'relative_attention_num_buckets': fields.Used(32),
+    'relative_attention_max_distance': fields.Used(128),
+    'layer_norm_epsilon': fields.Used(1e-6),
+    'feed_forward_proj': fields.Used('relu'),
+    'dense_act_fn': fields.Used(None),  # These two follow from feed_forward_proj.
+    'is_gated_act': fields.Used(None),
+    'tie_word_embeddings': fields.Used(True),
+    'scale_decoder_outputs': fields.Used(None),
+    'pad_token_id': fields.Used(0),
+    'decoder_start_token_id': fields.Used(None),
+    'is_encoder_decoder': fields.Only(True),
+}
+
+
 class T5(family.Family):
     """T5ForConditionalGeneration."""
 
     model_types = ('t5',)
+    architectures = ('T5ForConditionalGeneration', 'T5WithLMHeadModel')
+    config_fields = FIELDS
+    aliases: ClassVar = {
+        'hidden_size': 'd_model',
+        'num_attention_heads': 'num_heads',
+        'num_hidden_layers': 'num_layers',
+        'head_dim': 'd_kv',
+    }
     kind = seq2seq.Seq2Seq
-    # The last two repeat feed_forward_proj; distances go on growing beyond n_positions.
-    without_effect = ('dropout_rate', 'n_positions', 'classifier_dropout', 'dense_act_fn', 'is_gated_act')
 
-    def model(self, fields: Fields) -> seq2seq.Seq2Seq:
-        fields.only(is_encoder_decoder=True, is_decoder=False, add_cross_attention=False)
-        hidden, activation = fields.choice('feed_forward_proj', FEED_FORWARD, 'relu')
+    def model(self, fields: fields.Fields) -> seq2seq.Seq2Seq:
+        tokens(fields)  # Which stand in no model, and are wrong here rather than with the first labels.
+        hidden, activation = feed_forward(fields)
         heads, layers = fields.whole('num_heads'), fields.whole('num_layers')
-        tied = fields.flag('tie_word_embeddings', True)
+        tied = fields.flag('tie_word_embeddings')
         # Transformers 5 says so apart, and that all are tied; see settled().
-        scaled = fields.flag('scale_decoder_outputs', tied)
-        norm = norms.RmsNorm(epsilon=fields.number('layer_norm_epsilon', 1e-6))
+        scaled = tied if fields.value('scale_decoder_outputs') is None else fields.flag('scale_decoder_outputs')
+        norm = norms.RmsNorm(epsilon=fields.number('layer_norm_epsilon'))
         return seq2seq.Seq2Seq(
             vocab=fields.whole('vocab_size'),
             width=fields.whole('d_model'),
             encoder_layers=layers,
-            decoder_layers=fields.whole('num_decoder_layers', layers),
+            decoder_layers=fields.optional('num_decoder_layers') or layers,
             block=blocks.Block(
                 attention=attention.Attention(
                     heads=heads, head_width=fields.whole('d_kv'), scores=attention.DotProduct(scale=1.0)
@@ -89,11 +118,7 @@ class T5(family.Family):
                 ffn=hidden(hidden=fields.whole('d_ff'), activation=activation),
                 residual=blocks.PreNorm(norm=norm),
             ),
-            positions=positions.Relative(
-                heads=heads,
-                buckets=fields.whole('relative_attention_num_buckets', 32),
-                max_distance=fields.whole('relative_attention_max_distance', 128),
-            ),
+            positions=relative(fields, heads),
             norm=norm,
             embedding=embeddings.Embedding(tied=tied, output_scaled=scaled),
         )
@@ -150,7 +175,42 @@ class T5(family.Family):
         return (rules.Table(every, copies, buffers=unused),)
 
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return reference.pair_of(inputs, INPUTS, vocab=model.vocab, values=values)
+        return reference.pair_of(inputs, INPUTS, vocab=model.vocab, tokens=tokens(self.read(values, 'config.json')))
+
+
+def tokens(fields: fields.Fields) -> tuple[int, int]:
+    """The token that the decoder's inputs begin with, and that of padding."""
+    start, padding = fields.token('decoder_start_token_id'), fields.token('pad_token_id')
+    padding = padding or 0
+    return padding if start is None else start, padding
+
+
+def feed_forward(fields: fields.Fields) -> tuple[type, activations.Activation]:
+    """The class of the feed-forward layer, and its activation."""
+    name = fields.value('feed_forward_proj')
+    found = fields.choice('feed_forward_proj', FEED_FORWARD)
+    # What follows from it stands in some files too, and the reference takes it from there.
+    gated, _, activation = ('', '', name) if '-' not in name else name.partition('-')
+    activation = 'gelu_new' if name == 'gated-gelu' else activation
+    for follows, value in (('dense_act_fn', activation), ('is_gated_act', bool(gated))):
+        if fields.has(follows):
+            fields.agree({f'what feed_forward_proj={name!r} means, {follows}': value, follows: fields.value(follows)})
+    return found
+
+
+def relative(fields: fields.Fields, heads: int) -> positions.Relative:
+    """The relative positions.
+
+    Raises:
+      InputError: there are too few buckets, or too near a distance, for their formula.
+    """
+    buckets, distance = (fields.whole(f'relative_attention_{name}') for name in ('num_buckets', 'max_distance'))
+    if buckets < 4 or distance <= buckets // 2:
+        raise config.InputError(
+            f'config.json: relative_attention_num_buckets={buckets} and relative_attention_max_distance={distance}; '
+            'there should be at least 4 buckets, and the distance should be more than half of them.'
+        )
+    return positions.Relative(heads=heads, buckets=buckets, max_distance=distance)
 
     def outputs(self, model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         return family.seq2seq_outputs(model, params, batch)

@@ -81,18 +81,30 @@ def _entries(path: pathlib.Path) -> dict[str, Entry]:
     try:
         header = json.loads(text)
         header.pop('__metadata__', None)
+        _check_dtypes(path, header)
         found = {name: _entry(name, facts, 8 + length) for name, facts in header.items()}
+    except config.InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise config.InputError(f'{path}: its header is damaged ({error}). Download it again.') from error
     _check_layout(path, found, begin=8 + length, size=size)
     return found
 
 
-def _entry(name: str, facts: Mapping[str, Any], begin: int) -> Entry:
-    if facts['dtype'] not in DTYPES:
+def _check_dtypes(path: pathlib.Path, header: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises InputError if a sound file holds tensors of a dtype that cannot be computed with here."""
+    names = [name for name, facts in header.items() if facts['dtype'] not in DTYPES]
+    if names:
+        more = f' and {len(names) - 1} other tensors' if len(names) > 1 else ''
         raise config.InputError(
-            f'{name} is of dtype {facts["dtype"]}, which is not supported; there are {", ".join(DTYPES)}.'
+            f'{path}: {names[0]}{more} has dtype {header[names[0]]["dtype"]}, which is not supported; supported are '
+            f'{", ".join(DTYPES)}. The file itself is not damaged. Save the weights in bfloat16 first, with the '
+            'program that quantized them or with transformers: '
+            'AutoModelForCausalLM.from_pretrained(DIR, dtype=torch.bfloat16).save_pretrained(DIR2).'
         )
+
+
+def _entry(name: str, facts: Mapping[str, Any], begin: int) -> Entry:
     shape, (first, last) = facts['shape'], facts['data_offsets']
     if not all(isinstance(each, int) and each >= 0 for each in (*shape, first, last)):
         raise ValueError(f'{name} has shape {shape} and offsets {first}, {last}')
