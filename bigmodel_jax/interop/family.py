@@ -1,6 +1,5 @@
 """What a family of published models is: how its config.json, its tensors and its inputs are ours."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -23,6 +22,7 @@ class Family:
 
     model_types: tuple[str, ...]  # As config.json has it.
     architectures: tuple[str, ...]  # The classes of the reference that it implements, as config.json names them.
+    old_architectures: tuple[str, ...] = ()  # Their names in files of the first versions.
     config_fields: fields.Table  # Every field that its config.json may have.
     aliases: ClassVar[Mapping[str, str]] = {}  # Other names of fields, as the reference reads them.
     kind: type  # Of our models.
@@ -97,7 +97,7 @@ class Family:
           InputError: one is unknown, or asks for what no family implements.
         """
         found = fields.Fields(values, where, self.config_fields, self.aliases)
-        fields.check_common(found, self.architectures)
+        fields.check_common(found, self.architectures, self.old_architectures)
         return found
 
     def describe(self, values: Mapping[str, Any], where: str) -> models.Model:

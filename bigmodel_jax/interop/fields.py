@@ -218,16 +218,17 @@ class Fields:
             )
 
 
-def check_common(fields: Fields, architectures: tuple[str, ...]) -> None:
+def check_common(fields: Fields, architectures: tuple[str, ...], old: tuple[str, ...] = ()) -> None:
     """Raises InputError if the fields that all families have in common ask for what a family has not.
 
     Args:
       architectures: the classes of the reference that the family implements.
+      old: names that they had in its first versions.
     """
     named = fields.value('architectures')
     if named is not None and not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
         raise config.InputError(f'config.json: architectures={named!r} should be a list of class names, or null.')
-    other = [each for each in named or () if each not in architectures]
+    other = [each for each in named or () if each not in (*architectures, *old)]
     if other:
         raise config.InputError(
             f'config.json: {other[0]} (architectures) is not supported; there is {", ".join(architectures)}.'
@@ -237,4 +238,3 @@ def check_common(fields: Fields, architectures: tuple[str, ...]) -> None:
         if value not in DTYPES:
             raise config.InputError(f'config.json: {name}={value!r} is not supported; there is {DTYPES[1:]}.')
     fields.agree({name: value for name, value in stored.items() if value is not None} or {'dtype': None})
-

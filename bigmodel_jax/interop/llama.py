@@ -103,8 +103,8 @@ class Llama(family.Family):
     """LlamaForCausalLM."""
 
     model_types: tuple[str, ...] = ('llama',)
-    # The second is how the first released files have it.
-    architectures: tuple[str, ...] = ('LlamaForCausalLM', 'LLaMAForCausalLM')
+    architectures: tuple[str, ...] = ('LlamaForCausalLM',)
+    old_architectures = ('LLaMAForCausalLM',)
     config_fields = LLAMA
     kind = decoder.Decoder
 
@@ -130,10 +130,7 @@ class Llama(family.Family):
             'embedding.tied': fields.flag('tie_word_embeddings'),
             'block.ffn': self.ffn(fields),
         }
-        model = config.vary(base, changes)
-        if model.block.attention.width_of_head(model.width) % 2:
-            raise config.InputError('config.json: heads of an odd width (head_dim) have no halves to rotate.')
-        return model
+        return config.vary(base, changes)
 
     def window(self, fields: fields.Fields) -> int | None:
         """The width of the band of attention."""
@@ -234,7 +231,10 @@ class Mixtral(Mistral):
         assert logits_LBTE is not None  # Each layer has a router.
         every_BTE = jnp.concatenate(logits_LBTE)
         chosen_BTC, _ = moe.route(every_BTE, routed.top_k)
-        found['aux_loss'] = routed.top_k * moe.imbalance(every_BTE, chosen_BTC)
+        # Padding does not count, in any layer.
+        mask_BT = batch.get('segments')
+        counts_BT = None if mask_BT is None else jnp.concatenate([mask_BT] * model.layers)
+        found['aux_loss'] = routed.top_k * moe.imbalance(every_BTE, chosen_BTC, counts_BT)
         found |= {f'router_logits/{i}': each.reshape(-1, routed.experts) for i, each in enumerate(logits_LBTE)}
         if 'loss' in found:
             found['loss'] = found['loss'] + routed.balance * model.layers / routed.top_k * found['aux_loss']
@@ -281,7 +281,10 @@ def _llama3(fields: fields.Fields, inner: fields.Fields) -> positions.Llama3Scal
     given = {each: source.value(length) for each, source in ((length, fields), (f'{length} inside', inner))}
     given = {each: value for each, value in given.items() if value is not None}
     fields.agree(given or {length: None})
-    source, name = (inner if inner.value(length) is not None else fields), length if given else 'max_position_embeddings'
+    source, name = (
+        (inner if inner.value(length) is not None else fields),
+        length if given else 'max_position_embeddings',
+    )
     low, high = inner.number('low_freq_factor', above=0.0), inner.number('high_freq_factor', above=0.0)
     if high <= low:
         raise config.InputError(f'config.json: high_freq_factor={high:g} should be more than low_freq_factor={low:g}.')

@@ -179,7 +179,9 @@ class Marian(family.Family):
         return (TABLE,)
 
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return reference.pair_of(inputs, t5.INPUTS, vocab=model.vocab, tokens=t5.tokens(self.read(values, 'config.json')))
+        return reference.pair_of(
+            inputs, t5.INPUTS, vocab=model.vocab, tokens=t5.tokens(self.read(values, 'config.json'))
+        )
 
     def outputs(self, model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         return family.seq2seq_outputs(model, params, batch)

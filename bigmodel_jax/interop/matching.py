@@ -124,6 +124,8 @@ def _check(source: folder.Folder, tensors: Mapping[str, rules.Tensor], *, extra:
         if key in entries and entries[key].shape != tensor.layout.file:
             shape, wanted = list(entries[key].shape), list(tensor.layout.file)
             problems.append(f'  {key}: {shape} instead of the {wanted} that config.json asks for')
+        elif key in entries and entries[key].dtype.kind in 'iub':
+            problems.append(f'  {key}: {entries[key].dtype}, where weights are floating-point numbers; quantized?')
     if problems:
         more = f'\n  ... and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
         raise config.InputError(

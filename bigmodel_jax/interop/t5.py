@@ -88,7 +88,8 @@ class T5(family.Family):
     """T5ForConditionalGeneration."""
 
     model_types = ('t5',)
-    architectures = ('T5ForConditionalGeneration', 'T5WithLMHeadModel')
+    architectures = ('T5ForConditionalGeneration',)
+    old_architectures = ('T5WithLMHeadModel',)
     config_fields = FIELDS
     aliases: ClassVar = {
         'hidden_size': 'd_model',
@@ -177,6 +178,9 @@ class T5(family.Family):
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return reference.pair_of(inputs, INPUTS, vocab=model.vocab, tokens=tokens(self.read(values, 'config.json')))
 
+    def outputs(self, model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return family.seq2seq_outputs(model, params, batch)
+
 
 def tokens(fields: fields.Fields) -> tuple[int, int]:
     """The token that the decoder's inputs begin with, and that of padding."""
@@ -211,6 +215,3 @@ def relative(fields: fields.Fields, heads: int) -> positions.Relative:
             'there should be at least 4 buckets, and the distance should be more than half of them.'
         )
     return positions.Relative(heads=heads, buckets=buckets, max_distance=distance)
-
-    def outputs(self, model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return family.seq2seq_outputs(model, params, batch)

@@ -95,7 +95,7 @@ def _check_dtypes(path: pathlib.Path, header: Mapping[str, Mapping[str, Any]]) -
     """Raises InputError if a sound file holds tensors of a dtype that cannot be computed with here."""
     names = [name for name, facts in header.items() if facts['dtype'] not in DTYPES]
     if names:
-        more = f' and {len(names) - 1} other tensors' if len(names) > 1 else ''
+        more = f' (as {len(names) - 1} others)' if len(names) > 1 else ''
         raise config.InputError(
             f'{path}: {names[0]}{more} has dtype {header[names[0]]["dtype"]}, which is not supported; supported are '
             f'{", ".join(DTYPES)}. The file itself is not damaged. Save the weights in bfloat16 first, with the '

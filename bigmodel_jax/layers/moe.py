@@ -40,16 +40,21 @@ def route(logits_BTE: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
     return chosen_BTC, jax.nn.softmax(logits_BTC, axis=-1)
 
 
-def imbalance(logits_BTE: jax.Array, chosen_BTC: jax.Array) -> jax.Array:
+def imbalance(logits_BTE: jax.Array, chosen_BTC: jax.Array, counts_BT: jax.Array | None = None) -> jax.Array:
     """E sum_e f_e p_e, [] float32: f_e is the part of all choices that fell on expert e, p_e its mean probability under
     the softmax over all experts. It is 1 if the experts are used alike, E if one is used for everything.
+
+    Args:
+      counts_BT: 1 where a token counts, 0 where it is padding; by default all count.
 
     Source: Fedus et al. (2021), arXiv:2101.03961, equations 4 to 6, there without E's coefficient alpha and for one
     choice; for more, transformers' load_balancing_loss_func() lets f sum to their number and is that times larger.
     """
     E = logits_BTE.shape[-1]
-    used_E = jax.nn.one_hot(chosen_BTC, E, dtype=logits_BTE.dtype).mean(axis=(0, 1, 2))
-    probability_E = jax.nn.softmax(logits_BTE, axis=-1).mean(axis=(0, 1))
+    where_BT1 = None if counts_BT is None else counts_BT[..., None] > 0
+    where_BTC1 = None if where_BT1 is None else where_BT1[..., None]
+    used_E = jax.nn.one_hot(chosen_BTC, E, dtype=logits_BTE.dtype).mean(axis=(0, 1, 2), where=where_BTC1)
+    probability_E = jax.nn.softmax(logits_BTE, axis=-1).mean(axis=(0, 1), where=where_BT1)
     return E * (used_E * probability_E).sum()
 
 

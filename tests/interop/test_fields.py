@@ -1,0 +1,128 @@
+"""Every field of every configuration class of the reference is used, without effect, or refused by name."""
+
+import importlib.util
+import json
+
+import pytest
+from interop import published, reference_configs
+
+from bigmodel_jax import config
+from bigmodel_jax.interop import fields, huggingface
+
+RECORDED = json.loads((published.ORACLES / 'reference_configs.json').read_text())
+FAMILIES = {family.model_types[0]: family for family in huggingface.FAMILIES}
+LLAMA3 = {
+    'rope_type': 'llama3',
+    'factor': 8.0,
+    'low_freq_factor': 1.0,
+    'high_freq_factor': 4.0,
+    'original_max_position_embeddings': 512,
+}
+# A model of each family that is made from little, so that one change shows.
+SMALL = {'llama': 'llama2_mha', 't5': 't5_v1_0', 'marian': 'marian_vaswani', 'bert': 'bert_pretraining'}
+
+
+def describe(name, values):
+    return FAMILIES[name].describe({'model_type': name, **values}, 'config.json')
+
+
+def check_fields(reference):
+    for name, recorded in reference['families'].items():
+        family = FAMILIES[name]
+        known = {*family.config_fields, *family.aliases}
+        there = {*recorded['fields'], *recorded['complete'], *recorded['aliases'], *reference['generation']}
+        assert there - known == set()
+        assert dict(family.aliases) == recorded['aliases']
+        defaults = recorded['complete'] | recorded['fields']
+        for field, kind in family.config_fields.items():
+            if field in defaults and not isinstance(kind, fields.Without):
+                ours = kind.default if isinstance(kind, fields.Used) else kind.values[0]
+                assert ours == defaults[field] or field in T5_SAYS, (name, field)
+
+
+# What T5 of transformers 5 writes follows from fields that older files have: its default for each of them is no value.
+T5_SAYS = ('dense_act_fn', 'is_gated_act', 'scale_decoder_outputs')
+
+
+def test_the_tables_hold_every_field_of_the_reference_with_its_default():
+    assert RECORDED['families'].keys() == FAMILIES.keys()
+    check_fields(RECORDED)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec('transformers') is None, reason='transformers is not installed')
+def test_the_tables_hold_every_field_of_the_reference_that_is_installed():
+    check_fields(reference_configs.configurations())
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_what_a_file_does_not_say_is_the_default_of_the_reference(name):
+    said, unsaid = (describe(name, values) for values in (RECORDED['families'][name]['complete'], {}))
+    width = said.block.attention.width_of_head(said.width)  # Which the reference writes and a model need not.
+    assert (
+        config.difference(*(config.vary(each, {'block.attention.head_width': width}) for each in (said, unsaid))) == []
+    )
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_every_field_that_is_used_is_read(name):
+    family, seen = FAMILIES[name], set()
+    rotary = [{'rope_parameters': LLAMA3}] if 'rope_parameters' in family.config_fields else []
+    for values in ({}, *rotary):
+        complete = {**RECORDED['families'][name]['complete'], **values}
+        read = family.read(complete, 'config.json')
+        family.model(read)
+        seen |= read.seen
+    used = {field for field, kind in family.config_fields.items() if isinstance(kind, fields.Used)}
+    assert used - seen == set()
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'message'),
+    [
+        ('llama', {'is_causal': False}, 'is_causal=False changes the computation'),
+        ('gpt2', {'is_causal': None}, 'is_causal=None changes the computation'),
+        ('t5', {'is_causal': False}, 'is_causal=False changes the computation'),
+        ('bert', {'is_causal': True}, 'is_causal=True changes the computation'),
+        ('llama', {'sliding_window': 4}, 'sliding_window=4 changes the computation'),
+        ('llama', {'per_layer_config': {'0': {'rms_norm_eps': 0.1}}}, 'per_layer_config'),
+        ('llama', {'hidden_dim': 8}, 'hidden_dim=8 is not known here'),
+        ('llama', {'dtype': 'float32', 'torch_dtype': 'float16'}, 'contradict each other'),
+        ('llama', {'dtype': 'float8_e4m3fn'}, "dtype='float8_e4m3fn' is not supported"),
+        ('llama', {'rope_theta': 5e5, 'rope_parameters': {'rope_theta': 1e4}}, 'contradict each other'),
+        ('llama', {'rope_parameters': {'rope_type': 'default', 'type': 'llama3'}}, 'contradict each other'),
+        ('llama', {'rope_theta': 0}, 'rope_theta=0 should be a number, above 0'),
+        ('llama', {'head_dim': 7}, 'even width'),
+        (
+            'llama',
+            {'architectures': ['LlamaModel']},
+            r'LlamaModel \(architectures\) is not supported; there is LlamaFor',
+        ),
+        ('mistral', {'architectures': ['MistralForSequenceClassification']}, 'is not supported; there is Mistral'),
+        ('gpt2', {'hidden_size': 48}, 'n_embd=32 and hidden_size=48 contradict each other'),
+        ('marian', {'num_hidden_layers': 6}, 'contradict each other'),
+        ('marian', {'max_position_embeddings': 32_000_000}, 'asks for a table'),
+        ('t5', {'dense_act_fn': 'gelu'}, 'contradict each other'),
+        ('t5', {'is_gated_act': True}, 'contradict each other'),
+        ('t5', {'relative_attention_max_distance': 2}, 'more than half'),
+        ('llama', {'num_hidden_layers': 2**63}, 'at most 2,147,483,647'),
+    ],
+)
+def test_what_is_not_implemented_or_contradicts_itself_is_refused_by_name(name, changes, message):
+    values = published.values(SMALL.get(name, name)) if name != 'mistral' else {}
+    if name == 'llama':
+        values.pop('rope_parameters', None)
+    with pytest.raises(config.InputError, match=message):
+        describe(name, values | changes)
+
+
+def test_null_is_not_the_same_as_missing():
+    windows = [describe('mistral', values).block.attention.window for values in ({}, {'sliding_window': None})]
+    assert windows == [4_096, None]
+
+
+def test_another_name_of_a_field_is_that_field():
+    assert describe('gpt2', {'hidden_size': 48, 'n_head': 4}).width == 48
+    assert describe('llama', {'torch_dtype': 'float16'}) == describe('llama', {'dtype': 'float16'})
+    old, new = {'rope_theta': 7e4, 'rope_scaling': LLAMA3}, {'rope_parameters': LLAMA3 | {'rope_theta': 7e4}}
+    assert describe('llama', old) == describe('llama', new)
