@@ -82,11 +82,11 @@ def certify(
         raise config.InputError(
             f'{against} holds no in/..., or neither out/... nor out64/...; it has {list(recorded)[:8]}.'
         )
-    given = tolerance
     if tolerance is None:
-        kept = recorded.get(f'{TOLERANCE}{dtype}')
-        tolerance = _rounding(in32, in64, dtype) if kept is None else kept
-    tolerance = _tolerance(tolerance, f'The tolerance of {against}' if given is None else 'tolerance')
+        kept = recorded.get(f'{TOLERANCE}{dtype}', np.asarray(_rounding(in32, in64, dtype)))
+        allowed = _tolerance(kept, f'{against}: {TOLERANCE}{dtype}')
+    else:
+        allowed = _tolerance(np.asarray(tolerance), 'tolerance')
     pretrained = huggingface.load_pretrained(directory, dtype=dtype)
     found = {name: np.asarray(value) for name, value in pretrained.apply(inputs).items()}
     mask_BT, paired = inputs.get('attention_mask'), any(name.startswith('encoder') for name in found)
@@ -95,7 +95,7 @@ def certify(
         for name in sorted(expected, key=_order)
     ]
     unknown = tuple(name for name in sorted(found, key=_order) if name not in expected)
-    return Certificate(tuple(rows), tolerance, dtype, unknown, tuple(pretrained.notes))
+    return Certificate(tuple(rows), allowed, dtype, unknown, tuple(pretrained.notes))
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -112,8 +112,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _tolerance(value: np.ndarray | float, where: str) -> float:
-    array = np.asarray(value)
+def _tolerance(array: np.ndarray, where: str) -> float:
     if array.size != 1 or not np.isfinite(array).all() or array.min() < 0:
         raise config.InputError(f'{where}: {array.tolist()} should be one finite number, at least 0.')
     return float(array.reshape(()))

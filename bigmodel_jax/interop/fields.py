@@ -41,7 +41,7 @@ class Without(Kind):
 
 
 WITHOUT = Without()
-Table = Mapping[str, Kind]
+Table = dict[str, Kind]
 
 
 def without(*names: str) -> dict[str, Kind]:

@@ -68,13 +68,15 @@ LLAMA: fields.Table = {
     'sliding_window': fields.Only(None),
     'pretraining_tp': fields.Only(1, None),  # How many pieces of each matrix are multiplied apart.
 }
-MISTRAL: fields.Table = LLAMA | {
+MISTRAL: fields.Table = {
+    **LLAMA,
     'intermediate_size': fields.Used(14_336),
     'num_key_value_heads': fields.Used(8),
     'max_position_embeddings': fields.Used(131_072),
     'sliding_window': fields.Used(4_096),
 }
-MIXTRAL: fields.Table = MISTRAL | {
+MIXTRAL: fields.Table = {
+    **MISTRAL,
     'rms_norm_eps': fields.Used(1e-5),
     'rope_theta': fields.Used(1_000_000.0),
     'sliding_window': fields.Used(None),
@@ -90,7 +92,8 @@ ROTARY: fields.Table = {
     'rope_theta': fields.Used(None),
     'partial_rotary_factor': fields.Only(1.0),
 }
-LLAMA3: fields.Table = ROTARY | {
+LLAMA3: fields.Table = {
+    **ROTARY,
     'factor': fields.Used(None),
     'low_freq_factor': fields.Used(None),
     'high_freq_factor': fields.Used(None),
@@ -105,7 +108,7 @@ class Llama(family.Family):
     model_types: tuple[str, ...] = ('llama',)
     architectures: tuple[str, ...] = ('LlamaForCausalLM',)
     old_architectures = ('LLaMAForCausalLM',)
-    config_fields = LLAMA
+    config_fields: fields.Table = LLAMA
     kind = decoder.Decoder
 
     def model(self, fields: fields.Fields) -> decoder.Decoder:
@@ -182,7 +185,7 @@ class Mistral(Llama):
 
     model_types = ('mistral',)
     architectures = ('MistralForCausalLM',)
-    config_fields: ClassVar[fields.Table] = MISTRAL
+    config_fields = MISTRAL
 
     def window(self, fields: fields.Fields) -> int | None:
         return fields.optional('sliding_window')

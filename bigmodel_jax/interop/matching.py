@@ -11,6 +11,12 @@ from bigmodel_jax.models import model as models
 
 SHOWN = 8  # Problems of one kind in a message.
 COUNTED = {'layer': 'layers', 'expert': 'experts in each layer'}  # Other names are stacks: 'encoder layers'.
+# Dtypes that are rounded in each.
+FINER = {
+    'float16': {'bfloat16', 'float32', 'float64'},
+    'bfloat16': {'float16', 'float32', 'float64'},
+    'float32': {'float64'},
+}
 ROUNDING = 1e-6  # How far a table in a file may be from its formula: sines in float32.
 
 
@@ -71,6 +77,7 @@ def match(source: folder.Folder, families: tuple[family.Family, ...]) -> Match:
     tensors, copies = table.tensors(sizes), table.copied()
     left = source.entries.keys() - tensors.keys()
     dropped = sorted(key for key in left if table.is_buffer(key))
+    _check_dtype(source, tensors)
     _check(source, tensors, extra=sorted(left - set(dropped) - copies.keys()))
     for key in sorted(left & copies.keys()):
         _check_copy(source, copies[key], key, sizes)
@@ -113,6 +120,20 @@ def _check_counts(table: rules.Table, sizes: rules.Sizes, source: folder.Folder)
         raise config.InputError(
             f'{source.path / folder.CONFIG} says that the model has {sizes[name]:,} {what}, but the tensors in the '
             f'files are those of {count:,}{some}. Correct {folder.CONFIG}, or use the weights it was written for.'
+        )
+
+
+def _check_dtype(source: folder.Folder, tensors: Mapping[str, rules.Tensor]) -> None:
+    """Raises InputError if the reference would round the weights of the files to the dtype that config.json names."""
+    named = source.config.get('dtype') or source.config.get('torch_dtype')
+    if named not in ('float16', 'bfloat16', 'float32'):
+        return
+    kinds = {source.entries[key].dtype.name for key in tensors if key in source.entries}
+    finer = sorted(kinds & FINER[named])
+    if finer:
+        raise config.InputError(
+            f'{source.path / folder.CONFIG} says dtype={named!r}, but the files hold {finer[0]}, which transformers '
+            f'rounds to {named} when it loads them. To use the weights as they are, set dtype to {finer[0]!r}.'
         )
 
 

@@ -88,16 +88,15 @@ def _shaped(name: str, array: np.ndarray, inputs: Mapping[str, np.ndarray]) -> n
     """
     paired = 'decoder_input_ids' in inputs
     of = 'decoder_input_ids' if paired and (name.startswith('decoder') or name == 'labels') else 'input_ids'
-    wanted = np.shape(inputs[of])
-    if len(wanted) != 2 or 0 in wanted:
-        raise config.InputError(f'The input {of} has shape {list(wanted)}; it should be [rows, tokens], neither 0.')
-    if name == 'next_sentence_label':
-        wanted = wanted[:1]
-    if name == 'position_ids' and array.shape == (1, wanted[1]):
-        array = np.broadcast_to(array, wanted)  # One row of positions stands for all, as in the reference.
+    tokens: tuple[int, ...] = np.shape(inputs[of])
+    if len(tokens) != 2 or 0 in tokens:
+        raise config.InputError(f'The input {of} has shape {list(tokens)}; it should be [rows, tokens], neither 0.')
+    wanted = tokens[:1] if name == 'next_sentence_label' else tokens
+    if name == 'position_ids' and array.shape == (1, *tokens[1:]):
+        array = np.broadcast_to(array, tokens)  # One row of positions stands for all, as in the reference.
     if array.shape != wanted:
         raise config.InputError(
-            f'The input {name} has shape {list(array.shape)}; with {of} of {list(np.shape(inputs[of]))} it should be '
+            f'The input {name} has shape {list(array.shape)}; with {of} of {list(tokens)} it should be '
             f'{list(wanted)}.'
         )
     return array
