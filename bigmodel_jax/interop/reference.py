@@ -96,8 +96,7 @@ def _shaped(name: str, array: np.ndarray, inputs: Mapping[str, np.ndarray]) -> n
         array = np.broadcast_to(array, tokens)  # One row of positions stands for all, as in the reference.
     if array.shape != wanted:
         raise config.InputError(
-            f'The input {name} has shape {list(array.shape)}; with {of} of {list(tokens)} it should be '
-            f'{list(wanted)}.'
+            f'The input {name} has shape {list(array.shape)}; with {of} of {list(tokens)} it should be {list(wanted)}.'
         )
     return array
 

@@ -94,7 +94,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_what_fails_leaves_nothing(tmp_path):
     directory = published.copy('gpt2', tmp_path / 'hub', n_layer=3)
-    with pytest.raises(config.InputError, match='says that the model has 3 layers, but the tensors in the files are those of 2'):
+    with pytest.raises(config.InputError, match='has 3 layers, but the tensors in the files are those of 2'):
         conversion.convert(directory, tmp_path / 'run')
     assert [path.name for path in tmp_path.iterdir()] == ['hub']
 
