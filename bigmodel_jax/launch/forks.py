@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from bigmodel_jax.launch import simulation
+from bigmodel_jax.launch.chaos import shim
 
 POLL_S = 0.01
 # What a run imports only once it needs it.
@@ -78,13 +79,22 @@ class Zygote:
         self._server.kill()  # Its processes end with it.
         self._server.communicate()
 
-    def run(self, arguments: Sequence[str], *, hosts: int, devices: int, output: pathlib.Path) -> list[Child]:
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        hosts: int,
+        devices: int,
+        output: pathlib.Path,
+        orders: Mapping[int, Sequence[str | int]] = {},
+    ) -> list[Child]:
         """Starts `python -m bigmodel_jax` with these arguments as on several hosts; returns at once.
 
         Args:
           arguments: of every host, without what tells it which host it is: ['train', 'experiments/gpt2.py', ...].
           devices: simulated CPU devices of each host.
           output: a directory; what host i prints goes to its file host<i>.txt.
+          orders: host -> the fault that it meets, as chaos/shim.py takes it.
 
         Returns:
           The processes, in the order of the hosts.
@@ -93,7 +103,8 @@ class Zygote:
         children = []
         for host, flags in enumerate(simulation.told(hosts=hosts, devices=devices)):
             path = output / f'host{host}.txt'
-            pid = self._ask({'arguments': [*arguments, *flags], 'output': str(path)})
+            order = list(orders.get(host, ()))
+            pid = self._ask({'arguments': [*arguments, *flags], 'output': str(path), 'fault': order})
             children.append(Child(self, pid, path))
         return children
 
@@ -172,6 +183,8 @@ def main() -> int:
     request = _serve(sys.stdin, answers)
     if request is not None:
         sys.argv[1:] = request['arguments']
+        if request['fault']:
+            shim.arm(request['fault'])
         runpy.run_module('bigmodel_jax', run_name='__main__', alter_sys=True)  # As python -m does.
     return 0
 
