@@ -20,8 +20,8 @@ class Pairs(batches.Data):
     Packed in row by row, so that a batch has about `batch` x `length` tokens on each side. A pair with more than
     `length` tokens on a side is left out, which is said. A batch holds, where n is `batch` and T is `length`:
       source: [n, T] int32, each sentence followed by `end`.
-      inputs, targets: [n, T] int32. The target is the token after the input; the first input of a sentence is `end`,
-        and `end` is its last target.
+      inputs, targets: [n, T] int32. The target is the token after the input; the first input of a sentence is the
+        tokenizer's `begin`, and `end` is its last target.
       weights: [n, T] float32, 0 where padding.
       bytes: [n] float32, the UTF-8 bytes that the targets of the row stand for.
       source_segments, segments: [n, T] int32: 1, 2 ... for the pairs of the row, 0 where padding.
@@ -95,12 +95,13 @@ class PairExamples(batches.Examples):
         )
         source, target = self._tokens
         targets = np.where(of_target.segments > 0, target[of_target.sources + 1], 0).astype(np.int32)
+        inputs = np.where(of_target.positions == 0, self.tokenizer.begin, target[of_target.sources])
         size_bytes = np.where(of_target.segments > 0, self.tokenizer.token_bytes[targets], 0).sum(axis=1)
         return {
             'source': np.where(of_source.segments > 0, source[of_source.sources + 1], 0).astype(np.int32),
             'source_segments': of_source.segments,
             'source_positions': of_source.positions,
-            'inputs': np.where(of_target.segments > 0, target[of_target.sources], 0).astype(np.int32),
+            'inputs': np.where(of_target.segments > 0, inputs, 0).astype(np.int32),
             'targets': targets,
             'weights': (of_target.segments > 0).astype(np.float32),
             'bytes': size_bytes.astype(np.float32),

@@ -66,7 +66,8 @@ class Text(batches.Data):
     """A source, tokenized, in rows.
 
     A batch holds, where n is `batch` and T is `length`:
-      inputs, targets: [n, T] int32. The target is the token after the input; the first input of a document is `end`.
+      inputs, targets: [n, T] int32. The target is the token after the input; the first input of a document is the
+        tokenizer's `begin`, and its last target is `end`.
       weights: [n, T] float32, 0 where padding.
       bytes: [n] float32, the UTF-8 bytes that the targets of the row stand for, without padding.
     and with packing=Documents():
@@ -118,6 +119,8 @@ class TokenExamples(batches.Examples):
         """The pairs at `positions` [n, T]; those not `real` [n, T] become padding."""
         pairs = np.where(real, positions, 0)
         inputs = np.where(real, self._tokens[pairs], 0).astype(np.int32)
+        # Between two documents stands one token: the last target of the first, and the first input of the second.
+        inputs[(inputs == self.tokenizer.end) & real] = self.tokenizer.begin
         targets = np.where(real, self._tokens[pairs + 1], 0).astype(np.int32)
         size_bytes = np.where(real, self.tokenizer.token_bytes[targets], 0).sum(axis=1)
         return {

@@ -1,12 +1,16 @@
 """What a tokenizer is; tokenizers.py has the kinds there are."""
 
 import hashlib
+import importlib
 import json
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
+
+from bigmodel_jax import config
 
 DESCRIPTION = 'vocabulary.json'
 
@@ -16,6 +20,7 @@ class Tokenizer:
 
     size: int  # Every id is below it.
     end: int  # Stands between documents, and before the first. Never part of what encode() returns.
+    chat_template: str | None = None  # Jinja text that renders a conversation, of tokenizers that come with one.
     token_bytes: np.ndarray  # [size] int32: UTF-8 bytes of text that each id stands for; 0 for `end` and the like.
 
     def encode(self, text: str) -> np.ndarray:
@@ -27,6 +32,22 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without those that stand for none, as `end`. Half a character becomes U+FFFD."""
+        raise NotImplementedError
+
+    @property
+    def begin(self) -> int:
+        """What a model reads before the first token of a document: `end`, unless there is a token of its own (BOS)."""
+        return self.end
+
+    def encode_prompt(self, text: str) -> np.ndarray:
+        """[n] int32, n > 0: what a model reads to continue `text`; by default `begin` and the tokens of the text."""
+        return np.array([self.begin, *self.encode(text)], np.int32)
+
+    def encode_rendered(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """[n] int32, [n, 2] int64: the ids of a rendered conversation, and where each begins and ends in `text`.
+
+        The special tokens that are written out in it, such as '<|im_end|>', become their ids.
+        """
         raise NotImplementedError
 
     def id_of(self, token: str) -> int | None:
@@ -64,3 +85,28 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.stored().items():
             (folder / name).write_bytes(content)
+
+
+class Vocabulary:
+    """Interface of the configs that build a tokenizer."""
+
+    @property
+    def below(self) -> int | None:
+        """What every id stays below, as far as it is known before any training."""
+        return None
+
+    def build(self) -> Tokenizer:
+        """Trains it if that has not been done yet. Raises InputError if a library or the text is missing."""
+        raise NotImplementedError
+
+
+def import_library(name: str) -> types.ModuleType:
+    """The module of a library that only some tokenizers need.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise config.InputError(f'This tokenizer needs the {name!r} package: pip install {name}.') from error

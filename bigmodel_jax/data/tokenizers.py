@@ -6,7 +6,6 @@ by the content of that source; a run stores its own copy as plain JSON and .mode
 
 import dataclasses
 import functools
-import importlib
 import importlib.metadata
 import io
 import json
@@ -20,24 +19,11 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import cache, documents, progress, sources
-from bigmodel_jax.data.tokenizer import DESCRIPTION, Tokenizer
+from bigmodel_jax.data import cache, documents, pretrained_sentencepiece, pretrained_tokenizer, progress, sources
+from bigmodel_jax.data.tokenizer import DESCRIPTION, Tokenizer, Vocabulary, import_library
 
 # 256 bytes, the end of a document, and at least one piece to learn.
 VocabularySize = Annotated[int, annotated_types.Ge(258)]
-
-
-class Vocabulary:
-    """Interface of the configs that build a tokenizer."""
-
-    @property
-    def below(self) -> int | None:
-        """What every id stays below, as far as it is known before any training."""
-        return None
-
-    def build(self) -> Tokenizer:
-        """Trains it if that has not been done yet. Raises InputError if a library or the text is missing."""
-        raise NotImplementedError
 
 
 FOLDER = 'tokenizer'  # Of a work directory.
@@ -57,7 +43,9 @@ def load(directory: epath.PathLike) -> Tokenizer:
         files = {name: (folder / name).read_bytes() for name in names}
     except FileNotFoundError as error:
         raise config.InputError(f'{folder} holds no tokenizer: {error.filename} is missing.') from error
-    kinds = {kind.__name__: kind for kind in (ByteTokenizer, CharacterTokenizer, HuggingFaceTokenizer, SentencePieces)}
+    ours = (ByteTokenizer, CharacterTokenizer, HuggingFaceTokenizer, SentencePieces)
+    pretrained = (pretrained_tokenizer.PretrainedTokenizer, pretrained_sentencepiece.PretrainedSentencePiece)
+    kinds = {kind.__name__: kind for kind in (*ours, *pretrained)}
     if description['class'] not in kinds:
         raise config.InputError(f'{folder}: unknown tokenizer {description["class"]!r}; there are {", ".join(kinds)}.')
     return kinds[description['class']].restore(files)
@@ -170,7 +158,7 @@ class Bpe(Vocabulary):
 
     def build(self) -> Tokenizer:
         def train(texts: documents.Documents) -> Tokenizer:
-            library = _library('tokenizers')
+            library = import_library('tokenizers')
             model = library.Tokenizer(library.models.BPE())
             model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
             model.decoder = library.decoders.ByteLevel()
@@ -201,7 +189,7 @@ class WordPiece(Vocabulary):
 
     def build(self) -> Tokenizer:
         def train(texts: documents.Documents) -> Tokenizer:
-            library = _library('tokenizers')
+            library = import_library('tokenizers')
             model = self._model(library, {'[UNK]': 0})
             normalized = map(model.normalizer.normalize_str, _texts(texts, 'Reading for WordPiece'))
             letters = set().union(*normalized)
@@ -270,7 +258,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def restore(cls, files: Mapping[str, bytes]) -> Tokenizer:
-        return cls(_library('tokenizers').Tokenizer.from_buffer(files[cls.FILE]))
+        return cls(import_library('tokenizers').Tokenizer.from_buffer(files[cls.FILE]))
 
 
 def _word_piece_bytes(token: str) -> int:
@@ -304,7 +292,7 @@ class SentencePiece(Vocabulary):
             model = io.BytesIO()
             lines = (line for text in _texts(texts, 'Training SentencePiece') for line in text.splitlines(True))
             try:
-                _library('sentencepiece').SentencePieceTrainer.train(
+                import_library('sentencepiece').SentencePieceTrainer.train(
                     sentence_iterator=lines, model_writer=model, model_type=self.kind, vocab_size=self.vocab,
                     unk_id=0, eos_id=1, bos_id=-1, pad_id=-1, byte_fallback=True, hard_vocab_limit=False,
                     # The text as it is: no normalisation, no space added in front or taken away.
@@ -329,7 +317,7 @@ class SentencePieces(Tokenizer):
 
     def __init__(self, model: bytes):
         self._content = model
-        self._model = _library('sentencepiece').SentencePieceProcessor(model_proto=model)
+        self._model = import_library('sentencepiece').SentencePieceProcessor(model_proto=model)
         self.size, self.end = self._model.get_piece_size(), self._model.eos_id()
         self.token_bytes = np.array([self._bytes(i) for i in range(self.size)], np.int32)
         self._space_ids = [self._model.piece_to_id(f'<0x{byte:02X}>') for byte in self.SPACE.encode()]
@@ -370,7 +358,7 @@ def _trained(
     texts = vocabulary.trained_on.open()
     key = config.to_json(vocabulary) | {'trained_on': dict(texts.fingerprint)}
     if library:
-        _library(library)  # An error that says what to install, if it is missing.
+        import_library(library)  # An error that says what to install, if it is missing.
         key['version'] = importlib.metadata.version(library)
 
     def make(directory: pathlib.Path, parts: pathlib.Path) -> None:
@@ -385,10 +373,3 @@ def _texts(texts: documents.Documents, what: str) -> Iterator[str]:
 
 def _integers(ids: Iterable[int]) -> list[int]:
     return np.asarray(ids).astype(np.int64).tolist()
-
-
-def _library(name: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise config.InputError(f'This tokenizer needs the {name!r} package: pip install {name}.') from error

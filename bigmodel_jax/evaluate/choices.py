@@ -88,9 +88,7 @@ def encoded(choices: Choices, tokenizer: tokenizers.Tokenizer, seed: int) -> lis
         )
         shown = [task.question(train[index], f'{name}: training example {index}') for index in chosen]
         prompt = task.prompt(question, shown)
-        contexts = [
-            np.array([tokenizer.end, *tokenizer.encode(text)], np.int32) for text in (prompt, task.answer_context)
-        ]
+        contexts = [tokenizer.encode_prompt(text) for text in (prompt, task.answer_context)]
         completions = [np.asarray(ids, np.int32) for ids in tokenizer.encode_many(list(question.completions))]
         given, alone = (tuple(likelihood.Request(context, each) for each in completions) for context in contexts)
         examples.append(Example(given, alone, question.answer))

@@ -102,7 +102,7 @@ def write(
 
 def _ids(tokenizer: tokenizers.Tokenizer, prompts: Sequence[str]) -> list[np.ndarray]:
     """Token ids of each prompt, after the end token that stands before every document."""
-    return [np.array([tokenizer.end, *tokenizer.encode(prompt)], np.int32) for prompt in prompts]
+    return [tokenizer.encode_prompt(prompt) for prompt in prompts]
 
 
 def _continuation(tokenizer: tokenizers.Tokenizer, prompt: np.ndarray, new: np.ndarray) -> str:
