@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
             verb, help=summary, description=text, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
         )
         _add_arguments(sub, verb)
+        sub.add_argument('--debug', action='store_true', help='with an error, also print its whole traceback')
     return top
 
 

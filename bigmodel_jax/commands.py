@@ -8,9 +8,8 @@ import traceback
 from collections.abc import Sequence
 
 import jax
-import rich.console
 
-from bigmodel_jax import config, experiment_file, sharding, verbs
+from bigmodel_jax import config, experiment_file, sharding, terminal, verbs
 from bigmodel_jax.evaluate import decoding
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import screen as published
@@ -38,16 +37,14 @@ def run(options: argparse.Namespace) -> int:
             memory.keep_freed()
             hosts.join(options.coordinator, options.processes, options.process)
         status = VERBS[options.verb](options)
-    except processes.Agreed as error:
-        if processes.is_first():
-            print(f'error: {error}', file=sys.stderr)
-        return 2
     except config.InputError as error:
-        print(f'error: {_host()}{error}', file=sys.stderr)
-        return hosts.leave(2)
+        agreed = isinstance(error, processes.Agreed)  # Known to all hosts.
+        if processes.is_first() or not agreed:
+            terminal.explain(error, debug=options.debug, host='' if agreed else _host())
+        return 2 if agreed else hosts.leave(2)
     except (Anomalous, NotSaved) as error:  # Known to all hosts.
         if processes.is_first():
-            print(f'stopped: {error}', file=sys.stderr)
+            print(f'stopped: {terminal.printable(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return hosts.leave(128 + signal.SIGINT)
@@ -82,11 +79,11 @@ def _experiment_if_named(options: argparse.Namespace) -> Experiment | None:
 def show(options: argparse.Namespace) -> None:
     """Prints the experiment, its number of parameters, and how attention is computed on its mesh."""
     experiment = _experiment(options)
-    console = rich.console.Console(highlight=False)
+    console = terminal.Console()
     console.print(shown.render(experiment), soft_wrap=True)
     console.print(f'\n{verbs.parameters(experiment):,} parameters')
     for line in shown.attention(experiment):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -95,7 +92,7 @@ def check(options: argparse.Namespace) -> int:
     jax.config.update('jax_platforms', 'cpu')
     experiments, asked = experiment_file.load_arms(options.experiment, options.set, options.arg)
     found = verbs.check(experiments, asked)
-    rich.console.Console(highlight=False).print(claims_screen.checked(found), soft_wrap=True)
+    terminal.Console().print(claims_screen.checked(found), soft_wrap=True)
     if options.json:
         checks.write(options.json, found)
     return 1 if any(each.verdict == checks.DIFFERS for each in found) else 0
@@ -108,7 +105,7 @@ def train(options: argparse.Namespace) -> None:
     if not processes.is_first():
         return
     for name, value in result.metrics.items():
-        print(f'{name}: {progress.short(value)}')
+        print(f'{terminal.printable(name)}: {progress.short(value)}')
     print(f'digest of the state at step {result.step}: {result.digest}')
     print(f'report: {result.workdir / "report.html"}')
     if result.stopped_by is not None:
@@ -132,7 +129,7 @@ def evaluate(options: argparse.Namespace) -> None:
     for name, outcome in outcomes.items():
         for key, value in outcome.items():
             if isinstance(value, float):
-                print(f'{name}/{key}: {progress.short(value)}')
+                print(f'{terminal.printable(name)}/{key}: {progress.short(value)}')
     if not outcomes:
         print('The experiment has no evaluations.')
 
@@ -144,16 +141,16 @@ def sample(options: argparse.Namespace) -> None:
     trained = verbs.open_run(options.workdir).restore(options.step, experiment)
     _warn_of(trained.damage)
     texts = trained.sample(prompts, tokens=options.tokens, how=how, seed=options.seed)
-    console = rich.console.Console(highlight=False)
+    console = terminal.Console()
     for prompt, text in zip(prompts, texts):
-        console.print(prompt, style='bold', end='', markup=False, soft_wrap=True)
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(prompt, style='bold', end='', soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 def _warn_of(damage: Sequence[str]) -> None:
     """Says which newer checkpoints were not used."""
     for text in damage if processes.is_first() else ():
-        print(f'damaged: {text}', file=sys.stderr)
+        print(f'damaged: {terminal.printable(text)}', file=sys.stderr)
 
 
 def _decoding(options: argparse.Namespace) -> decoding.Decoding:
@@ -172,14 +169,14 @@ def report(options: argparse.Namespace) -> None:
     _experiment_if_named(options)  # Loads the parts of its own that the file defines.
     found = verbs.judge(options.workdir, options.seeds)
     if found:
-        rich.console.Console(highlight=False).print(claims_screen.judged(found), soft_wrap=True)
+        terminal.Console().print(claims_screen.judged(found), soft_wrap=True)
     print(verbs.write_report(options.workdir, seeds=options.seeds))
 
 
 def describe(options: argparse.Namespace) -> None:
     """Prints every array."""
     groups = verbs.describe(_experiment(options))
-    rich.console.Console(highlight=False).print(descriptions.render(groups), soft_wrap=True)
+    terminal.Console().print(descriptions.render(groups), soft_wrap=True)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -188,8 +185,8 @@ def plan(options: argparse.Namespace) -> None:
     jax.config.update('jax_platforms', 'cpu')
     experiment, on = _experiment(options), [slices.parse(name) for name in options.topology]
     table = prices.table(options.prices) if options.prices else None
-    console = rich.console.Console(highlight=False)
-    say = rich.console.Console(stderr=True, highlight=False, style='dim').print
+    console = terminal.Console(markup=True)
+    say = terminal.Console(stderr=True, markup=True, style='dim').print
     if not options.search:
         found = verbs.plan(experiment, on, fast=options.fast, table=table, say=say)
     else:
@@ -208,14 +205,14 @@ def plan(options: argparse.Namespace) -> None:
 
 def verify(options: argparse.Namespace) -> int:
     """Prints whether a run comes out the same; returns 0 if it does, 1 if not."""
-    console = rich.console.Console(highlight=False)
+    console = terminal.Console()
     found = verbs.verify(
         options.run,
         steps=options.steps,
         between=None if options.between is None else tuple(options.between),
         experiment_file=options.experiment,
         keep=options.keep,
-        say=rich.console.Console(stderr=True, highlight=False, style='yellow').print,
+        say=terminal.Console(stderr=True, style='yellow').print,
     )
     console.print(repeated.verification(found))
     return 0 if found.identical else 1
@@ -224,7 +221,7 @@ def verify(options: argparse.Namespace) -> int:
 def replay(options: argparse.Namespace) -> int:
     """Prints what a step was; returns 1 if it is not what the run recorded."""
     found = verbs.replay(options.run, options.step, skipped=options.skipped, experiment_file=options.experiment)
-    rich.console.Console(highlight=False).print(repeated.replayed(found, options.examples))
+    terminal.Console().print(repeated.replayed(found, options.examples))
     return 1 if found.identical is False else 0
 
 
@@ -236,7 +233,7 @@ def convert(options: argparse.Namespace) -> None:
 def certify(options: argparse.Namespace) -> int:
     """Prints how far each output is from the reference; returns 1 if one is further than rounding."""
     found = verbs.certify(options.directory, options.against, dtype=options.dtype, tolerance=options.tolerance)
-    rich.console.Console(highlight=False).print(published.certified(found))
+    terminal.Console().print(published.certified(found))
     print(published.verdict(found))
     return 0 if found.first is None else 1
 

@@ -26,6 +26,7 @@ CLASS_KEY = 'class'
 # Attribute of a config that vary() leaves behind: {path: where the value was changed}. Not a field: it takes no part
 # in equality or JSON.
 ORIGINS = '_origins'
+FILE = '_file'  # Another such attribute: the experiment file from which it was loaded.
 
 C = TypeVar('C')
 
@@ -161,7 +162,7 @@ def vary(config: C, changes: Mapping[str, Any], origin: str | None = None) -> C:
     if origin is None:
         frame = sys._getframe(1)
         origin = f'{pathlib.Path(frame.f_code.co_filename).name}:{frame.f_lineno}'
-    origins = dict(getattr(config, ORIGINS, {}))
+    origins, file = dict(getattr(config, ORIGINS, {})), getattr(config, FILE, None)
     for path, value in changes.items():
         config = _replace(config, path.split('.'), value, '')
         origins = {known: where for known, where in origins.items() if not known.startswith(path + '.')} | {
@@ -169,6 +170,8 @@ def vary(config: C, changes: Mapping[str, Any], origin: str | None = None) -> C:
         }
     if is_config(config):
         object.__setattr__(config, ORIGINS, origins)
+        if file is not None:
+            object.__setattr__(config, FILE, file)
     return config
 
 

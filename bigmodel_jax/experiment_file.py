@@ -4,14 +4,17 @@ import functools
 import importlib.util
 import inspect
 import pathlib
+import re
 import sys
-import traceback
 import types
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from bigmodel_jax import config, settings
+from bigmodel_jax import config, own_errors, own_modules, settings
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.experiment import Experiment
+
+_loading: set[str] = set()  # The experiment files that are being loaded at this moment, as modules.
 
 
 def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = ()) -> Experiment:
@@ -24,19 +27,43 @@ def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = ()) 
     Raises:
       InputError: there is no such file, function or arm, the file does not run, or the experiment is wrong.
     """
-    path, _, rest = name.partition(':')
-    function, _, arm = rest.partition('/')
-    module = load_module(path)
-    made = _call(module, function or 'experiment', pathlib.Path(path), arguments)
+    path, function, arm = parse(name)
+    function = function or 'experiment'
+    made = _call(load_module(path), function, pathlib.Path(path), arguments)
     if isinstance(made, dict):
         if arm not in made:
-            raise config.InputError(f'{path}: {function}() has no arm {arm!r}.{config.nearest(arm, made)}')
+            raise config.InputError(f'{path}: {function}() has no arm {arm!r}.{config.nearest(arm, map(str, made))}')
         made = made[arm]
     elif arm:
         raise config.InputError(f'{path}: {function}() returns one experiment, so there is no arm {arm!r}.')
-    if not isinstance(made, Experiment):
-        raise config.InputError(f'{path}: {function}() returned a {type(made).__name__}, not an Experiment.')
-    return experiments.check(settings.parse_settings(made, changes))
+    checked = experiments.check(settings.parse_settings(_experiment(made, f'{path}: {function}()'), changes))
+    object.__setattr__(checked, config.FILE, str(pathlib.Path(path).expanduser().resolve()))
+    return checked
+
+
+def parse(name: str) -> tuple[str, str, str]:
+    """File, function and arm of FILE.py[:FUNCTION[/ARM]]; '' for what is not named.
+
+    Raises:
+      InputError: there is a colon, and no function after it.
+    """
+    found = re.fullmatch(r'(.+?\.py)(?::(.*))?', name, re.DOTALL)
+    path, rest = found.groups() if found else name.partition(':')[::2]
+    function, _, arm = (rest or '').partition('/')
+    if not function and (name.endswith(':') or arm):
+        raise config.InputError(
+            f'{name}: there is no function after the colon. Write {path}:FUNCTION, or {path} alone.'
+        )
+    return path, function, arm
+
+
+def _experiment(made: object, what: str) -> Experiment:
+    """What a function returned, if it is an experiment."""
+    if isinstance(made, Experiment):
+        return made
+    forgotten = ' Does it lack a `return`?' if made is None else ''
+    shown = 'None' if made is None else f'a {type(made).__name__}'
+    raise config.InputError(f'{what} returned {shown}, not an Experiment.{forgotten}')
 
 
 def load_arms(
@@ -50,11 +77,12 @@ def load_arms(
     Raises:
       InputError: as load().
     """
-    path, _, rest = name.partition(':')
-    function, _, arm = rest.partition('/')
+    path, function, arm = parse(name)
     module = load_module(path)
-    made = {word: _call(module, word, pathlib.Path(path), arguments) for word in [function or 'experiment']}
-    if not function and inspect.isfunction(vars(module).get('sweep')):
+    made: dict[str, object] = {
+        word: _call(module, word, pathlib.Path(path), arguments) for word in [function or 'experiment']
+    }
+    if not function and _is_function(vars(module).get('sweep')):
         taken = inspect.signature(module.sweep).parameters
         known = [argument for argument in arguments if argument.partition('=')[0] in taken]
         made['sweep'] = _call(module, 'sweep', pathlib.Path(path), known)
@@ -63,10 +91,7 @@ def load_arms(
     alone = {word: each for word, each in made.items() if not isinstance(each, dict) and each not in arms.values()}
     if arm and arm not in arms:
         raise config.InputError(f'{path}: {function}() has no arm {arm!r}.{config.nearest(arm, arms)}')
-    every = {**alone, **arms}
-    for word, each in every.items():
-        if not isinstance(each, Experiment):
-            raise config.InputError(f'{path}: {word} is a {type(each).__name__}, not an Experiment.')
+    every = {word: _experiment(each, f'{path}: {word}') for word, each in {**alone, **arms}.items()}
     found = {word: experiments.check(settings.parse_settings(each, changes)) for word, each in every.items()}
     return found, (arm,) if arm else tuple(found)
 
@@ -85,42 +110,59 @@ def load_module(path: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise config.InputError(f'{path} is not a Python file; an experiment file ends in .py.')
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # Before it runs: dataclasses look their module up.
-    _run(functools.partial(spec.loader.exec_module, module), file)
+    if name in _loading:
+        raise config.InputError(
+            f"{path} runs a command while it is loaded. Put `main(__file__)` below `if __name__ == '__main__':`."
+        )
+    _loading.add(name)
+    try:
+        _run(lambda: own_modules.enter(file), file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # Before it runs: dataclasses look their module up.
+        _run(functools.partial(spec.loader.exec_module, module), file)
+    finally:
+        _loading.discard(name)
     return module
 
 
+def _is_function(value: object) -> bool:
+    """Whether a value can be called for an experiment; a decorated function is another kind of object."""
+    return callable(value) and not isinstance(value, type)
+
+
 def _call(module: types.ModuleType, function: str, file: pathlib.Path, arguments: Sequence[str]) -> object:
-    found = vars(module).get(function)
-    if not inspect.isfunction(found):
+    found: Any = vars(module).get(function)
+    if not _is_function(found):
         own = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise config.InputError(f'{file} has no function {function!r}.{config.nearest(function, own)}')
-    parameters = inspect.signature(found).parameters
+    parameters = inspect.signature(found).parameters.values()
+    named = {each.name: each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    anything = any(each.kind is each.VAR_KEYWORD for each in parameters)
     values = {}
     for argument in arguments:
         name, sign, text = argument.partition('=')
-        if not sign or name not in parameters:
-            raise config.InputError(
-                f'{file}: {function}() takes no --arg {argument}.{config.nearest(name, parameters)}'
-            )
-        values[name] = text if parameters[name].annotation is str else settings.parse_value(text, name)
-    needed = [name for name, each in parameters.items() if each.default is each.empty and name not in values]
+        if not sign or not (name in named or (anything and name.isidentifier())):
+            raise config.InputError(f'{file}: {function}() takes no --arg {argument}.{config.nearest(name, named)}')
+        is_text = name in named and named[name].annotation in (str, 'str')
+        values[name] = text if is_text else settings.parse_value(text, name)
+    needed = [name for name, each in named.items() if each.default is each.empty and name not in values]
     if needed:
         raise config.InputError(f'{file}: {function}() needs --arg {needed[0]}=...')
-    return _run(lambda: found(**values), file)
+    ahead = [values.pop(name) for name, each in named.items() if each.kind is each.POSITIONAL_ONLY and name in values]
+    return _run(lambda: found(*ahead, **values), file)
 
 
 def _run(function: Callable[[], object], file: pathlib.Path) -> object:
-    """Runs code of the experiment file; whatever it raises becomes one message with the line of the file."""
+    """Runs code of the experiment file; whatever it raises becomes one message with the lines of own code."""
     try:
         return function()
-    except config.InputError:
-        raise
+    except config.InputError as error:
+        if not own_errors.own_frames(error) or isinstance(error.__cause__, Exception):
+            raise
+        raise config.InputError(own_errors.located(error, str(error), file)) from error
     except SyntaxError as error:
-        raise config.InputError(f'{error.filename}, line {error.lineno}: {error.msg}.') from error
-    except Exception as error:  # Code of a person's own can raise anything.
-        message = settings.explain_constructor_error(error) if isinstance(error, TypeError) else None
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-        where = f'{file}, line {lines[-1]}' if lines else str(file)
-        raise config.InputError(f'{where}: {message or f"{type(error).__name__}: {error}"}') from error
+        raise config.InputError(own_errors.located(error, f'{type(error).__name__}: {error.msg}', file)) from error
+    except (Exception, SystemExit) as error:  # Code of a person's own can raise anything.
+        explained = settings.explain_constructor_error(error) if isinstance(error, TypeError) else None
+        message = explained or f'{type(error).__name__}: {error}'
+        raise config.InputError(own_errors.located(error, message, file)) from error

@@ -16,8 +16,9 @@ from bigmodel_jax import __main__
 PACKAGE = 'bigmodel_jax'
 # A file imports only from its own line and the lines above it.
 ORDER = (
-    ('config',),
-    ('torus', 'settings', 'claims', 'start'),
+    ('config', 'terminal'),
+    ('torus', 'settings', 'claims', 'start', 'own_modules'),
+    ('own_errors',),
     ('sharding',),
     ('kernels', 'data'),
     ('layers',),

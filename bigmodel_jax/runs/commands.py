@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import sys
 
-import rich.console
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import config, terminal
 from bigmodel_jax.runs import diff as diffs
 from bigmodel_jax.runs import directory, screen
 
@@ -19,9 +17,9 @@ def diff(options: argparse.Namespace) -> int:
         if options.json:
             write(options.json, found)
     except config.InputError as error:
-        print(f'error: {error}', file=sys.stderr)
+        terminal.explain(error, debug=options.debug)
         return 2
-    rich.console.Console(highlight=False).print(screen.render(found))
+    terminal.Console().print(screen.render(found))
     return 0 if found.identical else 1
 
 

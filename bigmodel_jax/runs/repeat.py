@@ -27,7 +27,7 @@ def experiment_of(run: directory.Run, named: str | None) -> Experiment:
     Raises:
       InputError: it has parts that only its experiment file defines, or the function makes another.
     """
-    file, _, function = (named or '').partition(':')
+    file, function, _ = experiment_file.parse(named) if named else ('', '', '')
     if function:
         different = workdir.stored_differences(run.path, experiment_file.load(str(named)))
         fields = [str(each) for each in different if each.path.partition('.')[0] not in CIRCUMSTANCES]

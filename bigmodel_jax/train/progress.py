@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import rich.console
 import rich.progress
 
+from bigmodel_jax import terminal
 from bigmodel_jax.train import processes
 
 PLAIN_EVERY_S = 10.0  # A log gets at most one progress line in this time.
@@ -40,11 +40,11 @@ class Progress:
     def __init__(self, name: str, *, start: int, steps: int, unit: str):
         self._steps, self._unit, self._said = steps, unit, 0.0
         self._speaks = processes.is_first()
-        self._console = rich.console.Console(stderr=True, highlight=False)
+        self._console = terminal.Console(stderr=True)
         self._live = rich.progress.Progress(
-            rich.progress.TextColumn('[bold]{task.description}'),
+            rich.progress.TextColumn('{task.description}', style='bold', markup=False),
             rich.progress.BarColumn(),
-            rich.progress.TextColumn('{task.completed}/{task.total} {task.fields[note]}'),
+            rich.progress.TextColumn('{task.completed}/{task.total} {task.fields[note]}', markup=False),
             rich.progress.TimeRemainingColumn(),
             console=self._console,
             disable=not (sys.stderr.isatty() and self._speaks),
@@ -63,9 +63,9 @@ class Progress:
         if not self._speaks:
             return
         if self._live.disable:
-            print(message, file=sys.stderr, flush=True)
+            print(terminal.printable(message), file=sys.stderr, flush=True)
         else:
-            self._console.print(message, markup=False)
+            self._console.print(message)
 
     def evaluation(self, step: int, name: str, outcome: Mapping[str, Any]) -> None:
         """The numbers of an evaluation, on a line that stays."""
