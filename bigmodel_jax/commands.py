@@ -20,7 +20,7 @@ from bigmodel_jax.plan import search as searching
 from bigmodel_jax.runs import checks, claims_screen, repeated
 from bigmodel_jax.runs import describe as descriptions
 from bigmodel_jax.runs import show as shown
-from bigmodel_jax.train import memory, processes, progress
+from bigmodel_jax.train import files, locking, loop, memory, processes, progress
 from bigmodel_jax.train.checkpoints import NotSaved
 from bigmodel_jax.train.metrics import Anomalous
 
@@ -46,6 +46,14 @@ def run(options: argparse.Namespace) -> int:
         if processes.is_first():
             print(f'stopped: {terminal.printable(error)}', file=sys.stderr)
         return 1
+    except locking.Taken as error:
+        print(f'stopped: {_host()}{error}', file=sys.stderr)
+        return hosts.leave(1)
+    except (OSError, ValueError) as error:  # TensorStore raises ValueError.
+        if not files.is_of_the_storage(error):
+            raise
+        print(f'error: {_host()}{files.brief(error)}. {files.ADVICE}', file=sys.stderr)
+        return hosts.leave(1)
     except KeyboardInterrupt:
         return hosts.leave(128 + signal.SIGINT)
     except BaseException:
@@ -98,18 +106,24 @@ def check(options: argparse.Namespace) -> int:
     return 1 if any(each.verdict == checks.DIFFERS for each in found) else 0
 
 
-def train(options: argparse.Namespace) -> None:
-    """Trains, and says how it ended and where everything is."""
+def train(options: argparse.Namespace) -> int:
+    """Trains, and says how it ended and where everything is; returns 1 if a log is not on disk."""
     experiment = processes.together(lambda: _experiment(options))
-    result = verbs.train(experiment, options.workdir, stop_after=options.stop_after, wandb=options.wandb)
+    result = loop.train(experiment, options.workdir, stop_after=options.stop_after, wandb=options.wandb)
     if not processes.is_first():
-        return
+        return 0
     for name, value in result.metrics.items():
         print(f'{terminal.printable(name)}: {progress.short(value)}')
     print(f'digest of the state at step {result.step}: {result.digest}')
-    print(f'report: {result.workdir / "report.html"}')
+    try:
+        print(f'report: {verbs.write_report(result.workdir)}')
+    except (config.InputError, OSError) as error:  # What was trained is as good without it.
+        print(f'no report: {files.brief(error)}', file=sys.stderr)
     if result.stopped_by is not None:
         print(f'stopped by {result.stopped_by} at step {result.step} of {experiment.steps}; the same command goes on.')
+    if result.unwritten:
+        print(f'incomplete: {"; ".join(result.unwritten)}. The checkpoints are complete.', file=sys.stderr)
+    return 1 if result.unwritten else 0
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -42,7 +42,11 @@ write_report = report.write_report
 def train(
     experiment: Experiment, workdir: epath.PathLike, *, stop_after: int | None = None, wandb: str | None = None
 ) -> loop.Result:
-    """Trains `experiment`, or goes on training it, and writes the report; see loop.train()."""
+    """Trains `experiment`, or goes on training it, and writes the report; see loop.train().
+
+    Raises:
+      InputError: as loop.train(); or the report cannot be written, after the training.
+    """
     result = loop.train(experiment, workdir, stop_after=stop_after, wandb=wandb)
     if processes.is_first():
         write_report(result.workdir)

@@ -5,12 +5,14 @@ There are no locks (network file systems do not keep them): everything appears b
 second uses the result of the first.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +21,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import progress
 
 CONTENTS = 'contents.json'
+LEFT_S = 3_600.0  # No process takes so long to remove an entry.
 HASHED_BYTES = 64 * 2**20  # Longer files are checked by size alone when opened: hashing 10 GB takes 10 s.
 
 # Args: the directory to fill, and a directory of finished parts, which all processes share and restarts keep.
@@ -139,6 +142,11 @@ def _remove(directory: pathlib.Path) -> None:
     except FileNotFoundError:
         return  # Another process removed it.
     shutil.rmtree(trash, ignore_errors=True)
+    # What a process left that was killed while it removed an entry.
+    for left in directory.parent.glob('trash-*'):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _blame_the_place(error: OSError) -> None:

@@ -27,11 +27,11 @@ def open_run(workdir: epath.PathLike, experiment_file: epath.PathLike | None = N
     Raises:
       InputError: there is no such directory, or it holds no run.
     """
-    path = epath.Path(workdir).expanduser()
-    if not path.is_dir():
+    path = files.directory(workdir)
+    if not files.is_directory(path):
         raise config.InputError(f'{path}: there is no such directory. Pass the --workdir of a run.')
-    if not (path / files.EXPERIMENT).exists():
-        names = sorted(child.name for child in path.iterdir())
+    if not files.exists(path / files.EXPERIMENT):
+        names = files.names_in(path)
         shown = ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
         raise config.InputError(
             f'{path} is not the directory of a run: it has no {files.EXPERIMENT}. It holds {shown or "nothing"}.'
@@ -85,7 +85,7 @@ class Run:
     def environment(self) -> list[dict[str, Any]]:
         """One dict for each session: versions, devices, mesh, git commit, fingerprint of the data."""
         path = self.path / files.ENVIRONMENT
-        return files.read_json(path) if path.exists() else []
+        return files.read_json(path) if files.exists(path) else []
 
     @functools.cached_property
     def _log(self) -> records.Log:
@@ -194,8 +194,7 @@ class Run:
     def checkpoints(self) -> list[int]:
         """The steps of the checkpoints that are kept, oldest first."""
         folder = self.path / files.CHECKPOINTS
-        names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(name) for name in files.names_in(folder) if files.is_step(name))
 
     # ---- its model ----
 

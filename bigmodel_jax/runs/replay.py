@@ -14,7 +14,7 @@ from bigmodel_jax.data import batches, tokenizers
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.runs import conditions, diff, directory, repeat, results, traces
 from bigmodel_jax.runs.sections import Section
-from bigmodel_jax.train import feed, fingerprints, metrics, preparation, records, step
+from bigmodel_jax.train import feed, fingerprints, metrics, preparation, records, step, sums
 from bigmodel_jax.train.checkpoints import Checkpointer
 from bigmodel_jax.train.state import TrainState
 
@@ -203,6 +203,7 @@ def _texts(run: directory.Run, rows: batches.Batch) -> tuple[str, ...]:
     """How each example begins, if the run has a tokenizer."""
     if not (run.path / tokenizers.FOLDER).exists() or 'targets' not in rows:
         return ()
+    sums.check(run.path, tokenizers.FOLDER)
     tokenizer = tokenizers.load(run.path / tokenizers.FOLDER)
     return tuple(tokenizer.decode(ids[:CHARACTERS].tolist())[:CHARACTERS] for ids in rows['targets'])
 

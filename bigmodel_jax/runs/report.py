@@ -14,7 +14,7 @@ from bigmodel_jax import config
 from bigmodel_jax.evaluate import metric as metrics
 from bigmodel_jax.evaluate import unigram as unigram_lib
 from bigmodel_jax.runs import claimed, claims_screen, curves, directory, going_on, goodput, heatmaps, quantities, show
-from bigmodel_jax.train import progress
+from bigmodel_jax.train import files, progress
 
 FILE = 'report.html'
 LARGE_CHART, SMALL_CHART = (920.0, 330.0), (450.0, 190.0)
@@ -53,11 +53,19 @@ def write_report(
       seeds: the directories of runs that differ in the seed alone, by which the paper's numbers are judged too.
 
     Raises:
-      InputError: as open_run() and claimed.judge().
+      InputError: as open_run() and claimed.judge(); or the page cannot be written.
     """
     run = directory.open_run(workdir, experiment_file)
     path = run.path / FILE
-    path.write_text(render(run, [directory.open_run(other) for other in seeds]))
+    files.check_no_link(path)
+    text = render(run, [directory.open_run(other) for other in seeds])
+    try:
+        files.write(path, text.encode())
+    except OSError as error:
+        raise config.InputError(
+            f'{path} cannot be written: {error.strerror}. The run itself is as it was. Make room or the directory '
+            'writable, or copy the run (without its checkpoints/) and report on the copy.'
+        ) from error
     return path
 
 

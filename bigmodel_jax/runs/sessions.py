@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from bigmodel_jax.train import records
 
 ENDINGS = ('stop', 'end')  # The kinds of record that close a session.
+DAY_S = 86_400.0
 
 
 class Session(NamedTuple):
@@ -51,4 +52,11 @@ def _session(entry: Mapping[str, Any], own: list[records.Record]) -> Session:
     last = own[-1] if own else {'kind': '', 'step': entry['step'], 'time': start}
     ending = {'end': 'finished', 'stop': f'stopped by {last.get("reason")}'}.get(last['kind'])
     last_step = max([entry['step'], *[record['step'] for record in own]])
-    return Session(start, entry['step'], last_step, last['time'] - start, ending, 0)
+    return Session(start, entry['step'], last_step, _seconds(last['time'] - start, own), ending, 0)
+
+
+def _seconds(by_the_clock: float, own: list[records.Record]) -> float:
+    """How long a session took: by the clock of its records, unless that was set meanwhile."""
+    measured = sum(sum(each['metrics'].values()) for each in own if each['kind'] == 'time')
+    set_meanwhile = by_the_clock < 0 or (measured > 0 and by_the_clock > 10 * measured + DAY_S)
+    return measured if set_meanwhile else by_the_clock

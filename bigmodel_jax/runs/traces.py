@@ -34,7 +34,7 @@ class Trace(NamedTuple):
 
 def read(workdir: epath.Path) -> Trace | None:
     """The trace of a run; None if it has none, as one that an older version made."""
-    if not (workdir / files.TRACE).exists():
+    if not files.exists(workdir / files.TRACE):
         return None
     log = records.scan(workdir / files.TRACE)
     trace = Trace({}, {}, tuple(log.damage))

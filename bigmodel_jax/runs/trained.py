@@ -10,7 +10,7 @@ from bigmodel_jax import config, sharding
 from bigmodel_jax.data import tokenizers
 from bigmodel_jax.evaluate import decoding, reading, samples, translation
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import metrics, preparation, state, workdir
+from bigmodel_jax.train import appending, files, integrity, metrics, preparation, state, sums, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 PyTree = Any
@@ -33,12 +33,26 @@ class Trained:
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer that is stored with the run.
 
+        Where its files are damaged, the copy is used that the checkpoint holds.
+
         Raises:
-          InputError: there is none: the run was not trained on text.
+          InputError: there is none: the run was not trained on text; or it is damaged.
         """
         folder = self.path / tokenizers.FOLDER
-        if not folder.exists():
+        if not files.exists(folder):
             raise config.InputError(f'{self.path} was trained on data without a tokenizer; it cannot write text.')
+        try:
+            sums.check(self.path, tokenizers.FOLDER)
+        except files.Damaged as error:
+            step = self.path / files.CHECKPOINTS / str(self.step)
+            folder = step / tokenizers.FOLDER
+            if not files.exists(folder):
+                raise
+            try:
+                integrity.check_folder(step, tokenizers.FOLDER)
+            except integrity.Damaged as other:
+                raise config.InputError(f'{error} The copy in {step} is damaged as well: {other}.') from other
+            appending.say(f'{error} The copy in {folder} is used.')
         return tokenizers.load(folder)
 
     def evaluate(self) -> dict[str, Mapping[str, Any]]:
@@ -49,10 +63,7 @@ class Trained:
           is 'test_average5', here and in the records, beside that of the checkpoint of the same step.
         """
         outcomes, run = {}, preparation.prepare(self.experiment)
-        with (
-            sharding.use(run.place),
-            metrics.open_writer(self.path, start=None, wandb=None, details={}) as writer,
-        ):
+        with sharding.use(run.place), metrics.open_recorder(self.path) as writer:
             for each, evaluator in zip(run.experiment.evaluations, run.evaluators):
                 name = f'{each.name}_average{len(self.averaged)}' if self.averaged else each.name
                 outcomes[name] = evaluator.run(self.params, self.model_state)

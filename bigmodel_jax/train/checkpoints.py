@@ -4,7 +4,7 @@ import concurrent.futures
 import json
 import time
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,20 +12,24 @@ from etils import epath
 
 from bigmodel_jax import config, experiment
 from bigmodel_jax.evaluate import metric
-from bigmodel_jax.train import files, integrity, processes, reading, retention, saving, stores
+from bigmodel_jax.train import appending, files, integrity, listing, processes, reading, retention, saving, stores
 from bigmodel_jax.train.state import TrainState
 
 PyTree = Any
 
 # Items of a step directory. 'model' alone is enough to evaluate and sample.
 ITEMS = {'model': ('params', 'model_state'), 'optimizer': ('step', 'opt_state', 'levels')}
-DAMAGED = 'damaged'  # Where damaged checkpoints are moved to, within the work directory.
+CHANGES = 20  # So often a checkpoint may be deleted by a run while it is read from another process.
 LONGEST_WAIT_S = 300.0  # Between a save that failed and the next try.
 LAST_TRIES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # Waits between tries at the end of a session.
 
 
 class NotSaved(Exception):
     """The last state of a session could not be saved; says what is lost and what to do."""
+
+
+class _Gone(Exception):
+    """A checkpoint was deleted while it was read."""
 
 
 class Weights(NamedTuple):
@@ -70,9 +74,10 @@ class Checkpointer:
       store: how they are written; None: as the path suggests.
       direction: in which the metric of `policy.keep_best` is better.
       rolls_back: also keep the checkpoint to which the run would go back.
+      guard: called before anything is written; raises if this process must not write any more.
 
     Raises:
-      InputError: the directory cannot be made.
+      InputError: the directory cannot be made or read.
     """
 
     def __init__(
@@ -83,21 +88,25 @@ class Checkpointer:
         store: stores.Store | None = None,
         direction: metric.Direction = 'lower',
         rolls_back: bool = False,
+        guard: Callable[[], None] = appending.nothing,
     ):
+        self._guard = guard
+        self.logs: Sequence[Callable[[], None]] = ()  # Each brings a log to disk, which no checkpoint is to outlive.
         # Orbax takes absolute paths only; gs://... is one.
         self._workdir = workdir if '://' in str(workdir) else workdir.resolve()
         self._directory = self._workdir / files.CHECKPOINTS
         self._policy, self._direction, self._rolls_back = policy, direction, rolls_back
         self._left: set[int] = set()  # Those of a path that the run has left; they go when it has saved on its new one.
         self._store = stores.store_for(self._directory) if store is None else store
-        self.damage: list[str] = []  # A sentence for every damaged checkpoint that was met.
+        self.damage: list[str] = []  # A sentence for every checkpoint that is not used, as it is damaged or unreadable.
         # What every checkpoint holds beside its arrays, so that it can be read if all else of the run is lost: the
         # content of files by their names, such as 'experiment.json' and 'tokenizer/vocabulary.json'.
         self.attachments: Mapping[str, bytes] = {}
-        opened = processes.from_first(processes.on_first(self._open))
-        self._experiment: str = opened['experiment']
-        self._metrics = {int(step): metrics for step, metrics in opened['metrics'].items()}
-        self._saver = None if policy is None else saving.Saver(self._store)
+        self._experiment: str = processes.from_first(processes.on_first(self._open))
+        self._metrics: dict[int, dict[str, float]] = {}
+        self._unreadable: dict[int, str] = {}  # Steps of which the storage does not give the record; they are kept.
+        self._list()
+        self._saver = None if policy is None else saving.Saver(self._store, guard)
         self._saving: tuple[int, dict[str, float], concurrent.futures.Future[saving.Outcome]] | None = None
         self._said: list[str] = []
         self._failed: str | None = None  # Why the last save failed.
@@ -112,21 +121,22 @@ class Checkpointer:
         if self._saver is not None:
             self._saver.close()
 
-    def _open(self) -> dict[str, Any]:
-        """What the first process finds, JSON-ready: a fingerprint of the experiment, and step -> metrics."""
+    def _open(self) -> str:
+        """On the first process: makes the directory, and gives the fingerprint of the run's experiment."""
         path = self._workdir / files.EXPERIMENT
-        stored = files.read_json(path) if path.exists() else {}
+        stored = files.read_json(path) if files.exists(path) else {}
         if self._policy is not None:
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 self._store.clean(self._directory)
             except OSError as error:
                 raise config.InputError(f'{self._directory} cannot be written: {error}. Make it writable.') from error
-        names = [child.name for child in self._directory.iterdir()] if self._directory.is_dir() else []
-        steps = [int(name) for name in names if name.isdecimal() and name == str(int(name))]
-        steps = [step for step in steps if self._store.committed(self._path(step))]
-        metrics = {str(step): integrity.metrics_of(self._path(step)) for step in steps}
-        return {'experiment': integrity.fingerprint(stored, experiment.CIRCUMSTANCES), 'metrics': metrics}
+        return integrity.fingerprint(stored, experiment.CIRCUMSTANCES)
+
+    def _list(self) -> None:
+        """Takes note of the checkpoints that there are now."""
+        found = processes.from_first(processes.on_first(lambda: listing.found(self._directory, self._store)))
+        self._metrics, self._unreadable = ({int(step): each for step, each in part.items()} for part in found)
 
     # ---- what there is ----
 
@@ -163,6 +173,7 @@ class Checkpointer:
         """
         assert self._saver is not None, 'opened for reading only'
         self._settle()
+        self._guard()
         self._began = time.monotonic()
         step, numbers = int(position['step']), {name: float(value) for name, value in metrics.items()}
         record = {
@@ -176,7 +187,7 @@ class Checkpointer:
         items = {item: flatten(_part(state, item)) for item in ITEMS}
         contents = saving.Contents(items=items, attachments=dict(self.attachments), record=record)
         old = self._superseded(step, numbers)
-        begun = self._saver.start(self._path(step), contents, then=lambda: self._delete(old))
+        begun = self._saver.start(self._path(step), contents, first=self._sync_logs, then=lambda: self._delete(old))
         self._saving = step, numbers, begun
 
     def failures(self) -> list[str]:
@@ -253,9 +264,13 @@ class Checkpointer:
             + gone
         )
 
+    def _sync_logs(self) -> None:
+        for sync in self.logs:
+            sync()
+
     def _delete(self, steps: Collection[int]) -> None:
         for step in steps:
-            if self._path(step).exists():
+            if files.exists(self._path(step)):
                 self._store.delete(self._path(step))
 
     # ---- restoring ----
@@ -330,15 +345,29 @@ class Checkpointer:
         return f'there are {", ".join(map(str, self.steps))}' if self._metrics else 'there is none'
 
     def _newest(self, read: Callable[[int], Any], among: Collection[int] | None) -> Any:
+        for _ in range(CHANGES):
+            try:
+                return self._newest_of([*self.steps, *self._unreadable] if among is None else among, read)
+            except _Gone:
+                self._list()
+        raise config.InputError(
+            f'{self._directory}: the run deleted {CHANGES} checkpoints, each while it was being read. Read one that is '
+            'kept for longer, with --step, or let the run keep more (checkpoints.keep_last).'
+        )
+
+    def _newest_of(self, steps: Collection[int], read: Callable[[int], Any]) -> Any:
         damaged: list[tuple[int, str]] = []
-        steps = self.steps if among is None else sorted(among)
-        for step in reversed(steps):
+        for step in sorted(steps, reverse=True):
+            if step in self._unreadable:
+                raise integrity.Unreadable(self._unreadable[step])
             try:
                 found = read(step)
             except integrity.Damaged as error:
+                self._check_there(step)
                 damaged.append((step, f'{error}.'))
                 continue
             self.damage += [text for _, text in damaged]
+            self.damage += [f'{text} It is not used.' for other, text in self._unreadable.items() if other < step]
             self._set_aside([step for step, _ in damaged])
             return found
         if damaged:
@@ -349,20 +378,18 @@ class Checkpointer:
             )
         return None
 
+    def _check_there(self, step: int) -> None:
+        """Raises _Gone if a run deleted the checkpoint of `step` while it was read here."""
+        path = self._path(step)
+        if self._policy is None and not processes.from_first(processes.on_first(lambda: files.exists(path))):
+            raise _Gone
+
     def _set_aside(self, steps: Collection[int]) -> None:
         if self._policy is None:
             return
-        processes.on_first(lambda: self._move(steps))
+        self.damage += processes.from_first(processes.on_first(lambda: listing.set_aside(self._workdir, steps)))
         for step in steps:
             del self._metrics[step]
-
-    def _move(self, steps: Collection[int]) -> None:
-        folder = self._workdir / DAMAGED
-        for step in steps:
-            folder.mkdir(exist_ok=True)
-            taken = {child.name for child in folder.iterdir()}
-            names = (str(step), *(f'{step}-{number}' for number in range(2, len(taken) + 3)))
-            self._path(step).rename(folder / next(name for name in names if name not in taken))
 
     def _path(self, step: int) -> epath.Path:
         return self._directory / str(step)

@@ -9,21 +9,54 @@ devices, after they were read.
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.train import files
 
 RECORD = 'checkpoint.json'
 FORMAT = 1
 HASHED_BYTES = 2**20  # Files of arrays up to this size are hashed: all but those with the numbers of large arrays.
 PASSING = '.nfs'  # NFS keeps a file that was deleted while somebody reads it under such a name for a while.
 
+T = TypeVar('T')
 Record = dict[str, Any]  # 'format', 'step', 'experiment', 'position', 'metrics', 'arrays', 'files'.
 
 
 class Damaged(Exception):
     """A checkpoint is not as it was written; says which part of it is wrong, and how."""
+
+
+class Unreadable(config.InputError):
+    """The storage did not give the content of a checkpoint, which may be good all the same."""
+
+
+def unreadable(directory: epath.Path, reason: str) -> Unreadable:
+    """The error that says so, of the checkpoint in a directory."""
+    return Unreadable(
+        f'Checkpoint {directory} could not be read: {reason}. It may be undamaged, and was neither moved nor changed. '
+        'Try again when the storage answers and this user has the right to read it. If it never does, move this '
+        'directory away, and the checkpoint before it is used.'
+    )
+
+
+def reading(directory: epath.Path, action: Callable[[], T]) -> T:
+    """What `action` reads of a checkpoint; a read that fails is tried again for a few seconds.
+
+    Raises:
+      Damaged: a file is missing, or not as it was written.
+      Unreadable: the storage failed every time.
+    """
+    try:
+        return files.retried(action)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        name = str(error.filename).removeprefix(f'{directory}/')
+        raise Damaged(f'{name} is missing') from error
+    except OSError as error:
+        raise unreadable(directory, files.brief(error)) from error
 
 
 def files_of(directory: epath.Path, below: str = '') -> Iterator[tuple[str, epath.Path]]:
@@ -92,7 +125,12 @@ def check(directory: epath.Path, *, step: int, experiment: str, items: Collectio
 
     Raises:
       Damaged: something is missing, or not as it was written.
+      Unreadable: the storage does not say.
     """
+    return reading(directory, lambda: _check(directory, step=step, experiment=experiment, items=items))
+
+
+def _check(directory: epath.Path, *, step: int, experiment: str, items: Collection[str]) -> Record:
     record = _record(directory)
     if record['step'] != step:
         raise Damaged(f'it is a checkpoint of step {record["step"]}, in the directory of step {step}')
@@ -112,22 +150,42 @@ def check(directory: epath.Path, *, step: int, experiment: str, items: Collectio
 def _record(directory: epath.Path) -> Record:
     if _is_link(directory):
         raise Damaged('it is a symbolic link, not a directory')
-    if not directory.is_dir():
-        raise Damaged('it is a file, not a directory')
+    if not files.is_directory(directory):
+        raise Damaged('it is a file, not a directory' if files.exists(directory) else 'it is not there any more')
     path = directory / RECORD
-    if not path.exists():
+    if not files.exists(path):
         empty = next(iter(directory.iterdir()), None) is None
         reason = 'it is empty' if empty else f'{RECORD} is missing: it is incomplete, or was written without checksums'
         raise Damaged(reason)
-    if _is_link(path) or path.is_dir():
+    if _is_link(path) or files.is_directory(path):
         raise Damaged(f'{RECORD} is not a file')
     return unseal(path.read_bytes())
 
 
+def check_folder(directory: epath.Path, folder: str) -> None:
+    """Compares the files in one folder of a checkpoint with its record.
+
+    Raises:
+      Damaged: one is missing, or not as it was written.
+      Unreadable: the storage does not say.
+    """
+
+    def compare() -> None:
+        for name, facts in _record(directory)['files'].items():
+            if name.startswith(f'{folder}/'):
+                _check_file(name, directory / name if files.exists(directory / name) else None, facts)
+
+    reading(directory, compare)
+
+
 def metrics_of(directory: epath.Path) -> dict[str, float]:
-    """The metrics that were saved with a checkpoint; none if it is damaged."""
+    """The metrics that were saved with a checkpoint; none if it is damaged.
+
+    Raises:
+      Unreadable: the storage does not say.
+    """
     try:
-        return _record(directory)['metrics']
+        return reading(directory, lambda: _record(directory))['metrics']
     except Damaged:
         return {}
 

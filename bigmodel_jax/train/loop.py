@@ -15,6 +15,8 @@ from bigmodel_jax.train import (
     best,
     compile_cache,
     feed,
+    files,
+    gaps,
     interrupt,
     memory,
     metrics,
@@ -43,6 +45,7 @@ class Result:
     digest: str  # Of the state at `step`; equal digests mean bit-identical states.
     stopped_by: str | None  # 'SIGTERM', 'SIGINT', 'stop_after'; None at the end of the experiment.
     metrics: dict[str, float]  # The last value of each evaluation's metrics, as 'validation/loss'.
+    unwritten: tuple[str, ...] = ()  # A sentence for each log that could not be written to its end.
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -67,38 +70,39 @@ def train(
       NotSaved: the last state could not be saved.
       Anomalous: a step went wrong, and `experiment.watch.anomalies` stops the run then; what it made is not saved.
     """
-    directory = epath.Path(directory).expanduser()
+    directory = files.directory(directory)
     memory.keep_freed()
-    rollback.check(experiment)
     changes = preparation.check(experiment, directory, stop_after=stop_after, wandb=wandb)
-    run = preparation.open_workdir(experiment, directory)
+    run = preparation.prepare_start(experiment, directory)
     with (
+        preparation.open_workdir(experiment, directory) as guard,
         interrupt.listen(run.place) as asked,
         sharding.use(run.place),
         compile_cache.kept_in(directory),
-        Checkpointer(
-            directory, experiment.checkpoints, direction=run.direction, rolls_back=rollback.is_chosen(experiment)
-        ) as checkpoints,
+        preparation.open_checkpoints(run, directory, guard) as checkpoints,
     ):
         current, position = processes.together(lambda: preparation.begin(run, checkpoints))
         start = position['step']
+        how: dict[str, Any] = {'start': start, 'guard': guard}
         with (
-            metrics.open_writer(directory, start=start, wandb=wandb, details=config.to_json(experiment)) as writer,
+            metrics.open_writer(directory, wandb=wandb, details=config.to_json(experiment), **how) as writer,
             progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=run.unit) as shown,
             feed.Feed(run.data, run.place, start, Route.of(position)) as ahead,
-            trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, start=start) as tracer,
+            trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, **how) as tracer,
         ):
+            checkpoints.logs = (writer.sync, tracer.sync)
             checkpoints.attachments = preparation.record_session(run, directory, writer, position)
             shown.say(preparation.greeting(run, directory, position, changes))
             equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
             session = Session(run, equipment, position, stop_after=stop_after)
             session.heed('warning', start, rollback.warning(experiment, start))
             session.heed('damage', start, *checkpoints.damage)
+            session.heed(gaps.KIND, start, gaps.missing(directory, position))
             with watching.Watcher(session.clock, functools.partial(session.heed, 'slow')):
                 current, number, stopped_by = session.steps(current, start)
             result = Result(directory, number, digest(current), stopped_by, session.latest)
             writer.event('stop' if stopped_by else 'end', number, reason=stopped_by, digest=result.digest)
-    return result
+    return dataclasses.replace(result, unwritten=(*writer.lost, *tracer.lost))
 
 
 class Equipment(NamedTuple):
@@ -135,6 +139,7 @@ class Session:
         self.pending: list[metrics.StepMetrics] = [
             {name: (total, count) for name, (total, count) in each.items()} for each in position['pending']
         ]
+        self.reported: int = position.get('reported', 0)  # The step of the last report.
         self.latest: dict[str, float] = dict(position.get('latest', {}))
         self.route = Route.of(position)
         self.anomalies = anomalies.Anomalies(self.run.experiment.watch.anomalies, position)
@@ -179,7 +184,7 @@ class Session:
     def report(self, number: int) -> None:
         """Writes the means since the last report."""
         means, lap = metrics.mean(self.pending), self.clock.lap()
-        seconds, self.pending = lap.seconds_per_step, []
+        seconds, self.pending, self.reported = lap.seconds_per_step, [], number
         if means:  # Every step may have been skipped.
             self.writer.scalars('train', number, means)
         per_second = self.run.units_per_step / seconds if seconds else 0.0
@@ -258,7 +263,7 @@ class Session:
 
     def position(self, number: int) -> dict[str, Any]:
         """What is needed to go on after step `number`, besides the state."""
-        own = {'step': number, 'pending': list(self.pending), 'latest': dict(self.latest)}
+        own = {'step': number, 'pending': list(self.pending), 'latest': dict(self.latest), 'reported': self.reported}
         way = {'skipped': self.route.skipped(number + 1), 'jumps': self.route.jumps}
         return own | way | self.anomalies.position
 

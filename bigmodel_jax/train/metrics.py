@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.train import processes, records, step
+from bigmodel_jax.train import appending, boards, locking, processes, records, step
 
 # One step's metrics as Python floats: name -> (total, count). JSON keeps them exactly.
 StepMetrics = dict[str, tuple[float, float]]
@@ -69,24 +69,40 @@ class Writer:
         None: only adds to what is there.
       wandb: a project of Weights & Biases, or None.
       details: what Weights & Biases shows as the configuration.
+      guard: called before anything is written; raises if this process must not write any more.
     """
 
-    def __init__(self, workdir: epath.Path, *, start: int | None, wandb: str | None, details: Mapping[str, Any]):
-        import tensorboardX  # Slow; only a run that trains needs it.
-
-        self._records = records.Writer(workdir / records.FILE)
+    def __init__(
+        self,
+        workdir: epath.Path,
+        *,
+        start: int | None,
+        wandb: str | None,
+        details: Mapping[str, Any],
+        guard: Callable[[], None] = appending.nothing,
+    ):
+        self.lost: list[str] = []  # What could not be written to the end, a sentence each.
+        self._records = records.Writer(workdir / records.FILE, guard=guard)
         purge_step = None if start is None else start + 1
-        self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=purge_step)
+        self._board = boards.open_board(workdir, purge_step=purge_step, guard=guard)
         self._wandb = None if wandb is None else _start_wandb(wandb, workdir, details)
 
     def __enter__(self) -> 'Writer':
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._records.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, locking.Taken):
+            self._records.abandon()
+            return
+        lost = self._records.close()
+        self.lost += [] if lost is None else [lost]
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def sync(self) -> None:
+        """Returns when what was recorded is on disk."""
+        self._records.sync()
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
         """A record without metrics: the start, resumption or end of a session."""
@@ -126,9 +142,12 @@ class Unwritten(Writer):
     """The writer of a process that is not the first: it writes nothing."""
 
     def __init__(self) -> None:
-        pass
+        self.lost = []
 
     def __exit__(self, *_: object) -> None:
+        pass
+
+    def sync(self) -> None:
         pass
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
@@ -141,11 +160,27 @@ class Unwritten(Writer):
         pass
 
 
-def open_writer(workdir: epath.Path, *, start: int | None, wandb: str | None, details: Mapping[str, Any]) -> Writer:
+def open_writer(
+    workdir: epath.Path,
+    *,
+    start: int | None,
+    wandb: str | None,
+    details: Mapping[str, Any],
+    guard: Callable[[], None] = appending.nothing,
+) -> Writer:
     """The Writer of a run on the first process, and one that writes nothing on the others."""
     if processes.is_first():
-        return Writer(workdir, start=start, wandb=wandb, details=details)
+        return Writer(workdir, start=start, wandb=wandb, details=details, guard=guard)
     return Unwritten()
+
+
+def open_recorder(workdir: epath.Path) -> Writer:
+    """A Writer of results found later; where this user may not write to the run, it says so and writes nothing."""
+    try:
+        return open_writer(workdir, start=None, wandb=None, details={})
+    except config.InputError as error:
+        appending.say(f'The results are not recorded with the run: {error}')
+        return Unwritten()
 
 
 def check_wandb() -> None:

@@ -1,7 +1,8 @@
 """Preparing a session: everything is built and checked before the first compile, and recorded with the run."""
 
+import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +13,19 @@ from bigmodel_jax import experiment as experiments
 from bigmodel_jax.data import batches, tokenizers
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import best, environment, files, metrics, processes, starting, state, workdir
+from bigmodel_jax.train import (
+    appending,
+    best,
+    environment,
+    files,
+    locking,
+    metrics,
+    processes,
+    rollback,
+    starting,
+    state,
+    workdir,
+)
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 
@@ -85,19 +98,44 @@ def check(
         **environment.that_must_agree(),
     }
     processes.check_same(facts, 'Give every host the same code, libraries, flags and command.')
+    rollback.check(experiment)
+    processes.on_first(lambda: locking.check_free(directory))
+    processes.on_first(lambda: workdir.check_writable(directory))
     changes = processes.on_first(lambda: workdir.check(directory, experiment))
     if wandb is not None:
         processes.on_first(metrics.check_wandb)
     return changes or []
 
 
-def open_workdir(experiment: Experiment, directory: epath.Path) -> Run:
-    """prepare(), and then the work directory: nothing is written before everything is checked."""
+def prepare_start(experiment: Experiment, directory: epath.Path) -> Run:
+    """prepare() for a session in a work directory; nothing is written there before everything is checked."""
     run = prepare(experiment)
     processes.together(lambda: starting.check(experiment.start, run.blueprint, directory))
-    processes.on_first(lambda: workdir.create(directory, experiment))
-    processes.together(lambda: workdir.check_shared(directory))
     return run
+
+
+@contextlib.contextmanager
+def open_workdir(experiment: Experiment, directory: epath.Path) -> Iterator[Callable[[], None]]:
+    """Within this context the work directory is there, and is this run's alone.
+
+    Yields:
+      A guard, to be called before anything is written there; see locking.owned().
+    """
+    with locking.owned(directory, appending.say) as guard:
+        processes.on_first(lambda: workdir.create(directory, experiment))
+        processes.together(lambda: workdir.check_shared(directory))
+        yield guard
+
+
+def open_checkpoints(run: Run, directory: epath.Path, guard: Callable[[], None]) -> Checkpointer:
+    """The checkpoints of a session's work directory; `guard` is that of open_workdir()."""
+    return Checkpointer(
+        directory,
+        run.experiment.checkpoints,
+        direction=run.direction,
+        rolls_back=rollback.is_chosen(run.experiment),
+        guard=guard,
+    )
 
 
 def begin(
@@ -134,7 +172,7 @@ def record_session(
         workdir.add_session(directory, session)
         tokenizer = run.data.examples.tokenizer
         if tokenizer is not None:
-            tokenizer.save(directory / tokenizers.FOLDER)
+            workdir.add_tokenizer(directory, tokenizer.stored())
         attachments = _attachments(run, session)
     writer.event('resume' if start else 'start', start)
     return attachments

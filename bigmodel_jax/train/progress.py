@@ -8,7 +8,7 @@ from typing import Any
 import rich.progress
 
 from bigmodel_jax import terminal
-from bigmodel_jax.train import processes
+from bigmodel_jax.train import appending, processes
 
 PLAIN_EVERY_S = 10.0  # A log gets at most one progress line in this time.
 
@@ -63,7 +63,7 @@ class Progress:
         if not self._speaks:
             return
         if self._live.disable:
-            print(terminal.printable(message), file=sys.stderr, flush=True)
+            appending.say(terminal.printable(message))
         else:
             self._console.print(message)
 

@@ -10,8 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from bigmodel_jax import config
-from bigmodel_jax.train import digest, integrity, processes, saving, state
+from bigmodel_jax.train import digest, files, integrity, processes, saving, state
 
 Structs = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -30,7 +29,7 @@ def read(
 
     Raises:
       Damaged: the checkpoint is not as it was written; on all processes.
-      InputError: its arrays are not those of `items`.
+      InputError: its arrays are not those of `items`, or the storage does not give them.
     """
     record = _told(path, lambda: integrity.check(path, step=step, experiment=experiment, items=items.keys()))
     found = {}
@@ -64,6 +63,7 @@ def read_some(
 
     Raises:
       Damaged: the checkpoint is not as it was written; on all processes.
+      InputError: the storage does not give it.
     """
     record = _told(path, lambda: integrity.check(path, step=step, experiment=experiment, items=(item,)))
     stored = record['arrays'][item]
@@ -93,26 +93,49 @@ def _load(directory: epath.Path, targets: Structs, *, partly: bool) -> dict[str,
         name: ocp.ArrayRestoreArgs(sharding=target.sharding, global_shape=target.shape, dtype=target.dtype)
         for name, target in targets.items()
     }
+    args = ocp.args.PyTreeRestore(dict(targets), restore_args=how, partial_restore=partly)
+
+    def restore() -> dict[str, jax.Array]:
+        return jax.block_until_ready(saving.handler().restore(directory, args=args))
+
     try:
-        args = ocp.args.PyTreeRestore(dict(targets), restore_args=how, partial_restore=partly)
-        restored = saving.handler().restore(directory, args=args)
-    except (MemoryError, jax.errors.JaxRuntimeError, PermissionError):
+        return integrity.reading(directory.parent, lambda: _told_apart(restore, directory))
+    except integrity.Damaged:
+        # Once more, as not every failure of the storage is told as one by the libraries that read.
+        return integrity.reading(directory.parent, lambda: _told_apart(restore, directory))
+
+
+def _told_apart(restore: Callable[[], dict[str, jax.Array]], directory: epath.Path) -> dict[str, jax.Array]:
+    """What `restore` gives.
+
+    Raises:
+      OSError: the storage failed.
+      Damaged: it did not, but what it gave are no arrays.
+    """
+    try:
+        return restore()
+    except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # The fault is not the checkpoint's.
     except Exception as error:  # TensorStore and Orbax meet damage with ValueError, KeyError and bare Exceptions.
-        raise integrity.Damaged(f'{directory.name}/ cannot be read: {saving.brief(error)}') from error
-    return jax.block_until_ready(restored)
+        if files.is_of_the_storage(error):
+            raise OSError(files.brief(error)) from error
+        _check_storage(directory)
+        raise integrity.Damaged(f'{directory.name}/ cannot be read: {files.brief(error)}') from error
+
+
+def _check_storage(directory: epath.Path) -> None:
+    """Raises OSError if the files of an item cannot be opened and read now."""
+    for _, path in integrity.files_of(directory):
+        with path.open('rb') as file:
+            file.read(integrity.HASHED_BYTES)
 
 
 def _told(path: epath.Path, action: Callable[[], Any]) -> Any:
-    """What `action` gives on the first process, JSON-ready; on all, also if it raises Damaged."""
+    """What `action` gives on the first process, JSON-ready; on all, also if it raises Damaged or InputError."""
 
     def attempt() -> tuple[Any, str | None]:
         try:
             return action(), None
-        except PermissionError as error:
-            raise config.InputError(f'{path} cannot be read: {error}. Give this user the right to read it.') from error
-        except OSError as error:
-            return None, saving.brief(error)
         except integrity.Damaged as error:
             return None, str(error)
 
@@ -123,14 +146,17 @@ def _told(path: epath.Path, action: Callable[[], Any]) -> Any:
 
 
 def _together(path: epath.Path, action: Callable[[], Any]) -> Any:
-    """What `action` gives on this process. If it raises Damaged on any, it does on all, with the checkpoint's name."""
-    value, problem = None, None
+    """What `action` gives on this process. If it raises Damaged or Unreadable on any, it does on all."""
+    value, damaged, unreadable = None, None, None
     try:
         value = action()
     except integrity.Damaged as error:
-        problem = str(error)
-    problems = processes.exchange(problem)
-    found = next((each for each in problems if each is not None), None)
-    if found is not None:
-        raise integrity.Damaged(f'Checkpoint {path} is damaged: {found}')
+        damaged = f'Checkpoint {path} is damaged: {error}'
+    except integrity.Unreadable as error:
+        unreadable = str(error)
+    told = processes.exchange([damaged, unreadable])
+    for text in (each for _, each in told if each is not None):  # First: of what cannot be read nothing is known.
+        raise integrity.Unreadable(text)
+    for text in (each for each, _ in told if each is not None):
+        raise integrity.Damaged(text)
     return value

@@ -11,39 +11,36 @@ of the steps after k is void, and read() leaves it out.
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from bigmodel_jax.train import lines, record_types
+from bigmodel_jax import config
+from bigmodel_jax.train import appending, files, lines, record_types
 
 FILE = 'metrics.jsonl'
 BEGINNINGS = ('start', 'resume')  # The kinds of record that open a session.
 BACK = (*BEGINNINGS, 'rollback')  # Those from whose step on a run went on: what was recorded after it is void.
-REMOTE_INTERVAL_S = 30.0
 
 Record = dict[str, Any]
 
 
 class Writer:
-    """Appends records to a file; each is on disk when append() returns.
+    """Appends records to a file; each is with the operating system when append() returns, and on disk after sync().
 
-    An object store (gs://) cannot append, so there the whole file is written again, at most every REMOTE_INTERVAL_S
-    seconds and on close().
+    What cannot be written, as on a full disk, waits in memory and is written later; see appending.Appender. An object
+    store (gs://) cannot append, so there the whole file is written again from time to time and on close().
+
+    Args:
+      guard: called before anything is written; raises if this process must not write any more.
+
+    Raises:
+      InputError: the file is a symbolic link, or may not be written.
     """
 
-    def __init__(self, path: epath.PathLike):
-        self._path = epath.Path(path)
-        self._remote = '://' in str(path)
-        text = self._path.read_bytes() if self._path.exists() else b''
-        # A writer that was killed may have left half a line; what follows must start on a line of its own.
-        repair = b'\n' if text and not text.endswith(b'\n') else b''
-        self._text = text + repair if self._remote else b''
-        self._written = time.monotonic()
-        self._file = None if self._remote else self._path.open('ab')
-        if self._file and repair:
-            self._file.write(repair)
+    def __init__(self, path: epath.PathLike, *, guard: Callable[[], None] = appending.nothing):
+        self._file = appending.appender(path, guard=guard)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one record; adds 'time' if it has none.
@@ -51,31 +48,27 @@ class Writer:
         Raises:
           ValueError: a number outside 'metrics' is not finite.
         """
-        line = encode({'time': time.time(), **record}).encode() + b'\n'
-        if self._file:
-            self._file.write(line)
-            self._file.flush()
-            return
-        self._text += line
-        if time.monotonic() - self._written > REMOTE_INTERVAL_S:
-            self._write_whole()
+        self._file.append(encode({'time': time.time(), **record}).encode() + b'\n')
 
-    def close(self) -> None:
-        """Writes what is not written yet."""
-        if self._file:
-            self._file.close()
-        else:
-            self._write_whole()
+    def sync(self) -> None:
+        """Returns when what was written is on disk, where a loss of power does not reach it."""
+        self._file.sync()
 
-    def _write_whole(self) -> None:
-        self._path.write_bytes(self._text)
-        self._written = time.monotonic()
+    def close(self) -> str | None:
+        """Writes what is not written yet; returns what could not be written, if anything."""
+        return self._file.close()
+
+    def abandon(self) -> None:
+        """Closes the file without writing anything more."""
+        self._file.abandon()
 
     def __enter__(self) -> 'Writer':
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        lost = self.close()
+        if lost is not None:
+            raise config.InputError(f'{lost}: it cannot be written. Make room, or make it writable.')
 
 
 def append(path: epath.PathLike, record: Mapping[str, Any]) -> None:
@@ -130,7 +123,7 @@ def scan(path: epath.PathLike) -> Log:
     A line that was cut off when its writer was killed is no damage: the session that follows began before it.
     """
     path = epath.Path(path)
-    text = path.read_bytes() if path.exists() else b''
+    text = files.read(path) if files.exists(path) else b''
     found, checksums = Log([], []), False
     unread: list[tuple[int, int, str, bytes]] = []  # Records before it, number of the line, what is wrong, the line.
     pieces = text.split(b'\n')

@@ -8,6 +8,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from bigmodel_jax.train import channel, digest, integrity, processes, stores
+from bigmodel_jax.train import appending, channel, digest, files, integrity, processes, stores
 
 Arrays = dict[str, jax.Array]
 
@@ -55,10 +56,11 @@ class Saver:
 
     Args:
       store: where to.
+      guard: called on the first process before anything is written; raises if it must not write any more.
     """
 
-    def __init__(self, store: stores.Store):
-        self._store = store
+    def __init__(self, store: stores.Store, guard: Callable[[], None] = appending.nothing):
+        self._store, self._guard = store, guard
         self._talk, self._background_talk = channel.Channel(WAIT_S), channel.Channel(2 * WAIT_S)
         # Two threads: one does the work, the other waits for it, to tell the other processes.
         self._worker, self._herald = _worker(), concurrent.futures.ThreadPoolExecutor(1, 'checkpoint_herald')
@@ -69,12 +71,13 @@ class Saver:
         self._worker.shutdown()
 
     def start(
-        self, final: epath.Path, contents: Contents, *, then: Callable[[], None]
+        self, final: epath.Path, contents: Contents, *, first: Callable[[], None], then: Callable[[], None]
     ) -> concurrent.futures.Future[Outcome]:
         """Begins to save; returns when the arrays may change.
 
         Args:
           final: the directory of the checkpoint.
+          first: called by the first process just before the checkpoint is there; brings to disk what goes with it.
           then: called by the first process when the checkpoint is there, such as to delete another.
 
         Returns:
@@ -86,30 +89,37 @@ class Saver:
             return self._herald.submit(lambda: self._failed(final, problem))
         started = self._worker.submit(_start, self._store.partial(final), contents.items)
         concurrent.futures.wait([started])
-        return self._herald.submit(self._finish, final, contents, sums=sums, started=started, then=then)
+        commit = functools.partial(self._commit, final, contents, sums, first)
+        return self._herald.submit(self._finish, final, started=started, commit=commit, then=then)
 
     def _finish(
         self,
         final: epath.Path,
-        contents: Contents,
         *,
-        sums: Mapping[str, jax.Array],
         started: concurrent.futures.Future[list[Any]],
+        commit: Callable[[], None],
         then: Callable[[], None],
     ) -> Outcome:
         problem = reason(started.exception())
         if problem is None:
-            problem = self._try(lambda: _wait(started.result()))
+            problem = self._try(lambda: self._written(final, started.result()))
         problems = self._background_talk.exchange(problem)
         told = [f'{_host(host)}{each}' for host, each in enumerate(problems) if each is not None]
         if told:
             return self._failed(final, told[0])
-        problem = self._on_first(lambda: self._commit(final, contents, sums), self._background_talk)
+        problem = self._on_first(commit, self._background_talk)
         if problem is not None:
             return self._failed(final, problem)
         return Outcome(None, remark=self._on_first(then, self._background_talk))
 
-    def _commit(self, final: epath.Path, contents: Contents, sums: Mapping[str, jax.Array]) -> None:
+    def _written(self, final: epath.Path, futures: Sequence[Any]) -> None:
+        _wait(futures)
+        if processes.count() > 1:  # Only the process that wrote a file can bring it to disk on every file system.
+            self._store.sync(final)
+
+    def _commit(
+        self, final: epath.Path, contents: Contents, sums: Mapping[str, jax.Array], first: Callable[[], None]
+    ) -> None:
         partial = self._store.partial(final)
         for name in contents.items:
             handler().finalize(partial / name)
@@ -120,13 +130,20 @@ class Saver:
         arrays = {name: _describe(each, sums[name]) for name, each in contents.items.items()}
         described = integrity.describe_files(partial, contents.attachments.keys())
         record = contents.record | {'arrays': arrays, 'files': described}
+        self._store.sync(final)
+        first()
+        self._guard()
         self._store.commit(final, integrity.seal(record))
 
     def _failed(self, final: epath.Path, problem: str) -> Outcome:
         if processes.is_first():
             # Whatever is left does no harm; the next save, or the next start, removes it.
-            self._try(lambda: self._store.delete(self._store.partial(final)))
+            self._try(lambda: self._discard(final))
         return Outcome(problem)
+
+    def _discard(self, final: epath.Path) -> None:
+        self._guard()
+        self._store.delete(self._store.partial(final))
 
     def _on_first(self, action: Callable[[], None], talk: channel.Channel) -> str | None:
         """Why `action` failed on the first process, on all."""
@@ -157,13 +174,7 @@ def reason(error: BaseException | None) -> str | None:
     """
     if isinstance(error, MISTAKES):
         raise error
-    return None if error is None else brief(error)
-
-
-def brief(error: BaseException) -> str:
-    """An error on one line; the libraries below append many that help nobody."""
-    text = ' '.join(str(error).split())
-    return text if len(text) <= 300 else f'{text[:200]} ... {text[-90:]}'
+    return None if error is None else files.brief(error)
 
 
 def _start(directory: epath.Path, items: Mapping[str, Arrays]) -> list[Any]:

@@ -57,14 +57,13 @@ class Checkpoint(starts.Start):
 
     def _step(self) -> int:
         path = _absolute(self.run)
-        if not (path / files.EXPERIMENT).exists():
+        if not files.exists(path / files.EXPERIMENT):
             raise config.InputError(
                 f'start.run={self.run!r}: {path} holds no run, but this one begins with its weights. '
                 'Train that one first, or name the --workdir where it is.'
             )
-        folder = path / files.CHECKPOINTS
-        names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
-        steps = sorted(int(name) for name in names if name.isdecimal())
+        names = files.names_in(path / files.CHECKPOINTS)
+        steps = sorted(int(name) for name in names if files.is_step(name))
         if not steps:
             raise config.InputError(f'start.run={self.run!r}: {path} holds no checkpoint yet; train it first.')
         if self.step is not None and self.step not in steps:
@@ -75,7 +74,8 @@ class Checkpoint(starts.Start):
 
 def _absolute(path: str) -> epath.Path:
     # Orbax takes absolute paths only; gs://... is one.
-    return epath.Path(path) if '://' in path else epath.Path(path).expanduser().resolve()
+    found = files.directory(path)
+    return found if files.is_remote(found) else found.resolve()
 
 
 def _fingerprint(run: epath.Path) -> str:
@@ -98,7 +98,7 @@ def _shapes(path: epath.Path, step: int) -> dict[str, list[int]]:
 def check(start: starts.Start | None, blueprint: state.Blueprint, directory: epath.Path) -> None:
     """Raises InputError if a run in `directory`, which may have checkpoints of its own, cannot begin with `start`."""
     own = directory / files.CHECKPOINTS
-    if start is not None and not (own.is_dir() and any(own.iterdir())):
+    if start is not None and not files.names_in(own):
         start.check(_wanted(blueprint))
 
 

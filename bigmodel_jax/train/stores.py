@@ -9,9 +9,10 @@ from typing import Protocol
 
 from etils import epath
 
-from bigmodel_jax.train import integrity
+from bigmodel_jax.train import files, integrity
 
 PARTIAL, DELETED = '.partial', '.deleted'  # Endings of directories that a process died over; nobody misses them.
+REPLACED = '.replaced'  # Of a checkpoint while another of its step takes its place.
 SPARE_BYTES = 16 * 2**20  # For what is written beside the arrays.
 
 
@@ -24,11 +25,17 @@ class Store(Protocol):
     def partial(self, final: epath.Path) -> epath.Path:
         """The directory to write to."""
 
+    def sync(self, final: epath.Path) -> None:
+        """Returns when all that is in partial(final) is on disk."""
+
     def committed(self, directory: epath.Path) -> bool:
         """Whether a directory that is named like a checkpoint was one when it was written."""
 
     def commit(self, final: epath.Path, record: str) -> None:
-        """Writes the record of what is in partial(final), which makes it the checkpoint `final`, replacing another."""
+        """Writes the record of what is in partial(final), which makes it the checkpoint `final`, replacing another.
+
+        Call sync() first: when this returns, the checkpoint is on disk.
+        """
 
     def delete(self, directory: epath.Path) -> None:
         """Removes a directory; whatever happens, it is a checkpoint as it was before or none at all."""
@@ -49,29 +56,44 @@ class Renaming(Store):
     def partial(self, final: epath.Path) -> epath.Path:
         return final.parent / f'{final.name}{PARTIAL}'
 
+    def sync(self, final: epath.Path) -> None:
+        # TensorStore brings its own files to disk, but neither Orbax's nor the names in the directories.
+        for directory, _, names in os.walk(self.partial(final), topdown=False):
+            for name in names:
+                files.sync(os.path.join(directory, name))
+            files.sync(directory)
+
     def committed(self, directory: epath.Path) -> bool:
         return True
 
     def commit(self, final: epath.Path, record: str) -> None:
-        partial = self.partial(final)
+        partial, replaced = self.partial(final), final.parent / f'{final.name}{REPLACED}'
         with open(partial / integrity.RECORD, 'w') as file:
             file.write(record)
             file.flush()
             os.fsync(file.fileno())
-        if final.exists():
-            self.delete(final)
+        files.sync(partial)
+        if files.exists(final):
+            os.rename(final, replaced)  # There at any moment, under one name or the other; see clean().
         os.rename(partial, final)
-        _sync(final.parent)
+        files.sync(final.parent)
+        if files.exists(replaced):
+            shutil.rmtree(replaced)
 
     def delete(self, directory: epath.Path) -> None:
         # Deleting takes a while; half a checkpoint must not have the name of a whole one.
         deleted = directory.parent / f'{directory.name}{DELETED}'
+        if files.exists(deleted):
+            shutil.rmtree(deleted)
         os.rename(directory, deleted)
         shutil.rmtree(deleted)
 
     def clean(self, directory: epath.Path) -> None:
-        for child in directory.iterdir():
-            if child.name.endswith((PARTIAL, DELETED)) and child.is_dir():
+        for name in files.names_in(directory):
+            child = directory / name
+            if name.endswith(REPLACED) and not files.exists(directory / name.removesuffix(REPLACED)):
+                os.rename(child, directory / name.removesuffix(REPLACED))
+            elif name.endswith((PARTIAL, DELETED, REPLACED)) and files.is_directory(child):
                 shutil.rmtree(child)
 
 
@@ -86,6 +108,9 @@ class Marking(Store):
 
     def partial(self, final: epath.Path) -> epath.Path:
         return final
+
+    def sync(self, final: epath.Path) -> None:
+        pass  # An object is there once it is written.
 
     def committed(self, directory: epath.Path) -> bool:
         return (directory / integrity.RECORD).exists()
@@ -115,9 +140,3 @@ def check_room(directory: epath.Path, size_bytes: int) -> None:
     free, needed = status.f_bavail * status.f_frsize, size_bytes + SPARE_BYTES
     if free < needed:
         raise OSError(f'the disk of {directory} has {free / 1e6:,.0f} MB left, and it takes {needed / 1e6:,.0f} MB')
-
-
-def _sync(directory: epath.Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import sharding
-from bigmodel_jax.train import files, fingerprints, processes, records, state, step
+from bigmodel_jax.train import appending, files, fingerprints, locking, processes, records, state, step
 
 
 class Taken(NamedTuple):
@@ -37,24 +37,43 @@ class Tracer:
       workdir: the run's directory.
       seed: of the experiment.
       start: the step at which the session begins.
+      guard: called before anything is written; raises if this process must not write any more.
     """
 
     def __init__(
-        self, workdir: epath.Path, blueprint: state.Blueprint, *, place: sharding.Place, seed: int, start: int
+        self,
+        workdir: epath.Path,
+        blueprint: state.Blueprint,
+        *,
+        place: sharding.Place,
+        seed: int,
+        start: int,
+        guard: Callable[[], None] = appending.nothing,
     ):
         self._seed = seed
+        self.lost: list[str] = []  # What could not be written to the end, a sentence each.
         self._names = fingerprints.pieces(blueprint.abstract.params, fingerprints.stacked(blueprint.axes))
         self._take = _compiled(place, fingerprints.stacked(blueprint.axes))
         self._taken: list[Taken] = []
-        self._records = records.Writer(workdir / files.TRACE) if processes.is_first() else None
+        self._records = records.Writer(workdir / files.TRACE, guard=guard) if processes.is_first() else None
         self._event('resume' if start else 'start', start)
 
     def __enter__(self) -> 'Tracer':
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._records is None:
+            return
+        if kind is not None and issubclass(kind, locking.Taken):
+            self._records.abandon()
+            return
+        lost = self._records.close()
+        self.lost += [] if lost is None else [lost]
+
+    def sync(self) -> None:
+        """Returns when what was written is on disk."""
         if self._records is not None:
-            self._records.close()
+            self._records.sync()
 
     def take(self, number: int, current: state.TrainState, norms: jax.Array | None) -> None:
         """Takes the fingerprint of the state after step `number`, without waiting for it.

@@ -1,17 +1,22 @@
 """The work directory: one run each, never silently overwritten, shared by all hosts.
 
 experiment.json, environment.json (one entry for each session), metrics.jsonl, checkpoints/, compile_cache/,
-tensorboard/, tokenizer/, report.html, trace.jsonl; and damaged/, checkpoints that were found to be damaged.
+tensorboard/, tokenizer/, report.html, trace.jsonl; SHA256SUMS; lock.json while it trains; and damaged/, checkpoints
+that were found to be damaged.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from bigmodel_jax import config
+from bigmodel_jax.data import tokenizers
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
-from bigmodel_jax.train import differences, files
+from bigmodel_jax.train import appending, differences, files, locking, sums
+
+LEFT = (locking.FILE, sums.FILE)  # What a start that was killed may leave besides partial files.
 
 
 def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Difference]:
@@ -21,12 +26,12 @@ def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Differ
       The circumstances (mesh, checkpoints, watch) in which the run there differs.
 
     Raises:
-      InputError: it holds something else, or cannot be written.
+      InputError: it holds something else.
     """
     workdir = epath.Path(workdir).expanduser()
-    _check_writable(workdir)
-    if not (workdir / files.EXPERIMENT).exists():
-        found = sorted(path.name for path in workdir.iterdir()) if workdir.exists() else []
+    if not present(workdir / files.EXPERIMENT):
+        # What is left of a start that was killed in its first moments does not count.
+        found = [name for name in files.names_in(workdir) if not (files.is_partial(name) or name in LEFT)]
         if found:
             raise config.InputError(
                 f'{workdir} is not empty and holds no run (no {files.EXPERIMENT}): {", ".join(found[:5])}. '
@@ -46,11 +51,19 @@ def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Differ
 
 def check_shared(workdir: epath.Path) -> None:
     """Raises InputError if this process does not see the directory that the first one made."""
-    if not (workdir / files.EXPERIMENT).exists():
+    if not present(workdir / files.EXPERIMENT):
         raise config.InputError(
             f'--workdir {workdir} holds nothing here, but a run on host 0; use a directory that all hosts share '
             '(NFS, Lustre, gs://...).'
         )
+
+
+def present(path: epath.Path) -> bool:
+    """Whether there is a file; raises InputError where the storage does not say."""
+    try:
+        return files.exists(path)
+    except OSError as error:
+        raise config.InputError(f'{path} could not be read: {error}. Try again when the storage answers.') from error
 
 
 def stored_differences(workdir: epath.Path, experiment: Experiment) -> list[config.Difference]:
@@ -60,7 +73,7 @@ def stored_differences(workdir: epath.Path, experiment: Experiment) -> list[conf
     return differences.between(stored, config.to_json(experiment))
 
 
-def _check_writable(workdir: epath.Path) -> None:
+def check_writable(workdir: epath.Path) -> None:
     """Raises InputError if a local directory cannot be made or written. Remote stores answer when written to."""
     if '://' in str(workdir):
         return
@@ -81,7 +94,8 @@ def create(workdir: epath.Path, experiment: Experiment) -> None:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        files.write_json(workdir / files.EXPERIMENT, config.to_json(experiment))
+        files.clean(workdir)
+        sums.write(workdir, {files.EXPERIMENT: files.encode_json(config.to_json(experiment))})
     except OSError as error:
         raise config.InputError(f'--workdir {workdir} cannot be written: {error}. Use another directory.') from error
 
@@ -89,5 +103,35 @@ def create(workdir: epath.Path, experiment: Experiment) -> None:
 def add_session(workdir: epath.Path, session: dict[str, Any]) -> None:
     """Appends one session to environment.json."""
     path = workdir / files.ENVIRONMENT
-    sessions = files.read_json(path) if path.exists() else []
-    files.write_json(path, [*sessions, session])
+    try:
+        sessions = files.read_json(path) if present(path) else []
+    except files.Damaged as error:
+        # It tells of earlier sessions, and no later one depends on them.
+        appending.say(f'{error} It was kept as {_kept(path).name}; a new one begins with this session.')
+        sessions = []
+    try:
+        sums.write(workdir, {files.ENVIRONMENT: files.encode_json([*sessions, session])})
+    except OSError as error:
+        raise config.InputError(f'{path} cannot be written: {error}. Start again when it can be.') from error
+
+
+def add_tokenizer(workdir: epath.Path, contents: Mapping[str, bytes]) -> None:
+    """Writes the files of the run's tokenizer, by name."""
+    try:
+        sums.write(workdir, {f'{tokenizers.FOLDER}/{name}': content for name, content in contents.items()})
+    except OSError as error:
+        raise config.InputError(
+            f'{workdir / tokenizers.FOLDER} cannot be written: {error}. Make it writable.'
+        ) from error
+
+
+def _kept(path: epath.Path) -> epath.Path:
+    """Moves a damaged file out of the way, to a name of its own; returns where it is."""
+    taken = set(files.names_in(path.parent))
+    names = (f'{path.name}.damaged', *(f'{path.name}.damaged-{number}' for number in range(2, len(taken) + 3)))
+    kept = path.parent / next(name for name in names if name not in taken)
+    try:
+        path.rename(kept)
+    except OSError as error:
+        raise config.InputError(f'{path} is damaged and cannot be renamed: {error}. Move it away.') from error
+    return kept

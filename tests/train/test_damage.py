@@ -12,7 +12,7 @@ from etils import epath
 
 import tiny
 from bigmodel_jax import config, sharding
-from bigmodel_jax.train import checkpoints, digest, files, integrity, loop, preparation, workdir
+from bigmodel_jax.train import checkpoints, digest, files, integrity, listing, loop, preparation, workdir
 
 # So many that a file of numbers is too large to be hashed: then the arrays' checksums have to find the damage.
 EXPERIMENT = config.vary(tiny.experiment(), {'model.vocab': 20_000, 'model.layers': 1})
@@ -201,7 +201,7 @@ def test_damage_is_named_and_the_step_before_is_used(run, saved, damaged, name):
     assert said[0].startswith(f'Checkpoint {damaged.resolve() / files.CHECKPOINTS / str(NEW)} is damaged: ')
     assert re.search(words, said[0]), said[0]
     assert sorted(path.name for path in (damaged / files.CHECKPOINTS).iterdir()) == [str(OLD)]
-    assert [path.name for path in (damaged / checkpoints.DAMAGED).iterdir()] == [str(NEW)]
+    assert [path.name for path in (damaged / listing.DAMAGED).iterdir()] == [str(NEW)]
 
 
 def test_a_flip_of_any_bit_is_named_or_does_nothing(run, saved, damaged):
@@ -226,7 +226,7 @@ def test_a_flip_of_any_bit_is_named_or_does_nothing(run, saved, damaged):
 
 def test_what_is_undamaged_is_restored_and_left_alone(run, saved, damaged):
     assert restore(run, damaged) == (NEW, saved[1][NEW], [])
-    assert not (damaged / checkpoints.DAMAGED).exists()
+    assert not (damaged / listing.DAMAGED).exists()
 
 
 def test_reading_moves_nothing(run, saved, damaged):
@@ -264,10 +264,10 @@ def test_where_all_are_damaged_nothing_is_begun_anew(run, damaged):
 
 def test_what_was_set_aside_before_stays(run, damaged):
     for kept in ('16', '16-2'):
-        (damaged / checkpoints.DAMAGED / kept).mkdir(parents=True)
+        (damaged / listing.DAMAGED / kept).mkdir(parents=True)
     (damaged / files.CHECKPOINTS / str(NEW) / integrity.RECORD).unlink()
     assert restore(run, damaged)[0] == OLD
-    assert (damaged / checkpoints.DAMAGED / '16-3' / 'model').is_dir()
+    assert (damaged / listing.DAMAGED / '16-3' / 'model').is_dir()
 
 
 def test_names_that_only_look_like_steps_are_no_checkpoints(run, saved, damaged):

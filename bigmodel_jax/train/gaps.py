@@ -1,0 +1,55 @@
+"""What is missing in the logs of a run that goes on from a checkpoint, as after a loss of power or a full disk."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from bigmodel_jax.train import files, processes, records
+
+KIND = 'gap'  # Of the record that says so.
+
+
+def missing(workdir: epath.Path, position: Mapping[str, Any]) -> str | None:
+    """A sentence on the steps up to that of a checkpoint which the logs know nothing of; None if there are none.
+
+    The first process reads the logs; on the others it is None.
+
+    Args:
+      position: of the checkpoint.
+    """
+    if not processes.is_first():
+        return None
+    step, told, log = int(position['step']), [], records.read(workdir / records.FILE)
+    said = max((each['step'] for each in log if each['kind'] == KIND), default=0)  # An earlier session said the rest.
+    traced = [each for each in records.read(workdir / files.TRACE) if each['kind'] == 'certificates']
+    known = {
+        number for each in traced for number in range(each['step'] - len(each.get('ids', ())) + 1, each['step'] + 1)
+    }
+    unknown = [number for number in range(said + 1, step + 1) if number not in known]
+    if unknown:
+        told.append(f'{files.TRACE} lacks {_listed(unknown)}')
+    reported = int(position.get('reported', 0))
+    reports = [each['step'] for each in log if each['kind'] == 'time']
+    last = max((number for number in reports if number <= step), default=0)
+    if max(last, said) < reported:
+        told.append(f'{records.FILE} ends at step {last:,}, before the report of step {reported:,}')
+    if not told:
+        return None
+    return (
+        f'The logs are older than the checkpoint of step {step:,}: {"; ".join(told)}. The run goes on; what is missing '
+        'was lost, as by a loss of power, a full disk or by removing a file.'
+    )
+
+
+def _listed(steps: list[int]) -> str:
+    """Steps as ranges: 'steps 3 to 6, 9'."""
+    ranges: list[list[int]] = []
+    for step in steps:
+        if ranges and ranges[-1][1] == step - 1:
+            ranges[-1][1] = step
+        else:
+            ranges.append([step, step])
+    texts = [f'{first:,}' if first == last else f'{first:,} to {last:,}' for first, last in ranges]
+    shown = ', '.join(texts[:5]) + (f' and {len(texts) - 5} more parts' if len(texts) > 5 else '')
+    return f'step{"s" if len(steps) > 1 else ""} {shown}'
