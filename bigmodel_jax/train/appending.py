@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import config, terminal
 from bigmodel_jax.train import files
 
 WAITING_BYTES = 256 * 2**20  # What waits for a disk to get room again; above it the oldest is given up.
@@ -28,7 +28,7 @@ REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, 
 def say(text: str) -> None:
     """On the terminal; where a progress bar is, it moves out of the way."""
     with contextlib.suppress(OSError):  # It may go to a file on the disk that is full.
-        sys.stderr.write(f'{text}\n')
+        sys.stderr.write(f'{terminal.printable(text)}\n')
         sys.stderr.flush()
 
 

@@ -63,7 +63,7 @@ class Progress:
         if not self._speaks:
             return
         if self._live.disable:
-            appending.say(terminal.printable(message))
+            appending.say(message)
         else:
             self._console.print(message)
 
