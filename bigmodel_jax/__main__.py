@@ -7,6 +7,25 @@ from typing import Any
 
 from bigmodel_jax import __version__
 
+LARGEST = 2**31 - 1  # Steps, tokens and the like are 32-bit integers on the devices.
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, as an argument."""
+    return _whole(text, least=1)
+
+
+def natural(text: str) -> int:
+    """A whole number from 0, as an argument."""
+    return _whole(text, least=0)
+
+
+def _whole(text: str, *, least: int) -> int:
+    if not text.isascii() or not text.isdecimal() or not least <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least} to {LARGEST:,}')
+    return int(text)
+
+
 EXPERIMENT_HELP = """\
 an experiment file, as FILE.py[:FUNCTION[/ARM]]; the function is experiment() unless another is named:
   experiments/quickstart.py          its experiment()
@@ -33,7 +52,7 @@ ON_A_RUN = ('verify', 'replay')
 ON_DIRECTORIES = ('diff', 'convert', 'certify')
 SIMULATE: tuple[tuple[str], dict[str, Any]] = (
     ('--simulate-devices',),
-    {'type': int, 'metavar': 'N', 'help': 'split the CPU into N devices, to try a mesh on this machine'},
+    {'type': positive, 'metavar': 'N', 'help': 'split the CPU into N devices, to try a mesh on this machine'},
 )
 
 
@@ -106,17 +125,17 @@ def _add_run(sub: argparse.ArgumentParser, verb: str) -> None:
     if verb == 'verify':
         sub.add_argument('--keep', metavar='DIR', help='repeat in this new directory, and keep it')
         which = sub.add_mutually_exclusive_group()
-        which.add_argument('--steps', type=int, metavar='N', help='the first N steps (default: all that it ran)')
-        which.add_argument('--between', type=int, nargs=2, metavar=('A', 'B'), help='from checkpoint A to step B')
+        which.add_argument('--steps', type=positive, metavar='N', help='the first N steps (default: all that it ran)')
+        which.add_argument('--between', type=natural, nargs=2, metavar=('A', 'B'), help='from checkpoint A to step B')
     else:
-        sub.add_argument('--step', type=int, required=True, metavar='K', help='which step; the first is 1')
+        sub.add_argument('--step', type=positive, required=True, metavar='K', help='which step; the first is 1')
         sub.add_argument(
             '--skipped',
-            type=int,
+            type=natural,
             metavar='N',
             help='with N batches left out before it: what it was before the run rolled back (default: as it holds)',
         )
-        sub.add_argument('--examples', type=int, default=8, metavar='N', help='show so many, the worst (default: 8)')
+        sub.add_argument('--examples', type=positive, default=8, metavar='N', help='show the N worst (default: 8)')
 
 
 def _add_experiment(sub: argparse.ArgumentParser, verb: str) -> None:
@@ -147,11 +166,13 @@ def _add_experiment(sub: argparse.ArgumentParser, verb: str) -> None:
     if verb in ('train', 'evaluate'):
         _add_hosts(sub)
     if verb in ('evaluate', 'sample'):
-        sub.add_argument('--step', type=int, metavar='N', help='the checkpoint of this step (default: the newest)')
+        sub.add_argument('--step', type=natural, metavar='N', help='the checkpoint of this step (default: the newest)')
     if verb == 'evaluate':
-        sub.add_argument('--average', type=int, metavar='N', help='the mean of the last N checkpoints, up to --step')
+        sub.add_argument(
+            '--average', type=positive, metavar='N', help='the mean of the last N checkpoints up to --step'
+        )
     if verb == 'train':
-        sub.add_argument('--stop-after', type=int, metavar='STEP', help='stop with a checkpoint after this step')
+        sub.add_argument('--stop-after', type=positive, metavar='STEP', help='stop with a checkpoint after this step')
         sub.add_argument('--wandb', metavar='PROJECT', help='also log to this project of Weights & Biases')
     if verb == 'report':
         sub.add_argument(
@@ -176,8 +197,8 @@ def _add_hosts(sub: argparse.ArgumentParser) -> None:
         'To try it on this machine: scripts/simulate_hosts --help.',
     )
     group.add_argument('--coordinator', metavar='HOST:PORT', help='where the others reach process 0; a free port there')
-    group.add_argument('--processes', type=int, metavar='N', help='how many processes there are')
-    group.add_argument('--process', type=int, metavar='I', help='which one this is, from 0')
+    group.add_argument('--processes', type=positive, metavar='N', help='how many processes there are')
+    group.add_argument('--process', type=natural, metavar='I', help='which one this is, from 0')
 
 
 def _add_planning(sub: argparse.ArgumentParser) -> None:
@@ -194,11 +215,11 @@ def _add_planning(sub: argparse.ArgumentParser) -> None:
         '--search', action='store_true', help='try every legal mesh, number of microbatches and remat, by formula'
     )
     sub.add_argument(
-        '--batch', type=int, action='append', metavar='N', help='with --search: try this batch; may be repeated'
+        '--batch', type=positive, action='append', metavar='N', help='with --search: try this batch; may be repeated'
     )
     sub.add_argument('--axes', metavar='A,B', help='with --search: the mesh axes to use (default: data,fsdp,tensor)')
     sub.add_argument('--by-dollars', action='store_true', help='with --search: the cheapest first')
-    sub.add_argument('--confirm', type=int, default=0, metavar='N', help='with --search: compile the best N')
+    sub.add_argument('--confirm', type=positive, metavar='N', help='with --search: compile the best N')
     sub.add_argument('--prices', metavar='FILE', help='your own prices, a file of the form of plan/prices.json')
     sub.add_argument('--out', metavar='DIR', help='write plan.json and plan.html there')
 
@@ -210,7 +231,7 @@ def _add_sampling(sub: argparse.ArgumentParser) -> None:
         metavar='TEXT',
         help='what to go on from, or to translate; may be given several times',
     )
-    sub.add_argument('--tokens', type=int, default=200, metavar='N', help='new tokens at most (default: 200)')
+    sub.add_argument('--tokens', type=positive, default=200, metavar='N', help='new tokens at most (default: 200)')
     sub.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 is greedy (default: 1)')
     sub.add_argument('--top-k', type=int, metavar='K', help='draw from the K most likely tokens only')
     sub.add_argument('--top-p', type=float, metavar='P', help='draw from the fewest tokens of total probability P only')

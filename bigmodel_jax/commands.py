@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import jax
 
-from bigmodel_jax import config, experiment_file, sharding, terminal, verbs
+from bigmodel_jax import config, experiment_file, sharding, terminal, tree, verbs
 from bigmodel_jax.evaluate import decoding
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import screen as published
-from bigmodel_jax.launch import hosts
+from bigmodel_jax.launch import hosts, platforms
 from bigmodel_jax.plan import page, prices, slices
 from bigmodel_jax.plan import render as renderings
 from bigmodel_jax.plan import search as searching
@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
     # Orbax and TFDS report the normal course of things as warnings.
     logging.getLogger('absl').setLevel(logging.ERROR)
     try:
+        platforms.without_missing_tpu()
         if getattr(options, 'simulate_devices', None):
             jax.config.update('jax_platforms', 'cpu')
             jax.config.update('jax_num_cpu_devices', options.simulate_devices)
@@ -88,7 +89,7 @@ def show(options: argparse.Namespace) -> None:
     """Prints the experiment, its number of parameters, and how attention is computed on its mesh."""
     experiment = _experiment(options)
     console = terminal.Console()
-    console.print(shown.render(experiment), soft_wrap=True)
+    console.print(tree.render(experiment), soft_wrap=True)
     console.print(f'\n{verbs.parameters(experiment):,} parameters')
     for line in shown.attention(experiment):
         console.print(line, soft_wrap=True)
@@ -120,7 +121,8 @@ def train(options: argparse.Namespace) -> int:
     except (config.InputError, OSError) as error:  # What was trained is as good without it.
         print(f'no report: {files.brief(error)}', file=sys.stderr)
     if result.stopped_by is not None:
-        print(f'stopped by {result.stopped_by} at step {result.step} of {experiment.steps}; the same command goes on.')
+        again = 'the same command without --stop-after' if result.stopped_by == 'stop_after' else 'the same command'
+        print(f'stopped by {result.stopped_by} at step {result.step} of {experiment.steps}; {again} resumes it.')
     if result.unwritten:
         print(f'incomplete: {"; ".join(result.unwritten)}. The checkpoints are complete.', file=sys.stderr)
     return 1 if result.unwritten else 0
@@ -197,6 +199,7 @@ def plan(options: argparse.Namespace) -> None:
     """Prints what each slice would make of the experiment; or, with --search, the best ways to run it."""
     # An accelerator that this machine may have is none of our business.
     jax.config.update('jax_platforms', 'cpu')
+    _check_planning(options)
     experiment, on = _experiment(options), [slices.parse(name) for name in options.topology]
     table = prices.table(options.prices) if options.prices else None
     console = terminal.Console(markup=True)
@@ -208,7 +211,7 @@ def plan(options: argparse.Namespace) -> None:
             experiment, on, table=table, by_dollars=options.by_dollars, space=_space(options), say=say
         )
         console.print(renderings.ranking(result, count=10))
-        found = verbs.confirm(experiment, result, options.confirm, table=table, say=say)
+        found = verbs.confirm(experiment, result, options.confirm or 0, table=table, say=say)
     for each in found:
         console.print(renderings.render(each))
     if len(found) > 1:
@@ -250,6 +253,21 @@ def certify(options: argparse.Namespace) -> int:
     terminal.Console().print(published.certified(found))
     print(published.verdict(found))
     return 0 if found.first is None else 1
+
+
+def _check_planning(options: argparse.Namespace) -> None:
+    """Raises InputError for options that would be ignored, and for a place where nothing can be written."""
+    names = ('batch', 'axes', 'by_dollars', 'confirm')
+    ignored = [f'--{name.replace("_", "-")}' for name in names if getattr(options, name)]
+    if ignored and not options.search:
+        advice = ' To plan another batch, use --set data.batch=N.' if '--batch' in ignored else ''
+        raise config.InputError(f'{" and ".join(ignored)}: only with --search.{advice}')
+    if options.search and options.fast:
+        raise config.InputError('--search already ranks by formula; leave out --fast, or use --confirm N to compile.')
+    if options.out and options.search and not options.confirm:
+        raise config.InputError('--out writes the plans that --confirm N compiles; give --confirm, or leave out --out.')
+    if options.out:
+        page.check(options.out)
 
 
 def _space(options: argparse.Namespace) -> searching.Space:

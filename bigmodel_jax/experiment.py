@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from bigmodel_jax import claims as papers
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config, sharding, tree
 from bigmodel_jax import start as starts
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
@@ -35,9 +35,9 @@ class Watch:
     anomalies: guards.Guard = guards.Stop()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Experiment:
-    """The tree of configs that a run is made of."""
+    """The tree of configs that a run is made of; it prints as a tree, one field a line."""
 
     name: str
     steps: config.Positive  # Updates.
@@ -53,6 +53,13 @@ class Experiment:
     checkpoints: Checkpoints = Checkpoints()
     watch: Watch = Watch()
     claims: tuple[papers.Claim, ...] = ()  # What its paper says of it.
+
+    def __repr__(self) -> str:
+        return tree.render(self).plain
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same, with values that are no defaults in bold."""
+        return tree.html(self)
 
 
 # Fields that say where and how often, not what: a run may go on after they change.

@@ -122,7 +122,7 @@ def test_verbs_on_one_run(command, tmp_path, monkeypatch):
     run = pathlib.Path('runs/tiny')  # Relative, as people write it.
     status, out, err = command('train', FILE, '--workdir', run, '--stop-after', '9')
     assert status == 0, err
-    assert 'stopped by stop_after at step 9 of 20; the same command goes on' in out
+    assert 'stopped by stop_after at step 9 of 20; the same command without --stop-after resumes it' in out
     status, out, err = command('train', FILE, '--workdir', run)
     assert status == 0, err
     digest = next(line for line in out.splitlines() if line.startswith('digest of the state at step 20: '))

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,9 @@ def open_records(name: str, *, split: str, data_dir: str | None) -> tuple[Any, A
       InputError: an unknown name, configuration, version or split; or it cannot be prepared here.
     """
     builder = _builder(name, data_dir or os.environ.get('TFDS_DATA_DIR'))
-    if not builder.is_prepared():
+    with _quiet():
+        prepared = builder.is_prepared()
+    if not prepared:
         _prepare(builder)
     try:
         records = builder.as_data_source(split=split)
@@ -140,7 +143,9 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
         tfds.disable_progress_bar()
     settings = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
-        builder.download_and_prepare(download_config=settings, file_format=FORMAT)
+        # What TFDS prints here says no more than our own line; its progress bars are on stderr.
+        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=settings, file_format=FORMAT)
     except ImportError as error:
         raise config.InputError(_needs(name, error)) from error
     except requests.RequestException as error:

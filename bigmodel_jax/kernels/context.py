@@ -54,6 +54,15 @@ class Scores(NamedTuple):
     dropout_key: jax.Array | None = None  # None where nothing is dropped.
     scale: float | None = None  # Of the product of query and key; None: 1 / sqrt(K).
 
+    def visible_share(self, queries: int, keys: int) -> float:
+        """The share of all pairs of query and key that count, as model FLOPs are counted: causal attention is one half.
+
+        Source: Dao (2023), arXiv:2307.08691, section 4.1: causal attention does half of the work.
+        """
+        width = 1.0 if self.window is None else min(self.window / keys, 1.0)
+        one_side = width - width**2 / 2
+        return one_side if self.causal else min(2 * one_side, 1.0)
+
     def scaled(self, q_BTHK: jax.Array) -> jax.Array:
         """The queries times the scale."""
         return q_BTHK * jnp.asarray(scale_of(q_BTHK.shape[-1], self.scale), q_BTHK.dtype)

@@ -1,5 +1,6 @@
 """The interface of the ways to compute attention, and all that decides whether one of them can."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -50,6 +51,15 @@ def case_of(q_BTHK: jax.Array, k_BSGK: jax.Array, context: Context, scores: Scor
         bias=context.bias_BHTS is not None,
         counted=context.order is Order.COUNTED,
     )
+
+
+VISIBLE = 'visible_pairs_'  # Begins the name of a scope, which ends in the share of the scores that count.
+
+
+def counted_share(case: Case) -> contextlib.AbstractContextManager[None]:
+    """A scope whose name tells whoever counts FLOPs which share of the scores the mask leaves."""
+    share = case.scores.visible_share(case.q.shape[1], case.k.shape[1])
+    return jax.named_scope(f'{VISIBLE}{share:.9f}')
 
 
 class Kernel:

@@ -177,7 +177,8 @@ class AttentionModule(nn.Module):
         case = kernels.case_of(q_BTHK, k_BSGK, context, scores)
         path = paths.choose(case, plain.Plain(), self.config.kernel)
         paths.note('/'.join(self.path), path)
-        return path.kernel.attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
+        with kernels.counted_share(case):  # The name alone; it computes nothing.
+            return path.kernel.attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
 
     def _project(self, x_BTD: jax.Array, *names: str) -> list[jax.Array]:
         """Queries, keys or values [B, T, H or G, K] of an input."""

@@ -315,7 +315,7 @@ def counts(traced: Traced) -> records.Counts:
     return records.Counts(
         flops=work.total / devices,
         matmul_flops=work.matmul / devices,
-        model_flops=(work.matmul - work.repeated) / devices,
+        model_flops=work.model / devices,
         hbm_bytes=_hbm_bytes(traced),
         collectives=formulas.collectives(traced.weights, setting(traced)),
     )

@@ -5,12 +5,15 @@ not at all; here a scan counts as often as it is long, and a kernel by what it c
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend import core
+
+from bigmodel_jax.kernels import kernel as kernels
 
 # One operation for each number of the result; those of exp, log and the like are taken as one too.
 ELEMENTWISE = {
@@ -21,6 +24,7 @@ ELEMENTWISE = {
 REDUCTIONS = {'reduce_sum', 'reduce_max', 'reduce_min', 'reduce_prod', 'argmax', 'argmin', 'scatter-add', 'scatter_add'}
 # These pass a constant on as it is.
 CONSTANT = {'convert_element_type', 'copy', 'copy_p', 'device_put', 'broadcast_in_dim', 'reshape', 'pvary', 'pcast'}
+VISIBLE_SHARE = re.compile(rf'{kernels.VISIBLE}([0-9.]+)')
 RECOMPUTED = 'rematted_computation'  # What jax.checkpoint calls the operations that it repeats.
 
 
@@ -30,6 +34,17 @@ class Work(NamedTuple):
     total: float = 0.0
     matmul: float = 0.0  # Of matrix products, convolutions and kernels.
     repeated: float = 0.0  # Of `matmul`, what is computed again in the backward pass.
+    unskipped: float = 0.0  # The rest of `matmul`, as if no kernel skipped the blocks that its mask hides.
+    masked: float = 0.0  # Of the rest of `matmul`, what makes scores that a causal mask or a window then hides.
+
+    @property
+    def model(self) -> float:
+        """The FLOPs of the model, which MFU is a share of: nothing repeated, and causal attention at one half."""
+        return self.matmul - self.repeated - self.masked
+
+    def masked_to(self, share: float) -> 'Work':
+        """The work of an attention of whose scores only `share` counts."""
+        return self._replace(masked=max(self.matmul - self.repeated - share * self.unskipped, 0.0))
 
     def __add__(self, other: 'Work') -> 'Work':  # type: ignore[override]  # Sums; work is not joined like tuples.
         return Work(*(a + b for a, b in zip(self, other)))
@@ -59,8 +74,11 @@ def _walk(jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Any]) -> Wo
         if equation.primitive.name in CONSTANT and values[0] is not None:
             known[equation.outvars[0]] = values[0]
         part = _equation(equation, values)
-        if RECOMPUTED in str(equation.source_info.name_stack):
-            part = part._replace(repeated=part.matmul)
+        scope = str(equation.source_info.name_stack)
+        if RECOMPUTED in scope:
+            part = part._replace(repeated=part.matmul, unskipped=0.0, masked=0.0)
+        elif (found := VISIBLE_SHARE.search(scope)) is not None:
+            part = part.masked_to(float(found[1]))
         done = done + part
     return done
 
@@ -107,7 +125,7 @@ def _dtype(aval: Any) -> Any:
 
 
 def _matmul(flops: float) -> Work:
-    return Work(total=flops, matmul=flops)
+    return Work(total=flops, matmul=flops, unskipped=flops)
 
 
 def _dot(equation: Any, _: list[Any]) -> Work:
@@ -164,8 +182,9 @@ def _kernel(equation: Any, values: list[Any]) -> Work:
         return body
     # The second array that splash attention reads ahead says of each block whether it has anything to do.
     mask = values[1] if mapping.num_index_operands > 1 else None
-    body = body if mask is None else body.scaled(float(np.mean(np.asarray(mask) != 0)))
-    return body._replace(repeated=body.matmul * _repeated_share(name, str(params['jaxpr']).count('dot_general')))
+    done = body if mask is None else body.scaled(float(np.mean(np.asarray(mask) != 0)))
+    repeated = _repeated_share(name, str(params['jaxpr']).count('dot_general'))
+    return done._replace(repeated=done.matmul * repeated, unskipped=body.matmul * (1 - repeated))
 
 
 def _repeated_share(name: str, products: int) -> float:

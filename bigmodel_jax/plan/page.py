@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jinja2
 from etils import epath
 
-from bigmodel_jax import torus
+from bigmodel_jax import config, torus
 from bigmodel_jax.plan import plan as plans
 from bigmodel_jax.plan import render
 from bigmodel_jax.runs import quantities
@@ -54,10 +54,23 @@ class Tile(NamedTuple):
     own_height: float
 
 
+def check(directory: epath.PathLike) -> epath.Path:
+    """Makes the directory for write().
+
+    Raises:
+      InputError: it cannot be made, or is a file.
+    """
+    folder = epath.Path(directory).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise config.InputError(f'--out {directory} cannot be made: {error}. Use another directory.') from error
+    return folder
+
+
 def write(found: Sequence[plans.Plan], directory: epath.PathLike) -> epath.Path:
     """Writes plan.json and plan.html, and returns the path of the page."""
-    folder = epath.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = check(directory)
     (folder / JSON).write_text(json.dumps([plans.to_json(plan) for plan in found], indent=1) + '\n')
     path = folder / HTML
     path.write_text(html(found))

@@ -191,7 +191,7 @@ def measure(traced: Traced, compiled: Compiled, *, limit: int) -> tuple[records.
     counts = records.Counts(
         flops=work.total,
         matmul_flops=work.matmul,
-        model_flops=work.matmul - work.repeated,
+        model_flops=work.model,
         hbm_bytes=traffic.hbm_bytes(module, times),
         collectives=collectives.collectives(module, times, layout),
     )

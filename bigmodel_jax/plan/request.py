@@ -20,6 +20,8 @@ def on_slice(experiment: Experiment, on: slices.Slice) -> Experiment:
       InputError: the mesh, the batch, the rows or the heads cannot be cut so; names the nearest that can.
     """
     mesh = experiment.mesh
+    if mesh.data < 1 and mesh.data != -1:
+        mesh.sizes(on.size)  # Raises.
     sizes = {axis: getattr(mesh, axis) for axis in sharding.AXES}
     inner = math.prod(size for axis, size in sizes.items() if axis != 'data')
     if sizes['data'] == -1:
@@ -122,6 +124,8 @@ def _advice(wanted: Sizes, experiment: Experiment, on: slices.Slice) -> str:
     def distance(mesh: Sizes) -> float:
         return sum(abs(math.log(mesh[axis] / wanted[axis])) for axis in sharding.AXES)
 
+    if not legal:
+        return f' No mesh of {", ".join(axes)} can be laid on {on}; use other axes, or another slice.'
     near = min(legal, key=distance)
     changes = ' '.join(f'--set mesh.{axis}={near[axis]}' for axis in sharding.AXES if near[axis] != wanted[axis])
     return f' The nearest that can: {torus.shape_text(near)} ({changes}).'

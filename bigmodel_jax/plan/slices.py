@@ -121,7 +121,8 @@ def parse(text: str) -> Slice:
     name = ALIASES.get(name.lower(), name.lower())
     if name not in chips.CHIPS:
         raise config.InputError(
-            f'{text!r}: there is no chip {name!r}.{config.nearest(name, chips.CHIPS)} Known: {", ".join(chips.CHIPS)}.'
+            f'{text!r}: there is no chip {name!r}.{config.nearest(name, chips.CHIPS)} '
+            f'The chips: {", ".join(chips.CHIPS)}.'
         )
     chip = chips.CHIPS[name]
     if count == '0':

@@ -10,10 +10,10 @@ import jinja2
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import config, tree
 from bigmodel_jax.evaluate import metric as metrics
 from bigmodel_jax.evaluate import unigram as unigram_lib
-from bigmodel_jax.runs import claimed, claims_screen, curves, directory, going_on, goodput, heatmaps, quantities, show
+from bigmodel_jax.runs import claimed, claims_screen, curves, directory, going_on, goodput, heatmaps, quantities
 from bigmodel_jax.train import files, progress
 
 FILE = 'report.html'
@@ -79,7 +79,7 @@ def render(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> str:
         'number': quantities.number,
     }  # fmt: skip
     groups = samples(run)
-    rows = show.rows(run.experiment)
+    rows = tree.rows(run.experiment)
     return environment.get_template('report.html').render(
         run=run,
         now_s=time.time(),

@@ -160,6 +160,7 @@ class Session:
                 self.unread.append(traced)
                 jax.block_until_ready(self.unread[-IN_FLIGHT:][0])
             self.heed('slow', number, self.clock.step(number))
+            self.shown.advance(number)
             asked = self.asked.settle(save=self.checkpoints.due())
             stopped_by = asked.stop or ('stop_after' if number == self.stop_after else None)
             if due(number, experiment.watch.fingerprints_every, last):

@@ -196,8 +196,10 @@ def greeting(run: Run, directory: epath.Path, position: Mapping[str, Any], chang
         f'{run.units_per_step:,} {run.unit} per step, '
         f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
     ]
-    if position['step']:
-        lines.append(f'going on from the checkpoint of step {position["step"]}')
+    if position['step'] >= run.experiment.steps:
+        lines.append(f'finished already: the checkpoint of step {position["step"]} is the last; nothing is trained')
+    elif position['step']:
+        lines.append(f'resuming from the checkpoint of step {position["step"]}')
     if 'start' in position:
         lines.append(starting.sentence(position['start']))
     return '\n'.join(lines + [f'changed since the last session: {change}' for change in changes])

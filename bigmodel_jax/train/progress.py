@@ -45,7 +45,6 @@ class Progress:
             rich.progress.TextColumn('{task.description}', style='bold', markup=False),
             rich.progress.BarColumn(),
             rich.progress.TextColumn('{task.completed}/{task.total} {task.fields[note]}', markup=False),
-            rich.progress.TimeRemainingColumn(),
             console=self._console,
             disable=not (sys.stderr.isatty() and self._speaks),
         )
@@ -67,6 +66,11 @@ class Progress:
         else:
             self._console.print(message)
 
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step`; cheap enough for every step, also where reports are minutes apart."""
+        if not self._live.disable:
+            self._live.update(self._task, completed=step)
+
     def evaluation(self, step: int, name: str, outcome: Mapping[str, Any]) -> None:
         """The numbers of an evaluation, on a line that stays."""
         numbers = [f'{key} {short(value)}' for key, value in outcome.items() if isinstance(value, float)]
@@ -78,9 +82,11 @@ class Progress:
         note = f'loss {short(metrics["loss"])}' if metrics else 'every step was skipped'
         if per_second:
             note += f'  {per_second:,.0f} {self._unit}/s'
+        # Of the whole interval, not of what the terminal saw in the last seconds: reports may be minutes apart.
+        left = seconds_per_step * (self._steps - step)
+        note += f'  {duration(left)} left' if left else ''
         self._live.update(self._task, completed=step, note=note)
         now = time.monotonic()
         if self._live.disable and (now - self._said > PLAIN_EVERY_S or step == self._steps or not self._said):
             self._said = now
-            left = seconds_per_step * (self._steps - step)
-            self.say(f'step {step}/{self._steps}  {note}' + (f'  {duration(left)} left' if left else ''))
+            self.say(f'step {step}/{self._steps}  {note}')

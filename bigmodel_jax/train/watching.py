@@ -26,6 +26,7 @@ PLANNED = ('compile', 'evaluation')  # May take as long as they like.
 BETWEEN_STEPS = ('checkpoint', *PLANNED)  # No part of the seconds per step.
 REMEMBERED = 100  # Steps of which the median is taken.
 ENOUGH = 5  # Steps without which it says nothing.
+WARMED_UP = 30  # Steps before a slow one is worth a word: the first save, report and fingerprint take their time.
 HEARTBEATS = 'heartbeats'
 
 Times = dict[str, float]  # Phase -> seconds.
@@ -115,7 +116,7 @@ class Clock:
         if length <= self.limits.slow_s:  # The median of short steps would cost a part of them.
             return None
         median = self.median_s
-        if not median or length <= self.limits.times * median:
+        if len(self._recent) < WARMED_UP or length <= self.limits.times * median:
             return None
         usual = {phase: statistics.median(each.get(phase, 0.0) for each in self._recent) for phase in of_step}
         grown = max(of_step.keys() - set(PLANNED), key=lambda phase: of_step[phase] - usual[phase])

@@ -23,11 +23,20 @@ def test_state_is_twelve_bytes_per_parameter_and_shared_by_fsdp():
     assert parts + memory.saved + memory.temporaries == memory.peak
 
 
-def test_flops_are_six_per_weight_and_token():
-    counts = program(mesh__fsdp=64).counts
-    tokens = 64 * 256 / 64
-    attention = 12 * 4 * 512 * 256 * tokens  # Not causal; how much of it a kernel skips depends on its blocks.
-    assert 6 * WEIGHTS * tokens <= counts.model_flops <= 1.02 * (6 * WEIGHTS * tokens + 1.2 * attention)
+@pytest.mark.parametrize('length', [100, 256, 640, 2_048])
+def test_model_flops_are_six_per_weight_and_token_and_half_of_the_attention(length):
+    """At every length, whether a kernel skips blocks of the mask (multiples of 128) or all scores are computed."""
+    counts = program('v5p:2x2x1', data__length=length, data__batch=4).counts
+    attention = 12 * 4 * 512 * length / 2
+    # The rest are sums within the blocks of a kernel.
+    assert counts.model_flops == pytest.approx((6 * WEIGHTS + attention) * length, rel=1e-4)
+
+
+@pytest.mark.parametrize('length', [96, 512])
+def test_a_window_counts_the_scores_that_it_leaves(length):
+    counts = program('v5p:2x2x1', data__length=length, data__batch=4, model__block__attention__window=64).counts
+    pairs = 64 * length - 64**2 / 2
+    assert counts.model_flops == pytest.approx(6 * WEIGHTS * length + 12 * 4 * 512 * pairs, rel=1e-4)
 
 
 def test_full_remat_computes_more_and_keeps_less():

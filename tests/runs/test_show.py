@@ -7,7 +7,7 @@ import pytest
 from rich import console
 
 import tiny
-from bigmodel_jax import config, settings, sharding
+from bigmodel_jax import config, settings, sharding, tree
 from bigmodel_jax.kernels import ring
 from bigmodel_jax.runs import describe, show
 from bigmodel_jax.train import state as states
@@ -31,20 +31,20 @@ class Outer:
 
 
 def rows(experiment):
-    return {row.path: row for row in show.rows(experiment)}
+    return {row.path: row for row in tree.rows(experiment)}
 
 
 def test_every_field_is_shown_once():
-    found = [row.path for row in show.rows(run_maker.example())]
+    found = [row.path for row in tree.rows(run_maker.example())]
     assert len(found) == len(set(found))
     assert {'name', 'model.block.attention.heads', 'evaluations.0.data.length', 'checkpoints.keep_last'} <= set(found)
 
 
 def test_default_is_that_of_the_holder():
-    assert [row.origin for row in show.rows(Outer())] == [None] * 4
-    assert rows(Outer(part=Inner(size=1)))['part.size'].origin == show.FILE
+    assert [row.origin for row in tree.rows(Outer())] == [None] * 4
+    assert rows(Outer(part=Inner(size=1)))['part.size'].origin == tree.FILE
     assert rows(Outer(part=Inner(size=2, rate=1.0)))['part.size'].origin is None
-    assert rows(Outer(parts=(Inner(), Inner(size=3))))['parts.1.size'].origin == show.FILE
+    assert rows(Outer(parts=(Inner(), Inner(size=3))))['parts.1.size'].origin == tree.FILE
 
 
 def test_origin_is_the_last_that_changed_it():
@@ -53,18 +53,18 @@ def test_origin_is_the_last_that_changed_it():
     found = rows(varied)
     assert found['model.width'].origin.startswith('test_show.py:')
     assert found['optimizer.schedule.peak'].origin == '--set optimizer.schedule.peak=0.1'
-    assert found['model.layers'].origin == show.FILE
+    assert found['model.layers'].origin == tree.FILE
     assert found['seed'].origin is None
 
 
 def test_plain_where_there_is_no_terminal():
     stream = io.StringIO()
-    console.Console(file=stream, width=40).print(show.render(run_maker.example()), soft_wrap=True)
+    console.Console(file=stream, width=40).print(tree.render(run_maker.example()), soft_wrap=True)
     text = stream.getvalue()
     assert '\x1b' not in text
-    assert len(text.splitlines()) == 1 + len(show.rows(run_maker.example()))
+    assert len(text.splitlines()) == 1 + len(tree.rows(run_maker.example()))
     assert '    width = 128 ' in text
-    assert 'seed = 0' not in show.render(run_maker.example(), only_changed=True).plain
+    assert 'seed = 0' not in tree.render(run_maker.example(), only_changed=True).plain
 
 
 # ---- how attention is computed ----------------------------------------------------------------------------------
@@ -165,3 +165,11 @@ def test_one_device_holds_no_copies():
     shapes = {'w': jax.ShapeDtypeStruct((2048, 2048), jnp.float32)}
     found = describe.rows(shapes, {'w': (None, None)}, states.tree_shardings(place, shapes, {'w': (None, None)}))
     assert describe.replicated({'parameters': found}) == []
+
+
+def test_an_experiment_prints_as_a_tree_and_a_notebook_gets_it_escaped():
+    experiment = config.vary(tiny.experiment(), {'name': '<script>'})
+    lines = repr(experiment).splitlines()
+    assert len(lines) == 1 + len(tree.rows(experiment))
+    assert '<script>' not in experiment._repr_html_()
+    assert '&lt;script&gt;' in experiment._repr_html_()

@@ -110,5 +110,5 @@ def test_a_signal_saves_and_ends_cleanly_and_the_run_goes_on(tmp_path, number):
     name = signal.Signals(number).name
     last = json.loads(log.read_text().splitlines()[-1])
     assert (last['kind'], last['reason']) == ('stop', name)
-    assert f'stopped by {name} at step {last["step"]} of 1000000; the same command goes on' in output
+    assert f'stopped by {name} at step {last["step"]} of 1000000; the same command resumes it' in output
     assert (tmp_path / 'run' / 'checkpoints' / str(last['step'])).is_dir()

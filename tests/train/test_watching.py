@@ -89,6 +89,11 @@ def test_a_slow_step_is_said_with_its_cause(clock, hand, phase, words):
     assert steps(clock, hand, 52, 60, data=0.1, train=0.9) == []
 
 
+def test_a_short_run_is_not_told_of_its_first_save(clock, hand):
+    assert steps(clock, hand, 1, 10, train=0.012) == []
+    assert steps(clock, hand, 11, 11, checkpoint=1.0, train=0.012) == []
+
+
 def test_what_was_planned_is_not_slow(clock, hand):
     assert steps(clock, hand, 1, 1, train=1_000) == []  # It compiles.
     assert steps(clock, hand, 2, 20, train=0.01) == []
