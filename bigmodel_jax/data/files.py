@@ -84,6 +84,15 @@ def matches(pattern: str) -> list[epath.Path]:
     return paths
 
 
+def below(folder: epath.Path) -> list[epath.Path]:
+    """All files in a folder and the folders below it, sorted by path; without hidden ones."""
+    found: list[epath.Path] = []
+    for path in folder.iterdir():
+        if not path.name.startswith('.'):
+            found += below(path) if path.is_dir() else [path]
+    return sorted(found, key=str)
+
+
 @contextlib.contextmanager
 def readable(path: epath.Path) -> Iterator[Any]:
     """The file's bytes as they are stored, as a stream.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, rows, tables, tokenizers
+from bigmodel_jax.data import batches, labels, rows, tables, tokenizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,9 @@ class Labelled(batches.Data):
     batch: config.Positive
     length: config.Positive
     classes: config.Positive = 2  # Labels are 0 .. classes - 1; 1: the labels are numbers.
+    # What labels that are text are called, in the order of their numbers: ('ham', 'spam'); or the table of the training
+    # data, whose labels are then numbered in alphabetical order. Give training and evaluation data the same.
+    labels: tuple[str, ...] | tables.Table = ()
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
@@ -45,34 +48,19 @@ class LabelledExamples(batches.ArrayExamples):
     """The rows of a table, in memory."""
 
     def __init__(self, data: Labelled):
+        self.label_names = labels.names(data.labels, data.classes)
         self.tokenizer, table = data.tokenizer.build(), data.table.open()
         encoded = [self.tokenizer.encode_many(column) for column in table.sentences]
         second = encoded[1] if len(encoded) > 1 else None
         special = rows.specials(self.tokenizer)
         arrays = rows.layout(encoded[0], second, length=data.length, special=special)
         if data.classes == 1:
-            arrays['values'] = np.array([_number(label) for label in table.labels], np.float32)
+            arrays['values'] = labels.numbers(table.labels, table.where)
         else:
-            arrays['labels'] = np.array([_label(label, data.classes) for label in table.labels], np.int32)
+            arrays['labels'] = labels.ids(table.labels, table.where, classes=data.classes, names=self.label_names)
         fingerprint = {
             'table': dict(table.fingerprint), 'tokenizer': self.tokenizer.fingerprint, 'length': data.length
         }  # fmt: skip
+        fingerprint |= {'labels': list(self.label_names)} if self.label_names else {}
         super().__init__(arrays, below={}, fingerprint=fingerprint)
         self.fields = _fields(data, self.tokenizer.size)
-
-
-def _number(label: str) -> float:
-    try:
-        return float(label)
-    except ValueError as error:
-        raise config.InputError(f'The label {label!r} is not a number, but data.classes=1 asks for numbers.') from error
-
-
-def _label(label: str, classes: int) -> int:
-    number = int(label) if label.lstrip('-').isdecimal() else -1
-    if not 0 <= number < classes:
-        raise config.InputError(
-            f'The label {label!r} is not one of 0 to {classes - 1}. Test sets of GLUE have no labels (-1): use the '
-            'validation split; otherwise set data.classes, or the column of the label.'
-        )
-    return number

@@ -62,7 +62,11 @@ def plan(document_starts: np.ndarray, *, length: int) -> Plan:
       document_starts: [documents + 1] int64: position of the first pair of each document, and the end of the last.
       length: pairs in a row. A longer document is cut into pieces, and only its last piece may be shorter.
     """
-    starts, lengths = cut(document_starts[:-1], np.diff(document_starts), length=length)
+    return packed(*cut(document_starts[:-1], np.diff(document_starts), length=length), length=length)
+
+
+def packed(starts: np.ndarray, lengths: np.ndarray, *, length: int) -> Plan:
+    """Packs pieces with these starts and lengths, none longer than `length`, into rows of that length."""
     rows = best_fit(lengths, capacity=length)
     order = np.argsort(rows, kind='stable')
     counts = np.bincount(rows, minlength=1)

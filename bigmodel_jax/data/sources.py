@@ -5,14 +5,14 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import documents, encoding, files
+from bigmodel_jax.data import documents, files, records, splits
 
 
 class Source:
@@ -28,7 +28,7 @@ class TextFile(Source):
     """One UTF-8 file as one document, or the part of it between two fractions of its characters.
 
     Here and below, a byte-order mark at the beginning of a file is dropped, and a file that is compressed with gzip,
-    bzip2 or xz is decompressed, whatever its name; JsonLines needs its files as they are.
+    bzip2 or xz is decompressed, whatever its name.
     """
 
     path: str
@@ -47,12 +47,21 @@ class TextFile(Source):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextFiles(Source):
-    """Every UTF-8 file that matches a pattern ('~/books/**/*.txt'), one document each, in the order of their paths."""
+    """Every UTF-8 file that matches a pattern ('~/books/**/*.txt'), one document each, in the order of their paths.
+
+    Of a folder, every file in it and the folders below whose name ends with .txt or .md, or with .gz, .bz2 or .xz
+    after that. A `part` divides the files by their paths within the folder, or after what is fixed in the pattern.
+    """
 
     pattern: str
+    part: splits.Part | None = None
 
     def open(self) -> documents.Documents:
-        paths = files.matches(self.pattern)
+        paths = _in_folder(self.pattern) if files.path_of(self.pattern).is_dir() else files.matches(self.pattern)
+        if self.part is not None:
+            fixed = re.split('[*?[]', os.path.expanduser(self.pattern))[0]
+            names = [str(path).removeprefix(fixed).lstrip('/') for path in paths]
+            paths = [paths[i] for i in self.part.select(names, self.pattern)]
         indices = [files.index(path) for path in paths]
         hashes = [index.sha256 for index in indices]
         if all(digest == hashlib.sha256(b'').hexdigest() for digest in hashes):
@@ -60,6 +69,17 @@ class TextFiles(Source):
         marked = [number for number, index in enumerate(indices) if index.marked]
         fingerprint = {'sha256': hashes} | ({'encoding': {files.MARKED: marked}} if marked else {})
         return FileDocuments(self.pattern, paths, fingerprint)
+
+
+def _in_folder(folder: str) -> list[epath.Path]:
+    endings = tuple(text + packed for text in ('.txt', '.md') for packed in ('', '.gz', '.bz2', '.xz'))
+    found = [path for path in files.below(files.path_of(folder)) if path.name.endswith(endings)]
+    if not found:
+        raise config.InputError(
+            f'No file in the folder {folder} ends with .txt or .md, or with these and .gz; name others by a pattern: '
+            f"TextFiles(pattern='{folder}/**/*.html')."
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,18 +128,22 @@ class JsonLines(Source):
     """Every line of the files that match a pattern is a JSON object, one of whose fields is the document."""
 
     pattern: str
+    field: str = 'text'  # 'data.text' is the field 'text' of the object in 'data'.
+    part: splits.Part | None = None
+
+    def open(self) -> documents.Documents:
+        return FieldDocuments(records.JsonLines(pattern=self.pattern, part=self.part).open(), self.field)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordField(Source):
+    """A field of records, such as a column of a CSV or Parquet file: each record gives a document."""
+
+    records: records.RecordSource
     field: str = 'text'
 
     def open(self) -> documents.Documents:
-        paths = files.matches(self.pattern)
-        indices = [files.index(path) for path in paths]
-        for path, index in zip(paths, indices):
-            if index.form is not None:
-                raise encoding.refusal(index.form, str(path))
-        if not sum(len(index.starts) for index in indices):
-            raise config.InputError(f'No file that matches {self.pattern} has a line that is not blank.')
-        fingerprint = {'sha256': [index.sha256 for index in indices], 'field': self.field}
-        return LineDocuments(self, paths, indices, fingerprint)
+        return FieldDocuments(self.records.open(), self.field)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,64 +221,19 @@ class FileDocuments(documents.Documents):
         return texts
 
 
-class LineDocuments(documents.Documents):
-    """Lines of JSON, found by their byte offsets."""
+class FieldDocuments(documents.Documents):
+    """The texts in a field of records."""
 
-    def __init__(
-        self,
-        source: JsonLines,
-        paths: Sequence[epath.Path],
-        indices: Sequence[files.Index],
-        fingerprint: Mapping[str, Any],
-    ):
-        self.name, self.fingerprint = source.pattern, fingerprint
-        self._field, self._paths, self._indices = source.field, paths, list(indices)
-        self._firsts = np.cumsum([0, *(len(index.starts) for index in indices)])
+    def __init__(self, found: records.Records, field: str):
+        self.name, self._records, self._field = found.name, found, field
+        self.fingerprint = {**found.fingerprint, 'field': field}
 
     def __len__(self) -> int:
-        return int(self._firsts[-1])
+        return len(self._records)
 
     def read(self, start: int, stop: int) -> list[str]:
-        texts = []
-        for number, path in enumerate(self._paths):
-            first, last = self._firsts[number : number + 2]
-            inside = slice(max(start - first, 0), min(stop - first, last - first))
-            if inside.start < inside.stop:
-                texts += self._read_file(path, number, inside)
-        return texts
-
-    def _read_file(self, path: epath.Path, number: int, lines: slice) -> list[str]:
-        starts, ends = self._indices[number].starts[lines], self._indices[number].ends[lines]
-        with files.readable(path) as file:
-            file.seek(int(starts[0]))
-            content = file.read(int(ends[-1] - starts[0]))
-            self._indices[number] = files.unchanged(path, file, self._indices[number])
+        found = self._records.read(start, stop)
         return [
-            self._parse(content[start - starts[0] : end - starts[0]], path, int(start))
-            for start, end in zip(starts, ends)
+            records.text(record, self._field, lambda i=start + number: self._records.where(i))
+            for number, record in enumerate(found)
         ]
-
-    def _parse(self, line: bytes, path: epath.Path, start: int) -> str:
-        try:
-            record = json.loads(line)
-        except ValueError as error:  # Of JSON and of UTF-8.
-            raise config.InputError(f'{files.line_at(path, start)} is not JSON: {error}.') from error
-        if not isinstance(record, dict):
-            raise config.InputError(f'{files.line_at(path, start)} is a JSON {type(record).__name__}, not an object.')
-        if self._field not in record:
-            known = config.nearest(self._field, record)
-            raise config.InputError(f'{files.line_at(path, start)} has no field {self._field!r}.{known}')
-        text = record[self._field]
-        if not isinstance(text, str):
-            raise config.InputError(
-                f'{files.line_at(path, start)}: {self._field!r} is a {type(text).__name__}, not text.'
-            )
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            where = files.line_at(path, start)
-            raise config.InputError(
-                f'{where}: {self._field!r} holds half a surrogate pair at character {error.start}, which is no Unicode '
-                'text; remove the line or mend it.'
-            ) from error
-        return text

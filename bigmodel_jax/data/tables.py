@@ -1,11 +1,12 @@
 """Tables of text: one or two sentences and a label in each row."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from bigmodel_jax import config
-from bigmodel_jax.data import documents, encoding, files, sources
+from bigmodel_jax.data import documents, encoding, files, records, sources
 
 
 class Rows(NamedTuple):
@@ -14,6 +15,7 @@ class Rows(NamedTuple):
     sentences: tuple[list[str], ...]  # One or two columns.
     labels: list[str]  # As they are written.
     fingerprint: Mapping[str, Any]
+    where: Callable[[int], str] = 'Row {}'.format  # Says where the row of that number stands, for messages.
 
 
 class Table:
@@ -103,3 +105,29 @@ class TfdsTable(Table):
         fingerprint = tfds_source.fingerprint_of(builder, records, self.split)
         features = {'features': [*self.sentences, self.label]}
         return Rows(columns, [str(record[self.label]) for record in read], fingerprint | features)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Columns(Table):
+    """Columns of a table, or fields of other records, by name."""
+
+    records: records.RecordSource  # Such as csv_records.Csv(path='reviews.csv').
+    sentences: tuple[str, ...]  # One or two.
+    label: str
+
+    @property
+    def sentences_per_row(self) -> int:
+        return len(self.sentences)
+
+    def open(self) -> Rows:
+        found = self.records.open()
+        columns: tuple[list[str], ...] = tuple([] for _ in self.sentences)
+        labels = []
+        for first, chunk in found.chunks():
+            for i, record in enumerate(chunk, first):
+                where = functools.partial(found.where, i)
+                for column, field in zip(columns, self.sentences):
+                    column.append(records.text(record, field, where))
+                labels.append(str(records.value(record, self.label, where)))
+        fingerprint = {**found.fingerprint, 'columns': [*self.sentences, self.label]}
+        return Rows(columns, labels, fingerprint, found.where)
