@@ -31,6 +31,14 @@ class Start:
         """Raises InputError if read() would; reads no array."""
         raise NotImplementedError
 
+    def check_tokenizer(self, fingerprint: Mapping[str, Any], by_id: Wanted) -> None:
+        """Raises InputError if weights that belong to token ids were trained with another tokenizer; by default never.
+
+        Args:
+          fingerprint: of the tokenizer of the run.
+          by_id: the parameters that have an entry for each token id, such as 'embedding.table'.
+        """
+
     def read(self, wanted: Wanted) -> Found:
         """The parameters that the source has, in the shapes, dtypes and shardings of `wanted`.
 

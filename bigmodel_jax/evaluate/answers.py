@@ -58,9 +58,7 @@ class Answers(evaluation.Evaluation):
     shown: config.NonNegative = 5
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
-        setting.place.local_rows(self.data.batch)
-        data = self.data.build(setting.seed)
-        setting.model.check(data.fields)
+        data = setting.open(self.data, self.name)
         return AnswersEvaluator(self, setting, data)
 
 
@@ -68,6 +66,7 @@ class AnswersEvaluator(evaluation.Evaluator):
     """Answers all questions, in order, and scores them on the host."""
 
     def __init__(self, answers: Answers, setting: evaluation.Setting, data: questions.QuestionBatches):
+        self.fingerprint = data.examples.fingerprint
         self._answers, self._setting, self._data = answers, setting, data
         self._step = jax.jit(self._logits, out_shardings=setting.place.replicated)
 

@@ -4,6 +4,7 @@ Source: Brown et al. (2020), arXiv:2005.14165, section 2.4.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ class Choices(evaluation.Evaluation):
     max_examples: config.Positive | None = None  # Only the first so many.
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
-        tokenizer = setting.training.examples.tokenizer
+        tokenizer = setting.tokenizer
         if tokenizer is None:
             raise config.InputError(
                 f'Evaluation {self.name!r} reads text, but the training data has no tokenizer; leave it out.'
@@ -100,6 +101,10 @@ class ChoicesEvaluator(evaluation.Evaluator):
 
     def __init__(self, choices: Choices, setting: evaluation.Setting, examples: Sequence[Example]):
         self._choices, self._setting, self._examples = choices, setting, examples
+        content = hashlib.sha256()
+        for request in (request for example in examples for request in example.requests):
+            content.update(str([ids.tolist() for ids in request]).encode())
+        self.fingerprint = {'examples': len(examples), 'sha256': content.hexdigest()}
 
     def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
         return {**dict.fromkeys(RULES, 'higher'), 'examples': None, 'truncated': 'lower'}

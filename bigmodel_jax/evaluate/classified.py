@@ -105,9 +105,7 @@ class Classified(evaluation.Evaluation):
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         for score in self.scores:
             load(score.library)
-        setting.place.local_rows(self.data.batch)
-        data = self.data.build(setting.seed)
-        setting.model.check(data.fields)
+        data = setting.open(self.data, self.name)
         return ClassifiedEvaluator(self, setting, data)
 
 
@@ -115,6 +113,7 @@ class ClassifiedEvaluator(evaluation.Evaluator):
     """Predicts all rows, in order, and scores them on the host."""
 
     def __init__(self, classified: Classified, setting: evaluation.Setting, data: batches.Batches):
+        self.fingerprint = data.examples.fingerprint
         self._classified, self._setting, self._data = classified, setting, data
         self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)
 

@@ -1,11 +1,13 @@
 """What an evaluation is to the training loop: a config with a name and an interval that builds something to run."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import batches
+from bigmodel_jax.data.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import metric
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import objective
@@ -20,13 +22,49 @@ class Setting:
     model: model.Model
     module: Any  # The Flax module of `model`.
     objective: objective.Objective
-    training: batches.Batches
+    open_training: Callable[[], batches.Batches]
+    tokenizer: Tokenizer | None  # That of the run; None if its data has none.
     place: sharding.Place
     seed: int
+
+    @functools.cached_property
+    def training(self) -> batches.Batches:
+        """The training data. A finished run is evaluated without it, unless an evaluation asks for it here.
+
+        Raises:
+          InputError: it is not there, or not that of the run.
+        """
+        return self.open_training()
+
+    def open(self, data: batches.Data, name: str) -> batches.Batches:
+        """The data of the evaluation `name`, built and checked.
+
+        Raises:
+          InputError: it does not fit the mesh or the model, or its tokenizer is not that of the training data.
+        """
+        self.place.local_rows(data.batch)
+        built = data.build(self.seed)
+        self.model.check(built.fields)
+        own = built.examples.tokenizer
+        if None not in (own, self.tokenizer) and own.fingerprint != self.tokenizer.fingerprint:
+            raise config.InputError(
+                f'Evaluation {name!r}: the tokenizer of its data ({describe(own)}) is not the tokenizer of the '
+                f'training data ({describe(self.tokenizer)}), so equal token ids stand for different text. Give both '
+                'the same `tokenizer`; one that is trained needs the same `trained_on`.'
+            )
+        return built
+
+
+def describe(tokenizer: Tokenizer) -> str:
+    """A tokenizer in a few words: its class, its size, and the beginning of the hash of its files."""
+    hashes = [value[:8] for value in tokenizer.fingerprint.values() if isinstance(value, str) and len(value) == 64]
+    return ', '.join([type(tokenizer).__name__, f'{tokenizer.size:,} tokens', *hashes])
 
 
 class Evaluator:
     """An evaluation that is ready to run."""
+
+    fingerprint: Mapping[str, Any] = {}  # JSON-ready: what the data is that it reads, if it has any of its own.
 
     def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions | None:
         """The metrics that run() gives, each with the direction in which it is better; computes nothing.

@@ -34,9 +34,7 @@ class Loss(evaluation.Evaluation):
     max_batches: config.Positive | None = None  # Only the first so many of the pass.
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
-        setting.place.local_rows(self.data.batch)
-        data = self.data.build(setting.seed)
-        setting.model.check(data.fields)
+        data = setting.open(self.data, self.name)
         count = min(data.steps_per_pass, self.max_batches or data.steps_per_pass)
         return LossEvaluator(setting, data, count)
 
@@ -45,6 +43,7 @@ class LossEvaluator(evaluation.Evaluator):
     """Adds up the first `count` batches on the devices and reads the sums once, at the end."""
 
     def __init__(self, setting: evaluation.Setting, data: batches.Batches, count: int):
+        self.fingerprint = data.examples.fingerprint
         self._setting, self._place, self._data, self._count = setting, setting.place, data, count
         step = functools.partial(eval_step, setting=setting)
         self._shapes = functools.partial(jax.eval_shape, functools.partial(step, None))

@@ -35,7 +35,7 @@ class AttentionMaps(evaluation.Evaluation):
     name: str = 'attention'
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
-        tokenizer = setting.training.examples.tokenizer
+        tokenizer = setting.tokenizer
         if tokenizer is None:
             raise config.InputError(f'Evaluation {self.name!r} translates text, but the data has no tokenizer.')
         sources = [_ids(tokenizer, sentence) for sentence in self.sentences]

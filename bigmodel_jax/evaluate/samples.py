@@ -28,7 +28,7 @@ class Samples(evaluation.Evaluation):
     name: str = 'samples'
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
-        tokenizer = setting.training.examples.tokenizer
+        tokenizer = setting.tokenizer
         if tokenizer is None:
             raise config.InputError(
                 f'Evaluation {self.name!r} writes text, but the training data has no tokenizer; leave it out.'

@@ -1,7 +1,9 @@
 """Translations of a test set, scored by sacrebleu."""
 
 import dataclasses
+import hashlib
 import importlib
+import json
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -38,7 +40,7 @@ class Translation(evaluation.Evaluation):
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         _sacrebleu()
-        tokenizer = setting.training.examples.tokenizer
+        tokenizer = setting.tokenizer
         if tokenizer is None:
             raise config.InputError(f'Evaluation {self.name!r} translates text, but the data has no tokenizer.')
         sides = self.source.open(), self.target.open()
@@ -71,6 +73,8 @@ class TranslationEvaluator(evaluation.Evaluator):
         texts: tuple[list[str], list[str]],
     ):
         self._translation, self._setting, self._tokenizer, self._texts = translation, setting, tokenizer, texts
+        content = json.dumps(texts).encode()
+        self.fingerprint = {'sentences': len(texts[0]), 'sha256': hashlib.sha256(content).hexdigest()}
 
     def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
         return {'bleu': 'higher'}

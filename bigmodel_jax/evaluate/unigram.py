@@ -20,7 +20,7 @@ class Unigram(evaluation.Evaluation):
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         if not isinstance(setting.training, text.TextBatches):
             raise config.InputError(f'Evaluation {self.name!r} needs training data of the kind text.Text.')
-        return UnigramEvaluator(text.unigram_entropy(setting.training, self.data.build(setting.seed)))
+        return UnigramEvaluator(text.unigram_entropy(setting.training, setting.open(self.data, self.name)))
 
 
 class UnigramEvaluator(evaluation.Evaluator):

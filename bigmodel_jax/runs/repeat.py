@@ -13,7 +13,7 @@ from etils import epath
 from bigmodel_jax import config, experiment_file, sharding
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
 from bigmodel_jax.runs import conditions, directory
-from bigmodel_jax.train import environment, files, loop, metrics, records, state, workdir
+from bigmodel_jax.train import environment, files, identity, loop, metrics, records, state, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 
@@ -113,6 +113,13 @@ def train(
         if result.step < end:
             return f'stopped by {result.stopped_by}'
     return None
+
+
+def begin(run: directory.Run, experiment: Experiment, into: epath.Path) -> None:
+    """Makes `into` the directory of a run that has not begun, with the tokenizer of `run`."""
+    tokenizer = identity.tokenizer_of(run.path)
+    workdir.create(into, experiment)
+    identity.store_tokenizer(tokenizer, into)
 
 
 def begin_at(run: directory.Run, experiment: Experiment, into: epath.Path, step: int) -> None:

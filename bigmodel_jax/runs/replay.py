@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax import config, sharding
-from bigmodel_jax.data import batches, tokenizers
+from bigmodel_jax.data import batches
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.runs import conditions, diff, directory, repeat, results, traces
 from bigmodel_jax.runs.sections import Section
-from bigmodel_jax.train import feed, fingerprints, metrics, preparation, records, step, sums
+from bigmodel_jax.train import feed, fingerprints, identity, metrics, preparation, records, step
 from bigmodel_jax.train.checkpoints import Checkpointer
 from bigmodel_jax.train.state import TrainState
 
@@ -99,7 +99,8 @@ def replay(
         raise config.InputError(f'--step {number}: the experiment has steps 1 to {asked.steps}.')
     recorded = run.trace or traces.Trace({}, {})
     session = repeat.sessions_of(run, number - 1, number)[-1][1]
-    built = preparation.prepare(repeat.on_mesh(asked, session))
+    built = preparation.prepare(repeat.on_mesh(asked, session), run.path)
+    identity.check(built.identity, run.path, asked)
     with sharding.use(built.place):
         current, position = _before(run, built, number, skipped)
         start = position['step']
@@ -201,10 +202,9 @@ def _compiled_loss(built: preparation.Run) -> Callable[..., jax.Array]:
 
 def _texts(run: directory.Run, rows: batches.Batch) -> tuple[str, ...]:
     """How each example begins, if the run has a tokenizer."""
-    if not (run.path / tokenizers.FOLDER).exists() or 'targets' not in rows:
+    tokenizer = identity.tokenizer_of(run.path)
+    if tokenizer is None or 'targets' not in rows:
         return ()
-    sums.check(run.path, tokenizers.FOLDER)
-    tokenizer = tokenizers.load(run.path / tokenizers.FOLDER)
     return tuple(tokenizer.decode(ids[:CHARACTERS].tolist())[:CHARACTERS] for ids in rows['targets'])
 
 

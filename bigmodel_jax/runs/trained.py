@@ -10,7 +10,7 @@ from bigmodel_jax import config, sharding
 from bigmodel_jax.data import tokenizers
 from bigmodel_jax.evaluate import decoding, reading, samples, translation
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import appending, files, integrity, metrics, preparation, state, sums, workdir
+from bigmodel_jax.train import files, identity, metrics, preparation, state, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 PyTree = Any
@@ -36,24 +36,12 @@ class Trained:
         Where its files are damaged, the copy is used that the checkpoint holds.
 
         Raises:
-          InputError: there is none: the run was not trained on text; or it is damaged.
+          InputError: there is none: the run was not trained on text; or it is damaged, or not the one of the run.
         """
-        folder = self.path / tokenizers.FOLDER
-        if not files.exists(folder):
+        found = identity.tokenizer_of(self.path, self.path / files.CHECKPOINTS / str(self.step))
+        if found is None:
             raise config.InputError(f'{self.path} was trained on data without a tokenizer; it cannot write text.')
-        try:
-            sums.check(self.path, tokenizers.FOLDER)
-        except files.Damaged as error:
-            step = self.path / files.CHECKPOINTS / str(self.step)
-            folder = step / tokenizers.FOLDER
-            if not files.exists(folder):
-                raise
-            try:
-                integrity.check_folder(step, tokenizers.FOLDER)
-            except integrity.Damaged as other:
-                raise config.InputError(f'{error} The copy in {step} is damaged as well: {other}.') from other
-            appending.say(f'{error} The copy in {folder} is used.')
-        return tokenizers.load(folder)
+        return found
 
     def evaluate(self) -> dict[str, Mapping[str, Any]]:
         """Runs every evaluation of the experiment and records the results with the run.
@@ -62,9 +50,9 @@ class Trained:
           evaluation name -> metric -> number, or list of samples. Of the mean of 5 checkpoints, the evaluation 'test'
           is 'test_average5', here and in the records, beside that of the checkpoint of the same step.
         """
-        outcomes, run = {}, preparation.prepare(self.experiment)
-        with sharding.use(run.place), metrics.open_recorder(self.path) as writer:
-            for each, evaluator in zip(run.experiment.evaluations, run.evaluators):
+        outcomes, evaluators = {}, preparation.evaluators_of(self.experiment, self.place, self.path)
+        with sharding.use(self.place), metrics.open_recorder(self.path) as writer:
+            for each, evaluator in zip(self.experiment.evaluations, evaluators):
                 name = f'{each.name}_average{len(self.averaged)}' if self.averaged else each.name
                 outcomes[name] = evaluator.run(self.params, self.model_state)
                 writer.evaluation(self.step, name, outcomes[name])

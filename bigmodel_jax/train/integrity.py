@@ -163,7 +163,7 @@ def _record(directory: epath.Path) -> Record:
 
 
 def check_folder(directory: epath.Path, folder: str) -> None:
-    """Compares the files in one folder of a checkpoint with its record.
+    """Compares a file of a checkpoint, or those in one of its folders, with its record.
 
     Raises:
       Damaged: one is missing, or not as it was written.
@@ -172,7 +172,7 @@ def check_folder(directory: epath.Path, folder: str) -> None:
 
     def compare() -> None:
         for name, facts in _record(directory)['files'].items():
-            if name.startswith(f'{folder}/'):
+            if name == folder or name.startswith(f'{folder}/'):
                 _check_file(name, directory / name if files.exists(directory / name) else None, facts)
 
     reading(directory, compare)

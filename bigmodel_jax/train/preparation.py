@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from etils import epath
 from bigmodel_jax import config, sharding, torus
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.data import batches, tokenizers
+from bigmodel_jax.data.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.train import (
@@ -18,6 +20,7 @@ from bigmodel_jax.train import (
     best,
     environment,
     files,
+    identity,
     locking,
     metrics,
     processes,
@@ -41,6 +44,11 @@ class Run:
     direction: metric.Direction = 'lower'  # In which the metric of checkpoints.keep_best is better.
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What its data and its tokenizer are, as a session records it."""
+        return identity.of(self.data, self.experiment, self.evaluators)
+
+    @property
     def unit(self) -> str:
         """What speed is counted in: tokens where every example is a row of them, else examples."""
         return 'tokens' if len(self.data.fields['weights'].shape) == 1 else 'examples'
@@ -52,8 +60,11 @@ class Run:
         return self.data.rows * (shape[0] if shape else 1)
 
 
-def build(experiment: Experiment) -> Run:
+def build(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
     """Opens the data and checks everything that can be checked without computing; allocates no weight.
+
+    Args:
+      workdir: the directory of the run, whose tokenizer is used if it holds one.
 
     Raises:
       InputError: anything the experiment asks for is wrong, missing or does not fit together.
@@ -62,17 +73,11 @@ def build(experiment: Experiment) -> Run:
     place = experiment.mesh.build()
     with sharding.use(place):
         blueprint = state.blueprint(experiment, place)
-        data = experiment.data.build(experiment.seed)
+        own = identity.with_own_tokenizer(experiment, workdir)
+        data = own.data.build(experiment.seed)
         experiment.model.check(data.fields)
-        setting = evaluation.Setting(
-            model=experiment.model,
-            module=blueprint.module,
-            objective=experiment.objective,
-            training=data,
-            place=place,
-            seed=experiment.seed,
-        )
-        evaluators = tuple(each.build(setting) for each in experiment.evaluations)
+        setting = _setting(experiment, blueprint, place, tokenizer=data.examples.tokenizer, open_training=lambda: data)
+        evaluators = tuple(each.build(setting) for each in own.evaluations)
         if jax.tree.leaves(blueprint.abstract.model_state):
             # A module that changes its state in evaluation is found by tracing it.
             for evaluator in evaluators:
@@ -81,10 +86,62 @@ def build(experiment: Experiment) -> Run:
     return Run(experiment, place, data, blueprint, evaluators, direction)
 
 
-def prepare(experiment: Experiment) -> Run:
+def _setting(
+    experiment: Experiment,
+    blueprint: state.Blueprint,
+    place: sharding.Place,
+    *,
+    tokenizer: Tokenizer | None,
+    open_training: Callable[[], batches.Batches],
+) -> evaluation.Setting:
+    return evaluation.Setting(
+        model=experiment.model,
+        module=blueprint.module,
+        objective=experiment.objective,
+        open_training=open_training,
+        tokenizer=tokenizer,
+        place=place,
+        seed=experiment.seed,
+    )
+
+
+def prepare(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
     """build() by every process: the first prepares the data, then the others find it, and an error of one is of all."""
     jax.devices()  # They start together: each waits here for all.
-    return processes.in_turn(lambda: build(experiment))
+    return processes.in_turn(lambda: build(experiment, workdir))
+
+
+def evaluators_of(
+    experiment: Experiment, place: sharding.Place, workdir: epath.Path
+) -> tuple[evaluation.Evaluator, ...]:
+    """The evaluations of a run, built by every process; with its tokenizer, and without its training data if they can.
+
+    Raises:
+      InputError: their data is missing, or not what the run recorded of evaluations of these names.
+    """
+
+    def open_training() -> batches.Batches:
+        found = own.data.build(experiment.seed)
+        identity.check({'data': dict(found.examples.fingerprint)}, workdir, experiment)
+        return found
+
+    def build_all() -> tuple[evaluation.Evaluator, ...]:
+        experiments.check(experiment)
+        opened = functools.cache(open_training)
+        tokenizer = identity.tokenizer_of(workdir)
+        if tokenizer is None and identity.recorded(workdir).get('tokenizer', True) is not None:
+            tokenizer = opened().examples.tokenizer  # The run lost it, or did not record whether it has one.
+        with sharding.use(place):
+            blueprint = state.blueprint(experiment, place)
+            setting = _setting(experiment, blueprint, place, tokenizer=tokenizer, open_training=opened)
+            found = tuple(each.build(setting) for each in own.evaluations)
+        known = {each.name: dict(one.fingerprint) for each, one in zip(experiment.evaluations, found)}
+        identity.check({'evaluations': known}, workdir, experiment)
+        return found
+
+    jax.devices()
+    own = identity.with_own_tokenizer(experiment, workdir)
+    return processes.in_turn(build_all)
 
 
 def check(
@@ -109,8 +166,10 @@ def check(
 
 def prepare_start(experiment: Experiment, directory: epath.Path) -> Run:
     """prepare() for a session in a work directory; nothing is written there before everything is checked."""
-    run = prepare(experiment)
-    processes.together(lambda: starting.check(experiment.start, run.blueprint, directory))
+    run = prepare(experiment, directory)
+    processes.together(lambda: identity.check(run.identity, directory, experiment))
+    tokenizer = run.data.examples.tokenizer
+    processes.together(lambda: starting.check(experiment.start, run.blueprint, directory, tokenizer))
     return run
 
 
@@ -165,14 +224,12 @@ def record_session(
         session = environment.describe() | {
             'step': start,
             'mesh': run.place.sizes,
-            'data': dict(run.data.examples.fingerprint),
             'parameters': run.blueprint.parameters,
+            **run.identity,
         }
         session |= {'start': position['start']} if 'start' in position else {}
         workdir.add_session(directory, session)
-        tokenizer = run.data.examples.tokenizer
-        if tokenizer is not None:
-            workdir.add_tokenizer(directory, tokenizer.stored())
+        identity.store_tokenizer(run.data.examples.tokenizer, directory)
         attachments = _attachments(run, session)
     writer.event('resume' if start else 'start', start)
     return attachments

@@ -1,7 +1,9 @@
 """The first state of a run: by chance, or with parameters from a checkpoint of another run."""
 
 import dataclasses
+import fnmatch
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,8 +11,10 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax import start as starts
+from bigmodel_jax.data import saved, tokenizers
+from bigmodel_jax.data.tokenizer import Tokenizer
 from bigmodel_jax.experiment import CIRCUMSTANCES
-from bigmodel_jax.train import checkpoints, digest, files, integrity, processes, reading, state
+from bigmodel_jax.train import checkpoints, digest, files, identity, integrity, processes, reading, state
 
 PyTree = Any
 PARAMS = 'params.'  # What the paths of parameters begin with in a checkpoint.
@@ -26,11 +30,27 @@ class Checkpoint(starts.Start):
     run: str  # Its work directory.
     step: config.NonNegative | None = None  # None: its newest checkpoint, whose step is recorded.
     without: tuple[str, ...] = ()  # Patterns of parameters that are left to chance: 'pooler.*'.
+    other_tokenizer: bool = False  # Take also parameters that belong to token ids, although the ids are of another one.
 
     def check(self, wanted: starts.Wanted) -> None:
         path, step = self._find()
         there = processes.from_first(processes.on_first(lambda: _shapes(path, step)))
         starts.match(wanted, there, without=self.without, where=str(path))
+
+    def check_tokenizer(self, fingerprint: Mapping[str, Any], by_id: starts.Wanted) -> None:
+        left_out = {name for pattern in self.without for name in fnmatch.filter(by_id, pattern)}
+        taken = sorted(by_id.keys() - left_out)
+        path, step = self._find()
+        there = processes.from_first(processes.on_first(lambda: _tokenizer(path, step)))
+        if self.other_tokenizer or not taken or there in (None, json.loads(json.dumps(fingerprint))):
+            return
+        folder = str(path.parent.parent / tokenizers.FOLDER)
+        raise config.InputError(
+            f'start: {starts.listed(taken)} of {path} belong to the token ids of another tokenizer: there '
+            f'{_described(there)}, here {_described(fingerprint)}. Use the tokenizer of that run, '
+            f'tokenizer=Saved(directory={folder!r}) of bigmodel_jax.data.saved; or initialize these parameters anew, '
+            f'start.without={tuple(taken)!r}; or take them nevertheless, start.other_tokenizer=True.'
+        )
 
     def read(self, wanted: starts.Wanted) -> starts.Found:
         path, step = self._find()
@@ -92,14 +112,37 @@ def _shapes(path: epath.Path, step: int) -> dict[str, list[int]]:
     return {name.removeprefix(PARAMS): each['shape'] for name, each in stored.items() if name.startswith(PARAMS)}
 
 
+def _tokenizer(path: epath.Path, step: int) -> dict[str, Any] | None:
+    """The fingerprint of the tokenizer of a checkpoint, of the run around it, or as it was recorded; None: unknown."""
+    found = identity.tokenizer_of(path.parent.parent)
+    if found is None and saved.is_saved(path / tokenizers.FOLDER):
+        found = tokenizers.load(path / tokenizers.FOLDER)
+    if found is None:
+        return identity.recorded_tokenizer(path.parent.parent)
+    return json.loads(json.dumps(found.fingerprint))
+
+
+def _described(fingerprint: Mapping[str, Any]) -> str:
+    hashes = [f'{name} {value[:12]}...' for name, value in fingerprint.items() if name not in ('class', 'size')]
+    return ', '.join([fingerprint['class'], f'{fingerprint["size"]:,} tokens', *hashes])
+
+
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
-def check(start: starts.Start | None, blueprint: state.Blueprint, directory: epath.Path) -> None:
+def check(
+    start: starts.Start | None, blueprint: state.Blueprint, directory: epath.Path, tokenizer: Tokenizer | None
+) -> None:
     """Raises InputError if a run in `directory`, which may have checkpoints of its own, cannot begin with `start`."""
     own = directory / files.CHECKPOINTS
-    if start is not None and not files.names_in(own):
-        start.check(_wanted(blueprint))
+    if start is None or files.names_in(own):
+        return
+    wanted = _wanted(blueprint)
+    start.check(wanted)
+    if tokenizer is not None:
+        axes = jax.tree.leaves(blueprint.axes, is_leaf=lambda node: isinstance(node, tuple))
+        by_id = {name: wanted[name] for name, names in zip(wanted, axes) if 'vocab' in names}
+        start.check_tokenizer(tokenizer.fingerprint, by_id)
 
 
 def begin(start: starts.Start | None, blueprint: state.Blueprint) -> tuple[state.TrainState, dict[str, Any] | None]:

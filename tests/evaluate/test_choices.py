@@ -35,11 +35,13 @@ class TextExamples(batches.ArrayExamples):
 
 def setting(kind=TextExamples, model=MODEL):
     arrays = {'inputs': np.zeros((4, 8), np.int32)}
+    data = batches.Batches(kind(arrays, below={'inputs': 257}, fingerprint={}), rows=2, seed=0)
     return evaluation.Setting(
         model=model,
         module=model.build(),
         objective=language.LanguageModel(),
-        training=batches.Batches(kind(arrays, below={'inputs': 257}, fingerprint={}), rows=2, seed=0),
+        open_training=lambda: data,
+        tokenizer=data.examples.tokenizer,
         place=sharding.MeshShape(data=1).build(),
         seed=0,
     )

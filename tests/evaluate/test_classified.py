@@ -56,7 +56,8 @@ def test_every_row_counts_once(rows):
     model = bert.Classifier(encoder=MODEL, classes=2)
     scores = (classified.Accuracy(), classified.Matthews(), classified.F1())
     setting = evaluation.Setting(
-        model=model, module=model.build(), objective=classification.Classification(), training=rows.build(0),
+        model=model, module=model.build(), objective=classification.Classification(),
+        open_training=lambda: rows.build(0), tokenizer=None,
         place=sharding.MeshShape(data=2).build(), seed=0,
     )  # fmt: skip
     params = nn.meta.unbox(jax.jit(setting.module.init)(jax.random.key(0), rows.build(0).in_order(0)))['params']

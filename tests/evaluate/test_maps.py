@@ -21,8 +21,9 @@ def smoke():
 
 
 def setting(experiment, model):
+    data = experiment.data.build(0)
     return evaluation.Setting(
-        model, model.build(), experiment.objective, experiment.data.build(0), experiment.mesh.build(), 0
+        model, model.build(), experiment.objective, lambda: data, data.examples.tokenizer, experiment.mesh.build(), 0
     )
 
 

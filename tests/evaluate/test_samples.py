@@ -53,7 +53,8 @@ def setting(kind=TextExamples, model=MODEL):
         model=model,
         module=model.build(),
         objective=language.LanguageModel(),
-        training=training,
+        open_training=lambda: training,
+        tokenizer=training.examples.tokenizer,
         place=sharding.MeshShape(data=1).build(),
         seed=0,
     )
