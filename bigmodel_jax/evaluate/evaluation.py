@@ -36,7 +36,7 @@ class Setting:
         """
         return self.open_training()
 
-    def open(self, data: batches.Data, name: str) -> batches.Batches:
+    def open(self, data: batches.Data, name: str) -> Any:
         """The data of the evaluation `name`, built and checked.
 
         Raises:
@@ -45,11 +45,11 @@ class Setting:
         self.place.local_rows(data.batch)
         built = data.build(self.seed)
         self.model.check(built.fields)
-        own = built.examples.tokenizer
-        if None not in (own, self.tokenizer) and own.fingerprint != self.tokenizer.fingerprint:
+        own, wanted = built.examples.tokenizer, self.tokenizer
+        if own is not None and wanted is not None and own.fingerprint != wanted.fingerprint:
             raise config.InputError(
                 f'Evaluation {name!r}: the tokenizer of its data ({describe(own)}) is not the tokenizer of the '
-                f'training data ({describe(self.tokenizer)}), so equal token ids stand for different text. Give both '
+                f'training data ({describe(wanted)}), so equal token ids stand for different text. Give both '
                 'the same `tokenizer`; one that is trained needs the same `trained_on`.'
             )
         return built

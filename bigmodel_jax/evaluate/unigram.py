@@ -18,9 +18,10 @@ class Unigram(evaluation.Evaluation):
     name: str = 'unigram'
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
-        if not isinstance(setting.training, text.TextBatches):
+        training = setting.training
+        if not isinstance(training, text.TextBatches):
             raise config.InputError(f'Evaluation {self.name!r} needs training data of the kind text.Text.')
-        return UnigramEvaluator(text.unigram_entropy(setting.training, setting.open(self.data, self.name)))
+        return UnigramEvaluator(text.unigram_entropy(training, setting.open(self.data, self.name)))
 
 
 class UnigramEvaluator(evaluation.Evaluator):

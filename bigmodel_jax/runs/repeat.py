@@ -115,21 +115,23 @@ def train(
     return None
 
 
-def begin(run: directory.Run, experiment: Experiment, into: epath.Path) -> None:
-    """Makes `into` the directory of a run that has not begun, with the tokenizer of `run`."""
-    tokenizer = identity.tokenizer_of(run.path)
-    workdir.create(into, experiment)
-    identity.store_tokenizer(tokenizer, into)
-
-
 def begin_at(run: directory.Run, experiment: Experiment, into: epath.Path, step: int) -> None:
-    """Makes `into` the directory of a run that has come to the checkpoint of `step`, a copy of that of `run`.
+    """Makes `into` the directory of a run that has come to `step`: with a copy of the checkpoint and the tokenizer of
+    `run`.
+
+    Args:
+      step: of a checkpoint, or 0.
 
     Raises:
       InputError: that checkpoint is damaged.
     """
-    restore(run, experiment, step)  # The loop would go on from an older one without a word.
+    tokenizer = identity.tokenizer_of(run.path)
+    if step:
+        restore(run, experiment, step)  # The loop would go on from an older one without a word.
     workdir.create(into, experiment)
+    identity.store_tokenizer(tokenizer, into)
+    if not step:
+        return
     # To a regular one it may have to roll back.
     regular = [saved for saved in run.checkpoints if saved <= step and saved % experiment.checkpoints.every_steps == 0]
     for saved in {step, max(regular, default=step)}:

@@ -81,9 +81,7 @@ def verify(
     for line in warnings(around):
         say(line)
     with repeat.folder(keep) as into:
-        repeat.begin(run, asked, into)
-        if after:
-            repeat.begin_at(run, config.vary(asked, {'mesh': meshes[0]}), into, after)
+        repeat.begin_at(run, config.vary(asked, {'mesh': meshes[0]}), into, after)
         stopped = repeat.train(asked, sessions, into, until)
         again = directory.open_run(into)
         reached = min(until, again.step)

@@ -166,14 +166,14 @@ def changes(now: Mapping[str, Any], workdir: epath.Path) -> list[str]:
         tokenizer = json.loads(json.dumps(tokenizers.load(workdir / tokenizers.FOLDER).fingerprint))
     lines = list(_differences(tokenizer, now.get('tokenizer'), 'tokenizer'))
     if 'data' in now:
-        lines += _differences(*(_without_tokenizer(each) for each in (session.get('data', {}), now['data'])), 'data')
+        lines += _differences(_untokenized(session.get('data', {})), _untokenized(now['data']), 'data')
     for name, known in session.get('evaluations', {}).items():
-        pair = (_without_tokenizer(each) for each in (known, now.get('evaluations', {}).get(name, {})))
-        lines += _differences(*pair, f'evaluation {name}')
+        there = now.get('evaluations', {}).get(name, {})
+        lines += _differences(_untokenized(known), _untokenized(there), f'evaluation {name}')
     return lines
 
 
-def _without_tokenizer(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+def _untokenized(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fingerprint.items() if name != 'tokenizer'}
 
 
