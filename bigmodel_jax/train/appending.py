@@ -122,6 +122,7 @@ class Appender:
         """The descriptor of the file that has its name now; somebody may have removed the one that was written to."""
         if self._descriptor is not None and not _is_at(self._descriptor, self._path):
             self._close()
+            say(f'{self._path} was removed or replaced while the run was writing to it; a new file takes what comes.')
         if self._descriptor is None:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, 0o666)

@@ -79,7 +79,7 @@ def test_what_waits_is_bounded(tmp_path, monkeypatch):
     assert kept == list(range(100 - len(kept), 100))  # The oldest were given up.
 
 
-def test_a_log_that_was_removed_goes_on_in_a_new_file(tmp_path):
+def test_a_log_that_was_removed_goes_on_in_a_new_file(tmp_path, capsys):
     path = tmp_path / 'm.jsonl'
     writer = records.Writer(path)
     write(writer, 1)
@@ -87,6 +87,7 @@ def test_a_log_that_was_removed_goes_on_in_a_new_file(tmp_path):
     write(writer, 2)
     writer.close()
     assert steps_of(path) == [2]
+    assert 'm.jsonl was removed or replaced while the run was writing to it' in capsys.readouterr().err
 
 
 def test_two_that_append_do_not_tear_each_others_lines(tmp_path):
