@@ -21,7 +21,8 @@ def missing(workdir: epath.Path, position: Mapping[str, Any]) -> str | None:
     if not processes.is_first():
         return None
     step, told, log = int(position['step']), [], records.read(workdir / records.FILE)
-    said = max((each['step'] for each in log if each['kind'] == KIND), default=0)  # An earlier session said the rest.
+    # An earlier session said the rest; and a run that began at a checkpoint of another has no steps before that.
+    said = max(_began(workdir), *(each['step'] for each in log if each['kind'] == KIND), 0)
     traced = [each for each in records.read(workdir / files.TRACE) if each['kind'] == 'certificates']
     known = {
         number for each in traced for number in range(each['step'] - len(each.get('ids', ())) + 1, each['step'] + 1)
@@ -40,6 +41,12 @@ def missing(workdir: epath.Path, position: Mapping[str, Any]) -> str | None:
         f'The logs are older than the checkpoint of step {step:,}: {"; ".join(told)}. The run goes on; what is missing '
         'was lost, as by a loss of power, a full disk or by removing a file.'
     )
+
+
+def _began(workdir: epath.Path) -> int:
+    """The step of the run's first session."""
+    sessions = files.read_json(workdir / files.ENVIRONMENT) if files.exists(workdir / files.ENVIRONMENT) else []
+    return int(sessions[0]['step']) if sessions else 0
 
 
 def _listed(steps: list[int]) -> str:

@@ -263,6 +263,15 @@ def test_a_checkpoint_that_is_newer_than_its_logs_is_told_and_recorded_once(trai
     assert result.digest == trained[1].digest
 
 
+def test_a_run_that_began_at_a_checkpoint_of_another_lacks_nothing(tmp_path):
+    other = epath.Path(tmp_path / 'other')
+    workdir.create(other, quick.experiment())
+    workdir.add_session(other, {'step': 6})
+    assert gaps.missing(other, {'step': 6, 'reported': 6}) is None
+    (other / files.ENVIRONMENT).unlink()
+    assert 'lacks steps 1 to 6' in gaps.missing(other, {'step': 6, 'reported': 6})
+
+
 def test_a_whole_log_is_not_told_to_have_gaps(trained):
     assert gaps.missing(epath.Path(trained[0]), {'step': 6, 'reported': 6}) is None
 
