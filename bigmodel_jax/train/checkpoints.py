@@ -127,8 +127,8 @@ class Checkpointer:
         stored = files.read_json(path) if files.exists(path) else {}
         if self._policy is not None:
             try:
-                self._directory.mkdir(parents=True, exist_ok=True)
-                self._store.clean(self._directory)
+                files.retried(lambda: self._directory.mkdir(parents=True, exist_ok=True))
+                files.retried(lambda: self._store.clean(self._directory))
             except OSError as error:
                 raise config.InputError(f'{self._directory} cannot be written: {error}. Make it writable.') from error
         return integrity.fingerprint(stored, experiment.CIRCUMSTANCES)

@@ -98,7 +98,10 @@ class Writer:
         self.lost += [] if lost is None else [lost]
         self._board.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            try:
+                self._wandb.finish()
+            except OSError as error:
+                appending.say(f'Weights & Biases did not take the end of the run: {error}.')
 
     def sync(self) -> None:
         """Returns when what was recorded is on disk."""
@@ -115,7 +118,14 @@ class Writer:
         for name, value in shown.items():
             self._board.add_scalar(name, value, step)
         if self._wandb is not None:
+            self._log_to_wandb(shown, step)
+
+    def _log_to_wandb(self, shown: Mapping[str, float], step: int) -> None:
+        try:
             self._wandb.log(shown, step=step)
+        except OSError as error:  # Its own process is gone, or its disk is full.
+            appending.say(f'Weights & Biases does not take what is logged: {error}. The run goes on without it.')
+            self._wandb = None
 
     def evaluation(self, step: int, name: str, outcome: Mapping[str, Any]) -> dict[str, float]:
         """What an evaluation found; returns its numbers as 'name/metric'.
@@ -194,4 +204,8 @@ def _start_wandb(project: str, workdir: epath.Path, details: Mapping[str, Any]) 
 
     # One id for each work directory, so that a resumed run goes on in the same chart.
     name = workdir.name
-    return wandb.init(project=project, id=name, name=name, config=dict(details), resume='allow')
+    try:
+        return wandb.init(project=project, id=name, name=name, config=dict(details), resume='allow')
+    except OSError as error:
+        appending.say(f'Weights & Biases cannot be used: {error}. The run goes on without it.')
+        return None

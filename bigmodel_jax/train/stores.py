@@ -75,7 +75,12 @@ class Renaming(Store):
         files.sync(partial)
         if files.exists(final):
             os.rename(final, replaced)  # There at any moment, under one name or the other; see clean().
-        os.rename(partial, final)
+        try:
+            os.rename(partial, final)
+        except OSError:
+            if files.exists(replaced):
+                os.rename(replaced, final)
+            raise
         files.sync(final.parent)
         if files.exists(replaced):
             shutil.rmtree(replaced)

@@ -93,7 +93,7 @@ def create(workdir: epath.Path, experiment: Experiment) -> None:
       InputError: the directory cannot be written.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        files.retried(lambda: workdir.mkdir(parents=True, exist_ok=True))
         files.clean(workdir)
         sums.write(workdir, {files.EXPERIMENT: files.encode_json(config.to_json(experiment))})
     except OSError as error:
