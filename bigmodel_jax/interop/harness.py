@@ -16,28 +16,53 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.evaluate import decoding, likelihood
+from bigmodel_jax.interop import generation
 
-# What gen_kwargs may say. Anything else would change what is generated, so it is refused.
-KNOWN = ('until', 'max_gen_toks', 'do_sample', 'temperature', 'top_p', 'top_k')
+# Tokens that generate_until makes at most where a request does not say.
+NEW_TOKENS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What the harness asks, answered by a model; needs no harness.
+    """What the harness asks, answered by a model as lm_eval.models.huggingface.HFLM does; needs no harness.
 
     Attributes:
-      scorer: the model, with its weights.
-      tokenizer: has encode(text) -> ids and decode(ids) -> text, as data.tokenizer.Tokenizer.
-      end: the token that ends a text; also stands before a text that has no context.
-      begin: what every other context begins with, as in training.
+      scorer: the model, with its weights. Its limit is the harness's max_length.
+      tokenizer: has encode(text) -> ids, without tokens that the text does not hold, and decode(ids) -> text, as
+        data.tokenizer.Tokenizer.
+      end: the token that ends a text.
+      begin: what every context begins with, as in training: the tokens that a tokenizer of transformers adds itself.
+      prefix: the token that stands before a text that has no context. None: the first of `begin`, or else `end`; the
+        harness takes the tokenizer's bos_token_id if it has one, and else its eos_token_id.
       new_tokens: generated at most, where a request does not say.
+
+    Raises:
+      InputError: encode() does not give ids, or adds tokens.
     """
 
     scorer: likelihood.Scorer
     tokenizer: Any
     end: int
     begin: tuple[int, ...] = ()
-    new_tokens: int = 256
+    prefix: int | None = None
+    new_tokens: int = NEW_TOKENS
+
+    def __post_init__(self) -> None:
+        added, one = self._ids(''), self._ids('a').tolist()
+        ends = one[-1:] == [self.end] or (self.begin and one[: len(self.begin)] == list(self.begin))
+        if added.size or ends:
+            raise config.InputError(
+                f'tokenizer.encode() adds tokens to a text: {one} for the text "a", {added.tolist()} for no text. Pass '
+                'one that adds none, such as encode(text, add_special_tokens=False) of transformers, and say what a '
+                'context begins with by begin=(...).'
+            )
+
+    @property
+    def first(self) -> int:
+        """The token that a text without a context follows."""
+        if self.prefix is not None:
+            return self.prefix
+        return self.begin[0] if self.begin else self.end
 
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """Of each (context, continuation): log P(continuation | context), and whether it is the greedy one."""
@@ -45,24 +70,42 @@ class Answers:
         return [(score.log_p, score.is_greedy) for score in scores]
 
     def _request(self, context: str, continuation: str) -> likelihood.Request:
-        """Both as tokens. The text is tokenized as a whole, and spaces before the cut belong to what follows it."""
+        """Both as tokens. The text is tokenized as a whole, and spaces before the cut belong to what follows it.
+
+        Source: lm_eval.api.model.TemplateLM.loglikelihood() and _encode_pair(), which fails where the last token of the
+        context holds the whole continuation; that one is tokenized alone here.
+        """
         bare = context.rstrip()
         continuation, context = context[len(bare) :] + continuation, bare
         if not context:
-            return likelihood.Request(np.array([self.end], np.int32), self._ids(continuation))
+            ids = self._ids(continuation)
+            # A text that says the prefix itself is not given it twice.
+            ids = ids[1:] if len(ids) > 1 and ids[0] == self.first else ids
+            return likelihood.Request(np.array([self.first], np.int32), ids)
         before, whole = self._ids(context), self._ids(context + continuation)
-        # Where a token reaches over the cut, the continuation is tokenized alone.
-        follows = whole[len(before) :] if np.array_equal(whole[: len(before)], before) else self._ids(continuation)
-        return likelihood.Request(np.concatenate([np.array(self.begin, np.int32), before]), follows)
+        follows = whole[len(before) :] if len(whole) > len(before) else self._ids(continuation)
+        return likelihood.Request(self._begun(before), follows)
+
+    def _begun(self, ids: np.ndarray) -> np.ndarray:
+        """The tokens of a context behind `begin`, unless the text says that itself."""
+        begin = np.array(self.begin, np.int32)
+        return ids if np.array_equal(ids[: len(begin)], begin) else np.concatenate([begin, ids])
 
     def _ids(self, text: str) -> np.ndarray:
-        return np.asarray(self.tokenizer.encode(text), np.int32)
+        ids = self.tokenizer.encode(text)
+        array = np.asarray(ids if isinstance(ids, (list, tuple, np.ndarray)) else None)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in 'iu'):
+            raise config.InputError(
+                f'tokenizer.encode() gives {type(ids).__name__}, not the ids as a list of integers. Of a Tokenizer of '
+                'the tokenizers package take encode(text, add_special_tokens=False).ids.'
+            )
+        return array.astype(np.int32)
 
     def rolling(self, texts: Sequence[str]) -> list[float]:
         """log P of each whole text: each token is predicted once, from as many before it as the model has room for."""
         requests, owners = [], []
         for number, text in enumerate(texts):
-            for request in windows(self._ids(text), self.end, self.scorer.longest):
+            for request in windows(self._ids(text), self.first, self.scorer.longest):
                 requests.append(request)
                 owners.append(number)
         sums = np.zeros(len(texts))
@@ -74,7 +117,7 @@ class Answers:
         """Of each (context, gen_kwargs): what follows, up to the first of `until`.
 
         Raises:
-          InputError: gen_kwargs hold something unknown.
+          InputError: gen_kwargs hold something unknown or out of its range.
         """
         wishes = [self._wish(*request) for request in requests]
         texts: dict[int, str] = {}
@@ -95,21 +138,16 @@ class Answers:
         return [texts[number] for number in range(len(requests))]
 
     def _wish(self, context: str, given: Mapping[str, Any]) -> 'Wish':
-        unknown = [name for name in given if name not in KNOWN]
-        if unknown:
-            raise config.InputError(f'gen_kwargs: {unknown[0]!r} is not supported.{config.nearest(unknown[0], KNOWN)}')
-        until = given.get('until') or ()
-        tokens, limit = int(given.get('max_gen_toks', self.new_tokens)), self.scorer.longest
-        prompt = [*self.begin, *self._ids(context)] if context else [self.end]
-        if limit is not None:  # The last new token is never read.
-            tokens = min(tokens, limit)
-            prompt = prompt[-(limit + 1 - tokens) :]
-        how: decoding.Decoding = decoding.Greedy()
-        if given.get('do_sample') and given.get('temperature', 1.0) > 0:
-            how = decoding.Sampling(
-                temperature=float(given.get('temperature', 1.0)), top_k=given.get('top_k'), top_p=given.get('top_p')
-            )
-        return Wish(np.array(prompt, np.int32), tokens, (until,) if isinstance(until, str) else tuple(until), how)
+        wish = generation.wish(given, new_tokens=self.new_tokens)
+        prompt, limit = self._begun(self._ids(context)).tolist() or [self.first], self.scorer.longest
+        if limit is not None:
+            if wish.tokens >= limit:
+                raise config.InputError(
+                    f'{wish.tokens} new tokens (max_gen_toks) should be fewer than the {limit} that the model reads, '
+                    'or there is no room for the context.'
+                )
+            prompt = prompt[-(limit - wish.tokens) :]
+        return Wish(np.array(prompt, np.int32), wish.tokens, wish.until, wish.how)
 
     def _text(self, new: np.ndarray, until: Sequence[str]) -> str:
         # A vocabulary that was rounded up has ids that stand for nothing.
@@ -137,10 +175,10 @@ def _alike(wishes: Sequence[Wish], rows: int) -> Iterator[list[int]]:
         yield from (numbers[start : start + rows] for start in range(0, len(numbers), rows))
 
 
-def windows(ids: np.ndarray, end: int, limit: int | None) -> Iterator[likelihood.Request]:
+def windows(ids: np.ndarray, prefix: int, limit: int | None) -> Iterator[likelihood.Request]:
     """Requests that predict each of `ids` [n] once, `limit` at a time; each sees all that is before it and has room."""
     step = max(len(ids), 1) if limit is None else limit
-    whole = np.concatenate([np.array([end], np.int32), ids])
+    whole = np.concatenate([np.array([prefix], np.int32), ids])
     for start in range(0, len(ids), step):
         # Of the context the scorer takes what the model has room for, which is `step` at most.
         yield likelihood.Request(whole[max(start + 1 - step, 0) : start + 1], ids[start : start + step])
@@ -149,22 +187,43 @@ def windows(ids: np.ndarray, end: int, limit: int | None) -> Iterator[likelihood
 # ---- models -------------------------------------------------------------------------------------------------------
 
 
-def of_run(trained: Any, *, rows: int = 16) -> Answers:
-    """The model of a run at a checkpoint, as Run.restore() gives it; every context begins a document."""
+def of_run(trained: Any, *, rows: int = 16, limit: int | None = None) -> Answers:
+    """The model of a run at a checkpoint, as Run.restore() gives it; every context begins a document.
+
+    Args:
+      limit: tokens that the model reads at most, the harness's max_length. None: as many as it has learned positions
+        for, or as its training data is long.
+    """
+    experiment, tokenizer = trained.experiment, trained.tokenizer
+    if limit is None and 'inputs' in experiment.data.fields:
+        limit = experiment.data.fields['inputs'].shape[0]
     scorer = likelihood.Scorer(
-        trained.experiment.model, trained.params, trained.model_state, rows=rows, place=trained.place
+        experiment.model, trained.params, trained.model_state, rows=rows, limit=limit, place=trained.place
     )
-    tokenizer = trained.tokenizer
     return Answers(scorer, tokenizer, end=tokenizer.end, begin=(tokenizer.end,))
 
 
-def of_pretrained(pretrained: Any, tokenizer: Any, *, end: int, begin: tuple[int, ...] = (), rows: int = 16) -> Answers:
-    """A model from elsewhere, with `.model`, our config of it, and `.params`.
+def of_pretrained(
+    pretrained: Any,
+    tokenizer: Any,
+    *,
+    end: int,
+    begin: tuple[int, ...] = (),
+    prefix: int | None = None,
+    rows: int = 16,
+    limit: int | None = None,
+) -> Answers:
+    """A model from elsewhere, as huggingface.load_pretrained() gives it.
 
     Args:
-      tokenizer, end, begin: see Answers; GPT-2 ends with 50256 and begins with nothing, Llama begins with its <s>.
+      tokenizer, end, begin, prefix: see Answers; GPT-2 ends with 50256 and begins with nothing, Llama begins with its
+        <s>.
+      limit: tokens that the model reads at most, the harness's max_length. None: max_position_embeddings (n_positions)
+        of its config.json, as the harness takes it.
     """
-    return Answers(likelihood.Scorer(pretrained.model, pretrained.params, rows=rows), tokenizer, end, begin)
+    limit = pretrained.max_length if limit is None else limit
+    scorer = likelihood.Scorer(pretrained.model, pretrained.params, rows=rows, limit=limit)
+    return Answers(scorer, tokenizer, end, begin, prefix)
 
 
 def language_model(answers: Answers) -> Any:

@@ -25,6 +25,8 @@ FAMILIES: tuple[family.Family, ...] = (
     t5.T5(),
 )
 
+LENGTHS = ('n_positions', 'max_position_embeddings')  # Fields of config.json, the first that a family has.
+
 
 class Pretrained:
     """A published model, ready to be used. Made by load_pretrained().
@@ -42,6 +44,13 @@ class Pretrained:
         self._found = found
         self.absent = found.family.absent(found.table)
         self.notes = found.notes + [f'The files hold no {each}; its outputs are left out.' for each in self.absent]
+
+    @property
+    def max_length(self) -> int | None:
+        """How many tokens config.json says that the model reads at most; None where it has no such number."""
+        fields = self._found.family.read(self.values, 'config.json')
+        names = [name for name in LENGTHS if name in self._found.family.config_fields]
+        return fields.whole(names[0]) if names else None
 
     @functools.cached_property
     def _forward(self) -> Any:

@@ -2,16 +2,18 @@
 
 import functools
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
+from interop import published, reference_harness
 
 import drawing
 from bigmodel_jax import config
 from bigmodel_jax.data import sources, tokenizers
 from bigmodel_jax.evaluate import decoding, likelihood
-from bigmodel_jax.interop import harness
+from bigmodel_jax.interop import generation, harness, huggingface
 from bigmodel_jax.models import decoder
 
 BYTES = tokenizers.ByteTokenizer()
@@ -92,9 +94,126 @@ def test_long_prompts_lose_their_beginning():
     assert isinstance(other, str)
 
 
-def test_unknown_wishes_are_refused():
-    with pytest.raises(config.InputError, match="'num_beams' is not supported"):
-        answers().generate([('ab', {'num_beams': 4})])
+# ---- what the harness's own adapter says ----------------------------------------------------------------------------
+
+RECORDED = json.loads((published.ORACLES / 'harness.json').read_text())
+SETTINGS = {'begins': {'begin': (reference_harness.BEGIN,)}, 'bare': {'prefix': reference_harness.BEGIN}, 'ends': {}}
+# Sums of up to 170 log-probabilities, in float32 on either side.
+ROUNDING = 2e-5
+
+
+class Ids:
+    """The tokenizer of reference_harness.py, of the texts that were recorded."""
+
+    size = len(RECORDED['tokens'])
+
+    def __init__(self, begins=()):
+        self.begins = begins
+
+    def encode(self, text):
+        return [*self.begins, *RECORDED['ids'][text]]
+
+    def decode(self, ids):
+        return ''.join(RECORDED['tokens'][i] for i in ids if i > reference_harness.END)
+
+
+def of_reference(tokenizer=None, **settings):
+    pretrained = huggingface.load_pretrained(reference_harness.ORACLE)
+    return harness.of_pretrained(pretrained, tokenizer or Ids(), end=reference_harness.END, **settings)
+
+
+@pytest.mark.parametrize('name', SETTINGS)
+def test_likelihoods_are_those_of_the_harness(name):
+    found = of_reference(**SETTINGS[name]).log_likelihoods(reference_harness.PAIRS)
+    wanted = RECORDED[name]['log_likelihoods']
+    np.testing.assert_allclose([log_p for log_p, _ in found], [log_p for log_p, _ in wanted], rtol=ROUNDING)
+    assert [is_greedy for _, is_greedy in found] == [is_greedy for _, is_greedy in wanted]
+
+
+@pytest.mark.parametrize(('name', 'settings'), [('bare', SETTINGS['bare']), ('bare', SETTINGS['begins']), ('ends', {})])
+def test_windows_are_those_of_the_harness(name, settings):
+    """As long as max_position_embeddings, though nothing in a rotary model limits them; after the begin token."""
+    found = of_reference(**settings).rolling(reference_harness.TEXTS)
+    np.testing.assert_allclose(found, RECORDED[name]['rolling'], rtol=ROUNDING)
+
+
+@pytest.mark.parametrize('name', [pytest.param('begins', marks=pytest.mark.slow), 'bare'])
+def test_generated_texts_are_those_of_the_harness(name):
+    found = of_reference(**SETTINGS[name]).generate(reference_harness.WISHES)
+    assert found == RECORDED[name]['generate']
+
+
+@pytest.mark.slow
+def test_the_installed_harness_says_what_was_recorded():
+    for name in ('lm_eval.models.huggingface', 'transformers', 'tokenizers'):
+        pytest.importorskip(name)
+    found = reference_harness.measured()
+    for name in SETTINGS:
+        assert found[name]['generate'] == RECORDED[name]['generate']
+        found_P, recorded_P = ([log_p for log_p, _ in each[name]['log_likelihoods']] for each in (found, RECORDED))
+        np.testing.assert_allclose(found_P, recorded_P, rtol=ROUNDING)
+
+
+def test_the_longest_window_can_be_said():
+    assert of_reference().scorer.longest == 64
+    assert of_reference(limit=16).scorer.longest == 16
+
+
+def test_a_tokenizer_that_adds_tokens_is_refused():
+    with pytest.raises(
+        config.InputError, match=r'adds tokens to a text: \[1, \d+\] for the text "a", \[1\] for no text'
+    ):
+        of_reference(Ids(begins=[1]), begin=(1,))
+
+
+def test_a_tokenizer_that_gives_no_ids_is_refused():
+    class Encoding(Ids):
+        def encode(self, text):
+            return types.SimpleNamespace(ids=super().encode(text))
+
+    with pytest.raises(config.InputError, match='gives SimpleNamespace, not the ids'):
+        of_reference(Encoding())
+
+
+@pytest.mark.parametrize(
+    ('wish', 'message'),
+    [
+        ({'num_beams': 4}, 'num_beams=4 is not supported; only 1 is'),
+        ({'repetition_penalty': 1.2}, r'repetition_penalty=1\.2 is not supported; only 1 is'),
+        ({'max_length': 4}, "'max_length' is not supported"),
+        ({'max_gen_toks': 0}, 'max_gen_toks=0 should be a positive integer'),
+        ({'max_gen_toks': 16}, '16 new tokens .* should be fewer than the 16'),
+        ({'until': 3}, 'until=3 should be a text or a list of texts'),
+        ({'do_sample': 'no'}, "do_sample='no' should be true or false"),
+        ({'do_sample': True, 'top_k': -1}, 'top_k=-1 should be a positive integer, or 0'),
+        ({'do_sample': True, 'top_p': 0.0}, r'top_p=0\.0 should be a number above 0'),
+        ({'do_sample': True, 'top_p': 1.5}, r'top_p=1\.5 should be a number above 0 and at most 1'),
+        ({'do_sample': True, 'temperature': None}, 'temperature=None should be a number'),
+        ({'do_sample': True, 'temperature': -1.0}, r'temperature=-1\.0 should be a number'),
+        ({'do_sample': True, 'temperature': 0.0}, 'asks for two things'),
+    ],
+)
+def test_what_generation_does_not_do_is_refused(wish, message):
+    with pytest.raises(config.InputError, match=message):
+        answers().generate([('ab', wish)])
+
+
+@pytest.mark.parametrize(
+    ('given', 'how'),
+    [
+        ({}, decoding.Greedy()),
+        ({'temperature': 0.0}, decoding.Greedy()),
+        ({'do_sample': False, 'temperature': 0.8, 'top_p': 0.95}, decoding.Greedy()),
+        ({'temperature': 0.8}, decoding.Sampling(temperature=0.8, top_k=50)),
+        (
+            {'do_sample': True, 'temperature': 0.2, 'top_p': 0.95},
+            decoding.Sampling(temperature=0.2, top_k=50, top_p=0.95),
+        ),
+        ({'do_sample': True, 'top_k': 0}, decoding.Sampling()),
+    ],
+)
+def test_sampling_is_asked_for_as_the_harness_asks(given, how):
+    assert generation.wish(given, new_tokens=5).how == how
 
 
 @pytest.mark.slow
