@@ -3,7 +3,7 @@
 Question: are the contracts wide enough for something that is not text? Model and data stand in this file.
 Source:   Dosovitskiy et al. (2020), arXiv:2010.11929, section 3.1, on 8 x 8 images (Alpaydin and Kaynak, 1998).
 Target:   none published for this split; 96% of the 360 held-out images is what one sees in a minute on a laptop.
-Needs:    pip install 'bigmodel_jax[vision]'
+Needs:    pip install scikit-learn
 Run:      python -m bigmodel_jax train experiments/digits.py --workdir runs/digits
 """
 
@@ -50,7 +50,7 @@ class Digits(batches.Data):
         try:
             from sklearn import datasets  # An extra.
         except ModuleNotFoundError as error:
-            raise config.InputError("The digits come with scikit-learn: pip install 'bigmodel_jax[vision]'.") from error
+            raise config.InputError('The digits come with scikit-learn, which is not installed: pip install scikit-learn.') from error
         images, labels = datasets.load_digits(return_X_y=True)
         mine = (np.arange(len(labels)) % 5 == 0) == self.held_out
         arrays = {

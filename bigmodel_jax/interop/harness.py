@@ -236,7 +236,7 @@ def language_model(answers: Answers) -> Any:
         base: Any = importlib.import_module('lm_eval.api.model').LM
     except ModuleNotFoundError as error:
         raise config.InputError(
-            f"The evaluation harness is not installed ({error}): pip install 'bigmodel_jax[evals]', or lm-eval."
+            f"The evaluation harness is not installed ({error}): pip install lm-eval."
         ) from error
 
     class LanguageModel(base):

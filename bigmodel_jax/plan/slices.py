@@ -82,7 +82,7 @@ class Slice:
         if importlib.util.find_spec('libtpu') is None:
             raise config.InputError(
                 f'Compiling for {self} needs the TPU compiler. Install it (200 MB; no TPU is needed): '
-                'pip install "bigmodel_jax[plan]". Or use plan --fast, which does not compile.'
+                'pip install libtpu. Or use plan --fast, which does not compile.'
             )
         return _devices(self)
 
