@@ -1,11 +1,12 @@
 """The command line: `python -m bigmodel_jax VERB EXPERIMENT ...`. Finds the verb and imports only what it needs."""
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bigmodel_jax import __version__
+from bigmodel_jax import __version__, completion
 
 LARGEST = 2**31 - 1  # Steps, tokens and the like are 32-bit integers on the devices.
 
@@ -35,17 +36,17 @@ an experiment file, as FILE.py[:FUNCTION[/ARM]]; the function is experiment() un
 VERBS = {
     'show': 'the whole experiment as it will run, its parameters, and where each value came from',
     'check': 'what the paper says of it, claim by claim, against what it is; needs neither data nor memory',
-    'train': 'train, or go on from the newest checkpoint in the work directory',
+    'train': 'train, or resume from the newest checkpoint in the work directory',
     'evaluate': 'run the evaluations on a checkpoint',
-    'sample': 'let the model write',
+    'sample': 'generate text from the newest checkpoint',
     'report': 'write report.html: curves, samples, experiment, environment, and a verdict on each claim of the paper',
     'describe': 'every array: shape, dtype, logical axes, sharding, bytes per device',
-    'plan': 'what it needs, how long it takes and what it costs on a slice that nobody has rented yet',
+    'plan': 'memory, step time and cost of a training step on a slice, without access to the slice',
     'diff': 'where two runs differ, and why, from what they recorded',
     'verify': 'repeat a run, or a part of it, and say whether it comes out the same bit for bit',
     'replay': 'run one step of a run again, and name the examples in its batch with their losses',
-    'convert': 'a model of Hugging Face to a run, or a run to Hugging Face, one tensor at a time',
-    'certify': 'how far a model of Hugging Face is here from what was recorded of the reference implementation',
+    'convert': 'convert a Hugging Face model to a run, or a run to a Hugging Face model, one tensor at a time',
+    'certify': 'compare the outputs of a Hugging Face model with those recorded from the reference implementation',
 }
 
 ON_A_RUN = ('verify', 'replay')
@@ -56,17 +57,35 @@ SIMULATE: tuple[tuple[str], dict[str, Any]] = (
 )
 
 
+class _PrintCompletion(argparse.Action):
+    """Prints the completion script of a shell, and exits."""
+
+    def __call__(self, top: argparse.ArgumentParser, *given: Any, **_: Any) -> None:
+        try:
+            print(completion.script(top, given[1]))
+        except ImportError:
+            top.error('completion needs shtab, which is not installed: pip install shtab')
+        top.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     formatter = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
-        prog='python -m bigmodel_jax',
+        prog='bigmodel_jax' if pathlib.PurePath(sys.argv[0]).name == 'bigmodel_jax' else 'python -m bigmodel_jax',
         description='Trains large models in JAX, from an experiment file to a report.',
         epilog='An experiment file also runs by itself: python experiments/quickstart.py train --workdir runs/q',
         formatter_class=formatter,
         allow_abbrev=False,
     )
     top.add_argument('--version', action='version', version=f'bigmodel_jax {__version__}')
+    top.add_argument(
+        '--print-completion',
+        choices=completion.SHELLS,
+        action=_PrintCompletion,
+        help='print what makes a shell complete these commands on Tab, as in\n'
+        'bigmodel_jax --print-completion bash >> ~/.bash_completion',
+    )
     verbs = top.add_subparsers(dest='verb', metavar='VERB', required=True)
     for verb, summary in VERBS.items():
         text = f'{summary[0].upper()}{summary[1:]}.'

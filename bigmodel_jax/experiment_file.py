@@ -96,13 +96,20 @@ def load_arms(
     return found, (arm,) if arm else tuple(found)
 
 
+def _shipped(file: pathlib.Path) -> pathlib.Path:
+    """The file; if there is none and it is named experiments/NAME.py, the one installed with the package."""
+    installed = pathlib.Path(sys.prefix) / 'share' / 'bigmodel_jax' / file
+    is_ours = not file.is_absolute() and file.parts[:1] == (config.EXPERIMENTS,) and '..' not in file.parts
+    return installed if is_ours and not file.exists() and installed.is_file() else file
+
+
 def load_module(path: str) -> types.ModuleType:
     """The module of an experiment file, known as `experiments.<stem>` so that JSON can name its classes.
 
     Raises:
       InputError: there is no such file, or it raises an error.
     """
-    file = pathlib.Path(path).expanduser()
+    file = _shipped(pathlib.Path(path).expanduser())
     if not file.is_file():
         known = sorted(str(found) for found in file.parent.glob('*.py')) if file.parent.is_dir() else []
         raise config.InputError(f'There is no experiment file {path}.{config.nearest(path, known)}')

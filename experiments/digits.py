@@ -50,7 +50,7 @@ class Digits(batches.Data):
         try:
             from sklearn import datasets  # An extra.
         except ModuleNotFoundError as error:
-            raise config.InputError('The digits come with scikit-learn, which is not installed: pip install scikit-learn.') from error
+            raise config.InputError('The digits come with scikit-learn: pip install scikit-learn.') from error
         images, labels = datasets.load_digits(return_X_y=True)
         mine = (np.arange(len(labels)) % 5 == 0) == self.held_out
         arrays = {

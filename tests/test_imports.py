@@ -18,7 +18,7 @@ PACKAGE = 'bigmodel_jax'
 ORDER = (
     ('config', 'terminal'),
     ('torus', 'settings', 'claims', 'start', 'own_modules', 'tree'),
-    ('own_errors',),
+    ('own_errors', 'completion'),
     ('sharding',),
     ('kernels', 'data'),
     ('layers',),

@@ -159,4 +159,4 @@ def load(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise config.InputError('These scores come from scikit-learn, which is not installed: pip install scikit-learn.') from error
+        raise config.InputError('These scores need scikit-learn: pip install scikit-learn.') from error

@@ -235,9 +235,7 @@ def language_model(answers: Answers) -> Any:
     try:
         base: Any = importlib.import_module('lm_eval.api.model').LM
     except ModuleNotFoundError as error:
-        raise config.InputError(
-            f"The evaluation harness is not installed ({error}): pip install lm-eval."
-        ) from error
+        raise config.InputError(f'The evaluation harness is not installed ({error}): pip install lm-eval.') from error
 
     class LanguageModel(base):
         """Hands each kind of request on."""

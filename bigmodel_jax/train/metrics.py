@@ -196,7 +196,7 @@ def open_recorder(workdir: epath.Path) -> Writer:
 def check_wandb() -> None:
     """Raises InputError if Weights & Biases is not installed."""
     if importlib.util.find_spec('wandb') is None:
-        raise config.InputError('--wandb needs the client of Weights & Biases, which is not installed: pip install wandb.')
+        raise config.InputError('--wandb needs the client of Weights & Biases: pip install wandb.')
 
 
 def _start_wandb(project: str, workdir: epath.Path, details: Mapping[str, Any]) -> Any:
