@@ -117,7 +117,9 @@ def _acquire(directory: epath.Path, say: Say) -> Lock:
         directory.mkdir(parents=True, exist_ok=True)
         return files.retried(lambda: _wait_for(path, mine, say))
     except OSError as error:
-        raise config.InputError(f'--workdir {directory} cannot be written: {error}. Use another directory.') from error
+        raise config.InputError(
+            f'--workdir {directory} cannot be written: {error}. Make room or it writable, or use another directory.'
+        ) from error
 
 
 def _wait_for(path: epath.Path, mine: dict[str, Any], say: Say) -> Lock:

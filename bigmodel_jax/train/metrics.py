@@ -1,5 +1,6 @@
 """Metrics on their way from the devices to files and the terminal. The only place that reads them from the devices."""
 
+import contextlib
 import importlib.util
 import math
 import time
@@ -82,6 +83,7 @@ class Writer:
         guard: Callable[[], None] = appending.nothing,
     ):
         self.lost: list[str] = []  # What could not be written to the end, a sentence each.
+        self._late: list[tuple[epath.Path, Callable[[], None]]] = []  # Files that could not be written yet.
         self._records = records.Writer(workdir / records.FILE, guard=guard)
         purge_step = None if start is None else start + 1
         self._board = boards.open_board(workdir, purge_step=purge_step, guard=guard)
@@ -96,6 +98,8 @@ class Writer:
             return
         lost = self._records.close()
         self.lost += [] if lost is None else [lost]
+        self._write_late()
+        self.lost += [f'{path} lacks what this session is' for path, _ in self._late]
         self._board.close()
         if self._wandb is not None:
             try:
@@ -106,6 +110,22 @@ class Writer:
     def sync(self) -> None:
         """Returns when what was recorded is on disk."""
         self._records.sync()
+        self._write_late()
+
+    def write_file(self, path: epath.Path, write: Callable[[], None]) -> None:
+        """Writes a file of the session with `write`; where that fails, again before each checkpoint and at the end."""
+        try:
+            write()
+        except OSError as error:
+            appending.say(f'{path} cannot be written: {error.strerror}. The run goes on, and tries it again.')
+            self._late.append((path, write))
+
+    def _write_late(self) -> None:
+        for each in list(self._late):
+            with contextlib.suppress(OSError):
+                each[1]()
+                self._late.remove(each)
+                appending.say(f'{each[0]} can be written again.')
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
         """A record without metrics: the start, resumption or end of a session."""
@@ -158,6 +178,9 @@ class Unwritten(Writer):
         pass
 
     def sync(self) -> None:
+        pass
+
+    def write_file(self, path: epath.Path, write: Callable[[], None]) -> None:
         pass
 
     def event(self, kind: str, step: int, **fields: Any) -> None:

@@ -228,7 +228,7 @@ def record_session(
             **run.identity,
         }
         session |= {'start': position['start']} if 'start' in position else {}
-        workdir.add_session(directory, session)
+        workdir.add_session(directory, session, writer.write_file)
         identity.store_tokenizer(run.data.examples.tokenizer, directory)
         attachments = _attachments(run, session)
     writer.event('resume' if start else 'start', start)

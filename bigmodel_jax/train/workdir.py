@@ -6,7 +6,7 @@ that were found to be damaged.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -16,6 +16,7 @@ from bigmodel_jax.data import tokenizers
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
 from bigmodel_jax.train import appending, differences, files, locking, sums
 
+Attempt = Callable[[epath.Path, Callable[[], None]], None]
 LEFT = (locking.FILE, sums.FILE)  # What a start that was killed may leave besides partial files.
 
 
@@ -97,11 +98,25 @@ def create(workdir: epath.Path, experiment: Experiment) -> None:
         files.clean(workdir)
         sums.write(workdir, {files.EXPERIMENT: files.encode_json(config.to_json(experiment))})
     except OSError as error:
-        raise config.InputError(f'--workdir {workdir} cannot be written: {error}. Use another directory.') from error
+        raise config.InputError(
+            f'--workdir {workdir} cannot be written: {error}. Make room or it writable, or use another directory.'
+        ) from error
 
 
-def add_session(workdir: epath.Path, session: dict[str, Any]) -> None:
-    """Appends one session to environment.json."""
+def at_once(path: epath.Path, write: Callable[[], None]) -> None:
+    """Writes a file with `write`; raises InputError if it cannot be written."""
+    try:
+        write()
+    except OSError as error:
+        raise config.InputError(f'{path} cannot be written: {error}. Start again when it can be.') from error
+
+
+def add_session(workdir: epath.Path, session: dict[str, Any], attempt: Attempt = at_once) -> None:
+    """Appends one session to environment.json.
+
+    Args:
+      attempt: calls what writes a file, given with its path; and decides what happens if that fails.
+    """
     path = workdir / files.ENVIRONMENT
     try:
         sessions = files.read_json(path) if present(path) else []
@@ -109,20 +124,14 @@ def add_session(workdir: epath.Path, session: dict[str, Any]) -> None:
         # It tells of earlier sessions, and no later one depends on them.
         appending.say(f'{error} It was kept as {_kept(path).name}; a new one begins with this session.')
         sessions = []
-    try:
-        sums.write(workdir, {files.ENVIRONMENT: files.encode_json([*sessions, session])})
-    except OSError as error:
-        raise config.InputError(f'{path} cannot be written: {error}. Start again when it can be.') from error
+    content = files.encode_json([*sessions, session])
+    attempt(path, lambda: sums.write(workdir, {files.ENVIRONMENT: content}))
 
 
-def add_tokenizer(workdir: epath.Path, contents: Mapping[str, bytes]) -> None:
-    """Writes the files of the run's tokenizer, by name."""
-    try:
-        sums.write(workdir, {f'{tokenizers.FOLDER}/{name}': content for name, content in contents.items()})
-    except OSError as error:
-        raise config.InputError(
-            f'{workdir / tokenizers.FOLDER} cannot be written: {error}. Make it writable.'
-        ) from error
+def add_tokenizer(workdir: epath.Path, contents: Mapping[str, bytes], attempt: Attempt = at_once) -> None:
+    """Writes the files of the run's tokenizer, by name; see add_session()."""
+    named = {f'{tokenizers.FOLDER}/{name}': content for name, content in contents.items()}
+    attempt(workdir / tokenizers.FOLDER, lambda: sums.write(workdir, named))
 
 
 def _kept(path: epath.Path) -> epath.Path:
