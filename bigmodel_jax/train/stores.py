@@ -96,7 +96,9 @@ class Renaming(Store):
     def clean(self, directory: epath.Path) -> None:
         for name in files.names_in(directory):
             child = directory / name
-            if name.endswith(REPLACED) and not files.exists(directory / name.removesuffix(REPLACED)):
+            if name.endswith((PARTIAL, DELETED, REPLACED)) and os.path.islink(child):
+                os.unlink(child)  # Not ours, and not to be written through.
+            elif name.endswith(REPLACED) and not files.exists(directory / name.removesuffix(REPLACED)):
                 os.rename(child, directory / name.removesuffix(REPLACED))
             elif name.endswith((PARTIAL, DELETED, REPLACED)) and files.is_directory(child):
                 shutil.rmtree(child)

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import sys
 
@@ -14,7 +15,19 @@ from etils import epath
 from bigmodel_jax import config, sharding
 from bigmodel_jax.experiment import Checkpoints
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import checkpoints, files, gaps, integrity, listing, loop, preparation, records, sums, workdir
+from bigmodel_jax.train import (
+    appending,
+    checkpoints,
+    files,
+    gaps,
+    integrity,
+    listing,
+    loop,
+    preparation,
+    records,
+    sums,
+    workdir,
+)
 from runs import quick
 
 OLD, NEW = 4, 6
@@ -193,6 +206,23 @@ def test_links_in_a_run_are_not_written_through(tmp_path, name):
     assert (tmp_path / name).is_symlink()
 
 
+def test_a_link_in_the_place_of_an_unfinished_checkpoint_is_not_written_through(copy, run, tmp_path):
+    (tmp_path / 'outside').mkdir()
+    (tmp_path / 'outside' / 'precious').write_text('x')
+    (copy / files.CHECKPOINTS / '8.partial').symlink_to(tmp_path / 'outside')
+    assert restore(run, copy) == (NEW, [])
+    assert left(copy) == [str(OLD), str(NEW)]
+    assert (tmp_path / 'outside' / 'precious').exists()
+
+
+def test_a_run_is_read_without_the_right_to_write(trained, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    for writes in ('mkdir', 'rename', 'replace', 'unlink'):
+        monkeypatch.setattr(os, writes, lambda *_, **__: pytest.fail('reading a run wrote to it'))
+    model = directory.open_run(trained[0]).restore(experiment=config.vary(quick.experiment(), {'checkpoints': POLICY}))
+    assert model.step == NEW
+
+
 def test_a_predictable_partial_name_is_not_written_through(tmp_path):
     victim = tmp_path / 'victim'
     victim.write_text('precious')
@@ -242,6 +272,59 @@ def test_a_checkpoint_that_is_replaced_is_there_at_any_moment(copy, run):
     shutil.copytree(folder / str(OLD), folder / f'{NEW}.replaced')
     assert restore(run, copy) == (NEW, [])
     assert left(copy) == [str(OLD), str(NEW)]
+
+
+def test_a_disk_that_is_full_for_a_while_changes_neither_run_nor_log(trained, tmp_path, monkeypatch, capsys):
+    plain, calls = os.write, []
+
+    def full(descriptor, content):
+        calls.append(descriptor)
+        if 3 < len(calls) < 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(descriptor, content)
+
+    monkeypatch.setattr(os, 'write', full)
+    experiment = config.vary(quick.experiment(), {'checkpoints': POLICY})
+    result = loop.train(experiment, tmp_path)
+    monkeypatch.setattr(os, 'write', plain)
+    assert len(calls) > 20
+    assert (result.digest, result.unwritten) == (trained[1].digest, ())
+    for name in (records.FILE, files.TRACE):
+        here, there = ([(each['kind'], each['step']) for each in records.read(path / name) if each['kind'] != 'slow']
+                       for path in (tmp_path, trained[0]))  # fmt: skip
+        assert here == there
+    assert 'No space left on device. The run goes on' in capsys.readouterr().err
+
+
+def test_a_log_that_stays_incomplete_is_told_by_the_result(tmp_path, monkeypatch):
+    plain = os.write
+    monkeypatch.setattr(appending, 'LAST_TRIES_S', ())
+
+    def full(descriptor, content):
+        if os.readlink(f'/proc/self/fd/{descriptor}').endswith(files.TRACE):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(descriptor, content)
+
+    monkeypatch.setattr(os, 'write', full)
+    result = loop.train(quick.experiment(), tmp_path)
+    (lost,) = result.unwritten
+    assert re.fullmatch(r'\S+trace\.jsonl lacks its last \d+ records', lost)
+
+
+def test_an_environment_that_finds_no_room_is_written_later(tmp_path, monkeypatch):
+    write, left = sums.write, [2]
+
+    def full(where, contents):
+        if files.ENVIRONMENT in contents and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(where, contents)
+
+    monkeypatch.setattr(sums, 'write', full)
+    result = loop.train(quick.experiment(), tmp_path)
+    assert result.unwritten == ()
+    (session,) = files.read_json(epath.Path(tmp_path / files.ENVIRONMENT))
+    assert session['step'] == 0
 
 
 # ---- logs -----------------------------------------------------------------------------------------------------------
