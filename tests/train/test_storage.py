@@ -276,6 +276,7 @@ def test_a_checkpoint_that_is_replaced_is_there_at_any_moment(copy, run):
 
 def test_a_disk_that_is_full_for_a_while_changes_neither_run_nor_log(trained, tmp_path, monkeypatch, capsys):
     plain, calls = os.write, []
+    monkeypatch.setattr(appending, 'LAST_TRIES_S', (0.01,) * 20)
 
     def full(descriptor, content):
         calls.append(descriptor)
