@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bigmodel_jax.train import processes, progress
+from bigmodel_jax.train import locking, processes, progress
 
 # What a session does at a moment, and how that is said of one that is stuck in it.
 PHASES = {
@@ -192,7 +192,8 @@ class Watcher:
             except jax.errors.JaxRuntimeError:
                 return  # The first process is gone, and with it the run.
             if processes.is_first():
-                self._look()
+                with contextlib.suppress(locking.Taken):  # The main thread meets it as well.
+                    self._look()
 
     def _beat(self, mine: Heartbeat) -> None:
         found: Mapping[int, Any] = {processes.index(): mine}
