@@ -150,9 +150,10 @@ def read(path: epath.Path) -> bytes:
     try:
         return retried(path.read_bytes)
     except OSError as error:
+        right = isinstance(error, PermissionError)
+        advice = 'Give this user the right to read it.' if right else 'Try again when the storage answers.'
         raise config.InputError(
-            f'{path} could not be read: {error.strerror or brief(error)}. It was left as it is. Try again when the '
-            'storage answers and this user has the right to read it.'
+            f'{path} could not be read: {error.strerror or brief(error)}. It was left as it is. {advice}'
         ) from error
 
 

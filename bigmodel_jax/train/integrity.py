@@ -38,7 +38,7 @@ def unreadable(directory: epath.Path, reason: str) -> Unreadable:
     """The error that says so, of the checkpoint in a directory."""
     return Unreadable(
         f'Checkpoint {directory} could not be read: {reason}. It may be undamaged, and was neither moved nor changed. '
-        'Try again when the storage answers and this user has the right to read it. If it never does, move this '
+        'Try again when the storage answers. If it never does, move this '
         'directory away, and the checkpoint before it is used.'
     )
 
@@ -55,6 +55,10 @@ def reading(directory: epath.Path, action: Callable[[], T]) -> T:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         name = str(error.filename).removeprefix(f'{directory}/')
         raise Damaged(f'{name} is missing') from error
+    except PermissionError as error:
+        raise Unreadable(
+            f'Checkpoint {directory} could not be read: {files.brief(error)}. Give this user the right to read it.'
+        ) from error
     except OSError as error:
         raise unreadable(directory, files.brief(error)) from error
 

@@ -113,6 +113,7 @@ def test_an_old_checkpoint_that_cannot_be_read_is_left_out_and_kept(run, copy, f
     assert len(said) == 1
     assert f'checkpoints/{OLD} could not be read: ' in said[0]
     assert said[0].endswith('It is not used.')
+    assert ('Give this user the right' in said[0]) == (number == errno.EACCES)
     assert left(copy) == [str(OLD), str(NEW)]
 
 
