@@ -2,7 +2,6 @@
 
 import builtins
 import errno
-import hashlib
 import os
 import pathlib
 import re
@@ -365,66 +364,6 @@ def test_a_clean_run_leaves_no_other_names(trained):
     names = {path.name for path in trained[0].iterdir()}
     assert 'lock.json' not in names
     assert not [name for name in names if files.is_partial(name)]
-
-
-# ---- facts beside the checkpoints -----------------------------------------------------------------------------------
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def test_every_fact_beside_the_checkpoints_has_a_checksum_that_others_can_compare(trained):
-    lines = [line.split('  ') for line in (trained[0] / files.SUMS).read_text().splitlines()]
-    assert {name for _, name in lines} == {files.EXPERIMENT, files.ENVIRONMENT}
-    for wanted, name in lines:
-        assert hashlib.sha256((trained[0] / name).read_bytes()).hexdigest() == wanted
-
-
-def test_a_flipped_bit_in_the_experiment_is_refused_by_name(copy):
-    flip(copy / files.EXPERIMENT)
-    for use in (lambda: directory.open_run(copy), lambda: workdir.check(copy, quick.experiment())):
-        with pytest.raises(config.InputError, match=r'experiment\.json is damaged: its SHA-256'):
-            use()
-
-
-def test_a_flipped_bit_in_a_tokenizer_is_refused_by_name(tmp_path):
-    tokenizer = {'a.json': b'{"merges": ["a b", "b c"]}', 'tokenizer.json': b'{}'}
-    workdir.add_tokenizer(epath.Path(tmp_path), tokenizer)
-    sums.check(epath.Path(tmp_path), 'tokenizer')
-    flip(tmp_path / 'tokenizer' / 'a.json')
-    with pytest.raises(config.InputError, match=r'tokenizer/a\.json is damaged: its SHA-256'):
-        sums.check(epath.Path(tmp_path), 'tokenizer')
-    workdir.add_tokenizer(epath.Path(tmp_path), tokenizer)  # A session that has the tokenizer mends it.
-    sums.check(epath.Path(tmp_path), 'tokenizer')
-
-
-def test_a_damaged_environment_is_kept_and_does_not_end_a_run_that_needs_none(copy, capsys):
-    flip(copy / files.ENVIRONMENT)
-    workdir.add_session(epath.Path(copy), {'step': 6})
-    assert 'environment.json is damaged' in capsys.readouterr().err
-    assert files.read_json(epath.Path(copy / files.ENVIRONMENT)) == [{'step': 6}]
-    assert (copy / 'environment.json.damaged').exists()
-
-
-def test_a_kill_between_a_file_and_its_checksum_leaves_a_good_run(copy, monkeypatch):
-    write, calls = files.write, []
-
-    for killed_at in range(3):
-        calls.clear()
-
-        def dying(path, content, killed_at=killed_at):
-            if len(calls) == killed_at:
-                raise KeyboardInterrupt
-            calls.append(path)
-            write(path, content)
-
-        monkeypatch.setattr(files, 'write', dying)
-        with pytest.raises(KeyboardInterrupt):
-            sums.write(epath.Path(copy), {files.ENVIRONMENT: b'[%d]' % killed_at})
-        files.read_json(epath.Path(copy / files.ENVIRONMENT))
 
 
 def test_a_place_where_no_run_can_be_is_one_message():
