@@ -20,6 +20,8 @@ from typing import Annotated, Any, TypeVar
 import annotated_types
 import pydantic
 
+from bigmodel_jax import migrations
+
 PACKAGE = 'bigmodel_jax'
 EXPERIMENTS = 'experiments'  # Experiment files are loaded as modules experiments.<stem>.
 CLASS_KEY = 'class'
@@ -300,10 +302,29 @@ def _read(data: Any, path: str) -> Any:
         return tuple(_read(item, join(path, i)) for i, item in enumerate(data))
     if not isinstance(data, dict):
         return data
+    data = migrations.migrate(data)
     values = {key: _read(item, join(path, key)) for key, item in data.items() if key != CLASS_KEY}
     if CLASS_KEY not in data:
         return values
     return build(find_class(data[CLASS_KEY]), values, path)
+
+
+def normalized(data: Any) -> Any:
+    """Stored configs in JSON as this version writes them: renamed as it says, and with the defaults of absent fields.
+
+    Those of classes that are not loaded stay as they are.
+    """
+    if isinstance(data, list):
+        return [normalized(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    found = {key: normalized(item) for key, item in migrations.migrate(data).items()}
+    try:
+        fields = dataclasses.fields(find_class(found[CLASS_KEY])) if CLASS_KEY in found else ()
+    except InputError:
+        return found
+    defaults = {field.name: default_of(field) for field in fields if field.name not in found}
+    return found | {name: to_json(each) for name, each in defaults.items() if each is not dataclasses.MISSING}
 
 
 def find_class(name: str) -> type:

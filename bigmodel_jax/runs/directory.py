@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import __version__, config
 from bigmodel_jax.runs import goodput, quantities, traces
 from bigmodel_jax.runs import sessions as sessions_lib
 from bigmodel_jax.train import files, records
@@ -63,7 +63,17 @@ class Run:
         try:
             return config.from_json(self._json)
         except config.InputError as error:
-            raise config.InputError(f'{self.path / files.EXPERIMENT}: {error}') from None
+            raise config.InputError(f'{self.path / files.EXPERIMENT}: {error}{self._written_by()}') from None
+
+    def _written_by(self) -> str:
+        """A sentence if another version of this package, with other configs, may have written the run."""
+        version = self.environment[-1].get('versions', {}).get('bigmodel_jax') if self.environment else None
+        if version is None:
+            return ''
+        return (
+            f'\nThe run was written by bigmodel_jax {version}, and this is {__version__}. If that class '
+            'or field is gone or renamed since, use the version that wrote the run.'
+        )
 
     @property
     def stored(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from etils import epath
 from bigmodel_jax import config, experiment_file, sharding
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
 from bigmodel_jax.runs import conditions, directory
-from bigmodel_jax.train import environment, files, identity, loop, metrics, records, state, workdir
+from bigmodel_jax.train import environment, files, identity, loop, metrics, records, segments, state, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 
@@ -128,6 +128,8 @@ def begin_at(run: directory.Run, experiment: Experiment, into: epath.Path, step:
     tokenizer = identity.tokenizer_of(run.path)
     if step:
         restore(run, experiment, step)  # The loop would go on from an older one without a word.
+    into.mkdir(parents=True, exist_ok=True)
+    segments.write(into, [segments.Segment(0, run.stored)])  # As it is there: so its checkpoints are known by it.
     workdir.create(into, experiment)
     identity.store_tokenizer(tokenizer, into)
     if not step:

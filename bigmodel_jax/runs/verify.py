@@ -7,11 +7,11 @@ from typing import Any
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
+from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.runs import conditions, diff, directory, repeat, results, sections
 from bigmodel_jax.runs.results import Outcome
 from bigmodel_jax.runs.sections import Finding, Section
-from bigmodel_jax.train import checkpoints, files, integrity
+from bigmodel_jax.train import checkpoints, files, integrity, segments
 
 Say = Callable[[str], None]
 
@@ -190,7 +190,7 @@ def _stored(run: directory.Run, again: directory.Run, after: int, asked: Experim
 def _arrays(run: directory.Run, again: directory.Run, step: int, asked: Experiment) -> Sequence[Finding]:
     """The arrays that differ in two checkpoints of one step; or that the run's is damaged."""
     try:
-        one, other = (_checksums(each.path, each.stored, step) for each in (run, again))
+        one, other = (_checksums(each.path, step) for each in (run, again))
         repeat.restore(run, asked, step)  # Compares what is stored with the checksums.
     except integrity.Damaged as error:
         return [Finding(f'checkpoint {step}', f'damaged: {error}', sections.RESULT, step)]
@@ -205,10 +205,8 @@ def _arrays(run: directory.Run, again: directory.Run, step: int, asked: Experime
     return [Finding(f'checkpoint {step}', text, sections.RESULT, step)]
 
 
-def _checksums(path: epath.Path, stored: Any, step: int) -> dict[str, str]:
+def _checksums(path: epath.Path, step: int) -> dict[str, str]:
     """Array -> checksum, of the record of a checkpoint whose files are as it says."""
-    fingerprint = integrity.fingerprint(stored, CIRCUMSTANCES)
-    record = integrity.check(
-        path / files.CHECKPOINTS / str(step), step=step, experiment=fingerprint, items=tuple(checkpoints.ITEMS)
-    )
+    ours, items = segments.Lineage.of(path).made, tuple(checkpoints.ITEMS)
+    record = integrity.check(path / files.CHECKPOINTS / str(step), step=step, ours=ours, items=items)
     return {name: facts['checksum'] for item in record['arrays'].values() for name, facts in item.items()}

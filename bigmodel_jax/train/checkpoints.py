@@ -12,7 +12,18 @@ from etils import epath
 
 from bigmodel_jax import config, experiment
 from bigmodel_jax.evaluate import metric
-from bigmodel_jax.train import appending, files, integrity, listing, processes, reading, retention, saving, stores
+from bigmodel_jax.train import (
+    appending,
+    files,
+    integrity,
+    listing,
+    processes,
+    reading,
+    retention,
+    saving,
+    segments,
+    stores,
+)
 from bigmodel_jax.train.state import TrainState
 
 PyTree = Any
@@ -102,7 +113,9 @@ class Checkpointer:
         # What every checkpoint holds beside its arrays, so that it can be read if all else of the run is lost: the
         # content of files by their names, such as 'experiment.json' and 'tokenizer/vocabulary.json'.
         self.attachments: Mapping[str, bytes] = {}
-        self._experiment: str = processes.from_first(processes.on_first(self._open))
+        if policy is not None:
+            processes.on_first(lambda: stores.make(self._directory, self._store))
+        self._lineage = processes.together(lambda: segments.Lineage.of(self._workdir))
         self._metrics: dict[int, dict[str, float]] = {}
         self._unreadable: dict[int, str] = {}  # Steps of which the storage does not give the record; they are kept.
         self._list()
@@ -120,18 +133,6 @@ class Checkpointer:
     ) -> None:
         if self._saver is not None:
             self._saver.close()
-
-    def _open(self) -> str:
-        """On the first process: makes the directory, and gives the fingerprint of the run's experiment."""
-        path = self._workdir / files.EXPERIMENT
-        stored = files.read_json(path) if files.exists(path) else {}
-        if self._policy is not None:
-            try:
-                files.retried(lambda: self._directory.mkdir(parents=True, exist_ok=True))
-                files.retried(lambda: self._store.clean(self._directory))
-            except OSError as error:
-                raise config.InputError(f'{self._directory} cannot be written: {error}. Make it writable.') from error
-        return integrity.fingerprint(stored, experiment.CIRCUMSTANCES)
 
     def _list(self) -> None:
         """Takes note of the checkpoints that there are now."""
@@ -179,7 +180,7 @@ class Checkpointer:
         record = {
             'format': integrity.FORMAT,
             'step': step,
-            'experiment': self._experiment,
+            'experiment': self._lineage.fingerprint(self.attachments),
             # A copy: it is written later, when the run has gone on.
             'position': json.loads(json.dumps(position)),
             'metrics': numbers,
@@ -329,7 +330,7 @@ class Checkpointer:
     ) -> tuple[dict[str, PyTree], dict[str, Any]]:
         """The fields of a state that are in `items`, and the position."""
         targets = {item: _targets(abstract, shardings, item) for item in items}
-        found, position = reading.read(self._path(step), targets, step=step, experiment=self._experiment, cast=cast)
+        found, position = reading.read(self._path(step), targets, step=step, ours=self._lineage.made, cast=cast)
         fields: dict[str, PyTree] = {}
         for item, arrays in found.items():
             fields |= unflatten(arrays, _part(abstract, item))

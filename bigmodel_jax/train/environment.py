@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from bigmodel_jax import __version__
 from bigmodel_jax.train import processes
 
 VERSIONS = (
@@ -23,7 +24,6 @@ VERSIONS = (
     'tensorflow-datasets',
     'grain',
     'numpy',
-    'bigmodel_jax',
 )
 DIFF_LIMIT = 1_000_000  # Characters; a larger diff is cut, and says so.
 
@@ -54,7 +54,8 @@ def that_must_agree() -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     installed = {name: _version(name) for name in VERSIONS}
-    return {name: version for name, version in installed.items() if version is not None}
+    known = {name: version for name, version in installed.items() if version is not None}
+    return {'bigmodel_jax': __version__, **known}
 
 
 def _version(name: str) -> str | None:

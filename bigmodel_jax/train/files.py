@@ -25,6 +25,7 @@ from bigmodel_jax import config
 
 EXPERIMENT, ENVIRONMENT, CHECKPOINTS = 'experiment.json', 'environment.json', 'checkpoints'
 TRACE = 'trace.jsonl'
+SEGMENTS = 'segments.json'  # See train/segments.py.
 SESSION = 'session.json'  # Of a checkpoint: the entry of environment.json of the session that saved it.
 LIBRARIES = {'gs': 'gcsfs', 's3': 's3fs'}  # What reads and writes in an object store.
 WAITS_S = (0.1, 0.4, 1.5)  # Between tries.

@@ -23,6 +23,7 @@ HASHED_BYTES = 2**20  # Files of arrays up to this size are hashed: all but thos
 PASSING = '.nfs'  # NFS keeps a file that was deleted while somebody reads it under such a name for a while.
 
 T = TypeVar('T')
+Ours = Callable[[epath.Path, str], bool]
 Record = dict[str, Any]  # 'format', 'step', 'experiment', 'position', 'metrics', 'arrays', 'files'.
 
 
@@ -119,26 +120,26 @@ def unseal(content: bytes) -> Record:
     return record
 
 
-def check(directory: epath.Path, *, step: int, experiment: str, items: Collection[str]) -> Record:
+def check(directory: epath.Path, *, step: int, ours: Ours, items: Collection[str]) -> Record:
     """The record of a checkpoint, after a comparison with the files that are there.
 
     Args:
       step: of the checkpoint, as the directory's name says.
-      experiment: the run's fingerprint().
+      ours: tells whether a checkpoint is of the run, by its directory and the fingerprint() in its record.
       items: the parts, as folders of `directory`, whose files matter.
 
     Raises:
       Damaged: something is missing, or not as it was written.
       Unreadable: the storage does not say.
     """
-    return reading(directory, lambda: _check(directory, step=step, experiment=experiment, items=items))
+    return reading(directory, lambda: _check(directory, step=step, ours=ours, items=items))
 
 
-def _check(directory: epath.Path, *, step: int, experiment: str, items: Collection[str]) -> Record:
+def _check(directory: epath.Path, *, step: int, ours: Ours, items: Collection[str]) -> Record:
     record = _record(directory)
     if record['step'] != step:
         raise Damaged(f'it is a checkpoint of step {record["step"]}, in the directory of step {step}')
-    if record['experiment'] != experiment:
+    if not ours(directory, record['experiment']):
         raise Damaged('it is a checkpoint of another run: its experiment is not the one of this directory')
     wanted = {name: facts for name, facts in record['files'].items() if name.split('/')[0] in items}
     # A foreign file anywhere says that somebody wrote here; one that is not read does no harm where nothing is wanted.

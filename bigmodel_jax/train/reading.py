@@ -16,7 +16,7 @@ Structs = Mapping[str, jax.ShapeDtypeStruct]
 
 
 def read(
-    path: epath.Path, items: Mapping[str, Structs], *, step: int, experiment: str, cast: bool
+    path: epath.Path, items: Mapping[str, Structs], *, step: int, ours: integrity.Ours, cast: bool
 ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, Any]]:
     """The arrays of some items of a checkpoint, and its position.
 
@@ -24,14 +24,14 @@ def read(
       path: its directory.
       items: shape, dtype and sharding of every array of an item.
       step: of the checkpoint, as the directory's name says.
-      experiment: the run's integrity.fingerprint().
+      ours: see integrity.check().
       cast: convert arrays that are stored with another dtype.
 
     Raises:
       Damaged: the checkpoint is not as it was written; on all processes.
       InputError: its arrays are not those of `items`, or the storage does not give them.
     """
-    record = _told(path, lambda: integrity.check(path, step=step, experiment=experiment, items=items.keys()))
+    record = _told(path, lambda: integrity.check(path, step=step, ours=ours, items=items.keys()))
     found = {}
     for item, wanted in items.items():
         stored = record['arrays'][item]
@@ -52,20 +52,20 @@ def read(
 
 
 def read_some(
-    path: epath.Path, choose: Callable[[state.Arrays], Structs], *, item: str, step: int, experiment: str
+    path: epath.Path, choose: Callable[[state.Arrays], Structs], *, item: str, step: int, ours: integrity.Ours
 ) -> dict[str, jax.Array]:
     """Some arrays of one item of a checkpoint, converted to the dtypes that are asked for.
 
     Args:
       path: its directory.
       choose: of the arrays that are there (path -> shape and dtype), those wanted, with their dtypes and shardings.
-      step, experiment: see read().
+      step, ours: see read().
 
     Raises:
       Damaged: the checkpoint is not as it was written; on all processes.
       InputError: the storage does not give it.
     """
-    record = _told(path, lambda: integrity.check(path, step=step, experiment=experiment, items=(item,)))
+    record = _told(path, lambda: integrity.check(path, step=step, ours=ours, items=(item,)))
     stored = record['arrays'][item]
     wanted = choose({name: (tuple(facts['shape']), facts['dtype']) for name, facts in stored.items()})
     asked = {

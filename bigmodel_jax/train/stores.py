@@ -9,6 +9,7 @@ from typing import Protocol
 
 from etils import epath
 
+from bigmodel_jax import config
 from bigmodel_jax.train import files, integrity
 
 PARTIAL, DELETED = '.partial', '.deleted'  # Endings of directories that a process died over; nobody misses them.
@@ -147,3 +148,16 @@ def check_room(directory: epath.Path, size_bytes: int) -> None:
     free, needed = status.f_bavail * status.f_frsize, size_bytes + SPARE_BYTES
     if free < needed:
         raise OSError(f'the disk of {directory} has {free / 1e6:,.0f} MB left, and it takes {needed / 1e6:,.0f} MB')
+
+
+def make(directory: epath.Path, store: Store) -> None:
+    """Makes a directory for checkpoints, and removes what is left there of unfinished ones.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    try:
+        files.retried(lambda: directory.mkdir(parents=True, exist_ok=True))
+        files.retried(lambda: store.clean(directory))
+    except OSError as error:
+        raise config.InputError(f'{directory} cannot be written: {error}. Make it writable.') from error

@@ -71,7 +71,7 @@ def stored_differences(workdir: epath.Path, experiment: Experiment) -> list[conf
     """Where the experiment stored in `workdir` differs from `experiment`; compared as JSON, so that it need not
     load."""
     stored = files.read_json(workdir / files.EXPERIMENT)
-    return differences.between(stored, config.to_json(experiment))
+    return differences.between(config.normalized(stored), config.to_json(experiment))
 
 
 def check_writable(workdir: epath.Path) -> None:
@@ -96,11 +96,20 @@ def create(workdir: epath.Path, experiment: Experiment) -> None:
     try:
         files.retried(lambda: workdir.mkdir(parents=True, exist_ok=True))
         files.clean(workdir)
-        sums.write(workdir, {files.EXPERIMENT: files.encode_json(config.to_json(experiment))})
+        path, new = workdir / files.EXPERIMENT, config.to_json(experiment)
+        # As an older version wrote it, if it says the same: by this its checkpoints are known.
+        if not files.exists(path) or config.normalized(files.read_json(path)) != new:
+            sums.write(workdir, {files.EXPERIMENT: files.encode_json(_like_stored(path, new))})
     except OSError as error:
         raise config.InputError(
             f'--workdir {workdir} cannot be written: {error}. Make room or it writable, or use another directory.'
         ) from error
+
+
+def _like_stored(path: epath.Path, new: dict[str, Any]) -> dict[str, Any]:
+    """`new`, which differs in its circumstances at most, with all else as it is stored in `path`, if it is there."""
+    stored = files.read_json(path) if files.exists(path) else new
+    return stored | {name: new[name] for name in CIRCUMSTANCES}
 
 
 def at_once(path: epath.Path, write: Callable[[], None]) -> None:

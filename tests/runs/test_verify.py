@@ -168,6 +168,7 @@ def test_where_it_is_repeated_otherwise_it_warns(copy):
     sessions = json.loads((copy / 'environment.json').read_text())
     sessions[0]['versions']['jax'] = '0.1'
     sessions[0]['xla_flags'] += ' --xla_foo=1'
+    (copy / files.SUMS).unlink()
     (copy / 'environment.json').write_text(json.dumps(sessions))
     said = []
     found = verified(copy, steps=2, say=said.append)
@@ -196,6 +197,7 @@ def test_wrong_input(honest, how, message):
 def test_too_few_devices(copy):
     sessions = json.loads((copy / 'environment.json').read_text())
     sessions[0]['mesh']['data'] = 64
+    (copy / files.SUMS).unlink()
     (copy / 'environment.json').write_text(json.dumps(sessions))
     with pytest.raises(config.InputError, match=r'worked on 64 devices .* --simulate-devices 64'):
         verified(copy)

@@ -1,0 +1,101 @@
+"""The segments of a run: its experiment may change as the run continues, and each one is kept with its steps.
+
+experiment.json holds the current experiment. segments.json is there once it has changed: a list with, for each segment,
+the step `after` which it begins, the `changes` with which it began, and the `experiment` of all but the current one.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.experiment import CIRCUMSTANCES
+from bigmodel_jax.train import files, integrity, sums
+
+
+class Segment(NamedTuple):
+    """The steps after `after`, as far as the next segment, made by one experiment."""
+
+    after: int
+    experiment: dict[str, Any]  # As JSON.
+    changes: tuple[str, ...] = ()  # A line for each difference from the segment before it.
+
+
+def read(workdir: epath.Path) -> list[Segment]:
+    """The segments of a run, oldest first; none if the directory holds no run."""
+    path = workdir / files.EXPERIMENT
+    if not files.exists(path):
+        return []
+    current = files.read_json(path)
+    stored = files.read_json(workdir / files.SEGMENTS) if files.exists(workdir / files.SEGMENTS) else [{'after': 0}]
+    return [Segment(each['after'], each.get('experiment', current), tuple(each.get('changes', ()))) for each in stored]
+
+
+def at(segments: Sequence[Segment], step: int) -> Segment:
+    """The segment that made step `step`, the first step being 1."""
+    return next((each for each in reversed(segments) if each.after < step), segments[0])
+
+
+def encoded(segments: Sequence[Segment]) -> dict[str, bytes]:
+    """The content of the files that read() reads."""
+    *earlier, last = segments
+    entries = [each._asdict() for each in earlier] + [{'after': last.after, 'changes': last.changes}]
+    several = {files.SEGMENTS: files.encode_json(entries)} if earlier else {}
+    return {**several, files.EXPERIMENT: files.encode_json(last.experiment)}
+
+
+def write(workdir: epath.Path, segments: Sequence[Segment]) -> None:
+    """Writes them; what is there already is left as it is."""
+    sums.write(workdir, encoded(segments))
+
+
+def begun(segments: Sequence[Segment], after: int, experiment: dict[str, Any], changes: Sequence[str]) -> list[Segment]:
+    """`segments`, and one more that begins after step `after`; the steps that others made after it are made again."""
+    kept = [each for each in segments if each.after < after]
+    return [*kept, Segment(after, experiment, tuple(changes))] if kept else [Segment(0, experiment)]
+
+
+# ---- whose checkpoint it is -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """Tells the checkpoints of a run from those of others, by the experiments that it had."""
+
+    experiments: tuple[dict[str, Any], ...]  # As JSON; none: the run lost them.
+
+    @classmethod
+    def of(cls, workdir: epath.Path) -> 'Lineage':
+        """That of the run in a directory."""
+        return cls(tuple(each.experiment for each in read(workdir)))
+
+    def fingerprint(self, attachments: Mapping[str, bytes]) -> str:
+        """Of the experiment of a checkpoint: that in its `attachments`, or else the current one."""
+        content = attachments.get(files.EXPERIMENT)
+        current = self.experiments[-1] if self.experiments else {}
+        return integrity.fingerprint(current if content is None else json.loads(content), CIRCUMSTANCES)
+
+    def made(self, checkpoint: epath.Path, fingerprint: str) -> bool:
+        """Whether a checkpoint is of this run.
+
+        Args:
+          checkpoint: its directory.
+          fingerprint: of the experiment that saved it, as its record says; see integrity.fingerprint().
+        """
+        if fingerprint in {integrity.fingerprint(each, CIRCUMSTANCES) for each in self.experiments or ({},)}:
+            return True
+        path = checkpoint / files.EXPERIMENT
+        if not files.exists(path):
+            return False
+        own = files.read_json(path)  # Another version of the package may write the same experiment otherwise.
+        if integrity.fingerprint(own, CIRCUMSTANCES) != fingerprint:
+            return False
+        return _lasting(own) in [_lasting(each) for each in self.experiments]
+
+
+def _lasting(experiment: dict[str, Any]) -> dict[str, Any]:
+    kept = config.normalized(experiment)
+    return {name: value for name, value in kept.items() if name not in CIRCUMSTANCES}
