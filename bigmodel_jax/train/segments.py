@@ -30,7 +30,9 @@ def read(workdir: epath.Path) -> list[Segment]:
     if not files.exists(path):
         return []
     current = files.read_json(path)
-    stored = files.read_json(workdir / files.SEGMENTS) if files.exists(workdir / files.SEGMENTS) else [{'after': 0}]
+    stored: list[dict[str, Any]] = (
+        files.read_json(workdir / files.SEGMENTS) if files.exists(workdir / files.SEGMENTS) else [{'after': 0}]
+    )
     return [Segment(each['after'], each.get('experiment', current), tuple(each.get('changes', ()))) for each in stored]
 
 
