@@ -50,14 +50,12 @@ def run(options: argparse.Namespace) -> int:
     except locking.Taken as error:
         print(f'stopped: {_host()}{error}', file=sys.stderr)
         return hosts.leave(1)
-    except (OSError, ValueError) as error:  # TensorStore raises ValueError.
-        if not files.is_of_the_storage(error):
-            raise
-        print(f'error: {_host()}{files.brief(error)}. {files.ADVICE}', file=sys.stderr)
-        return hosts.leave(1)
     except KeyboardInterrupt:
         return hosts.leave(128 + signal.SIGINT)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError | ValueError) and files.is_of_the_storage(error):  # TensorStore: ValueError.
+            print(f'error: {_host()}{files.brief(error)}. {files.ADVICE}', file=sys.stderr)
+            return hosts.leave(1)
         if processes.count() > 1:
             traceback.print_exc()
             advice = 'Where a connection was lost, another host failed first. The same command goes on with the run.'
