@@ -1,12 +1,15 @@
-"""What a run keeps beside its checkpoints is known to be what was written, or refused by name."""
+"""What a run keeps beside its checkpoints is what was written or refused by name; a failing storage is one message."""
 
+import errno
 import hashlib
+import os
+import re
 import shutil
 
 import pytest
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import __main__, commands, config
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import files, loop, sums, workdir
 from runs import quick
@@ -80,3 +83,30 @@ def test_a_kill_between_a_file_and_its_checksum_leaves_a_good_run(copy, monkeypa
         with pytest.raises(KeyboardInterrupt):
             sums.write(epath.Path(copy), {files.ENVIRONMENT: b'[%d]' % killed_at})
         files.read_json(epath.Path(copy / files.ENVIRONMENT))
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_report_that_cannot_be_written_costs_neither_the_digest_nor_the_exit_status(tmp_path, monkeypatch, capsys):
+    write = files.write
+    monkeypatch.setattr(
+        files, 'write', lambda path, content: (full if path.name == 'report.html' else write)(path, content)
+    )
+    assert __main__.main(argv=['train', quick.__file__, '--workdir', str(tmp_path / 'run')]) == 0
+    out, err = capsys.readouterr()
+    assert 'digest of the state at step 6: ' in out
+    assert re.search(r'no report: \S+report\.html cannot be written: No space left on device', err)
+    assert 'Traceback' not in err
+
+
+def test_a_storage_that_fails_is_one_message_whatever_the_verb(monkeypatch, capsys):
+    monkeypatch.setattr(commands.verbs, 'describe', full)
+    assert __main__.main(argv=['describe', quick.__file__]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('error: [Errno 28] No space left on device. The storage failed.')
+    assert 'Traceback' not in said
