@@ -181,6 +181,8 @@ def _start(directory: epath.Path, items: Mapping[str, Arrays]) -> list[Any]:
     """Copies the arrays and starts to write them; returns what to wait for."""
 
     async def start() -> list[Any]:
+        # Of several writes that fail one is told; asyncio would print the tracebacks of the others.
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         futures = []
         for name, arrays in items.items():
             saved = ocp.args.PyTreeSave(arrays, ocdbt_target_data_file_size=FILE_BYTES)

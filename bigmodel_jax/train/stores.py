@@ -59,7 +59,7 @@ class Renaming(Store):
 
     def sync(self, final: epath.Path) -> None:
         # TensorStore brings its own files to disk, but neither Orbax's nor the names in the directories.
-        for directory, _, names in os.walk(self.partial(final), topdown=False):
+        for directory, _, names in os.walk(self.partial(final), topdown=False, onerror=_raise):
             for name in names:
                 files.sync(os.path.join(directory, name))
             files.sync(directory)
@@ -140,6 +140,10 @@ class Marking(Store):
 def store_for(directory: epath.Path) -> Store:
     """The kind of store that a path is in."""
     return Marking() if '://' in str(directory) else Renaming()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def check_room(directory: epath.Path, size_bytes: int) -> None:
