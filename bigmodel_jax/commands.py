@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -27,8 +28,11 @@ from bigmodel_jax.train.metrics import Anomalous
 
 def run(options: argparse.Namespace) -> int:
     """Runs the verb of `options`; wrong input becomes one message and exit status 2."""
-    # Orbax and TFDS report the normal course of things as warnings.
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    # Orbax and TFDS report the normal course of things as warnings; and a failed save as an error with its traceback,
+    # which they raise as well, and the run tells in a sentence.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
     try:
         platforms.without_missing_tpu()
         if getattr(options, 'simulate_devices', None):
@@ -63,6 +67,12 @@ def run(options: argparse.Namespace) -> int:
             hosts.leave(1)
         raise
     return status or 0
+
+
+def _unraisable(what: Any) -> None:
+    """Leaves out that a write of TensorStore ended after the save that it belonged to had failed."""
+    if not (isinstance(what.exc_value, RuntimeError) and str(what.exc_value) == 'Event loop is closed'):
+        sys.__unraisablehook__(what)
 
 
 def _host() -> str:
