@@ -100,6 +100,8 @@ class Writer:
         self.lost += [] if lost is None else [lost]
         self._write_late()
         self.lost += [f'{path} lacks what this session is' for path, _ in self._late]
+        for text in self.lost if kind is not None else ():  # There will be no result that says it.
+            appending.say(f'{text}.')
         self._board.close()
         if self._wandb is not None:
             try:

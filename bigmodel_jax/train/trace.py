@@ -69,6 +69,8 @@ class Tracer:
             return
         lost = self._records.close()
         self.lost += [] if lost is None else [lost]
+        if lost is not None and kind is not None:  # There will be no result that says it.
+            appending.say(f'{lost}.')
 
     def sync(self) -> None:
         """Returns when what was written is on disk."""
