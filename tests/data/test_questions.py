@@ -56,6 +56,43 @@ def test_windows_reach_the_end_and_no_further(tokens, starts):
     assert list(questions.starts_of_windows(tokens, room=10, stride=4)) == starts
 
 
+def test_every_token_is_in_a_window_and_no_window_is_empty():
+    for tokens in range(1, 40):
+        for room in (1, 2, 7, 10, 40):
+            for stride in (1, 3, 7, 10, 11, 128):
+                windows = [
+                    range(start, min(start + room, tokens))
+                    for start in questions.starts_of_windows(tokens, room=room, stride=stride)
+                ]
+                assert all(windows)
+                assert set().union(*windows) == set(range(tokens))
+
+
+@pytest.mark.parametrize(('length', 'question', 'stride'), [(20, 12, 128), (20, 12, 1), (32, 4, 128), (64, 12, 64)])
+def test_every_answer_is_in_a_window(path, length, question, stride):
+    examples = data(path, length=length, question=question, stride=stride).build(0).examples
+    batch = examples.gather(np.arange(len(examples)), np.zeros(len(examples), np.int64), 0)
+    assert {examples.windows[row].question for row in np.flatnonzero(batch['starts'])} == {0, 1}
+    assert all(window.tokens for window in examples.windows)
+
+
+@pytest.mark.parametrize(
+    ('context', 'answer', 'start', 'words'),
+    [
+        (CONTEXT, 'Norman Duke', 3, "'Norman Duke' is to be found at character 3, where ' bridge, bu' stands"),
+        (CONTEXT, 'Norman Duke', -1, 'at character -1 is not within the 105 characters'),
+        (CONTEXT, '1070.', 900, 'at character 900 is not within'),
+        (CONTEXT, ' ', 3, "Question 0 \\('Who\\?'\\) has no answer"),
+        ('  ', '  ', 0, 'has no answer'),
+    ],
+)
+def test_answers_stand_where_the_data_says(tmp_path, context, answer, start, words):
+    asked = {'question': 'Who?', 'answers': [{'text': answer, 'answer_start': start}]}
+    (tmp_path / 'a.json').write_text(json.dumps({'data': [{'paragraphs': [{'context': context, 'qas': [asked]}]}]}))
+    with pytest.raises(config.InputError, match=words):
+        data(str(tmp_path / 'a.json')).build(0)
+
+
 def test_wrong_files_are_refused(tmp_path):
     with pytest.raises(config.InputError, match='There is no file'):
         data(str(tmp_path / 'none.json')).build(0)
