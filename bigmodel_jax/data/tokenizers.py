@@ -27,6 +27,7 @@ VocabularySize = Annotated[int, annotated_types.Ge(258)]
 
 
 FOLDER = 'tokenizer'  # Of a work directory.
+LONGEST_SENTENCE = 2**16  # Characters; with ten times as many and no space among them, a unigram model overflows.
 
 
 def load(directory: epath.PathLike) -> Tokenizer:
@@ -290,7 +291,7 @@ class SentencePiece(Vocabulary):
     def build(self) -> Tokenizer:
         def train(texts: documents.Documents) -> Tokenizer:
             model = io.BytesIO()
-            lines = (line for text in _texts(texts, 'Training SentencePiece') for line in text.splitlines(True))
+            lines = (line for text in _texts(texts, 'Training SentencePiece') for line in sentences(text))
             try:
                 import_library('sentencepiece').SentencePieceTrainer.train(
                     sentence_iterator=lines, model_writer=model, model_type=self.kind, vocab_size=self.vocab,
@@ -298,7 +299,7 @@ class SentencePiece(Vocabulary):
                     # The text as it is: no normalisation, no space added in front or taken away.
                     normalization_rule_name='identity', remove_extra_whitespaces=False, add_dummy_prefix=False,
                     allow_whitespace_only_pieces=True,  # Indentation.
-                    max_sentence_length=2**20, minloglevel=2,
+                    max_sentence_length=2**20, minloglevel=1,
                 )  # fmt: skip
             except RuntimeError as error:
                 raise config.InputError(
@@ -309,11 +310,28 @@ class SentencePiece(Vocabulary):
         return _trained(self, train, library='sentencepiece')
 
 
+def sentences(text: str) -> Iterator[str]:
+    """The lines of a text, in parts that SentencePiece trains on: it leaves out others without an error.
+
+    A line that is too long is cut before a space, where pieces end in any case, or without one anywhere.
+    """
+    # The library takes this character for its own mark.
+    for line in text.replace(SentencePieces.UNKNOWN, '\n').splitlines(True):
+        at = 0
+        while len(line) - at > LONGEST_SENTENCE:
+            space = line.rfind(' ', at + 1, at + LONGEST_SENTENCE)
+            end = space if space > 0 else at + LONGEST_SENTENCE
+            yield line[at:end]
+            at = end
+        yield line[at:]
+
+
 class SentencePieces(Tokenizer):
     """A model of the `sentencepiece` library."""
 
     FILE = 'sentencepiece.model'
-    SPACE = '\N{LOWER ONE EIGHTH BLOCK}'  # What the library writes for a space inside a piece.
+    SPACE = '\N{LOWER ONE EIGHTH BLOCK}'  # What the library writes for a space inside a piece,
+    UNKNOWN = '\N{LOWER FIVE EIGHTHS BLOCK}'  # and for a character that it does not learn.
 
     def __init__(self, model: bytes):
         self._content = model

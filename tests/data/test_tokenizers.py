@@ -132,3 +132,63 @@ def test_missing_library(tmp_path, monkeypatch):
 def test_vocabulary_too_small_for_bytes():
     with pytest.raises(config.InputError, match='vocab'):
         config.check(tokenizers.Bpe(vocab=100, trained_on=sources.TextFile(path='a.txt')))
+
+
+def words_of_a_language(letters, count):
+    """Words that are more rare the later they stand in a list, as in any language."""
+    numbers = np.random.default_rng(0)
+    words = [''.join(numbers.choice(list(letters), size=size)) for size in numbers.integers(2, 9, 300)]
+    ranks = np.minimum(numbers.pareto(0.7, count).astype(int), 299)
+    return [' ' + words[rank] + ','[rank % 2 :] for rank in ranks]
+
+
+def learn(*texts, kind):
+    return tokenizers.SentencePiece(vocab=400, trained_on=sources.Texts(texts=texts), kind=kind).build()
+
+
+def pieces(model):
+    return {model.decode([i]) for i in range(258, model.size)}
+
+
+@pytest.mark.parametrize('kind', ['unigram', 'bpe'])
+def test_a_long_line_teaches_what_short_lines_teach(kind, cache_root):
+    words = words_of_a_language('abcdefgh', 200_000)
+    whole = ''.join(words)
+    assert len(whole) > 2**20
+    lines = [''.join(words[i : i + 2_000]) for i in range(0, len(words), 2_000)]
+    other = 'zzz yyy xxx www ' * 2_000
+    of_one, of_many = learn(whole + '\n' + other, kind=kind), learn(*lines, '\n' + other, kind=kind)
+    assert any('z' in piece for piece in pieces(of_one))
+    if kind == 'bpe':
+        assert pieces(of_one) == pieces(of_many)
+    # A unigram model also counts how often a piece ends a line, so that its pieces may be others, as good as those.
+    lengths = [len(model.encode(lines[0])) for model in (of_one, of_many)]
+    assert abs(lengths[0] - lengths[1]) < 0.05 * lengths[1] < 0.05 * len(lines[0]) / 2
+
+
+@pytest.mark.parametrize('space', [' ', ''])
+def test_long_lines_are_cut_and_nothing_is_lost(space):
+    line = 'wörd' + space
+    for count in (2, 20_000, 50_000):
+        parts = list(tokenizers.sentences(line * count))
+        assert ''.join(parts) == line * count
+        assert max(map(len, parts)) <= tokenizers.LONGEST_SENTENCE
+        assert all(part.startswith(' ') for part in parts[1:]) or not space
+
+
+def test_no_line_is_left_out_for_what_it_holds(cache_root):
+    odd = ''.join(map(chr, range(0x2580, 0x2590)))
+    model = learn('the quick brown fox\n' * 30 + f'zzz yyy {odd}\n' * 30, kind='bpe')
+    assert any('z' in piece for piece in pieces(model))
+
+
+@pytest.mark.parametrize('text', ['word', 'word\n', ' ', '\n', 'wordword ' * 9])
+@pytest.mark.parametrize('kind', [tokenizers.Bpe, tokenizers.WordPiece, tokenizers.SentencePiece])
+def test_one_line_is_enough_and_none_is_an_error(tmp_path, cache_root, kind, text):
+    (tmp_path / 'a.txt').write_text(text)
+    vocabulary = kind(vocab=300, trained_on=sources.TextFile(path=str(tmp_path / 'a.txt')))
+    if text.strip():
+        assert len(vocabulary.build().encode('word')) > 0
+    else:
+        with pytest.raises(config.InputError, match=r'a\.txt holds no text'):
+            vocabulary.build()
