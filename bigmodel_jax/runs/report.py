@@ -89,6 +89,7 @@ def render(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> str:
         claims_text=claimed.summary,
         look=claims_screen.LOOKS,
         loss=_figure(run, 'loss', LARGE_CHART),
+        narrow_loss=_figure(run, 'loss', SMALL_CHART),
         figures=list(figures(run)),
         evaluations=evaluation_table(run),
         followed=newest_maps(run),
