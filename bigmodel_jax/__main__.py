@@ -31,7 +31,7 @@ EXPERIMENT_HELP = """\
 an experiment file, as FILE.py[:FUNCTION[/ARM]]; the function is experiment() unless another is named:
   experiments/quickstart.py          its experiment()
   experiments/gpt2.py:smoke          its smoke(), a minute on a laptop
-  experiments/ablation.py:sweep/rope one arm of its sweep()"""
+  experiments/pods.py:sweep/llama2_7b_v5e  one arm of its sweep()"""
 
 VERBS = {
     'show': 'the whole experiment as it will run, its parameters, and where each value came from',

@@ -57,6 +57,6 @@ def _in_python(run: directory.Run) -> list[tuple[str, str]]:
     return [
         *going_on,
         ('Look at it', f'run = verbs.open_run({path})'),
-        ('Evaluate the newest checkpoint', f'verbs.evaluate({path})'),
-        ('Generate', f"verbs.sample({path}, 'Once')"),
+        ('Evaluate the newest checkpoint', f'verbs.open_run({path}).restore().evaluate()'),
+        ('Generate', f"verbs.open_run({path}).sample('Once')"),
     ]
