@@ -145,3 +145,17 @@ def test_a_record_is_on_disk_after_sync(tmp_path, monkeypatch):
     write(writer, 1)
     writer.sync()
     assert synced == [str(tmp_path / 'm.jsonl')]
+
+
+def test_what_rewrites_an_object_keeps_what_others_appended(tmp_path):
+    """As of an evaluation beside a run in an object store."""
+    path = tmp_path / 'm.jsonl'
+    path.write_bytes(b'torn')
+    one, other = appending.Rewriter(path), appending.Rewriter(path)
+    one.append(b'1\n')
+    other.append(b'2\n')
+    one.sync()
+    other.sync()
+    one.append(b'3\n')
+    assert (one.close(), other.close()) == (None, None)
+    assert path.read_bytes() == b'torn\n1\n2\n3\n'
