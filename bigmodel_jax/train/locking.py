@@ -7,6 +7,7 @@ only changes are compared, so that clocks may differ. An owner that was suspende
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ FILE = 'lock.json'
 RENEW_S = 10.0
 LEASE_S = 60.0
 POLL_S = 0.5
+WITHOUT_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # Errors of os.link.
 
 Say = Callable[[str], None]
 
@@ -273,7 +275,9 @@ def _create(path: epath.Path, mine: dict[str, Any]) -> bool:
         os.link(partial, path)
     except FileExistsError:
         pass
-    except PermissionError:  # A file system without links.
+    except OSError as error:
+        if error.errno not in WITHOUT_LINKS:
+            raise
         return _create_exclusively(path, text)
     finally:
         partial.unlink(missing_ok=True)
@@ -311,7 +315,7 @@ def _remove(path: epath.Path, there: dict[str, Any]) -> bool:
     found, _ = _read(epath.Path(aside))
     ours = found is not None and found['id'] == there['id']
     if not ours:
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(OSError):
             os.link(aside, path)
     aside.unlink(missing_ok=True)
     return ours

@@ -1,5 +1,6 @@
 """One process at a time trains in a work directory, and a lock outlives nobody for long."""
 
+import errno
 import json
 import os
 import subprocess
@@ -123,6 +124,18 @@ def test_a_lock_that_somebody_removed_is_made_again(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         guard()
+
+
+def test_a_file_system_without_hard_links_has_locks_as_well(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, 'link', unsupported)
+    with locking.owned(epath.Path(tmp_path), print) as guard:
+        guard()
+        with pytest.raises(config.InputError, match='is in use'):
+            owned(tmp_path)
+    assert owned(tmp_path) == []
 
 
 def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path):
