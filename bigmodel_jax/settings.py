@@ -2,14 +2,21 @@
 
 import ast
 import dataclasses
+import re
 import sys
 import types
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from bigmodel_jax import config
+from bigmodel_jax import config, terminal
 
 C = TypeVar('C')
+LONGEST, DEEPEST = 100_000, 100  # Characters of a value, and brackets and signs within one another.
+# NAME=VALUE whose name ends in such a word, unless the value is a number, such as the width of a key.
+_SECRET = re.compile(
+    r'^((?:\S*[^a-z\s])?(?:token|key|apikey|passw(?:or)?d|passphrase|secret|credentials?)=)(?!-?[\d.e+-]*$|None$|\*\*\*$).+$',
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def parse_settings(experiment: C, settings: Sequence[str]) -> C:
@@ -18,8 +25,18 @@ def parse_settings(experiment: C, settings: Sequence[str]) -> C:
         path, sign, text = setting.partition('=')
         if not sign or not path:
             raise config.InputError(f'--set {setting!r} is not of the form path=value, such as model.width=64.')
-        experiment = config.vary(experiment, {path: parse_value(text, path)}, origin=f'--set {setting}')
+        origin = f'--set {without_secrets([setting])[0]}'
+        experiment = config.vary(experiment, {path: parse_value(text, path)}, origin=origin)
     return experiment
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """The words of a command or of flags, with *** for the value of every name that looks like a secret's."""
+    found = [_SECRET.sub(r'\1***', word) for word in words]
+    for before, after in zip(words, found):
+        if before != after:
+            terminal.say_once(f'note: the value of {after.partition("=")[0]} is not recorded: it looks like a secret.')
+    return found
 
 
 def parse_value(text: str, path: str = '') -> Any:
@@ -28,12 +45,33 @@ def parse_value(text: str, path: str = '') -> Any:
     Only literals and configuration classes that are loaded are understood; nothing is evaluated. Text that is neither
     is a string as it stands, so that paths need no quotes.
     """
+    if len(text) > LONGEST:
+        raise config.InputError(f'{path}: a value of {len(text):,} characters; at most {LONGEST:,} are read.')
     try:
-        return _literal(ast.parse(text.strip(), mode='eval').body, path)
-    except (SyntaxError, ValueError) as error:
+        node = ast.parse(text.strip(), mode='eval').body
+    except (SyntaxError, ValueError):  # ValueError: a zero byte, or a number of thousands of digits.
+        return text
+    except (RecursionError, MemoryError):  # What the parser raises beyond some hundred brackets.
+        raise config.InputError(f'{path}: the value is nested too deeply to be read: {text[:40]} ...') from None
+    _check_depth(node, path)
+    try:
+        return _literal(node, path)
+    except ValueError as error:
         if isinstance(error, config.InputError):
             raise
         return text
+    except TypeError as error:  # Of something that no dict can hold as a key.
+        raise config.InputError(f'{path}: {text[:80]}: {error}.') from error
+
+
+def _check_depth(top: ast.expr, path: str) -> None:
+    """Raises InputError for a value that is nested too deeply; a chain of sums is."""
+    level: list[ast.AST] = [top]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return
+    raise config.InputError(f'{path}: the value has more than {DEEPEST} brackets or signs within one another.')
 
 
 def _literal(node: ast.expr, path: str) -> Any:

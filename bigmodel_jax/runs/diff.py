@@ -10,12 +10,18 @@ from typing import Any
 
 from bigmodel_jax.runs import conditions, directory, results, sections, traces, verdict
 from bigmodel_jax.runs.sections import Finding, Section
-from bigmodel_jax.train import differences, files
+from bigmodel_jax.train import code, differences, files
 
 # Of the circumstances, which may change within a run (experiment.CIRCUMSTANCES), only these can change a number.
 NO_EFFECT = ('name', 'checkpoints', 'watch', 'claims')
 MESH, FIXED_ORDER, POLICY = 'mesh', 'mesh.fixed_order', 'watch.anomalies'
 CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'claims')
+# What a session records of its data: the field, the word for it, and for what a difference speaks if not for the data.
+FINGERPRINTS = (
+    ('data', 'source', None),
+    ('tokenizer', 'tokenizer', None),
+    ('evaluations', 'evaluation', sections.EVALUATION),
+)
 ANOMALIES = ('skipped', 'rollback')  # The kinds of record in metrics.jsonl of what a policy did.
 
 
@@ -53,17 +59,18 @@ def compare(left: directory.Run, right: directory.Run) -> Diff:
     last = min(run.step for run in pair)
     forces = [conditions.in_force(run.environment, last) for run in pair]
     one, other = (run.trace for run in pair)
-    around = [_experiment(left, right), *conditions.compare(*forces)]
-    fingerprints = [force[-1][1].get('data', {}) if force else {} for force in forces]
+    contents = code.Contents({}, [run.path for run in pair])
+    around = [_experiment(left, right), *conditions.compare(forces[0], forces[1], contents)]
+    entries = [force[-1][1] if force else {} for force in forces]
     if one is None or other is None:
         missing = ' and '.join(name for name, trace in (('A', one), ('B', other)) if trace is None)
         reason = f'{missing} {"has" if len(missing) == 1 else "have"} no {files.TRACE}, as made by an older version'
-        findings = tuple(_sources(*fingerprints, step=0, speaks_for=sections.DATA))
+        findings = tuple(_sources(*entries, step=0, speaks_for=sections.DATA))
         causes = [*around, Section('data', findings, f'the same source; {reason}'), _untold('keys', reason)]
         untold = [results.Outcome(_untold(title, reason)) for title in ('initial', 'layers')]
         outcomes = [untold[0], results.metrics(*pair), untold[1], results.digests(*pair)]
     else:
-        causes = [*around, data(one, other, fingerprints), keys(one, other, same_seed=_seed(left) == _seed(right))]
+        causes = [*around, data(one, other, entries), keys(one, other, same_seed=_seed(left) == _seed(right))]
         outcomes = [
             results.initial(one, other), results.metrics(*pair), results.layers(one, other), results.digests(*pair)
         ]  # fmt: skip
@@ -115,7 +122,7 @@ def data(left: traces.Trace, right: traces.Trace, sources: Sequence[Mapping[str,
     """The source of the data, and the first step after `after` whose batch differs.
 
     Args:
-      sources: the fingerprint of the data of either run.
+      sources: the sessions of either run, which say what the data and the tokenizer are.
     """
     steps = sorted(step for step in left.certificates if step in right.certificates and step > after)
     findings = tuple(_batches(left, right, steps))
@@ -129,8 +136,13 @@ def data(left: traces.Trace, right: traces.Trace, sources: Sequence[Mapping[str,
 
 
 def _sources(left: Mapping[str, Any], right: Mapping[str, Any], *, step: int, speaks_for: str) -> Iterable[Finding]:
-    for change in differences.between(dict(left), dict(right)):
-        yield Finding(f'source {change.path}', sections.change(change.left, change.right), speaks_for, step)
+    for part, what, meaning in FINGERPRINTS:
+        # An older version recorded the data alone.
+        one, other = (each.get(part, {}) if part == 'data' else each.get(part) for each in (left, right))
+        if part == 'data' or (part in left and part in right):
+            for change in differences.between(one, other):
+                text = sections.change(change.left, change.right)
+                yield Finding(f'{what} {change.path}'.strip(), text, meaning or speaks_for, step)
 
 
 def _batches(left: traces.Trace, right: traces.Trace, steps: Sequence[int]) -> Iterable[Finding]:
@@ -172,5 +184,11 @@ def about(run: directory.Run) -> str:
     """A run in a few words: how far it came, and how."""
     force = conditions.in_force(run.environment, run.step)
     later = [f'resumed at {step:,}' for step, _ in force[1:]]
-    parts = [run.name, f'{run.step:,} of {run.steps:,} steps', run.state, *later[-2:], *conditions.changes(force)]
+    parts = [
+        run.name,
+        f'{run.step:,} of {run.steps:,} steps',
+        run.state,
+        *later[-2:],
+        *conditions.changes(force, code.Contents({}, [run.path])),
+    ]
     return ', '.join(parts)

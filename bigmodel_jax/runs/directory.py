@@ -12,7 +12,7 @@ from etils import epath
 from bigmodel_jax import __version__, config
 from bigmodel_jax.runs import goodput, quantities, traces
 from bigmodel_jax.runs import sessions as sessions_lib
-from bigmodel_jax.train import files, records
+from bigmodel_jax.train import files, records, run_files
 
 Record = records.Record
 
@@ -45,7 +45,7 @@ class Run:
     def __init__(self, path: epath.Path, experiment_file: epath.PathLike | None = None):
         self.path = path
         self._experiment_file = experiment_file
-        self._json = files.read_json(path / files.EXPERIMENT)
+        self._json = run_files.experiment(path)
 
     # ---- what was asked for ----
 
@@ -91,11 +91,17 @@ class Run:
 
     # ---- what happened ----
 
-    @functools.cached_property
+    @property
     def environment(self) -> list[dict[str, Any]]:
         """One dict for each session: versions, devices, mesh, git commit, fingerprint of the data."""
-        path = self.path / files.ENVIRONMENT
-        return files.read_json(path) if files.exists(path) else []
+        return self._environment[0]
+
+    @functools.cached_property
+    def _environment(self) -> tuple[list[dict[str, Any]], list[str]]:
+        try:
+            return run_files.environment(self.path), []
+        except files.Damaged as error:
+            return [], [f'{error} What it says of the sessions is left out.']
 
     @functools.cached_property
     def _log(self) -> records.Log:
@@ -112,8 +118,8 @@ class Run:
 
     @property
     def damage(self) -> list[str]:
-        """A sentence for each line of metrics.jsonl and trace.jsonl that was left out because it is damaged."""
-        return [*self._log.damage, *(self.trace.damage if self.trace else ())]
+        """A sentence for environment.json, and each line of metrics.jsonl and trace.jsonl, that is damaged."""
+        return [*self._environment[1], *self._log.damage, *(self.trace.damage if self.trace else ())]
 
     @functools.cached_property
     def records(self) -> list[Record]:

@@ -1,6 +1,7 @@
 """Doing again what a run did, in a directory of its own and on the mesh on which the run did it."""
 
 import contextlib
+import hashlib
 import math
 import pathlib
 import tempfile
@@ -13,7 +14,7 @@ from etils import epath
 from bigmodel_jax import config, experiment_file, sharding
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
 from bigmodel_jax.runs import conditions, directory
-from bigmodel_jax.train import environment, files, identity, loop, metrics, records, segments, state, workdir
+from bigmodel_jax.train import code, environment, files, identity, loop, metrics, records, segments, state, workdir
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 
@@ -61,9 +62,20 @@ def on_mesh(experiment: Experiment, session: Mapping[str, Any]) -> Experiment:
     return config.vary(experiment, {f'mesh.{axis}': sizes[axis] for axis in sharding.AXES if axis in sizes})
 
 
-def here(mesh: Mapping[str, int]) -> dict[str, Any]:
-    """The conditions of this process, as a session records them."""
-    return environment.describe() | {'mesh': dict(mesh)}
+def here(experiment: Experiment, session: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The conditions of this process, as a session records them, on the mesh of `session`; and what its files hold.
+
+    An experiment file that the repetition need not load is looked for where it was.
+    """
+    own = code.describe(experiment, program=False)
+    then = session.get('code')
+    if then is not None and then['path'] is not None:
+        for name, content in code.still_there(then, besides=own.entry['files']).items():
+            digest = hashlib.sha256(content).hexdigest()
+            own.entry['files'][name] = digest
+            own.contents[digest] = content
+        own.entry['experiment_file'] = then['experiment_file']
+    return environment.describe() | {'mesh': dict(session['mesh']), 'code': own.entry}, own.contents
 
 
 def sessions_of(run: directory.Run, after: int, until: int) -> list[tuple[int, conditions.Entry]]:
@@ -74,7 +86,10 @@ def sessions_of(run: directory.Run, after: int, until: int) -> list[tuple[int, c
     """
     force = conditions.in_force(run.environment, until)
     if not force:
-        raise config.InputError(f'{run.path} has no {files.ENVIRONMENT}: on which devices it ran is not known.')
+        damage = ' '.join(each for each in run.damage if files.ENVIRONMENT in each)
+        raise config.InputError(
+            f'{damage or f"{run.path} has no {files.ENVIRONMENT}."} On which devices the run worked is not known.'
+        )
     last = max(i for i, (step, _) in enumerate(force) if step <= after or i == 0)
     return [(max(step, after), entry) for step, entry in force[last:]]
 

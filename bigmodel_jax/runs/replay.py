@@ -14,7 +14,7 @@ from bigmodel_jax.data import batches
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.runs import conditions, diff, directory, repeat, results, traces
 from bigmodel_jax.runs.sections import Section
-from bigmodel_jax.train import feed, fingerprints, identity, metrics, preparation, records, step
+from bigmodel_jax.train import code, feed, fingerprints, identity, metrics, preparation, records, step
 from bigmodel_jax.train.checkpoints import Checkpointer
 from bigmodel_jax.train.state import TrainState
 
@@ -114,7 +114,9 @@ def replay(
         current, traced = step_fn(current, _batch(built, own))
         now = _traced(built, current, traced, number=number, skipped=index(number))
     means = metrics.mean([metrics.read([traced], number)[0].metrics])
-    around = conditions.compare(repeat.sessions_of(run, start, number), [(start, repeat.here(built.place.sizes))])
+    here, contents = repeat.here(asked, {**session, 'mesh': built.place.sizes})
+    then = repeat.sessions_of(run, start, number)
+    around = conditions.compare(then, [(start, here)], code.Contents(contents, [run.path]))
     return Replay(
         run=run,
         step=number,

@@ -11,6 +11,7 @@ from bigmodel_jax.runs import sections, verdict
 
 COLOURS = {verdict.IDENTICAL: 'bold green', verdict.REASSOCIATION: 'bold cyan', verdict.UNEXPLAINED: 'bold red'}
 OTHER = 'bold yellow'
+LINES = {'+': 'green', '-': 'red'}  # Of a difference between two files, by their first character.
 
 
 def render(diff: diffs.Diff) -> rich.console.Group:
@@ -50,6 +51,8 @@ def _rows(section: sections.Section) -> Iterable[rich.text.Text]:
     for finding in section.findings:
         style = 'dim' if finding.speaks_for == sections.NOTHING else ''
         yield rich.text.Text.assemble((finding.what, f'{style} cyan'), '  ', (finding.text, style))
+        for line in finding.lines:
+            yield rich.text.Text(f'  {line}', LINES.get(line[:1], 'dim'))
     if not section.findings:
         yield rich.text.Text(f'{"equal" if section.compared else "not compared"}: {section.otherwise}', 'dim')
 

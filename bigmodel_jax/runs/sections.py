@@ -17,6 +17,7 @@ class Finding(NamedTuple):
     text: str  # '1e-08 -> 1e-06'.
     speaks_for: str
     step: int = 0  # Of a cause: it acts from this step on; of a result: where it was seen. 0: before the first.
+    lines: tuple[str, ...] = ()  # That are shown below it, such as those of a file that differ.
 
     def __str__(self) -> str:
         return f'{self.what}: {self.text}' if self.what else self.text

@@ -11,7 +11,7 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.runs import conditions, diff, directory, repeat, results, sections
 from bigmodel_jax.runs.results import Outcome
 from bigmodel_jax.runs.sections import Finding, Section
-from bigmodel_jax.train import checkpoints, files, integrity, segments
+from bigmodel_jax.train import checkpoints, code, files, integrity, segments
 
 Say = Callable[[str], None]
 
@@ -76,8 +76,7 @@ def verify(
     after, until = _stretch(run, steps, between)
     asked, sessions = repeat.experiment_of(run, experiment_file), repeat.sessions_of(run, after, until)
     meshes = [repeat.on_mesh(asked, session).mesh for _, session in sessions]
-    now = [(step, repeat.here(session['mesh'])) for step, session in sessions]
-    around = tuple(conditions.compare(sessions, now))
+    around = tuple(_conditions(run, asked, sessions))
     for line in warnings(around):
         say(line)
     with repeat.folder(keep) as into:
@@ -102,6 +101,16 @@ def verify(
     )
 
 
+def _conditions(
+    run: directory.Run, asked: Experiment, recorded: Sequence[tuple[int, conditions.Entry]]
+) -> list[Section]:
+    """What is other here than where the run was done."""
+    here = [repeat.here(asked, session) for _, session in recorded]
+    now = [(step, entry) for (step, _), (entry, _) in zip(recorded, here)]
+    known = {digest: content for _, contents in here for digest, content in contents.items()}
+    return conditions.compare(recorded, now, code.Contents(known, [run.path]))
+
+
 def _equal_until(found: Sequence[Outcome], step: int | None, after: int) -> int:
     known = [each.equal_until for each in found if each.section.compared]
     return max((each for each in known if step is None or each < step), default=after)
@@ -114,10 +123,11 @@ def _telling(section: Section) -> Finding:
 def warnings(around: Sequence[Section]) -> list[str]:
     """A line for all under which a repetition may round differently."""
     return [
-        f'warning: recorded -> here: {section.title}: {finding}'
+        f'warning: recorded -> here: {line}'
         for section in around
         for finding in section.findings
         if finding.speaks_for != sections.NOTHING
+        for line in (f'{section.title}: {finding}', *(f'  {each}' for each in finding.lines))
     ]
 
 
@@ -145,7 +155,7 @@ def _outcomes(run: directory.Run, again: directory.Run, after: int) -> list[Outc
     one, other = run.trace, again.trace
     if one is None or other is None:
         return [results.metrics(run, again, after), results.digests(run, again, after)]
-    sources = [each.environment[-1].get('data', {}) for each in (run, again)]
+    sources = [each.environment[-1] for each in (run, again)]
     data = diff.data(one, other, sources, after)
     last = max((step for step in other.certificates if step in one.certificates), default=after)
     keys = diff.keys(one, other, same_seed=True, after=after)

@@ -22,4 +22,4 @@ def _short(value: Any) -> Any:
     if not isinstance(value, dict) or 'class' not in value:
         return value
     fields = ', '.join(f'{name}={_short(item)!r}' for name, item in value.items() if name != 'class')
-    return f'{value["class"].rpartition(":")[2]}({fields})'
+    return f'{str(value["class"]).rpartition(":")[2]}({fields})'

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from bigmodel_jax.train import files, processes, records
+from bigmodel_jax.train import files, processes, records, run_files
 
 KIND = 'gap'  # Of the record that says so.
 
@@ -45,7 +45,10 @@ def missing(workdir: epath.Path, position: Mapping[str, Any]) -> str | None:
 
 def _began(workdir: epath.Path) -> int:
     """The step of the run's first session."""
-    sessions = files.read_json(workdir / files.ENVIRONMENT) if files.exists(workdir / files.ENVIRONMENT) else []
+    try:
+        sessions = run_files.environment(workdir)
+    except files.Damaged:  # Adding a session to it says so.
+        sessions = []
     return int(sessions[0]['step']) if sessions else 0
 
 

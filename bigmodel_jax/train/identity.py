@@ -15,7 +15,7 @@ from bigmodel_jax.data import batches, saved, tokenizers
 from bigmodel_jax.data.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import appending, files, integrity, sums
+from bigmodel_jax.train import appending, files, integrity, run_files, sums
 from bigmodel_jax.train import workdir as directories
 
 CONTINUE = '--new-segment'  # The flag of `train` that consents to what changes the coming steps.
@@ -37,7 +37,7 @@ def recorded(workdir: epath.Path) -> dict[str, Any]:
     """The newest session of a run that recorded its data, from the run or else its newest checkpoint; else empty."""
     path = workdir / files.ENVIRONMENT
     try:
-        sessions = files.read_json(path) if files.exists(path) else _of_checkpoints(workdir)
+        sessions = run_files.environment(workdir) if files.exists(path) else _of_checkpoints(workdir)
     except files.Damaged:
         sessions = _of_checkpoints(workdir)
     return next((each for each in reversed(sessions) if 'data' in each), {})
@@ -114,7 +114,7 @@ def with_own_tokenizer(experiment: Experiment, workdir: epath.Path | None) -> Ex
     if workdir is None or tokenizer_of(workdir) is None:
         return experiment
     path = workdir / files.EXPERIMENT
-    stored = files.read_json(path) if files.exists(path) else config.to_json(experiment)
+    stored = run_files.experiment(workdir) if files.exists(path) else config.to_json(experiment)
     own, kinds = saved.Saved(directory=str(workdir / tokenizers.FOLDER)), saved.kinds_in(stored['data'])
     parts = {name: saved.substitute(getattr(experiment, name), own, kinds) for name in ('data', 'evaluations')}
     return config.vary(experiment, parts)

@@ -18,6 +18,7 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.train import (
     appending,
     best,
+    code,
     environment,
     files,
     identity,
@@ -221,8 +222,14 @@ def record_session(
     """
     start, attachments = position['step'], {}
     if processes.is_first():
+        own = code.describe(run.experiment)
+        for sentence in code.changed_since(directory, own) if start else ():
+            writer.event('code', start, text=sentence)
+            appending.say(sentence)
+        code.store(directory, own)
         session = environment.describe() | {
             'step': start,
+            'code': own.entry,
             'mesh': run.place.sizes,
             'parameters': run.blueprint.parameters,
             **run.identity,

@@ -14,7 +14,7 @@ from etils import epath
 from bigmodel_jax import config
 from bigmodel_jax.data import tokenizers
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
-from bigmodel_jax.train import appending, differences, files, locking, sums
+from bigmodel_jax.train import appending, differences, files, locking, run_files, sums
 
 Attempt = Callable[[epath.Path, Callable[[], None]], None]
 LEFT = (locking.FILE, sums.FILE)  # What a start that was killed may leave besides partial files.
@@ -70,7 +70,7 @@ def present(path: epath.Path) -> bool:
 def stored_differences(workdir: epath.Path, experiment: Experiment) -> list[config.Difference]:
     """Where the experiment stored in `workdir` differs from `experiment`; compared as JSON, so that it need not
     load."""
-    stored = files.read_json(workdir / files.EXPERIMENT)
+    stored = run_files.experiment(workdir)
     return differences.between(config.normalized(stored), config.to_json(experiment))
 
 
@@ -128,7 +128,7 @@ def add_session(workdir: epath.Path, session: dict[str, Any], attempt: Attempt =
     """
     path = workdir / files.ENVIRONMENT
     try:
-        sessions = files.read_json(path) if present(path) else []
+        sessions = run_files.environment(workdir) if present(path) else []
     except files.Damaged as error:
         # It tells of earlier sessions, and no later one depends on them.
         appending.say(f'{error} It was kept as {_kept(path).name}; a new one begins with this session.')

@@ -84,6 +84,7 @@ def edited(run, target, file, change):
     content = json.loads((target / file).read_text())
     change(content)
     (target / file).write_text(json.dumps(content))
+    (target / files.SUMS).unlink()  # It would tell the edit.
     return target
 
 
