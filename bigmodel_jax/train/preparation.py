@@ -226,7 +226,7 @@ def record_session(
         for sentence in code.changed_since(directory, own) if start else ():
             writer.event('code', start, text=sentence)
             appending.say(sentence)
-        code.store(directory, own)
+        writer.write_file(directory / code.FOLDER, lambda: code.store(directory, own))
         session = environment.describe() | {
             'step': start,
             'code': own.entry,

@@ -170,7 +170,6 @@ def test_where_it_is_repeated_otherwise_it_warns(copy):
     sessions[0]['xla_flags'] += ' --xla_foo=1'
     (copy / files.SUMS).unlink()
     (copy / 'environment.json').write_text(json.dumps(sessions))
-    (copy / files.SUMS).unlink()  # It would tell the edit.
     said = []
     found = verified(copy, steps=2, say=said.append)
     assert found.identical
@@ -200,7 +199,6 @@ def test_too_few_devices(copy):
     sessions[0]['mesh']['data'] = 64
     (copy / files.SUMS).unlink()
     (copy / 'environment.json').write_text(json.dumps(sessions))
-    (copy / files.SUMS).unlink()  # It would tell the edit.
     with pytest.raises(config.InputError, match=r'worked on 64 devices .* --simulate-devices 64'):
         verified(copy)
 
