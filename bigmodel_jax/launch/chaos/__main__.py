@@ -13,7 +13,9 @@ from bigmodel_jax.launch.chaos import campaign, comparison, faults, report, shim
 
 UNDISTURBED, DISTURBED = 'undisturbed', 'disturbed'
 EXAMPLE = 'scripts/chaos experiments/quickstart.py:smoke --kills 10 --hosts 2 --set mesh.data=-1'
-SWEEP = 'scripts/chaos tests/tiny.py --faults --set steps=4 --set checkpoints.every_steps=2 --stop-after 2'
+SWEEP = 'scripts/chaos tests/launch/small.py --faults'
+# Most of the time of a small run goes into compiling it.
+FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     library = {}
     if options.faults or options.replay:
         try:
-            library = shim.environment(shim.build(root.resolve() / 'library'))
+            library = shim.environment(shim.build(root.resolve() / 'library')) | {'XLA_FLAGS': FAST_COMPILE}
             options.replay = options.replay and [faults.parse(text) for text in options.replay]
         except shim.Unavailable as error:
             print(f'Skipped: {error}')

@@ -24,8 +24,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum operation { OPEN, READ, WRITE, FSYNC, RENAME, MKDIR, UNLINK, OPERATIONS };
-static const char *const NAMES[] = {"open", "read", "write", "fsync", "rename", "mkdir", "unlink"};
+enum operation { CREATE, OPEN, READ, WRITE, FSYNC, RENAME, MKDIR, UNLINK, OPERATIONS };
+static const char *const NAMES[] = {"create", "open", "read", "write", "fsync", "rename", "mkdir", "unlink"};
 enum { FAIL, KILL, HALF, POWER, COUNT }; /* What happens; COUNT only writes down what would count. */
 
 static char root[PATH_MAX];
@@ -151,7 +151,7 @@ static int opening(int at, const char *given, int flags, mode_t mode) {
   PATH(at, given);
   OURS(path, REAL(openat)(at, given, flags, mode));
   struct stat status;
-  int makes = (flags & O_CREAT) && stat(path, &status), refused = meet(OPEN, path, makes);
+  int makes = (flags & O_CREAT) && stat(path, &status), refused = meet(makes ? CREATE : OPEN, path, makes);
   if (refused) REFUSE(-1, refused);
   int opened = REAL(openat)(at, given, flags, mode);
   if (opened >= 0 && (makes || (flags & O_TRUNC))) remember(path, 0);

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from bigmodel_jax.launch.chaos import shim
 
-# What a call can fail with. No disk is too full to read; and rename, mkdir and unlink are not interrupted.
+# What a call can fail with. No disk is too full to read; and rename, mkdir and unlink are not interrupted. `create` is
+# an open that makes a file.
 ERRORS = {
-    'open': ('ENOSPC', 'EIO', 'EINTR'),
+    'create': ('ENOSPC', 'EIO', 'EINTR'),
+    'open': ('EIO', 'EINTR'),
     'read': ('EIO', 'EINTR'),
     'write': ('ENOSPC', 'EIO', 'EINTR'),
     'fsync': ('ENOSPC', 'EIO', 'EINTR'),
@@ -22,7 +24,8 @@ ERRORS = {
 LASTING = ('ENOSPC', 'EIO')
 # A kill at a call that changes nothing is one at the next call that does.
 KILLS = {
-    'open': ('kill',),
+    'create': ('kill', 'power'),
+    'open': (),
     'read': (),
     'write': ('kill', 'half', 'power'),
     'fsync': ('kill', 'power'),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 SOURCE = pathlib.Path(__file__).with_name('faults.c')
-OPERATIONS = ('open', 'read', 'write', 'fsync', 'rename', 'mkdir', 'unlink')
+OPERATIONS = ('create', 'open', 'read', 'write', 'fsync', 'rename', 'mkdir', 'unlink')
 
 
 class Happens(enum.IntEnum):

@@ -1,0 +1,93 @@
+"""An experiment for the sweep of faults: one table of weights, four steps, and as few files as a run can have."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from bigmodel_jax import config, sharding
+from bigmodel_jax.data import batches
+from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
+from bigmodel_jax.layers import weights
+from bigmodel_jax.models import model
+from bigmodel_jax.objectives import language, objective
+from bigmodel_jax.objectives.objective import Mean
+from bigmodel_jax.optim import guards, optimizers, schedules
+
+VOCAB, LENGTH, EXAMPLES, WIDTH = 16, 4, 64, 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs(batches.Data):
+    """Rows of random tokens."""
+
+    batch: config.Positive
+    nan_example: int | None = None  # The weights of this row are nan.
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        integers = batches.Field((LENGTH,), np.dtype(np.int32), VOCAB)
+        return {'inputs': integers, 'targets': integers, 'weights': batches.Field((LENGTH,), np.dtype(np.float32))}
+
+    def build(self, seed: int) -> batches.Batches:
+        rows = np.random.default_rng(0).integers(0, VOCAB, (EXAMPLES, LENGTH + 1)).astype(np.int32)
+        weights = np.ones((EXAMPLES, LENGTH), np.float32)
+        weights[self.nan_example if self.nan_example is not None else slice(0)] = np.nan
+        arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights}
+        below = {'inputs': VOCAB, 'targets': VOCAB}
+        examples = batches.ArrayExamples(arrays, below=below, fingerprint={'name': 'pairs'})
+        return batches.Batches(examples, rows=self.batch, seed=seed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table(model.Model):
+    """Predicts the next token from the last alone."""
+
+    vocab: config.Positive = VOCAB
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return TableModule(self, name=name)
+
+
+class TableModule(nn.Module):
+    config: Table
+
+    @nn.compact
+    def __call__(self, batch):
+        table = {'vocab': self.config.vocab, 'embed': WIDTH}
+        table_VD = weights.weight(self, 'table', table, init=weights.FanIn(), inputs=('embed',), dtype=jnp.float32)
+        x_BTD = sharding.constrain(table_VD[batch['inputs']], 'batch', 'length', 'embed')
+        return {'logits': jnp.einsum('BTD,VD->BTV', x_BTD, table_VD)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokens(objective.Objective):
+    """Mean cross-entropy over the tokens."""
+
+    def __call__(self, apply, batch, key):
+        outputs, side = apply(batch, key=key)
+        loss_BT, _ = language.cross_entropy(outputs['logits'], batch['targets'])
+        return objective.Outcome.of(Mean.weighted(loss_BT, batch['weights']), {}, side)
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name='small',
+        steps=4,
+        data=Pairs(batch=2),
+        model=Table(),
+        objective=Tokens(),
+        optimizer=optimizers.Sgd(schedule=schedules.WarmupCosine(peak=1e-2, warmup_steps=2), momentum=0.0),
+        mesh=sharding.MeshShape(data=-1),
+        checkpoints=Checkpoints(every_steps=2, keep_last=1),
+        watch=Watch(log_every=2, fingerprints_every=4),
+    )
+
+
+def guarded() -> Experiment:
+    """A run that a test disturbs in many ways: one example is nan, and the run rolls back before it."""
+    guard = guards.RollBack()
+    changes = {'steps': 16, 'data.nan_example': 5, 'watch.anomalies': guard, 'checkpoints.every_steps': 4}
+    return config.vary(experiment(), changes)
