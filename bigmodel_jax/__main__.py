@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bigmodel_jax import __version__, completion
+from bigmodel_jax import __version__, completion, output
 
 LARGEST = 2**31 - 1  # Steps, tokens and the like are 32-bit integers on the devices.
 
@@ -49,6 +49,9 @@ VERBS = {
     'certify': 'compare the outputs of a Hugging Face model with those recorded from the reference implementation',
 }
 
+STATUS = """\
+exit status: 0 done, or stopped by --stop-after; 1 the training failed; 2 wrong input; 128 + N stopped by signal N, with
+a checkpoint: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2. The same command then resumes the run."""
 ON_A_RUN = ('verify', 'replay')
 ON_DIRECTORIES = ('diff', 'convert', 'certify')
 SIMULATE: tuple[tuple[str], dict[str, Any]] = (
@@ -90,7 +93,12 @@ def parser() -> argparse.ArgumentParser:
     for verb, summary in VERBS.items():
         text = f'{summary[0].upper()}{summary[1:]}.'
         sub = verbs.add_parser(
-            verb, help=summary, description=text, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
+            verb,
+            help=summary,
+            description=text,
+            epilog=STATUS if verb == 'train' else None,
+            formatter_class=argparse.RawTextHelpFormatter,
+            allow_abbrev=False,
         )
         _add_arguments(sub, verb)
         sub.add_argument('--debug', action='store_true', help='with an error, also print its whole traceback')
@@ -259,13 +267,16 @@ def _add_sampling(sub: argparse.ArgumentParser) -> None:
 
 
 def main(file: str | None = None, argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 done (or stopped on request), 1 the training failed, 2 wrong input.
+    """Runs one command; returns the exit status; see STATUS.
 
     Args:
       file: the experiment file that calls this to run by itself; it becomes the EXPERIMENT.
       argv: the arguments; by default the command line's.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        with output.outlasting():
+            return main(file, sys.argv[1:])
+    arguments = list(argv)
     if file is not None and arguments and arguments[0] in VERBS:
         function = arguments.pop(1) if arguments[1:] and arguments[1].startswith(':') else ''
         if arguments[0] in ON_A_RUN:

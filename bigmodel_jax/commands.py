@@ -21,7 +21,7 @@ from bigmodel_jax.plan import search as searching
 from bigmodel_jax.runs import checks, claims_screen, repeated
 from bigmodel_jax.runs import describe as descriptions
 from bigmodel_jax.runs import show as shown
-from bigmodel_jax.train import files, locking, loop, memory, processes, progress
+from bigmodel_jax.train import files, interrupt, locking, loop, memory, processes, progress
 from bigmodel_jax.train.checkpoints import NotSaved
 from bigmodel_jax.train.metrics import Anomalous
 
@@ -116,11 +116,15 @@ def check(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Trains, and says how it ended and where everything is; returns 1 if a log is not on disk."""
+    """Trains, and says how it ended and where everything is.
+
+    Returns:
+      1 if a log is not on disk; else 128 + the number of the signal that stopped it, or 0.
+    """
     experiment = processes.together(lambda: _experiment(options))
     result = loop.train(experiment, options.workdir, stop_after=options.stop_after, wandb=options.wandb)
     if not processes.is_first():
-        return 0
+        return interrupt.status(result.stopped_by)
     for name, value in result.metrics.items():
         print(f'{terminal.printable(name)}: {progress.short(value)}')
     print(f'digest of the state at step {result.step}: {result.digest}')
@@ -133,7 +137,7 @@ def train(options: argparse.Namespace) -> int:
         print(f'stopped by {result.stopped_by} at step {result.step} of {experiment.steps}; {again} resumes it.')
     if result.unwritten:
         print(f'incomplete: {"; ".join(result.unwritten)}. The checkpoints are complete.', file=sys.stderr)
-    return 1 if result.unwritten else 0
+    return 1 if result.unwritten else interrupt.status(result.stopped_by)
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ PACKAGE = 'bigmodel_jax'
 # A file imports only from its own line and the lines above it.
 ORDER = (
     ('migrations',),
-    ('config', 'terminal'),
+    ('config', 'output', 'terminal'),
     ('torus', 'settings', 'claims', 'start', 'own_modules', 'tree'),
     ('own_errors', 'completion'),
     ('sharding',),

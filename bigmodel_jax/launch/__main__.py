@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from bigmodel_jax import output
 from bigmodel_jax.launch import simulation
 
 VERBS = ('train', 'evaluate')
@@ -18,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         description=(
             'Runs train or evaluate as on several hosts: HOSTS real processes on this machine, each with DEVICES\n'
             'simulated CPU devices, that compute together. Each line of output begins with its host. Ctrl-C and\n'
-            'SIGTERM go to all; when one fails, the others end, and the exit status is its.'
+            'other signals go to all; when one fails, the others end, and the exit status is its.'
         ),
         epilog=f'What follows the -- is as for python -m bigmodel_jax. Two hosts with four devices each:\n  {EXAMPLE}',
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not verb or verb[0] not in VERBS:
         parser().error(f'after a -- name what to run, {" or ".join(VERBS)}; for example {EXAMPLE}')
     command = [sys.executable, '-m', 'bigmodel_jax', *verb]
-    return simulation.run(command, hosts=options.hosts, devices=options.devices)
+    with output.outlasting():
+        return simulation.run(command, hosts=options.hosts, devices=options.devices)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ it is. A process that is alone and is told nothing stays alone.
 import glob
 import importlib.util
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,6 @@ HEARTBEAT_TIMEOUT_S = 60
 START_TIMEOUT_S = 600
 # How long a process that is done waits for the others to be done.
 LEAVE_TIMEOUT_S = 300
-LOOPBACK = ('127.0.0.1', 'localhost', '[::1]')
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -68,8 +68,26 @@ def told(coordinator: str, processes: int, process: int) -> dict[str, object]:
         'process_id': process,
         'cluster_detection_method': 'deactivate',
         # By default it listens on every network of the machine.
-        'coordinator_bind_address': coordinator if host in LOOPBACK else None,
+        'coordinator_bind_address': _bindable(host, int(port)) if process == 0 else None,
     }
+
+
+def _bindable(host: str, port: int) -> str:
+    """The address on which process 0 listens: the one that the others are told, and no other network of the machine.
+
+    Raises:
+      InputError: it is not an address of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip('[]'), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address[0], 0))
+    except OSError as error:
+        raise config.InputError(
+            f'--coordinator {host}:{port}: process 0 cannot listen there ({error}). Use an address or a name of the '
+            'machine on which process 0 runs, and start process 0 there.'
+        ) from error
+    return f'[{address[0]}]:{port}' if family == socket.AF_INET6 else f'{address[0]}:{port}'
 
 
 def cluster(environment: Mapping[str, str]) -> dict[str, object] | None:

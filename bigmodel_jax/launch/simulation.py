@@ -15,15 +15,16 @@ from typing import IO
 GRACE_S = 10.0  # What the other processes have to end by themselves when one has failed.
 POLL_S = 0.05
 NOISE = '[Gloo]'  # Each process reports each connection that it makes.
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What train/interrupt.py listens to; this file does not import JAX, which takes seconds.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1  # prctl(2).
 
 
 def run(command: Sequence[str], *, hosts: int, devices: int) -> int:
     """Runs `command` once for each host, and leaves no process behind.
 
-    What they print is passed on, each line after its host. Ctrl-C and SIGTERM go to all of them. When one fails, the
-    others have GRACE_S seconds to find out, and are killed then.
+    What they print is passed on, each line after its host. SIGNALS go to all of them. When one fails, the others have
+    GRACE_S seconds to find out, and are killed then.
 
     Args:
       command: what every host runs, without what tells it which host it is.

@@ -43,7 +43,7 @@ class Result:
     workdir: epath.Path
     step: int
     digest: str  # Of the state at `step`; equal digests mean bit-identical states.
-    stopped_by: str | None  # 'SIGTERM', 'SIGINT', 'stop_after'; None at the end of the experiment.
+    stopped_by: str | None  # 'SIGTERM' or another signal, 'stop_after'; None at the end of the experiment.
     metrics: dict[str, float]  # The last value of each evaluation's metrics, as 'validation/loss'.
     unwritten: tuple[str, ...] = ()  # A sentence for each log that could not be written to its end.
 
@@ -78,7 +78,7 @@ def train(
         preparation.open_workdir(experiment, directory) as guard,
         interrupt.listen(run.place) as asked,
         sharding.use(run.place),
-        compile_cache.kept_in(directory),
+        compile_cache.kept(),
         preparation.open_checkpoints(run, directory, guard) as checkpoints,
     ):
         current, position = processes.together(lambda: preparation.begin(run, checkpoints))
@@ -161,7 +161,7 @@ class Session:
                 jax.block_until_ready(self.unread[-IN_FLIGHT:][0])
             self.heed('slow', number, self.clock.step(number))
             self.shown.advance(number)
-            asked = self.asked.settle(save=self.checkpoints.due())
+            asked = self.asked.settle(number, save=self.checkpoints.due())
             stopped_by = asked.stop or ('stop_after' if number == self.stop_after else None)
             if due(number, experiment.watch.fingerprints_every, last):
                 self.tracer.take(number, current, traced.norms)

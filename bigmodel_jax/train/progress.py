@@ -1,5 +1,6 @@
 """Progress of a run: a live line on a terminal, plain lines in a log."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -55,7 +56,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):  # The terminal may be gone.
+            self._live.stop()
 
     def say(self, message: str) -> None:
         """One line that stays."""
@@ -64,7 +66,8 @@ class Progress:
         if self._live.disable:
             appending.say(message)
         else:
-            self._console.print(message)
+            with contextlib.suppress(OSError):
+                self._console.print(message)
 
     def advance(self, step: int) -> None:
         """Moves the bar to `step`; cheap enough for every step, also where reports are minutes apart."""

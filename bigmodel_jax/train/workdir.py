@@ -1,6 +1,6 @@
 """The work directory: one run each, never silently overwritten, shared by all hosts.
 
-experiment.json, environment.json (one entry for each session), metrics.jsonl, checkpoints/, compile_cache/,
+experiment.json, environment.json (one entry for each session), metrics.jsonl, checkpoints/,
 tensorboard/, tokenizer/, report.html, trace.jsonl; SHA256SUMS; lock.json while it trains; and damaged/, checkpoints
 that were found to be damaged.
 """

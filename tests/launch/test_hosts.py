@@ -106,12 +106,14 @@ def test_a_signal_to_one_stops_all_at_one_step_and_two_go_on(undisturbed, tmp_pa
         next(said)
         signal_host(launcher, number - 1, signal.SIGTERM)
         text = ''.join(said)
-    assert launcher.returncode == 0, text
+    assert launcher.returncode == 128 + signal.SIGTERM, text
     stopped = verbs.open_run(tmp_path / 'run')
     assert stopped.state == 'stopped by SIGTERM'
     assert stopped.checkpoints == [stopped.step]
     assert f'host 0 | stopped by SIGTERM at step {stopped.step} of {STEPS}' in text
-    assert 'host 1 |' not in text  # The others have nothing to say.
+    # The one that was asked says so; the others have nothing to say.
+    said_by = [line for line in text.splitlines() if line.startswith(f'host {number - 1} |')]
+    assert [line.partition(' after ')[0] for line in said_by] == [f'host {number - 1} | SIGTERM: stopping']
     assert stopped.step < STEPS
     done = subprocess.run(
         command(2, 2, tmp_path / 'run', *WITHOUT_EVALUATION), cwd=ROOT, capture_output=True, text=True
@@ -272,3 +274,28 @@ def test_each_host_reads_the_rows_of_its_own_devices(tmp_path):
     assert [rows for rows, _, _ in found] == [[0, 1, 2, 3], [0, 1, 4, 5], [2, 3, 4, 5]]
     assert all(right for _, right, _ in found)
     assert {total for _, _, total in found} == {sum(i * i for i in range(12))}
+
+
+LISTENING = """
+import sys
+from bigmodel_jax.launch import hosts
+port = sys.argv[1]
+hosts.join(f'127.0.0.2:{port}', 1, 0)
+lines = [line.split() for name in ('tcp', 'tcp6') for line in open(f'/proc/self/net/{name}')]
+print([fields[1] for fields in lines if fields[3] == '0A' and fields[1].endswith(f':{int(port):04X}')])
+"""
+
+
+def test_the_coordinator_listens_on_the_address_that_it_was_given_alone():
+    """127.0.0.2 stands for the address of one network of several: it is another than that of `localhost`."""
+    port = simulation.free_port()
+    done = subprocess.run([sys.executable, '-c', LISTENING, str(port)], cwd=ROOT, capture_output=True, text=True)
+    # As the kernel writes 127.0.0.2, or ::ffff:127.0.0.2 where it serves IPv4 through a socket of IPv6.
+    address = f'0200007F:{port:04X}'
+    assert done.stdout.strip() in (f"['{address}']", f"['{'0' * 16}FFFF0000{address}']"), done.stderr
+
+
+def test_a_coordinator_that_is_no_address_of_this_machine_is_refused():
+    with pytest.raises(config.InputError, match=r'--coordinator 192\.0\.2\.1:80: process 0 cannot listen there'):
+        hosts.told('192.0.2.1:80', 2, 0)  # RFC 5737: of no machine.
+    assert hosts.told('192.0.2.1:80', 2, 1)['coordinator_bind_address'] is None

@@ -92,23 +92,72 @@ def test_the_digest_sees_every_bit_and_not_the_mesh():
     assert len({digest.digest(each) for each in [tree, *others]}) == 5
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_ends_cleanly_and_the_run_goes_on(tmp_path, number):
+def endless(tmp_path, *more: str, **how):
+    """A run that has begun, and would go on for hours; and its log."""
     file = str(epath.Path(tiny.__file__))
-    command = [sys.executable, '-m', 'bigmodel_jax', 'train', file, '--workdir', str(tmp_path / 'run')]
-    endless = ['--set', 'steps=1000000', '--set', 'evaluations=()']
-    process = subprocess.Popen(command + endless, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, '-m', 'bigmodel_jax', 'train', file, '--workdir', str(tmp_path / 'run'), *more]
+    settings = ['--set', 'steps=1000000', '--set', 'evaluations=()']
+    process = subprocess.Popen(command + settings, stderr=subprocess.STDOUT, text=True, **how)
     log, deadline = tmp_path / 'run' / 'metrics.jsonl', time.monotonic() + 120
     while not (log.exists() and '"train"' in log.read_text()):
-        assert time.monotonic() < deadline, process.communicate()[0]
-        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
+    return process, log
+
+
+NUMBERS = [
+    signal.SIGINT,
+    *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)),
+]
+
+
+@pytest.mark.parametrize('number', NUMBERS)
+def test_a_signal_saves_and_ends_cleanly_and_the_run_goes_on(tmp_path, number):
+    process, log = endless(tmp_path, stdout=subprocess.PIPE)
     os.kill(process.pid, number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    assert process.returncode == 128 + number, output  # A loop in a shell stops, and a scheduler starts it again.
     assert 'Traceback' not in output
     name = signal.Signals(number).name
     last = json.loads(log.read_text().splitlines()[-1])
     assert (last['kind'], last['reason']) == ('stop', name)
+    assert f'{name}: stopping after step {last["step"]}, saving a checkpoint' in output
     assert f'stopped by {name} at step {last["step"]} of 1000000; the same command resumes it' in output
     assert (tmp_path / 'run' / 'checkpoints' / str(last['step'])).is_dir()
+
+
+def test_a_second_ctrl_c_stops_at_once_also_while_the_main_thread_is_busy(tmp_path):
+    """The main thread is in C, as when it compiles: no handler in Python runs before it returns."""
+    program = (
+        'import hashlib\n'
+        'from bigmodel_jax import sharding\n'
+        'from bigmodel_jax.train import interrupt\n'
+        'with interrupt.listen(sharding.MeshShape(data=1).build()):\n'
+        '    print("ready", flush=True)\n'
+        '    hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**9)\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == 'ready\n'
+    os.kill(process.pid, signal.SIGINT)
+    assert process.stderr.readline().startswith('SIGINT: stopping after the next step, saving a checkpoint')
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(20) == 128 + signal.SIGINT
+    assert process.stderr.read() == 'SIGINT again: stopped at once\n'
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path):
+    read, write = os.pipe()
+    process, log = endless(tmp_path, '--set', 'watch.log_every=1', stdout=write)
+    os.close(write)
+    os.close(read)
+    before, deadline = log.stat().st_size, time.monotonic() + 120
+    while log.stat().st_size < before + 100_000 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert json.loads(log.read_text().splitlines()[-1])['reason'] == 'SIGTERM'

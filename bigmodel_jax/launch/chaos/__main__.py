@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import rich.console
 
+from bigmodel_jax import output
 from bigmodel_jax.launch import forks
 from bigmodel_jax.launch.chaos import campaign, comparison, faults, report, shim, sweep
 
@@ -157,4 +158,5 @@ def _run(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) 
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with output.outlasting():
+        sys.exit(main())

@@ -69,10 +69,9 @@ class Sweep:
             workdir = self._fresh(start, hosts)
             logs = [self._root / 'counted' / f'{start}-{hosts}-{host}' for host in range(hosts)]
             logs[0].parent.mkdir(exist_ok=True)
-            orders = {
-                host: [str(workdir), 'open', 0, int(shim.Happens.COUNT), 0, 0, str(log)]
-                for host, log in enumerate(logs)
-            }
+            orders: dict[int, list[str | int]] = {}
+            for host, log in enumerate(logs):
+                orders[host] = [str(workdir), 'open', 0, int(shim.Happens.COUNT), 0, 0, str(log)]
             self._end_well(hosts, workdir, (), orders)
             for host, log in enumerate(logs):
                 found[start, hosts, host] = dict(
