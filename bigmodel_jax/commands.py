@@ -18,7 +18,7 @@ from bigmodel_jax.launch import hosts, platforms
 from bigmodel_jax.plan import page, prices, slices
 from bigmodel_jax.plan import render as renderings
 from bigmodel_jax.plan import search as searching
-from bigmodel_jax.runs import checks, claims_screen, repeated
+from bigmodel_jax.runs import checks, claims_screen, directory, repeated
 from bigmodel_jax.runs import describe as descriptions
 from bigmodel_jax.runs import show as shown
 from bigmodel_jax.train import files, interrupt, locking, loop, memory, processes, progress
@@ -196,9 +196,18 @@ def report(options: argparse.Namespace) -> None:
     jax.config.update('jax_platforms', 'cpu')
     _experiment_if_named(options)  # Loads the parts of its own that the file defines.
     found = verbs.judge(options.workdir, options.seeds)
+    _note(verbs.open_run(options.workdir))
     if found:
         terminal.Console().print(claims_screen.judged(found), soft_wrap=True)
     print(verbs.write_report(options.workdir, seeds=options.seeds))
+
+
+def _note(run: directory.Run) -> None:
+    """What the report lacks, on stderr."""
+    if run.unloaded:
+        print(f'note: no claim is judged. {terminal.printable(run.unloaded)}', file=sys.stderr)
+    for sentence in run.damage:
+        print(f'warning: {terminal.printable(sentence)}', file=sys.stderr)
 
 
 def describe(options: argparse.Namespace) -> None:

@@ -31,6 +31,18 @@ def rows(experiment: Any) -> list[Row]:
     return list(_rows(experiment, experiment, path='', default=dataclasses.MISSING))
 
 
+def stored_rows(stored: Any, path: str = '') -> Iterator[Row]:
+    """Every field of a config as JSON, whose classes need not be there; what is a default is not known."""
+    for name, value in stored.items() if isinstance(stored, dict) else enumerate(stored):
+        if name == config.CLASS_KEY:
+            continue
+        place, inner = config.join(path, name), isinstance(value, (dict, list)) and bool(value)
+        heading = str(value.get(config.CLASS_KEY, '')).rpartition(':')[2] if isinstance(value, dict) else ''
+        yield Row(place, place.count('.'), str(name), heading if inner else repr(value), FILE, inner)
+        if inner:
+            yield from stored_rows(value, place)
+
+
 def _rows(root: Any, node: Any, *, path: str, default: Any) -> Iterator[Row]:
     for name, value, standard in _children(node, default):
         place = config.join(path, name)

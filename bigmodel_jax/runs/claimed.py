@@ -34,7 +34,7 @@ class Judged(NamedTuple):
 
 
 def judge(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> list[Judged]:
-    """Every claim of the run's experiment with its verdict, in their order.
+    """Every claim of the run's experiment with its verdict, in their order; none if it has parts that are not loaded.
 
     Args:
       seeds: runs of the same experiment that differ in the seed alone.
@@ -42,6 +42,10 @@ def judge(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> list[Judge
     Raises:
       InputError: they differ in something else, or two have the same seed.
     """
+    if run.unloaded:
+        if seeds:
+            raise config.InputError(run.unloaded)
+        return []
     check_seeds(run, seeds)
     facts = checks.Facts(run.experiment)
     return [_judge(claim, facts, [run, *seeds]) for claim in run.experiment.claims]

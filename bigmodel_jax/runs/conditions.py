@@ -27,7 +27,8 @@ def in_force(environment: Sequence[Entry], last: int) -> list[tuple[int, Entry]]
     """
     kept: list[tuple[int, Entry]] = []
     for entry in environment:
-        kept = [(step, earlier) for step, earlier in kept if step < entry['step']]
+        while kept and kept[-1][0] >= entry['step']:  # The steps in `kept` rise.
+            kept.pop()
         if not kept or entry['step'] < last:
             kept.append((entry['step'], entry))
     return kept

@@ -1,7 +1,9 @@
 """A run's directory, opened for reading: its experiment, metrics, samples, checkpoints. No JAX until it is needed."""
 
 import functools
+import hashlib
 import html
+import pathlib
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -74,6 +76,27 @@ class Run:
             f'\nThe run was written by bigmodel_jax {version}, and this is {__version__}. If that class '
             'or field is gone or renamed since, use the version that wrote the run.'
         )
+
+    @functools.cached_property
+    def unloaded(self) -> str:
+        """Why the experiment cannot be made from its JSON, as where its own file was not named; '' if it can."""
+        try:
+            self.experiment  # noqa: B018 (Making it is the question.)
+        except config.InputError as error:
+            return f'{error}{self._own_file()}'
+        return ''
+
+    def _own_file(self) -> str:
+        """Where the experiment file was, and whether it is still as it was. It is only read, and never run."""
+        code = self.environment[-1].get('code') if self.environment else None
+        if code is None or code['path'] is None:
+            return ''
+        path = pathlib.Path(code['path'])
+        if path.suffix != '.py' or not path.is_file():
+            return f' Its experiment file was {path}, which is not there any more.'
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        same = digest == code['files'].get(code['experiment_file'])
+        return f' Its experiment file was {path}, which {"is as it was" if same else "has changed since"}.'
 
     @property
     def stored(self) -> dict[str, Any]:

@@ -63,17 +63,24 @@ def goodput(sessions: Sequence[sessions_lib.Session], every_record: Sequence[rec
 
 def _intervals(every_record: Sequence[records.Record]) -> list[tuple[Interval, float]]:
     """Each interval with the share of its steps that was kept."""
-    found: list[tuple[Interval, float]] = []
+    parts: list[Interval | int] = []  # And the steps to which the run went back, in the order of time.
     first = 0
     for record in every_record:
         step = record['step']
         if record['kind'] in records.BACK:
-            found = [(interval, min(kept, _kept(interval, step))) for interval, kept in found]
+            parts.append(step)
             first = step
         elif record['kind'] == 'time':
-            found.append((Interval(min(first, step), step, _known(record['metrics'])), 1.0))
+            parts.append(Interval(min(first, step), step, _known(record['metrics'])))
             first = step
-    return found
+    found: list[tuple[Interval, float]] = []
+    limit = max((record['step'] for record in every_record), default=0)
+    for part in reversed(parts):
+        if isinstance(part, int):
+            limit = min(limit, part)  # The earliest step to which the run went back later.
+        else:
+            found.append((part, _kept(part, limit)))
+    return found[::-1]
 
 
 def _kept(interval: Interval, step: int) -> float:

@@ -79,7 +79,7 @@ def render(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> str:
         'number': quantities.number,
     }  # fmt: skip
     groups = samples(run)
-    rows = tree.rows(run.experiment)
+    rows = list(tree.stored_rows(run.stored)) if run.unloaded else tree.rows(run.experiment)
     return environment.get_template('report.html').render(
         run=run,
         now_s=time.time(),
@@ -166,7 +166,9 @@ def _evaluation_tiles(run: directory.Run, evaluation: str) -> Iterator[Tile]:
 
 def baselines(run: directory.Run) -> list[str]:
     """The names of the evaluations that do not look at the model: what it has to beat."""
-    return [each.name for each in run.experiment.evaluations if isinstance(each, unigram_lib.Unigram)]
+    kind = config.class_name(unigram_lib.Unigram)
+    evaluations = [each for each in run.stored.get('evaluations', []) if isinstance(each, dict)]
+    return [str(each.get('name')) for each in evaluations if each.get(config.CLASS_KEY) == kind]
 
 
 def unigram(run: directory.Run, metric: str) -> float | None:

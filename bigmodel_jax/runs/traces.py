@@ -1,6 +1,6 @@
 """trace.jsonl as it is read: the certificate of each step, and the fingerprints. No JAX."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -42,11 +42,8 @@ def read(workdir: epath.Path) -> Trace | None:
         step = record['step']
         if record['kind'] in records.BACK:
             # Not as records.current(): of the steps of one record some may hold.
-            trace = Trace(
-                {at: kept for at, kept in trace.certificates.items() if at <= step},
-                {at: kept for at, kept in trace.fingerprints.items() if at <= step},
-                trace.damage,
-            )
+            _forget(trace.certificates, step)
+            _forget(trace.fingerprints, step)
         elif record['kind'] == 'certificates':
             first = step - len(record['ids']) + 1
             pairs = zip(record['ids'], record['content'])
@@ -56,6 +53,12 @@ def read(workdir: epath.Path) -> Trace | None:
             known = trace.fingerprints.get(step)
             trace.fingerprints[step] = _fingerprint(record, known)
     return trace
+
+
+def _forget(table: dict[int, Any], step: int) -> None:
+    """Takes out what is of a later step; the steps rise in the order in which they were put in."""
+    while table and next(reversed(table)) > step:
+        table.popitem()
 
 
 def _fingerprint(record: records.Record, known: Fingerprint | None) -> Fingerprint:

@@ -158,8 +158,10 @@ def read(path: epath.PathLike) -> list[Record]:
 def current(records: Iterable[Record]) -> list[Record]:
     """`records` without those of the steps to before which the run went back, by resuming or rolling back."""
     kept: list[Record] = []
-    for record in records:
+    limit = math.inf  # The earliest step to which the run went back later.
+    for record in reversed(list(records)):
+        if record['step'] <= limit:
+            kept.append(record)
         if record['kind'] in BACK:
-            kept = [earlier for earlier in kept if earlier['step'] <= record['step']]
-        kept.append(record)
-    return kept
+            limit = min(limit, record['step'])
+    return kept[::-1]

@@ -350,7 +350,7 @@ def test_a_checkpoint_that_is_newer_than_its_logs_is_told_and_recorded_once(trai
 def test_a_run_that_began_at_a_checkpoint_of_another_lacks_nothing(tmp_path):
     other = epath.Path(tmp_path / 'other')
     workdir.create(other, quick.experiment())
-    workdir.add_session(other, {'step': 6})
+    workdir.add_session(other, {'step': 6, 'started': '2025-01-01T00:00:00+00:00', 'mesh': {'data': 1}})
     assert gaps.missing(other, {'step': 6, 'reported': 6}) is None
     (other / files.ENVIRONMENT).unlink()
     assert 'lacks steps 1 to 6' in gaps.missing(other, {'step': 6, 'reported': 6})
