@@ -89,7 +89,7 @@ class Events:
         """Writes what waits, and says what could not be written."""
         lost = self._file.close()
         if lost is not None:
-            appending.say(f'{lost}; metrics.jsonl holds the same numbers.')
+            appending.say(f'{lost}; the charts end earlier.')
 
 
 def _framed(content: bytes) -> bytes:

@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from bigmodel_jax.train import appending, channel, digest, files, integrity, processes, stores
+from bigmodel_jax.train import appending, channel, digest, files, integrity, merging, processes, stores
 
 Arrays = dict[str, jax.Array]
 
@@ -121,8 +121,8 @@ class Saver:
         self, final: epath.Path, contents: Contents, sums: Mapping[str, jax.Array], first: Callable[[], None]
     ) -> None:
         partial = self._store.partial(final)
-        for name in contents.items:
-            handler().finalize(partial / name)
+        for name, each in contents.items.items():
+            merging.merge(partial / name, handler(), arrays=each.keys(), count=processes.count())
         for name, content in contents.attachments.items():
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
@@ -262,6 +263,28 @@ def test_a_checkpoint_and_the_logs_are_on_disk_before_it_has_its_name(tmp_path, 
         assert {str(tmp_path / records.FILE), str(tmp_path / files.TRACE)} <= lately
     assert named[str(folder / '6')] + 1 < named[str(folder / '3.deleted')]
     assert {str(tmp_path), str(folder)} <= {each[1] for each in done if each[0] == 'sync'}
+
+
+def test_a_failure_that_hides_files_while_they_are_merged_makes_no_checkpoint(trained, tmp_path, monkeypatch):
+    """Orbax takes a directory that cannot be listed for an empty one."""
+    finalize, left = ocp.PyTreeCheckpointHandler.finalize, [1]
+
+    def blind(handler, folder):
+        if left[0]:
+            left[0] -= 1
+            with monkeypatch.context() as blinded:
+                blinded.setattr(type(folder), 'glob', lambda *_: iter(()))
+                finalize(handler, folder)
+            return
+        finalize(handler, folder)
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, 'finalize', blind)
+    experiment = config.vary(quick.experiment(), {'checkpoints': POLICY})
+    result = loop.train(experiment, tmp_path)
+    failed = [each['text'] for each in records.read(tmp_path / records.FILE) if each['kind'] == 'checkpoint_failed']
+    assert len(failed) == 1
+    assert 'after it was merged' in failed[0]
+    assert result.digest == trained[1].digest
 
 
 def test_a_checkpoint_that_is_replaced_is_there_at_any_moment(copy, run):
