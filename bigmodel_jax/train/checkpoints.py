@@ -282,7 +282,7 @@ class Checkpointer:
         Raises:
           InputError: it is damaged, or the arrays stored are not those of `abstract`.
         """
-        return self._undamaged(lambda: self._state(abstract, shardings, step))
+        return self._undamaged(step, lambda step: self._state(abstract, shardings, step))
 
     def restore_newest(
         self, abstract: TrainState, shardings: TrainState, among: Collection[int] | None = None
@@ -319,7 +319,7 @@ class Checkpointer:
             fields, _ = self._read(abstract, shardings, step, items=('model',), cast=cast)
             return Weights(step, fields['params'], fields['model_state'])
 
-        return self._newest(read, None) if step is None else self._undamaged(lambda: read(step))
+        return self._newest(read, None) if step is None else self._undamaged(step, read)
 
     def _state(self, abstract: TrainState, shardings: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         fields, position = self._read(abstract, shardings, step, items=tuple(ITEMS), cast=False)
@@ -336,11 +336,15 @@ class Checkpointer:
             fields |= unflatten(arrays, _part(abstract, item))
         return fields, position
 
-    def _undamaged(self, read: Callable[[], Any]) -> Any:
+    def _undamaged(self, step: int, read: Callable[[int], Any]) -> Any:
         try:
-            return read()
+            return read(step)
         except integrity.Damaged as error:
-            raise config.InputError(f'{error}. Use another step: {self._listed()}.') from error
+            problem = str(error)
+            if self._is_gone(step):
+                self._list()
+                problem = f'The run deleted checkpoint {self._path(step)} while it was read'
+            raise config.InputError(f'{problem}. Use another step: {self._listed()}.') from error
 
     def _listed(self) -> str:
         return f'there are {", ".join(map(str, self.steps))}' if self._metrics else 'there is none'
@@ -364,7 +368,8 @@ class Checkpointer:
             try:
                 found = read(step)
             except integrity.Damaged as error:
-                self._check_there(step)
+                if self._is_gone(step):
+                    raise _Gone from None
                 damaged.append((step, f'{error}.'))
                 continue
             self.damage += [text for _, text in damaged]
@@ -379,11 +384,10 @@ class Checkpointer:
             )
         return None
 
-    def _check_there(self, step: int) -> None:
-        """Raises _Gone if a run deleted the checkpoint of `step` while it was read here."""
+    def _is_gone(self, step: int) -> bool:
+        """Whether a run deleted the checkpoint of `step` while it was read here."""
         path = self._path(step)
-        if self._policy is None and not processes.from_first(processes.on_first(lambda: files.exists(path))):
-            raise _Gone
+        return self._policy is None and not processes.from_first(processes.on_first(lambda: files.exists(path)))
 
     def _set_aside(self, steps: Collection[int]) -> None:
         if self._policy is None:

@@ -132,6 +132,23 @@ def test_a_checkpoint_that_the_run_deletes_while_it_is_read_gives_way_to_the_new
     assert restore(run, copy, None) == (NEW, [])
 
 
+def test_a_checkpoint_that_was_asked_for_and_is_deleted_meanwhile_is_not_called_damaged(run, copy, monkeypatch):
+    check = integrity.check
+
+    def deleted_meanwhile(directory, **how):
+        shutil.rmtree(directory)
+        return check(directory, **how)
+
+    monkeypatch.setattr(integrity, 'check', deleted_meanwhile)
+    words = r'The run deleted checkpoint \S+6 while .*there are 4\.'
+    with (
+        sharding.use(run.place),
+        checkpoints.Checkpointer(epath.Path(copy), None) as store,
+        pytest.raises(config.InputError, match=words),
+    ):
+        store.restore_model(run.blueprint.abstract, run.blueprint.shardings, NEW)
+
+
 # ---- setting aside --------------------------------------------------------------------------------------------------
 
 
@@ -370,15 +387,6 @@ def test_a_checkpoint_that_is_newer_than_its_logs_is_told_and_recorded_once(trai
     assert result.digest == trained[1].digest
 
 
-def test_a_run_that_began_at_a_checkpoint_of_another_lacks_nothing(tmp_path):
-    other = epath.Path(tmp_path / 'other')
-    workdir.create(other, quick.experiment())
-    workdir.add_session(other, {'step': 6, 'started': '2025-01-01T00:00:00+00:00', 'mesh': {'data': 1}})
-    assert gaps.missing(other, {'step': 6, 'reported': 6}) is None
-    (other / files.ENVIRONMENT).unlink()
-    assert 'lacks steps 1 to 6' in gaps.missing(other, {'step': 6, 'reported': 6})
-
-
 def test_a_whole_log_is_not_told_to_have_gaps(trained):
     assert gaps.missing(epath.Path(trained[0]), {'step': 6, 'reported': 6}) is None
 
@@ -387,11 +395,3 @@ def test_a_clean_run_leaves_no_other_names(trained):
     names = {path.name for path in trained[0].iterdir()}
     assert 'lock.json' not in names
     assert not [name for name in names if files.is_partial(name)]
-
-
-def test_a_place_where_no_run_can_be_is_one_message():
-    for place in ('file:///tmp/run', 'memory://run', 'http://host/run'):
-        with pytest.raises(config.InputError, match='runs are not kept in'):
-            directory.open_run(place)
-        with pytest.raises(config.InputError, match='runs are not kept in'):
-            loop.train(quick.experiment(), place)

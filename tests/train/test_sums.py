@@ -11,7 +11,7 @@ from etils import epath
 
 from bigmodel_jax import __main__, commands, config
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import files, loop, sums, workdir
+from bigmodel_jax.train import files, gaps, loop, sums, workdir
 from runs import quick
 
 
@@ -110,3 +110,23 @@ def test_a_storage_that_fails_is_one_message_whatever_the_verb(monkeypatch, caps
     said = capsys.readouterr().err
     assert said.startswith('error: [Errno 28] No space left on device. The storage failed.')
     assert 'Traceback' not in said
+
+
+def test_a_place_where_no_run_can_be_is_one_message():
+    for place in ('file:///tmp/run', 'memory://run', 'http://host/run'):
+        with pytest.raises(config.InputError, match='runs are not kept in'):
+            directory.open_run(place)
+        with pytest.raises(config.InputError, match='runs are not kept in'):
+            loop.train(quick.experiment(), place)
+
+
+# ---- logs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_began_at_a_checkpoint_of_another_lacks_nothing(tmp_path):
+    other = epath.Path(tmp_path / 'other')
+    workdir.create(other, quick.experiment())
+    workdir.add_session(other, {'step': 6, 'started': '2025-01-01T00:00:00+00:00', 'mesh': {'data': 1}})
+    assert gaps.missing(other, {'step': 6, 'reported': 6}) is None
+    (other / files.ENVIRONMENT).unlink()
+    assert 'lacks steps 1 to 6' in gaps.missing(other, {'step': 6, 'reported': 6})
