@@ -72,17 +72,21 @@ def replayed(found: Replay, count: int) -> rich.console.Group:
 def _examples(found: Replay, count: int) -> rich.table.Table:
     """The examples with the worst losses."""
     table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style='dim')
-    table.add_column('loss', justify='right')
-    table.add_column('example', justify='right')
-    table.add_column('row', justify='right')
+    for name in ('loss', 'example', 'row'):
+        table.add_column(name, justify='right', no_wrap=True)
     if found.texts:
-        table.add_column('text', no_wrap=True, overflow='ellipsis')
+        # Rich narrows the columns that may wrap: this one alone, whose cells are then cut instead.
+        table.add_column('text')
     for row in found.worst[:count]:
         loss = float(found.losses[row])
         cells = [quantities.number(loss), str(found.ids[row]), str(row)]
-        texts = [rich.text.Text(repr(found.texts[row])[1:-1], 'dim')] if found.texts else []
+        texts = [_one_line(found.texts[row])] if found.texts else []
         table.add_row(*cells, *texts, style='' if abs(loss) < float('inf') else 'bold red')
     return table
+
+
+def _one_line(text: str) -> rich.text.Text:
+    return rich.text.Text(repr(text)[1:-1], 'dim', no_wrap=True, overflow='ellipsis')
 
 
 def _more(found: Replay, count: int) -> Iterable[rich.text.Text]:

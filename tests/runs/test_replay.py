@@ -1,15 +1,16 @@
 """`replay` runs a step again bit for bit, and names the examples in its batch, the worst first."""
 
+import io
 import math
 
 import numpy as np
 import pytest
 
 import tiny
-from bigmodel_jax import __main__, config
+from bigmodel_jax import __main__, config, terminal
 from bigmodel_jax.data import sources, text, tokenizers
 from bigmodel_jax.objectives.objective import Apply
-from bigmodel_jax.runs import directory, repeat, replay
+from bigmodel_jax.runs import directory, repeat, repeated, replay
 from bigmodel_jax.train import feed, loop, preparation, step
 from runs import quick
 
@@ -109,6 +110,12 @@ def test_of_text_the_examples_are_read(tmp_path):
     assert [len(each) for each in found.texts] == [16] * 8
     assert all(each in whole for each in found.texts)
     assert found.texts[0] == bytes(rows['targets'][0].tolist()).decode()
+    # On a narrow terminal the text alone is cut, to one line for each example.
+    console = terminal.Console(width=60, file=io.StringIO())
+    console.print(repeated._examples(found, 3))
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 1 + min(3, len(found.ids))
+    assert all(str(found.ids[row]) in line for row, line in zip(found.worst, lines[1:]))
 
 
 def test_a_row_alone_has_the_loss_that_it_has_in_the_batch(rolled):
