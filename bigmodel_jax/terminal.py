@@ -5,7 +5,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 import rich.console
 import rich.segment
@@ -17,6 +17,11 @@ _UNSAFE = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 def printable(text: object) -> str:
     r"""The text with every character that a terminal would obey, or could not encode, written as in Python: '\x1b'."""
     return _UNSAFE.sub(lambda found: found[0].encode('unicode_escape').decode(), str(text))
+
+
+def notes() -> TextIO:
+    """Where progress is said: on stderr; in a notebook, which shows stderr as errors, on stdout."""
+    return sys.stdout if 'ipykernel' in sys.modules else sys.stderr
 
 
 @functools.cache

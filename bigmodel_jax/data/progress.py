@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from bigmodel_jax import terminal
+
 QUIET_S = 2.0  # Whatever takes less says nothing.
 LINE_EVERY_S = 15.0
 
@@ -12,7 +14,7 @@ T = TypeVar('T')
 
 
 def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(terminal.printable(message), file=terminal.notes(), flush=True)
 
 
 def track(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
@@ -28,7 +30,7 @@ def _bar(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     from rich import console, progress
 
     columns = (
-        progress.TextColumn('{task.description}'),
+        progress.TextColumn('{task.description}', markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import pathlib
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,8 +27,7 @@ REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, 
 def say(text: str) -> None:
     """On the terminal; where a progress bar is, it moves out of the way."""
     with contextlib.suppress(OSError):  # It may go to a file on the disk that is full.
-        sys.stderr.write(f'{terminal.printable(text)}\n')
-        sys.stderr.flush()
+        print(terminal.printable(text), file=terminal.notes(), flush=True)
 
 
 def nothing() -> None:

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from rich import console
 
 import tiny
 from bigmodel_jax import config, settings, sharding, tree
+from bigmodel_jax.data import progress
 from bigmodel_jax.kernels import ring
 from bigmodel_jax.runs import describe, show
 from bigmodel_jax.train import state as states
@@ -173,3 +175,10 @@ def test_an_experiment_prints_as_a_tree_and_a_notebook_gets_it_escaped():
     assert len(lines) == 1 + len(tree.rows(experiment))
     assert '<script>' not in experiment._repr_html_()
     assert '&lt;script&gt;' in experiment._repr_html_()
+
+
+def test_progress_is_no_error_in_a_notebook(monkeypatch, capsys):
+    progress.say('outside')
+    monkeypatch.setitem(sys.modules, 'ipykernel', sys)
+    progress.say('within')
+    assert (capsys.readouterr()) == ('within\n', 'outside\n')
