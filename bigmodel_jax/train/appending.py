@@ -27,7 +27,9 @@ REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, 
 def say(text: str) -> None:
     """On the terminal; where a progress bar is, it moves out of the way."""
     with contextlib.suppress(OSError):  # It may go to a file on the disk that is full.
-        print(terminal.printable(text), file=terminal.notes(), flush=True)
+        stream = terminal.notes()
+        stream.write(f'{terminal.printable(text)}\n')
+        stream.flush()
 
 
 def nothing() -> None:
