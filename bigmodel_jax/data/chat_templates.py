@@ -1,6 +1,7 @@
 """Conversations as tokens: how the messages of a chat are written one after the other, and which tokens are answers."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -66,7 +67,7 @@ class Plain(Template):
     separator: str = '\n\n'  # After a message that is not an answer.
 
     def encode(self, conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer, where: Where) -> list[Encoded]:
-        return [self._encode(each, tokenizer, lambda i=i: where(i)) for i, each in enumerate(conversations)]
+        return [self._encode(each, tokenizer, functools.partial(where, i)) for i, each in enumerate(conversations)]
 
     def _encode(self, messages: Sequence[Message], tokenizer: Tokenizer, where: Callable[[], str]) -> Encoded:
         ids, answers, before = [tokenizer.begin], [False], ''

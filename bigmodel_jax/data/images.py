@@ -45,8 +45,8 @@ class Scaling:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """[..., Z] of any dtype -> float32."""
-        scaled = images.astype(np.float32) / np.float32(self.divisor)
-        return (scaled - np.float32(self.mean)) / np.float32(self.deviation)
+        mean, deviation = np.array(self.mean, np.float32), np.array(self.deviation, np.float32)
+        return (images.astype(np.float32) / np.float32(self.divisor) - mean) / deviation
 
     def check(self, channels: int) -> None:
         """Raises InputError if images with so many channels cannot be scaled by this."""

@@ -155,12 +155,15 @@ def _encode_all(
         conversations = [
             messages_of(record, functools.partial(found.where, i)) for i, record in enumerate(chunk, first)
         ]
-        for i, each in enumerate(
-            template.encode(conversations, tokenizer, lambda i, first=first: found.where(first + i))
-        ):
+        where = functools.partial(_where, found, first)
+        for i, each in enumerate(template.encode(conversations, tokenizer, where)):
             if not each.answers[1:].any():
-                raise config.InputError(f'{found.where(first + i)} has no answer of at least one token.')
+                raise config.InputError(f'{where(i)} has no answer of at least one token.')
             yield each
+
+
+def _where(found: records.Records, first: int, number: int) -> str:
+    return found.where(first + number)
 
 
 def messages_of(record: records.Record, where: records.Where) -> list[chat_templates.Message]:

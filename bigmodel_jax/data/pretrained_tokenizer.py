@@ -160,7 +160,8 @@ class _LibraryErrors:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is not None and (kind is ValueError or kind is Exception or kind.__name__ == 'PanicException'):
+        name = type(error).__name__
+        if error is not None and (kind in (ValueError, Exception) or name == 'PanicException'):
             raise config.InputError(f'{self._where} cannot be used by the tokenizers library: {error}') from error
 
 

@@ -137,7 +137,7 @@ class RecordFile(NamedTuple):
     path: epath.Path  # As it was named.
     plain: epath.Path  # What is read: the same, or its decompressed copy in the cache.
     sha256: str  # Of `path`.
-    index: files.Index  # Of `plain`.
+    lines: files.Index  # Of `plain`.
 
 
 def record_file(path: epath.Path) -> RecordFile:
@@ -182,7 +182,7 @@ class FileRecords(Records):
         return int(self._firsts[-1])
 
     def read(self, start: int, stop: int) -> list[Record]:
-        found = []
+        found: list[Record] = []
         for number in range(len(self._files)):
             first, last = self._firsts[number : number + 2]
             inside = slice(max(start - first, 0), min(stop - first, last - first))
@@ -195,7 +195,7 @@ class FileRecords(Records):
         with files.readable(of.plain) as file:
             file.seek(int(starts[0]))
             content = file.read(int(ends[-1] - starts[0]))
-            self._files[number] = of._replace(index=files.unchanged(of.plain, file, of.index))
+            self._files[number] = of._replace(lines=files.unchanged(of.plain, file, of.lines))
         return self.parse(content, number, starts, ends)
 
     def where(self, index: int) -> str:
@@ -220,7 +220,7 @@ class JsonLines(RecordSource):
 
     def open(self) -> Records:
         found = [record_file(path) for path in files.matches(self.pattern)]
-        if not sum(len(each.index.starts) for each in found):
+        if not sum(len(each.lines.starts) for each in found):
             raise config.InputError(f'No file that matches {self.pattern} has a line that is not blank.')
         return selected(JsonRecords(self.pattern, found), self.part)
 
@@ -229,11 +229,11 @@ class JsonRecords(FileRecords):
     """Lines of JSON."""
 
     def __init__(self, name: str, found: Sequence[RecordFile]):
-        super().__init__(name, found, [each.index.starts for each in found], [each.index.ends for each in found])
+        super().__init__(name, found, [each.lines.starts for each in found], [each.lines.ends for each in found])
         self.fingerprint = {'sha256': [each.sha256 for each in found]}
 
     def parse(self, content: bytes, number: int, starts: np.ndarray, ends: np.ndarray) -> list[Record]:
-        found = []
+        found: list[Record] = []
         for start, end in zip(starts.tolist(), ends.tolist()):
             try:
                 record = json.loads(content[start - starts[0] : end - starts[0]])

@@ -1,6 +1,7 @@
 """Where text comes from: TFDS data sets and local files, all as a random-access sequence of documents."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -234,6 +235,6 @@ class FieldDocuments(documents.Documents):
     def read(self, start: int, stop: int) -> list[str]:
         found = self._records.read(start, stop)
         return [
-            records.text(record, self._field, lambda i=start + number: self._records.where(i))
+            records.text(record, self._field, functools.partial(self._records.where, start + number))
             for number, record in enumerate(found)
         ]

@@ -34,7 +34,7 @@ class Shuffled(Order):
 
     def ranked(self, names: Names) -> np.ndarray:
         if isinstance(names, range):
-            keys = batches.mix(np.arange(len(names), dtype=np.uint64) ^ batches.mix(np.uint64([self.seed])))
+            keys = batches.mix(np.arange(len(names), dtype=np.uint64) ^ batches.mix(np.array([self.seed], np.uint64)))
         else:
             digests = [hashlib.sha256(f'{self.seed} {name}'.encode()).digest() for name in names]
             keys = np.array([int.from_bytes(digest[:8], 'big') for digest in digests], np.uint64)
@@ -72,7 +72,7 @@ class Train(Part):
     order: Order = Shuffled()
 
     def select(self, names: Names, what: str) -> np.ndarray:
-        return np.sort(self.order.ranked(names)[: -held_out(len(names), self.held_out, what)])
+        return np.sort(self.order.ranked(names)[: -count_of(len(names), self.held_out, what)])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,14 +83,19 @@ class Validation(Part):
     order: Order = Shuffled()
 
     def select(self, names: Names, what: str) -> np.ndarray:
-        return np.sort(self.order.ranked(names)[-held_out(len(names), self.held_out, what) :])
+        return np.sort(self.order.ranked(names)[-count_of(len(names), self.held_out, what) :])
 
 
-def held_out(count: int, share: float, what: str) -> int:
-    """How many of `count` members are held out."""
-    if count < 2:
+def count_of(members: int, share: float, what: str) -> int:
+    """How many of the members are held out."""
+    if members < 2:
         raise config.InputError(
-            f'{what} cannot be divided into training and validation data: it has {count} member{"s" * (count != 1)}. '
+            f'{what} cannot be divided into training and validation data: it has {members or "no"} member. '
             'Divide it into smaller ones, or name other data for validation.'
         )
-    return min(max(round(count * share), 1), count - 1)
+    return min(max(round(members * share), 1), members - 1)
+
+
+def both(*, held_out: Share, order: Order = Shuffled()) -> tuple[Train, Validation]:
+    """The two parts of a data set: `train, validation = splits.both(held_out=0.1)`."""
+    return Train(held_out=held_out, order=order), Validation(held_out=held_out, order=order)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, labels, records
+from bigmodel_jax.data import batches, labels
+from bigmodel_jax.data import records as reading
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,14 +21,14 @@ class Features(batches.Data):
       weights: [n] float32, 1.
     """
 
-    records: records.RecordSource  # Such as csv_records.Csv(path='houses.csv').
+    records: reading.RecordSource  # Such as csv_records.Csv(path='houses.csv').
     columns: tuple[str, ...]
     label: str
     batch: config.Positive
     classes: config.Positive = 2  # Labels are 0 .. classes - 1; 1: the labels are numbers.
     labels: tuple[str, ...] = ()  # What labels that are text are called, in the order of their numbers.
     # The training data: from each column its mean there is subtracted, and the rest divided by its standard deviation.
-    standardized_by: records.RecordSource | None = None
+    standardized_by: reading.RecordSource | None = None
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
@@ -65,7 +66,7 @@ def _examples(data: Features) -> batches.ArrayExamples:
 
 
 def matrix(
-    found: records.Records, columns: tuple[str, ...], *, label: str | None = None
+    found: reading.Records, columns: tuple[str, ...], *, label: str | None = None
 ) -> tuple[np.ndarray, list[str]]:
     """[n, I] float64 and the labels as they are written, [n]; none without `label`.
 
@@ -78,12 +79,12 @@ def matrix(
             where = functools.partial(found.where, i)
             features[i] = [_number(record, column, where) for column in columns]
             if label is not None:
-                written.append(str(records.value(record, label, where)))
+                written.append(str(reading.value(record, label, where)))
     return features, written
 
 
-def _number(record: records.Record, column: str, where: records.Where) -> float:
-    value = records.value(record, column, where)
+def _number(record: reading.Record, column: str, where: reading.Where) -> float:
+    value = reading.value(record, column, where)
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -42,7 +42,7 @@ class AttentionMaps(evaluation.Evaluation):
         if not isinstance(setting.model, reading.Generative) or not reading.reads_source(setting.model):
             kind = type(setting.model).__name__
             raise config.InputError(f'Evaluation {self.name!r} needs a model with an encoder, not a {kind}.')
-        ends = [np.array([tokenizer.end], np.int32)] * len(sources)
+        ends = [np.array([tokenizer.begin], np.int32)] * len(sources)
         longest = max(map(len, sources), default=0) + self.longer_by
         decoding.check(setting.model, ends, tokens=longest, end=tokenizer.end, source=sources)
         return AttentionMapsEvaluator(self, setting, tokenizer, sources)
@@ -99,7 +99,7 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
             'source': _rectangle(self._sources, rows),
             'source_segments': _rectangle([np.ones(len(ids), np.int32) for ids in self._sources], rows),
             # Each token was written after the one before it, and the first after the end of nothing.
-            'inputs': _rectangle([np.append(self._tokenizer.end, ids[:-1]) for ids in targets], rows),
+            'inputs': _rectangle([np.append(self._tokenizer.begin, ids[:-1]) for ids in targets], rows),
         }
         mine = place.local_rows(rows)
         put = place.put_batch({name: value[mine] for name, value in batch.items()}, rows)

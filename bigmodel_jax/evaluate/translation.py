@@ -54,7 +54,7 @@ class Translation(evaluation.Evaluation):
         longest = max(texts[0], key=len)
         decoding.check(
             setting.model,
-            [np.array([tokenizer.end], np.int32)],
+            [np.array([tokenizer.begin], np.int32)],
             tokens=len(_source(tokenizer, longest)) + self.longer_by,
             end=tokenizer.end,
             source=[_source(tokenizer, longest)],
@@ -134,7 +134,7 @@ def translate(
         found = decoding.decode(
             model,
             params,
-            [np.array([tokenizer.end], np.int32)] * len(padded),
+            [np.array([tokenizer.begin], np.int32)] * len(padded),
             tokens=longest + longer_by,
             decoding=how,
             end=tokenizer.end,

@@ -200,7 +200,7 @@ def of_run(trained: Any, *, rows: int = 16, limit: int | None = None) -> Answers
     scorer = likelihood.Scorer(
         experiment.model, trained.params, trained.model_state, rows=rows, limit=limit, place=trained.place
     )
-    return Answers(scorer, tokenizer, end=tokenizer.end, begin=(tokenizer.end,))
+    return Answers(scorer, tokenizer, end=tokenizer.end, begin=(tokenizer.begin,))
 
 
 def of_pretrained(

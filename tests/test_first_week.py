@@ -1,0 +1,62 @@
+"""The tasks of a first week, each a short experiment file: valid, short, and its smoke() trains."""
+
+import ast
+import pathlib
+
+import pytest
+
+from bigmodel_jax import config, experiment_file, verbs
+from bigmodel_jax.train import preparation
+
+FILES = sorted((pathlib.Path(__file__).parents[1] / 'experiments' / 'first_week').glob('*.py'))
+MOST_LINES = 15  # Of own code.
+# Those whose model and objective other tests train in every run.
+SLOW = ('text_folder', 'csv_labels', 'chats')
+SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in SLOW else []) for file in FILES]
+
+
+def own_lines(text: str) -> int:
+    """Lines of code without imports, docstrings and smoke(); blank lines and comments do not count."""
+    tree = ast.parse(text)
+    imports = (ast.Import, ast.ImportFrom)
+    docstrings = {
+        id(node.body[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None
+    }
+    counted: set[int] = set()
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt):
+            first = min([node.lineno, *(each.lineno for each in getattr(node, 'decorator_list', []))])
+            smoke = isinstance(node, ast.FunctionDef) and node.name == 'smoke'
+            skipped = isinstance(node, imports) or id(node) in docstrings or smoke
+            (left_out if skipped else counted).update(range(first, node.end_lineno + 1))
+    lines = text.splitlines()
+    return sum(
+        bool(lines[number - 1].strip()) and not lines[number - 1].strip().startswith('#')
+        for number in counted - left_out
+    )
+
+
+def test_own_lines_are_counted():
+    text = '"""Doc."""\nimport a\n\n@b\nclass C:\n    """Doc."""\n\n    x = 1  # One.\n    # Two.\n\ndef smoke(): 3\n'
+    assert own_lines(text) == 3
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_a_task_takes_few_lines(file):
+    assert own_lines(file.read_text()) <= MOST_LINES
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_the_smoke_is_valid_and_its_data_is_there(file):
+    experiment = experiment_file.load(f'{file}:smoke')
+    assert config.from_json(config.to_json(experiment)) == experiment
+    assert preparation.build(experiment).data.training(0)['weights'].any()
+
+
+@pytest.mark.parametrize('file', SMOKES, ids=lambda file: file.stem)
+def test_the_smoke_trains(file, tmp_path):
+    result = verbs.train(experiment_file.load(f'{file}:smoke'), tmp_path)
+    assert (result.step, verbs.open_run(tmp_path).finished) == (4, True)
