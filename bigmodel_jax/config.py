@@ -7,20 +7,18 @@ other module must have been loaded already (as the experiment file has), so that
 
 import dataclasses
 import difflib
-import functools
 import importlib
 import math
 import pathlib
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import annotated_types
-import pydantic
 
-from bigmodel_jax import migrations
+from bigmodel_jax import field_types, migrations
 
 PACKAGE = 'bigmodel_jax'
 EXPERIMENTS = 'experiments'  # Experiment files are loaded as modules experiments.<stem>.
@@ -83,48 +81,17 @@ def check(config: C) -> C:
 
 
 def _problems(config: Any, path: str) -> Iterator[str]:
-    for name, adapter in _adapters(type(config)).items():  # type: ignore[arg-type]
-        value = getattr(config, name)
-        try:
-            adapter.validate_python(value, strict=True)
-        except pydantic.ValidationError as error:
-            yield _explain(join(path, name), value, error.errors(include_url=False))
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    yield from _wrong_types(type(config), values, path)
     for name, value in walk(config):
         if is_config(value):
             yield from _problems(value, join(path, name))
 
 
-def _explain(path: str, value: Any, details: list[Any]) -> str:
-    """One line for the wrong field; a union's branches are joined by 'or'."""
-    messages = []
-    for detail in details:
-        wanted = detail['ctx']['class'] if detail['type'] == 'is_instance_of' else ''
-        messages.append(f'should be a {wanted}' if wanted else detail['msg'].removeprefix('Input '))
-    inner = details[0]['input']
-    return f'{path} = {format_value(inner)} (a {type(inner).__name__}): {" or ".join(dict.fromkeys(messages))}.'
-
-
-@functools.cache
-def _adapters(cls: Any) -> dict[str, pydantic.TypeAdapter]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: pydantic.TypeAdapter(_instances(hints[field.name])) for field in dataclasses.fields(cls)}
-
-
-def _instances(hint: Any) -> Any:
-    """The annotation with every class that pydantic would rebuild replaced by an isinstance check."""
-    if isinstance(hint, type) and not typing.get_args(hint):
-        if hint is float:
-            return pydantic.FiniteFloat
-        return hint if hint in (int, str, bool, type(None)) else pydantic.InstanceOf[hint]  # type: ignore[misc]
-    arguments = tuple(_instances(argument) for argument in typing.get_args(hint))
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return typing.Union[arguments]
-    if origin is typing.Literal or not arguments:
-        return hint
-    if origin is typing.Annotated:
-        return functools.reduce(lambda inner, bound: Annotated[inner, bound], hint.__metadata__, arguments[0])
-    return origin[arguments]
+def _wrong_types(cls: type, values: Mapping[str, Any], path: str) -> Iterator[str]:
+    """A line for each of the values of fields of a configuration class that has another type than is declared."""
+    for name, inner, wanted in field_types.wrong(cls, values):
+        yield f'{join(path, name)} = {format_value(inner)} (a {type(inner).__name__}): {wanted}.'
 
 
 # ---- walking and changing ---------------------------------------------------------------------------------------
@@ -196,7 +163,8 @@ def _replace(node: Any, parts: list[str], value: Any, path: str) -> Any:
         names = [field.name for field in dataclasses.fields(node)]
         if head not in names:
             raise InputError(f'{join(path, head)}: {type(node).__name__} has no field {head!r}.{nearest(head, names)}')
-        return dataclasses.replace(node, **{head: _replace(getattr(node, head), rest, value, join(path, head))})
+        new = _replace(getattr(node, head), rest, value, join(path, head))
+        return _made(lambda: dataclasses.replace(node, **{head: new}), type(node), {head: new}, path)
     if isinstance(node, tuple):
         if not head.isdigit() or int(head) >= len(node):
             raise InputError(
@@ -380,4 +348,22 @@ def build(cls: type, values: Mapping[str, Any], path: str = '') -> Any:
     missing = [name for name in required if name not in values]
     if missing:
         raise InputError(f'{path or cls.__name__}: {cls.__name__} needs a value for {", ".join(missing)}.')
-    return cls(**values)
+    return _made(lambda: cls(**values), cls, values, path)
+
+
+def _made(make: Callable[[], Any], cls: type, values: Mapping[str, Any], path: str) -> Any:
+    """What `make` makes of a configuration class, of which the `values` are new; before, their types are checked.
+
+    Raises:
+      InputError: a value is of another type, or the class refuses it.
+    """
+    # The class's own checks of a value, such as that it is below another, may take its type for granted.
+    try:
+        problems = list(_wrong_types(cls, values, path))
+        if problems:
+            raise InputError('\n'.join(problems))
+        return make()
+    except InputError:
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, *field_types.UNCHECKED) as error:
+        raise InputError(f'{path or cls.__name__}: {cls.__name__} refuses its values: {error}.') from error

@@ -100,7 +100,7 @@ def test_json_cannot_name_anything_but_configs(name, tmp_path, monkeypatch):
 
 def test_what_json_cannot_hold_is_refused():
     with pytest.raises(config.InputError, match='cannot be part of a config'):
-        config.to_json(config.vary(MODEL, {'norm': pathlib.Path('x')}))
+        config.to_json(dataclasses.replace(MODEL, norm=pathlib.Path('x')))
 
 
 def test_vary_changes_only_what_it_says():

@@ -16,7 +16,7 @@ from bigmodel_jax import __main__
 PACKAGE = 'bigmodel_jax'
 # A file imports only from its own line and the lines above it.
 ORDER = (
-    ('migrations',),
+    ('migrations', 'field_types'),
     ('config', 'output', 'terminal'),
     ('torus', 'settings', 'claims', 'start', 'own_modules', 'tree'),
     ('own_errors', 'completion'),
