@@ -199,8 +199,7 @@ def _add_experiment(sub: argparse.ArgumentParser, verb: str) -> None:
             '--average', type=positive, metavar='N', help='the mean of the last N checkpoints up to --step'
         )
     if verb == 'train':
-        sub.add_argument('--stop-after', type=positive, metavar='STEP', help='stop with a checkpoint after this step')
-        sub.add_argument('--wandb', metavar='PROJECT', help='also log to this project of Weights & Biases')
+        _add_training(sub)
     if verb == 'report':
         sub.add_argument(
             '--seeds',
@@ -215,6 +214,19 @@ def _add_experiment(sub: argparse.ArgumentParser, verb: str) -> None:
         _add_sampling(sub)
     if verb == 'plan':
         _add_planning(sub)
+
+
+def _add_training(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument('--stop-after', type=positive, metavar='STEP', help='stop with a checkpoint after this step')
+    sub.add_argument(
+        '--new-segment',
+        action='store_true',
+        help='continue the run in --workdir with another experiment or other data from its last checkpoint,\n'
+        'such as another optimizer, schedule or text. Weights, step and tokenizer stay, and the state of the\n'
+        'optimizer where it fits; the steps before are kept as an earlier segment of the run. Not needed for\n'
+        'other evaluations, or for more steps where the learning rates stay the same',
+    )
+    sub.add_argument('--wandb', metavar='PROJECT', help='also log to this project of Weights & Biases')
 
 
 def _add_hosts(sub: argparse.ArgumentParser) -> None:

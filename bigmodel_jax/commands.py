@@ -122,7 +122,13 @@ def train(options: argparse.Namespace) -> int:
       1 if a log is not on disk; else 128 + the number of the signal that stopped it, or 0.
     """
     experiment = processes.together(lambda: _experiment(options))
-    result = loop.train(experiment, options.workdir, stop_after=options.stop_after, wandb=options.wandb)
+    result = loop.train(
+        experiment,
+        options.workdir,
+        stop_after=options.stop_after,
+        wandb=options.wandb,
+        new_segment=options.new_segment,
+    )
     if not processes.is_first():
         return interrupt.status(result.stopped_by)
     for name, value in result.metrics.items():

@@ -39,15 +39,13 @@ convert, certify = conversion.convert, certifying.certify
 write_report = report.write_report
 
 
-def train(
-    experiment: Experiment, workdir: epath.PathLike, *, stop_after: int | None = None, wandb: str | None = None
-) -> loop.Result:
+def train(experiment: Experiment, workdir: epath.PathLike, **how: Any) -> loop.Result:
     """Trains `experiment`, or goes on training it, and writes the report; see loop.train().
 
     Raises:
       InputError: as loop.train(); or the report cannot be written, after the training.
     """
-    result = loop.train(experiment, workdir, stop_after=stop_after, wandb=wandb)
+    result = loop.train(experiment, workdir, **how)
     if processes.is_first():
         write_report(result.workdir)
     return result

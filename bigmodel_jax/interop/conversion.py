@@ -17,7 +17,7 @@ from bigmodel_jax import config
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.interop import arrays, converted, family, folder, huggingface, matching, rules, tensor_file
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import files, integrity, segments, workdir
+from bigmodel_jax.train import files, integrity, lineage, workdir
 
 ORIGIN = 'huggingface.json'  # In the run's directory: config.json, its model, and how the files named their tensors.
 STEP = 0  # Of the checkpoint of converted weights.
@@ -151,7 +151,7 @@ def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pa
     model, step = run.experiment.model, epath.Path(source) / files.CHECKPOINTS / str(run.checkpoints[-1])
     naming = _naming(source, model)
     try:
-        record = integrity.check(step, step=int(step.name), ours=segments.Lineage.of(run.path).made, items=(ITEM,))
+        record = integrity.check(step, step=int(step.name), ours=lineage.Lineage.of(run.path).made, items=(ITEM,))
     except integrity.Damaged as error:
         raise config.InputError(f'Checkpoint {step} is damaged: {error}. Move it away to use the one before.') from None
     stored = record['arrays'][ITEM]

@@ -15,6 +15,7 @@ from bigmodel_jax import __version__, config
 from bigmodel_jax.runs import goodput, quantities, traces
 from bigmodel_jax.runs import sessions as sessions_lib
 from bigmodel_jax.train import files, records, run_files
+from bigmodel_jax.train import segments as segments_lib
 
 Record = records.Record
 
@@ -102,6 +103,11 @@ class Run:
     def stored(self) -> dict[str, Any]:
         """The experiment as JSON, which needs no class to be there."""
         return self._json
+
+    @functools.cached_property
+    def segments(self) -> list[segments_lib.Segment]:
+        """The experiments that it had, each with the step after which it began; the last is the current one."""
+        return segments_lib.read(self.path)
 
     @property
     def name(self) -> str:

@@ -45,6 +45,11 @@ def experiment_of(run: directory.Run, named: str | None) -> Experiment:
         raise config.InputError(f'{error}' if file else f'{error}\nHere: --experiment FILE.py') from None
 
 
+def made(run: directory.Run, step: int) -> Experiment:
+    """The experiment of the segment of a run that made step `step`; its classes are loaded."""
+    return config.from_json(segments.at(run.segments, step).experiment)
+
+
 def on_mesh(experiment: Experiment, session: Mapping[str, Any]) -> Experiment:
     """`experiment` on the mesh of a session.
 
@@ -112,17 +117,20 @@ def folder(keep: str | None) -> Iterator[epath.Path]:
 
 
 def train(
-    experiment: Experiment, sessions: Sequence[tuple[int, conditions.Entry]], into: epath.Path, until: int
+    run: directory.Run, sessions: Sequence[tuple[int, conditions.Entry]], into: epath.Path, until: int
 ) -> str | None:
-    """Trains in `into` to step `until`, each part on the mesh of its session; returns what ended it before, if any did.
+    """Trains in `into` to step `until`, each part on the mesh of its session and with the experiment of its segment.
 
     Args:
       sessions: as sessions_of() gives them.
+
+    Returns:
+      What ended it before, if anything did.
     """
     ends = [step for step, _ in sessions[1:]] + [until]
-    for (_, session), end in zip(sessions, ends):
+    for (start, session), end in zip(sessions, ends):
         try:
-            result = loop.train(on_mesh(experiment, session), into, stop_after=end)
+            result = loop.train(on_mesh(made(run, start + 1), session), into, stop_after=end, new_segment=True)
         except metrics.Anomalous as error:
             return str(error)
         if result.step < end:
@@ -144,7 +152,8 @@ def begin_at(run: directory.Run, experiment: Experiment, into: epath.Path, step:
     if step:
         restore(run, experiment, step)  # The loop would go on from an older one without a word.
     into.mkdir(parents=True, exist_ok=True)
-    segments.write(into, [segments.Segment(0, run.stored)])  # As it is there: so its checkpoints are known by it.
+    # As they are there: so its checkpoints are known by them.
+    segments.write(into, [each for each in run.segments if each.after < max(step, 1)])
     workdir.create(into, experiment)
     identity.store_tokenizer(tokenizer, into)
     if not step:

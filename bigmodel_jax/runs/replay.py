@@ -99,8 +99,9 @@ def replay(
         raise config.InputError(f'--step {number}: the experiment has steps 1 to {asked.steps}.')
     recorded = run.trace or traces.Trace({}, {})
     session = repeat.sessions_of(run, number - 1, number)[-1][1]
+    asked = repeat.made(run, number)
     built = preparation.prepare(repeat.on_mesh(asked, session), run.path)
-    identity.check(built.identity, run.path, asked)
+    identity.check(built.identity, run.path, asked, session=session)
     with sharding.use(built.place):
         current, position = _before(run, built, number, skipped)
         start = position['step']

@@ -9,8 +9,8 @@ from etils import epath
 from bigmodel_jax import config, sharding
 from bigmodel_jax.data import tokenizers
 from bigmodel_jax.evaluate import decoding, reading, samples, translation
-from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import files, identity, metrics, preparation, state, workdir
+from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
+from bigmodel_jax.train import continuing, differences, files, identity, metrics, preparation, state
 from bigmodel_jax.train.checkpoints import Checkpointer
 
 PyTree = Any
@@ -69,6 +69,29 @@ class Trained:
         return samples.write(model, self.params, self.tokenizer, prompts, tokens=tokens, how=how, **rest)
 
 
+def check(path: epath.Path, experiment: Experiment) -> None:
+    """Whether `experiment` is that of the run in `path`, but for circumstances and evaluations of other names.
+
+    Raises:
+      InputError: it is another.
+    """
+    stored = config.normalized(files.read_json(path / files.EXPERIMENT))
+    known = {each.get('name'): each for each in stored['evaluations']}
+    other = [
+        each
+        for each in differences.between(stored, config.to_json(experiment))
+        if each.path.partition('.')[0] not in (*CIRCUMSTANCES, *continuing.FREE)
+    ]
+    for each in config.to_json(experiment)['evaluations']:
+        other += differences.between(known.get(each['name'], each), each, f'evaluation {each["name"]}')
+    if other:
+        lines = '\n'.join(f'  {each}' for each in other)
+        raise config.InputError(
+            f'{path} holds another experiment; nothing was changed. There -> here:\n{lines}\n'
+            'A run is evaluated with its own model. Its evaluations may be others, under other names.'
+        )
+
+
 def restore(
     path: epath.Path, experiment: Experiment, steps: Sequence[int], step: int | None = None, *, cast: bool = False
 ) -> Trained:
@@ -83,7 +106,7 @@ def restore(
     Raises:
       InputError: there is no such checkpoint, or it is damaged, or of another experiment.
     """
-    workdir.check(path, experiment)
+    check(path, experiment)
     if not steps:
         raise config.InputError(f'{path} holds no checkpoint yet; train it first.')
     if step is not None and step not in steps:

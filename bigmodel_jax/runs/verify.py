@@ -11,7 +11,7 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.runs import conditions, diff, directory, repeat, results, sections
 from bigmodel_jax.runs.results import Outcome
 from bigmodel_jax.runs.sections import Finding, Section
-from bigmodel_jax.train import checkpoints, code, files, integrity, segments
+from bigmodel_jax.train import checkpoints, code, files, integrity, lineage
 
 Say = Callable[[str], None]
 
@@ -80,8 +80,9 @@ def verify(
     for line in warnings(around):
         say(line)
     with repeat.folder(keep) as into:
-        repeat.begin_at(run, config.vary(asked, {'mesh': meshes[0]}), into, after)
-        stopped = repeat.train(asked, sessions, into, until)
+        first = config.vary(repeat.made(run, max(after, 1)), {'mesh': meshes[0]})
+        repeat.begin_at(run, first, into, after)
+        stopped = repeat.train(run, sessions, into, until)
         again = directory.open_run(into)
         reached = min(until, again.step)
         found = [*_damaged(run, until), *_outcomes(run, again, after)]
@@ -217,6 +218,6 @@ def _arrays(run: directory.Run, again: directory.Run, step: int, asked: Experime
 
 def _checksums(path: epath.Path, step: int) -> dict[str, str]:
     """Array -> checksum, of the record of a checkpoint whose files are as it says."""
-    ours, items = segments.Lineage.of(path).made, tuple(checkpoints.ITEMS)
+    ours, items = lineage.Lineage.of(path).made, tuple(checkpoints.ITEMS)
     record = integrity.check(path / files.CHECKPOINTS / str(step), step=step, ours=ours, items=items)
     return {name: facts['checksum'] for item in record['arrays'].values() for name, facts in item.items()}

@@ -3,7 +3,6 @@
 import concurrent.futures
 import json
 import time
-import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,12 +15,13 @@ from bigmodel_jax.train import (
     appending,
     files,
     integrity,
+    lineage,
     listing,
+    partial_state,
     processes,
     reading,
     retention,
     saving,
-    segments,
     stores,
 )
 from bigmodel_jax.train.state import TrainState
@@ -104,18 +104,20 @@ class Checkpointer:
         self._guard = guard
         self.logs: Sequence[Callable[[], None]] = ()  # Each brings a log to disk, which no checkpoint is to outlive.
         # Orbax takes absolute paths only; gs://... is one.
-        self._workdir = workdir if '://' in str(workdir) else workdir.resolve()
-        self._directory = self._workdir / files.CHECKPOINTS
+        self.workdir = workdir if '://' in str(workdir) else workdir.resolve()
+        self._directory = self.workdir / files.CHECKPOINTS
         self._policy, self._direction, self._rolls_back = policy, direction, rolls_back
         self._left: set[int] = set()  # Those of a path that the run has left; they go when it has saved on its new one.
         self._store = stores.store_for(self._directory) if store is None else store
         self.damage: list[str] = []  # A sentence for every checkpoint that is not used, as it is damaged or unreadable.
-        # What every checkpoint holds beside its arrays, so that it can be read if all else of the run is lost: the
-        # content of files by their names, such as 'experiment.json' and 'tokenizer/vocabulary.json'.
+        # What every checkpoint holds beside its arrays, so that it can be read if all else of the run is lost: file
+        # name, such as 'tokenizer/vocabulary.json' -> content.
         self.attachments: Mapping[str, bytes] = {}
+        self.anew: Callable[[], TrainState] | None = None  # Gives what a checkpoint lacks of the optimizer's state.
+        self.begun_anew: list[str] = []
         if policy is not None:
             processes.on_first(lambda: stores.make(self._directory, self._store))
-        self._lineage = processes.together(lambda: segments.Lineage.of(self._workdir))
+        self._lineage = processes.together(lambda: lineage.Lineage.of(self.workdir))
         self._metrics: dict[int, dict[str, float]] = {}
         self._unreadable: dict[int, str] = {}  # Steps of which the storage does not give the record; they are kept.
         self._list()
@@ -128,9 +130,7 @@ class Checkpointer:
     def __enter__(self) -> 'Checkpointer':
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._saver is not None:
             self._saver.close()
 
@@ -330,9 +330,13 @@ class Checkpointer:
     ) -> tuple[dict[str, PyTree], dict[str, Any]]:
         """The fields of a state that are in `items`, and the position."""
         targets = {item: _targets(abstract, shardings, item) for item in items}
-        found, position = reading.read(self._path(step), targets, step=step, ours=self._lineage.made, cast=cast)
+        ours, partly = lineage.Lineage.of(self.workdir).made, () if self.anew is None else ('optimizer',)
+        found, position = reading.read(self._path(step), targets, step=step, ours=ours, cast=cast, partly=partly)
         fields: dict[str, PyTree] = {}
         for item, arrays in found.items():
+            self.begun_anew = [name for name in targets[item] if name not in arrays]
+            if self.anew is not None and self.begun_anew:
+                arrays = partial_state.completed(arrays, flatten(_part(self.anew(), item)), step)
             fields |= unflatten(arrays, _part(abstract, item))
         return fields, position
 
@@ -392,7 +396,7 @@ class Checkpointer:
     def _set_aside(self, steps: Collection[int]) -> None:
         if self._policy is None:
             return
-        self.damage += processes.from_first(processes.on_first(lambda: listing.set_aside(self._workdir, steps)))
+        self.damage += processes.from_first(processes.on_first(lambda: listing.set_aside(self.workdir, steps)))
         for step in steps:
             del self._metrics[step]
 

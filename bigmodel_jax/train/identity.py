@@ -130,19 +130,32 @@ def store_tokenizer(tokenizer: Tokenizer | None, workdir: epath.Path) -> None:
 # ---- comparison -----------------------------------------------------------------------------------------------------
 
 
-def check(now: Mapping[str, Any], workdir: epath.Path, experiment: Experiment) -> None:
+def check(
+    now: Mapping[str, Any],
+    workdir: epath.Path,
+    experiment: Experiment,
+    *,
+    consent: bool = False,
+    session: Mapping[str, Any] | None = None,
+) -> tuple[str, ...]:
     """Compares the data and the tokenizer with those that the run recorded.
 
     Args:
       now: as of() gives it; only what it holds is compared.
+      consent: the data may be other; the tokenizer may not.
+      session: the one that recorded it; None: the newest.
+
+    Returns:
+      The differences to which there was consent, a line each.
 
     Raises:
       InputError: they are others.
     """
-    lines = changes(now, workdir)
-    if not lines:
-        return
-    if any(line.lstrip().startswith('tokenizer') for line in lines):
+    lines = changes(now, workdir, recorded(workdir) if session is None else session)
+    tokenizer = any(line.lstrip().startswith('tokenizer') for line in lines)
+    if not lines or (consent and not tokenizer):
+        return tuple(line.strip() for line in lines)
+    if tokenizer:
         advice = (
             'The tokenizer of a run cannot change, since its weights belong to token ids. Use the tokenizer settings '
             'that the run began with, or another --workdir.'
@@ -159,9 +172,9 @@ def check(now: Mapping[str, Any], workdir: epath.Path, experiment: Experiment) -
     )
 
 
-def changes(now: Mapping[str, Any], workdir: epath.Path) -> list[str]:
-    """A line for each part of the data or tokenizer that is not as the run recorded it."""
-    session, tokenizer = recorded(workdir), recorded_tokenizer(workdir)
+def changes(now: Mapping[str, Any], workdir: epath.Path, session: Mapping[str, Any]) -> list[str]:
+    """A line for each part of the data or tokenizer that is not as a session of the run recorded it."""
+    tokenizer = recorded_tokenizer(workdir)
     if tokenizer is None and saved.is_saved(workdir / tokenizers.FOLDER):
         tokenizer = json.loads(json.dumps(tokenizers.load(workdir / tokenizers.FOLDER).fingerprint))
     lines = list(_differences(tokenizer, now.get('tokenizer'), 'tokenizer'))

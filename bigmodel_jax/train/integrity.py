@@ -183,6 +183,16 @@ def check_folder(directory: epath.Path, folder: str) -> None:
     reading(directory, compare)
 
 
+def record_of(directory: epath.Path) -> Record:
+    """The record of a checkpoint, compared with nothing.
+
+    Raises:
+      Damaged: there is none, or it is not as it was written.
+      Unreadable: the storage does not say.
+    """
+    return reading(directory, lambda: _record(directory))
+
+
 def metrics_of(directory: epath.Path) -> dict[str, float]:
     """The metrics that were saved with a checkpoint; none if it is damaged.
 
@@ -190,7 +200,7 @@ def metrics_of(directory: epath.Path) -> dict[str, float]:
       Unreadable: the storage does not say.
     """
     try:
-        return reading(directory, lambda: _record(directory))['metrics']
+        return record_of(directory)['metrics']
     except Damaged:
         return {}
 

@@ -54,7 +54,12 @@ def due(step: int, every: int, last: int) -> bool:
 
 
 def train(
-    experiment: Experiment, directory: epath.PathLike, *, stop_after: int | None = None, wandb: str | None = None
+    experiment: Experiment,
+    directory: epath.PathLike,
+    *,
+    stop_after: int | None = None,
+    wandb: str | None = None,
+    new_segment: bool = False,
 ) -> Result:
     """Trains `experiment` to its last step, going on from the newest checkpoint in the work directory, if there is one.
 
@@ -64,6 +69,8 @@ def train(
       directory: the work directory; new, empty, or holding this experiment.
       stop_after: stop with a checkpoint after this step; the same call without it goes on.
       wandb: also log to this project of Weights & Biases.
+      new_segment: consents to an experiment or data that changes the coming training steps of the run in `directory`;
+        they become a new segment of the run.
 
     Raises:
       InputError: something a person gave is wrong; nothing was written.
@@ -72,8 +79,8 @@ def train(
     """
     directory = files.directory(directory)
     memory.keep_freed()
-    changes = preparation.check(experiment, directory, stop_after=stop_after, wandb=wandb)
-    run = preparation.prepare_start(experiment, directory)
+    changes = preparation.check(experiment, directory, stop_after=stop_after, wandb=wandb, new_segment=new_segment)
+    run = preparation.prepare_start(experiment, directory, new_segment=new_segment)
     with (
         preparation.open_workdir(experiment, directory) as guard,
         interrupt.listen(run.place) as asked,
@@ -92,7 +99,7 @@ def train(
         ):
             checkpoints.logs = (writer.sync, tracer.sync)
             checkpoints.attachments = preparation.record_session(run, directory, writer, position)
-            shown.say(preparation.greeting(run, directory, position, changes))
+            shown.say(preparation.greeting(run, checkpoints, position, changes))
             equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
             session = Session(run, equipment, position, stop_after=stop_after)
             session.heed('warning', start, rollback.warning(experiment, start))

@@ -19,13 +19,16 @@ from bigmodel_jax.train import (
     appending,
     best,
     code,
+    continuing,
     environment,
     files,
     identity,
     locking,
     metrics,
+    partial_state,
     processes,
     rollback,
+    segments,
     starting,
     state,
     workdir,
@@ -43,6 +46,7 @@ class Run:
     blueprint: state.Blueprint
     evaluators: tuple[evaluation.Evaluator, ...]
     direction: metric.Direction = 'lower'  # In which the metric of checkpoints.keep_best is better.
+    changes: tuple[str, ...] = ()  # With which a new segment of a run begins, a line each; see train/segments.py.
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def evaluators_of(
 
 
 def check(
-    experiment: Experiment, directory: epath.Path, *, stop_after: int | None, wandb: str | None
+    experiment: Experiment, directory: epath.Path, *, stop_after: int | None, wandb: str | None, new_segment: bool
 ) -> list[config.Difference]:
     """What can be checked before the devices start; returns where a run in the directory differs."""
     facts = {
@@ -159,16 +163,25 @@ def check(
     rollback.check(experiment)
     processes.on_first(lambda: locking.check_free(directory))
     processes.on_first(lambda: workdir.check_writable(directory))
-    changes = processes.on_first(lambda: workdir.check(directory, experiment))
+    changes = processes.on_first(lambda: workdir.check(directory, experiment)) or []
+    processes.on_first(lambda: continuing.check(directory, changes, consent=new_segment))
     if wandb is not None:
         processes.on_first(metrics.check_wandb)
-    return changes or []
+    return changes
 
 
-def prepare_start(experiment: Experiment, directory: epath.Path) -> Run:
-    """prepare() for a session in a work directory; nothing is written there before everything is checked."""
+def prepare_start(experiment: Experiment, directory: epath.Path, *, new_segment: bool = False) -> Run:
+    """prepare() for a session in a work directory; nothing is written there before everything is checked.
+
+    Args:
+      new_segment: see loop.train().
+    """
     run = prepare(experiment, directory)
-    processes.together(lambda: identity.check(run.identity, directory, experiment))
+    same = processes.together(lambda: identity.check(run.identity, directory, experiment, consent=new_segment))
+    other = processes.together(
+        lambda: continuing.check_prepared(directory, experiment, run.blueprint, consent=new_segment)
+    )
+    run = dataclasses.replace(run, changes=(*other, *same))
     tokenizer = run.data.examples.tokenizer
     processes.together(lambda: starting.check(experiment.start, run.blueprint, directory, tokenizer))
     return run
@@ -205,7 +218,10 @@ def begin(
 
     That of a new state may say under 'start' where its weights come from.
     """
+    if run.changes or continuing.is_at_its_beginning(checkpoints):
+        checkpoints.anew = run.blueprint.init
     restored = checkpoints.restore_newest(run.blueprint.abstract, run.blueprint.shardings, among)
+    checkpoints.anew = None
     if restored is not None:
         return restored
     first, origin = starting.begin(run.experiment.start, run.blueprint)
@@ -237,28 +253,29 @@ def record_session(
         session |= {'start': position['start']} if 'start' in position else {}
         workdir.add_session(directory, session, writer.write_file)
         identity.store_tokenizer(run.data.examples.tokenizer, directory)
-        attachments = _attachments(run, session)
+        continuing.record(directory, run.experiment, start, run.changes)
+        attachments = _attachments(run, directory, session)
     writer.event('resume' if start else 'start', start)
     return attachments
 
 
-def _attachments(run: Run, session: Mapping[str, Any]) -> dict[str, bytes]:
+def _attachments(run: Run, directory: epath.Path, session: Mapping[str, Any]) -> dict[str, bytes]:
     """What a checkpoint holds beside its arrays: enough to read it when all else of the run is lost."""
     tokenizer = run.data.examples.tokenizer
     stored = {} if tokenizer is None else tokenizer.stored()
     return {
-        files.EXPERIMENT: files.encode_json(config.to_json(run.experiment)),
+        **segments.encoded(segments.read(directory)),
         files.SESSION: files.encode_json(session),
         **{f'{tokenizers.FOLDER}/{name}': content for name, content in stored.items()},
     }
 
 
-def greeting(run: Run, directory: epath.Path, position: Mapping[str, Any], changes: list[config.Difference]) -> str:
+def greeting(run: Run, checkpoints: Checkpointer, position: Mapping[str, Any], changes: list[config.Difference]) -> str:
     """What the terminal says at the start of a session."""
     lines = [
         f'{run.experiment.name}: {run.blueprint.parameters:,} parameters, '
         f'{run.units_per_step:,} {run.unit} per step, '
-        f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
+        f'mesh {torus.shape_text(run.place.sizes)}, in {checkpoints.workdir}'
     ]
     if position['step'] >= run.experiment.steps:
         lines.append(f'finished already: the checkpoint of step {position["step"]} is the last; nothing is trained')
@@ -266,4 +283,9 @@ def greeting(run: Run, directory: epath.Path, position: Mapping[str, Any], chang
         lines.append(f'resuming from the checkpoint of step {position["step"]}')
     if 'start' in position:
         lines.append(starting.sentence(position['start']))
-    return '\n'.join(lines + [f'changed since the last session: {change}' for change in changes])
+    if run.changes:
+        kept = partial_state.sentence(checkpoints.begun_anew)
+        lines.append(f'a new segment begins after step {position["step"]}; {kept}')
+    lines += [f'changed: {change}' for change in run.changes]
+    circumstances = [each for each in changes if each.path.partition('.')[0] in experiments.CIRCUMSTANCES]
+    return '\n'.join(lines + [f'changed since the last session: {change}' for change in circumstances])

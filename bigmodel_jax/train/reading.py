@@ -3,20 +3,26 @@
 All processes come to the same end, whichever of them met the damage.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from bigmodel_jax.train import digest, files, integrity, processes, saving, state
+from bigmodel_jax.train import digest, files, integrity, partial_state, processes, saving, state
 
 Structs = Mapping[str, jax.ShapeDtypeStruct]
 
 
 def read(
-    path: epath.Path, items: Mapping[str, Structs], *, step: int, ours: integrity.Ours, cast: bool
+    path: epath.Path,
+    items: Mapping[str, Structs],
+    *,
+    step: int,
+    ours: integrity.Ours,
+    cast: bool,
+    partly: Collection[str] = (),
 ) -> tuple[dict[str, dict[str, jax.Array]], dict[str, Any]]:
     """The arrays of some items of a checkpoint, and its position.
 
@@ -26,6 +32,7 @@ def read(
       step: of the checkpoint, as the directory's name says.
       ours: see integrity.check().
       cast: convert arrays that are stored with another dtype.
+      partly: items of which only those arrays are given that the checkpoint has too; see partial_state.matched().
 
     Raises:
       Damaged: the checkpoint is not as it was written; on all processes.
@@ -40,14 +47,18 @@ def read(
             name: (tuple(each.shape), there[name][1] if cast and name in there else str(each.dtype))
             for name, each in wanted.items()
         }
-        state.check_same(here, there, f'Checkpoint {path}')
+        if item in partly:
+            names = partial_state.matched(here, there)
+        else:
+            state.check_same(here, there, f'Checkpoint {path}')
+            names = {name: name for name in wanted}
         # Orbax would convert as it reads, and then there were no bits to compare with those that were saved.
         asked = {
-            name: jax.ShapeDtypeStruct(each.shape, there[name][1], sharding=each.sharding)
-            for name, each in wanted.items()
+            own: jax.ShapeDtypeStruct(wanted[name].shape, there[own][1], sharding=wanted[name].sharding)
+            for name, own in names.items()
         }
         arrays = _arrays(path / item, asked, stored, where=path)
-        found[item] = {name: array.astype(wanted[name].dtype) for name, array in arrays.items()}
+        found[item] = {name: arrays[own].astype(wanted[name].dtype) for name, own in names.items()}
     return found, record['position']
 
 

@@ -4,16 +4,12 @@ experiment.json holds the current experiment. segments.json is there once it has
 the step `after` which it begins, the `changes` with which it began, and the `experiment` of all but the current one.
 """
 
-import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from bigmodel_jax import config
-from bigmodel_jax.experiment import CIRCUMSTANCES
-from bigmodel_jax.train import files, integrity, sums
+from bigmodel_jax.train import files, sums
 
 
 class Segment(NamedTuple):
@@ -58,46 +54,3 @@ def begun(segments: Sequence[Segment], after: int, experiment: dict[str, Any], c
     """`segments`, and one more that begins after step `after`; the steps that others made after it are made again."""
     kept = [each for each in segments if each.after < after]
     return [*kept, Segment(after, experiment, tuple(changes))] if kept else [Segment(0, experiment)]
-
-
-# ---- whose checkpoint it is -----------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Lineage:
-    """Tells the checkpoints of a run from those of others, by the experiments that it had."""
-
-    experiments: tuple[dict[str, Any], ...]  # As JSON; none: the run lost them.
-
-    @classmethod
-    def of(cls, workdir: epath.Path) -> 'Lineage':
-        """That of the run in a directory."""
-        return cls(tuple(each.experiment for each in read(workdir)))
-
-    def fingerprint(self, attachments: Mapping[str, bytes]) -> str:
-        """Of the experiment of a checkpoint: that in its `attachments`, or else the current one."""
-        content = attachments.get(files.EXPERIMENT)
-        current = self.experiments[-1] if self.experiments else {}
-        return integrity.fingerprint(current if content is None else json.loads(content), CIRCUMSTANCES)
-
-    def made(self, checkpoint: epath.Path, fingerprint: str) -> bool:
-        """Whether a checkpoint is of this run.
-
-        Args:
-          checkpoint: its directory.
-          fingerprint: of the experiment that saved it, as its record says; see integrity.fingerprint().
-        """
-        if fingerprint in {integrity.fingerprint(each, CIRCUMSTANCES) for each in self.experiments or ({},)}:
-            return True
-        path = checkpoint / files.EXPERIMENT
-        if not files.exists(path):
-            return False
-        own = files.read_json(path)  # Another version of the package may write the same experiment otherwise.
-        if integrity.fingerprint(own, CIRCUMSTANCES) != fingerprint:
-            return False
-        return _lasting(own) in [_lasting(each) for each in self.experiments]
-
-
-def _lasting(experiment: dict[str, Any]) -> dict[str, Any]:
-    kept = config.normalized(experiment)
-    return {name: value for name, value in kept.items() if name not in CIRCUMSTANCES}

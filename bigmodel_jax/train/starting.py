@@ -13,7 +13,7 @@ from bigmodel_jax import config
 from bigmodel_jax import start as starts
 from bigmodel_jax.data import saved, tokenizers
 from bigmodel_jax.data.tokenizer import Tokenizer
-from bigmodel_jax.train import checkpoints, digest, files, identity, integrity, processes, reading, segments, state
+from bigmodel_jax.train import checkpoints, digest, files, identity, integrity, lineage, processes, reading, state
 
 PyTree = Any
 PARAMS = 'params.'  # What the paths of parameters begin with in a checkpoint.
@@ -61,7 +61,7 @@ class Checkpoint(starts.Start):
 
         try:
             found = reading.read_some(
-                path, choose, item='model', step=step, ours=segments.Lineage.of(path.parent.parent).made
+                path, choose, item='model', step=step, ours=lineage.Lineage.of(path.parent.parent).made
             )
         except integrity.Damaged as error:
             raise config.InputError(f'start: {error}. Use another step, with start.step.') from error
@@ -100,7 +100,7 @@ def _absolute(path: str) -> epath.Path:
 def _shapes(path: epath.Path, step: int) -> dict[str, list[int]]:
     """The shapes of the parameters of a checkpoint, as its record says."""
     try:
-        record = integrity.check(path, step=step, ours=segments.Lineage.of(path.parent.parent).made, items=('model',))
+        record = integrity.check(path, step=step, ours=lineage.Lineage.of(path.parent.parent).made, items=('model',))
     except integrity.Damaged as error:
         raise config.InputError(f'start: {path} is damaged: {error}. Use another step, with start.step.') from error
     stored = record['arrays']['model']

@@ -21,10 +21,10 @@ LEFT = (locking.FILE, sums.FILE)  # What a start that was killed may leave besid
 
 
 def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Difference]:
-    """Whether `experiment` may run in `workdir`: it is new, empty, or holds this experiment. Writes nothing.
+    """Whether `workdir` is new, empty, or holds a run. Writes nothing.
 
     Returns:
-      The circumstances (mesh, checkpoints, watch) in which the run there differs.
+      Where the experiment of the run there differs.
 
     Raises:
       InputError: it holds something else.
@@ -39,15 +39,7 @@ def check(workdir: epath.PathLike, experiment: Experiment) -> list[config.Differ
                 'Use a new or empty directory.'
             )
         return []
-    differences = stored_differences(workdir, experiment)
-    changed = [each for each in differences if each.path.split('.')[0] not in CIRCUMSTANCES]
-    if changed:
-        lines = '\n'.join(f'  {each}' for each in changed)
-        raise config.InputError(
-            f'{workdir} holds another experiment; nothing was changed. There -> here:\n{lines}\n'
-            'Use another --workdir, or undo the difference to go on with that run.'
-        )
-    return differences
+    return stored_differences(workdir, experiment)
 
 
 def check_shared(workdir: epath.Path) -> None:

@@ -1,0 +1,128 @@
+"""Continuing a run with another experiment: what may change, what needs consent, and what can never change.
+
+Mesh, checkpoints, watch and claims change nothing that is computed. Evaluations, the name, and the number of steps if
+the learning rates stay the same do not change the coming training steps: a new segment begins without consent. What
+changes the coming steps needs consent. What the past steps depend on cannot change.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
+from bigmodel_jax.train import checkpoints, differences, files, identity, integrity, segments, state
+
+FREE = ('name', 'steps', 'evaluations')
+NEVER = {
+    'seed': 'the order of the data and the random numbers of the past steps follow from it',
+    'start': 'it says where the first weights came from',
+}
+RATES = 1_000  # Steps at which two schedules are compared.
+
+
+def check(workdir: epath.Path, changes: Sequence[config.Difference], *, consent: bool) -> None:
+    """Refuses changes from the experiment of a run that cannot be made, or not without consent.
+
+    Raises:
+      InputError: there is one.
+    """
+    never = [each for each in changes if _field(each) in NEVER]
+    if never:
+        lines = '\n'.join(f'  {each} ({NEVER[_field(each)]})' for each in never)
+        raise config.InputError(
+            f'{workdir} holds another experiment; nothing was changed. There -> here:\n{lines}\n'
+            'This cannot change within a run. Undo it, or use another --workdir.'
+        )
+    asking = [each for each in changes if _field(each) not in (*FREE, *CIRCUMSTANCES)]
+    if asking and not consent:
+        raise config.InputError(_refusal(workdir, asking))
+
+
+def check_prepared(
+    workdir: epath.Path, experiment: Experiment, blueprint: state.Blueprint, *, consent: bool
+) -> tuple[str, ...]:
+    """check(), as far as it takes a model and a schedule; returns the differences but for circumstances, a line each.
+
+    Raises:
+      InputError: the weights of the run are of another shape, or the learning rates change without consent.
+    """
+    if not files.exists(workdir / files.EXPERIMENT):
+        return ()
+    stored = config.normalized(files.read_json(workdir / files.EXPERIMENT))
+    changes = [
+        each for each in differences.between(stored, config.to_json(experiment)) if _field(each) not in CIRCUMSTANCES
+    ]
+    step = newest(workdir)
+    if any(_field(each) == 'model' for each in changes) and step is not None:
+        _check_weights(workdir, step, blueprint)
+    longer = [each for each in changes if each.path == 'steps']
+    if longer and not consent and not _same_rates(stored, experiment, step or 0):
+        raise config.InputError(
+            _refusal(workdir, longer)
+            + '\nThe schedule of the learning rate depends on the number of steps, so the coming rates change.'
+        )
+    return tuple(map(str, changes))
+
+
+def is_at_its_beginning(opened: checkpoints.Checkpointer) -> bool:
+    """Whether a run has saved no checkpoint yet since its segment began, so that the one before it is of another."""
+    known = segments.read(opened.workdir)
+    return len(known) > 1 and (opened.newest or 0) <= known[-1].after
+
+
+def newest(workdir: epath.Path) -> int | None:
+    """The step of the newest checkpoint of a run."""
+    steps = [int(name) for name in files.names_in(workdir / files.CHECKPOINTS) if files.is_step(name)]
+    return max(steps, default=None)
+
+
+def _field(change: config.Difference) -> str:
+    return change.path.partition('.')[0]
+
+
+def _refusal(workdir: epath.Path, changes: Sequence[config.Difference]) -> str:
+    lines = '\n'.join(f'  {each}' for each in changes)
+    step = newest(workdir)
+    since = '' if step is None else f' after step {step}'
+    return (
+        f'{workdir} holds another experiment; nothing was changed. There -> here:\n{lines}\n'
+        f'To continue the run with this as a new segment{since}, give `train` the flag {identity.CONTINUE}. Otherwise '
+        'undo it, or use another --workdir.'
+    )
+
+
+def _check_weights(workdir: epath.Path, step: int, blueprint: state.Blueprint) -> None:
+    path = workdir / files.CHECKPOINTS / str(step)
+    try:
+        stored = integrity.record_of(path)['arrays']['model']
+    except integrity.Damaged:
+        return  # An older one is used then, and restoring it compares the same.
+    there = {name: (tuple(facts['shape']), facts['dtype']) for name, facts in stored.items()}
+    wanted = checkpoints.flatten({'params': blueprint.abstract.params, 'model_state': blueprint.abstract.model_state})
+    here = {name: (tuple(each.shape), str(each.dtype)) for name, each in wanted.items()}
+    state.check_same(here, there, f'Checkpoint {path}')
+
+
+def _same_rates(stored: dict, experiment: Experiment, after: int) -> bool:
+    """Whether the learning rates after step `after` are those that the run would have had."""
+    before, now = stored['steps'], experiment.steps
+    points = np.unique(np.linspace(after, max(min(before, now), after), RATES).astype(np.int64))
+    schedules = [experiment.optimizer.schedule.build(steps) for steps in (before, now)]
+    one, other = (jax.jit(jax.vmap(schedule))(jnp.asarray(points, jnp.int32)) for schedule in schedules)
+    return bool((np.asarray(one) == np.asarray(other)).all())
+
+
+def record(workdir: epath.Path, experiment: Experiment, start: int, changes: Sequence[str]) -> None:
+    """Begins a new segment after step `start` if there are changes; or an earlier one again, if it is done again."""
+    known = segments.read(workdir)
+    if changes:
+        new = segments.begun(known, start, config.to_json(experiment), changes)
+    elif known and start < known[-1].after:
+        new = segments.begun(known, start, known[-1].experiment, known[-1].changes)
+    else:
+        return
+    segments.write(workdir, new)
