@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -88,27 +88,44 @@ def train(
         compile_cache.kept(),
         preparation.open_checkpoints(run, directory, guard) as checkpoints,
     ):
-        current, position = processes.together(lambda: preparation.begin(run, checkpoints))
-        start = position['step']
-        how: dict[str, Any] = {'start': start, 'guard': guard}
-        with (
-            metrics.open_writer(directory, wandb=wandb, details=config.to_json(experiment), **how) as writer,
-            progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=run.unit) as shown,
-            feed.Feed(run.data, run.place, start, Route.of(position)) as ahead,
-            trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, **how) as tracer,
-        ):
-            checkpoints.logs = (writer.sync, tracer.sync)
-            checkpoints.attachments = preparation.record_session(run, directory, writer, position)
-            shown.say(preparation.greeting(run, checkpoints, position, changes))
-            equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
-            session = Session(run, equipment, position, stop_after=stop_after)
-            session.heed('warning', start, rollback.warning(experiment, start))
-            session.heed('damage', start, *checkpoints.damage)
-            session.heed(gaps.KIND, start, gaps.missing(directory, position))
-            with watching.Watcher(session.clock, functools.partial(session.heed, 'slow')):
-                current, number, stopped_by = session.steps(current, start)
-            result = Result(directory, number, digest(current), stopped_by, session.latest)
-            writer.event('stop' if stopped_by else 'end', number, reason=stopped_by, digest=result.digest)
+        how: dict[str, Any] = {'guard': guard, 'changes': changes, 'stop_after': stop_after, 'wandb': wandb}
+        return _session(run, directory, checkpoints, asked, **how)
+
+
+def _session(
+    run: preparation.Run,
+    directory: epath.Path,
+    checkpoints: Checkpointer,
+    asked: interrupt.Interrupt,
+    *,
+    guard: Callable[[], None],
+    changes: Sequence[config.Difference],
+    stop_after: int | None,
+    wandb: str | None,
+) -> Result:
+    """One session of train(), once everything is open."""
+    experiment = run.experiment
+    current, position = processes.together(lambda: preparation.begin(run, checkpoints))
+    start = position['step']
+    how: dict[str, Any] = {'start': start, 'guard': guard}
+    with (
+        metrics.open_writer(directory, wandb=wandb, details=config.to_json(experiment), **how) as writer,
+        progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=run.unit) as shown,
+        feed.Feed(run.data, run.place, start, Route.of(position)) as ahead,
+        trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, **how) as tracer,
+    ):
+        checkpoints.logs = (writer.sync, tracer.sync)
+        checkpoints.attachments = preparation.record_session(run, directory, writer, position)
+        shown.say(preparation.greeting(run, directory, position, changes=changes, begun_anew=checkpoints.begun_anew))
+        equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
+        session = Session(run, equipment, position, stop_after=stop_after)
+        session.heed('warning', start, rollback.warning(experiment, start))
+        session.heed('damage', start, *checkpoints.damage)
+        session.heed(gaps.KIND, start, gaps.missing(directory, position))
+        with watching.Watcher(session.clock, functools.partial(session.heed, 'slow')):
+            current, number, stopped_by = session.steps(current, start)
+        result = Result(directory, number, digest(current), stopped_by, session.latest)
+        writer.event('stop' if stopped_by else 'end', number, reason=stopped_by, digest=result.digest)
     return dataclasses.replace(result, unwritten=(*writer.lost, *tracer.lost))
 
 
@@ -231,6 +248,7 @@ class Session:
             self.checkpoints.finish()
             known = len(self.checkpoints.damage)
             to = rollback.target(bad, self.run.experiment.checkpoints.every_steps)
+            to = max(to, rollback.earliest(self.checkpoints))
             start = functools.partial(preparation.begin, self.run, self.checkpoints)
             found = rollback.find(self.checkpoints, self.route, to, start, why=why)
             (current, position), left, before = found, self.route, self.anomalies

@@ -46,7 +46,7 @@ def _begun(name: str, array: jax.Array, step: int) -> jax.Array:
     return jax.jit(lambda x: jnp.full_like(x, step), out_shardings=array.sharding)(array)
 
 
-def sentence(names: list[str]) -> str:
+def sentence(names: Iterable[str]) -> str:
     """What is said of the arrays that begin anew."""
     parts = dict.fromkeys('.'.join(_kind(name)[:2]) for name in names if _kind(name)[-1] != COUNTER)
     return f'the optimizer begins anew with {", ".join(parts)}' if parts else 'the state of the optimizer is kept'

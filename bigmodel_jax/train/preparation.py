@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -270,12 +270,24 @@ def _attachments(run: Run, directory: epath.Path, session: Mapping[str, Any]) ->
     }
 
 
-def greeting(run: Run, checkpoints: Checkpointer, position: Mapping[str, Any], changes: list[config.Difference]) -> str:
-    """What the terminal says at the start of a session."""
+def greeting(
+    run: Run,
+    directory: epath.Path,
+    position: Mapping[str, Any],
+    *,
+    changes: Sequence[config.Difference],
+    begun_anew: Sequence[str],
+) -> str:
+    """What the terminal says at the start of a session.
+
+    Args:
+      changes: where the experiment differs from the one that is stored.
+      begun_anew: the arrays of the state of the optimizer that were not in the checkpoint.
+    """
     lines = [
         f'{run.experiment.name}: {run.blueprint.parameters:,} parameters, '
         f'{run.units_per_step:,} {run.unit} per step, '
-        f'mesh {torus.shape_text(run.place.sizes)}, in {checkpoints.workdir}'
+        f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
     ]
     if position['step'] >= run.experiment.steps:
         lines.append(f'finished already: the checkpoint of step {position["step"]} is the last; nothing is trained')
@@ -284,7 +296,7 @@ def greeting(run: Run, checkpoints: Checkpointer, position: Mapping[str, Any], c
     if 'start' in position:
         lines.append(starting.sentence(position['start']))
     if run.changes:
-        kept = partial_state.sentence(checkpoints.begun_anew)
+        kept = partial_state.sentence(begun_anew)
         lines.append(f'a new segment begins after step {position["step"]}; {kept}')
     lines += [f'changed: {change}' for change in run.changes]
     circumstances = [each for each in changes if each.path.partition('.')[0] in experiments.CIRCUMSTANCES]

@@ -11,7 +11,7 @@ from typing import Any
 
 from bigmodel_jax import config, experiment
 from bigmodel_jax.optim import guards
-from bigmodel_jax.train import metrics, state
+from bigmodel_jax.train import metrics, segments, state
 from bigmodel_jax.train.checkpoints import Checkpointer
 from bigmodel_jax.train.route import Route
 
@@ -28,6 +28,12 @@ def is_chosen(experiment: experiment.Experiment) -> bool:
 def target(bad: int, every: int) -> int:
     """The step to which a run goes back when step `bad` went wrong."""
     return (bad - 1) // every * every
+
+
+def earliest(checkpoints: Checkpointer) -> int:
+    """The first step of the current segment of a run: those before it were made by another experiment."""
+    known = segments.read(checkpoints.workdir)
+    return known[-1].after if known else 0
 
 
 def check(experiment: experiment.Experiment) -> None:
@@ -68,7 +74,7 @@ def find(
     Raises:
       Anomalous: there is none, and `to` is not the beginning.
     """
-    among = [saved for saved in checkpoints.steps if saved <= to]
+    among = [saved for saved in checkpoints.steps if earliest(checkpoints) <= saved <= to]
     while among or to == 0:
         found = start(among)
         step = found[1]['step']
