@@ -15,6 +15,7 @@ from etils import epath
 from bigmodel_jax import config
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
 from bigmodel_jax.train import checkpoints, differences, files, identity, integrity, segments, state
+from bigmodel_jax.train import workdir as directories
 
 FREE = ('name', 'steps', 'evaluations')
 NEVER = {
@@ -125,4 +126,5 @@ def record(workdir: epath.Path, experiment: Experiment, start: int, changes: Seq
         new = segments.begun(known, start, known[-1].experiment, known[-1].changes)
     else:
         return
-    segments.write(workdir, new)
+    # Not put off if it fails: the checkpoints to come are known by it.
+    directories.at_once(workdir / files.EXPERIMENT, lambda: segments.write(workdir, new))

@@ -120,11 +120,17 @@ def with_own_tokenizer(experiment: Experiment, workdir: epath.Path | None) -> Ex
     return config.vary(experiment, parts)
 
 
-def store_tokenizer(tokenizer: Tokenizer | None, workdir: epath.Path) -> None:
-    """Writes the tokenizer of a run into its directory, unless it is there."""
+def store_tokenizer(
+    tokenizer: Tokenizer | None, workdir: epath.Path, attempt: directories.Attempt = directories.at_once
+) -> None:
+    """Writes the tokenizer of a run into its directory, unless it is there.
+
+    Args:
+      attempt: see workdir.add_session().
+    """
     folder = workdir / tokenizers.FOLDER
     if tokenizer is not None and not saved.is_saved(folder):
-        directories.add_tokenizer(workdir, tokenizer.stored())
+        directories.add_tokenizer(workdir, tokenizer.stored(), attempt)
 
 
 # ---- comparison -----------------------------------------------------------------------------------------------------

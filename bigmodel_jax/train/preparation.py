@@ -252,7 +252,7 @@ def record_session(
         }
         session |= {'start': position['start']} if 'start' in position else {}
         workdir.add_session(directory, session, writer.write_file)
-        identity.store_tokenizer(run.data.examples.tokenizer, directory)
+        identity.store_tokenizer(run.data.examples.tokenizer, directory, writer.write_file)
         continuing.record(directory, run.experiment, start, run.changes)
         attachments = _attachments(run, directory, session)
     writer.event('resume' if start else 'start', start)
