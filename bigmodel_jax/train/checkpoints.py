@@ -39,10 +39,6 @@ class NotSaved(Exception):
     """The last state of a session could not be saved; says what is lost and what to do."""
 
 
-class _Gone(Exception):
-    """A checkpoint was deleted while it was read."""
-
-
 class Weights(NamedTuple):
     """The model of a run at one step."""
 
@@ -357,7 +353,7 @@ class Checkpointer:
         for _ in range(CHANGES):
             try:
                 return self._newest_of([*self.steps, *self._unreadable] if among is None else among, read)
-            except _Gone:
+            except listing.Gone:
                 self._list()
         raise config.InputError(
             f'{self._directory}: the run deleted {CHANGES} checkpoints, each while it was being read. Read one that is '
@@ -373,7 +369,7 @@ class Checkpointer:
                 found = read(step)
             except integrity.Damaged as error:
                 if self._is_gone(step):
-                    raise _Gone from None
+                    raise listing.Gone from None
                 damaged.append((step, f'{error}.'))
                 continue
             self.damage += [text for _, text in damaged]

@@ -13,6 +13,10 @@ from bigmodel_jax.train import files, integrity, stores
 DAMAGED = 'damaged'  # Where damaged checkpoints are moved to, within the work directory.
 
 
+class Gone(Exception):
+    """A checkpoint was deleted while it was read."""
+
+
 class Found(NamedTuple):
     """The steps in a directory of checkpoints, as text, since JSON knows no other keys."""
 
