@@ -39,8 +39,12 @@ ERRORS = {
     errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EFBIG,
     errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ENOTCONN,
 }  # fmt: skip
-# In the words of TensorStore: what the operating system said, or that a store was away.
-WORDS = re.compile(r'OS error \d+: (?!ENOENT|ENOTDIR|EISDIR)|^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)\b')
+# In the words of TensorStore: what the operating system said, but not that something is missing or no file; or that a
+# store was away.
+WORDS = re.compile(
+    r"(OS error |os_error_code=')"
+    rf'(?!({errno.ENOENT}|{errno.ENOTDIR}|{errno.EISDIR})\b)\d+|^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)\b'
+)
 ADVICE = 'The storage failed. What was saved is as it was; the same command goes on when the storage works again.'
 
 T = TypeVar('T')

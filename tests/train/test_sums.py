@@ -112,6 +112,24 @@ def test_a_storage_that_fails_is_one_message_whatever_the_verb(monkeypatch, caps
     assert 'Traceback' not in said
 
 
+@pytest.mark.parametrize(
+    ('text', 'storage'),
+    [
+        ('UNKNOWN: Error reading local file "/r/d/5": Input/output error [os_error_code=\'5\']', True),
+        ('RESOURCE_EXHAUSTED: Error writing local file "/r/d/5" [os_error_code=\'28\']', True),
+        ('Error opening "zarr3" driver: [OS error 24: EMFILE Too many open files]', True),
+        ('UNAVAILABLE: no answer', True),
+        ('NOT_FOUND: Error opening local file "/r/d/5" [os_error_code=\'2\']', False),
+        ('Error reading local file: [OS error 20: ENOTDIR Not a directory]', False),
+        ('DATA_LOSS: Error decoding b-tree node: CRC-32C checksum verification failed', False),
+    ],
+)
+def test_what_tensorstore_says_of_the_storage_is_told_from_damage(text, storage):
+    error = RuntimeError('A checkpoint cannot be read')
+    error.__cause__ = ValueError(text)
+    assert files.is_of_the_storage(error) == storage
+
+
 def test_a_place_where_no_run_can_be_is_one_message():
     for place in ('file:///tmp/run', 'memory://run', 'http://host/run'):
         with pytest.raises(config.InputError, match='runs are not kept in'):
