@@ -143,6 +143,7 @@ class Writer:
             self._log_to_wandb(shown, step)
 
     def _log_to_wandb(self, shown: Mapping[str, float], step: int) -> None:
+        assert self._wandb is not None
         try:
             self._wandb.log(shown, step=step)
         except OSError as error:  # Its own process is gone, or its disk is full.
