@@ -1,5 +1,6 @@
 """Tables with a header, as spreadsheets and pandas write them: CSV and TSV."""
 
+import array
 import codecs
 import csv
 import dataclasses
@@ -31,7 +32,7 @@ class Csv(records.RecordSource):
     def open(self) -> records.Records:
         if self.separator is not None and len(self.separator) != 1:
             raise config.InputError(f'Csv(separator={self.separator!r}): it should be one character.')
-        found = records.record_file(files.path_of(self.path))
+        found = records.record_file(files.path_of(self.path), files.content)
         separator = self.separator or ('\t' if '.tsv' in found.path.name.lower() else ',')
         return records.selected(_opened(found, separator), self.part)
 
@@ -70,7 +71,7 @@ class CsvRecords(records.FileRecords):
 
 def _scan(found: records.RecordFile, separator: str) -> Rows:
     """Finds the rows, and checks each."""
-    starts, ends = [], []
+    starts, ends = array.array('q'), array.array('q')  # A list would take four times as much memory.
     with files.readable(found.plain) as file:
         lines = _Lines(file, str(found.path))
         reader = _reader(lines, separator)

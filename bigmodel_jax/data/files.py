@@ -186,6 +186,23 @@ def index(path: epath.Path) -> Index:
         return Index(str(kept['sha256']), kept['starts'], kept['ends'], kept['head'].tobytes(), stamp)
 
 
+def content(path: epath.Path) -> Index:
+    """As index(), but without looking for lines, of which `starts` and `ends` have none.
+
+    Raises:
+      InputError: it cannot be read, or is written to meanwhile.
+    """
+    with readable(path) as file:
+        before, head = stamp_of(file), file.read(encoding.HEAD_BYTES)
+        file.seek(0)
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+        if stamp_of(file) != before:
+            raise changed(path)
+    return Index(digest.hexdigest(), np.zeros(0, np.int64), np.zeros(0, np.int64), head, before)
+
+
 def stamp_of(file: Any) -> Stamp | None:
     """The stamp of an open file; None of a remote one."""
     try:

@@ -35,7 +35,7 @@ class ParquetRecords(records.Records):
     def __init__(self, name: str, paths: Sequence[epath.Path], columns: tuple[str, ...]):
         arrow = _arrow()
         self.name, self._columns, self._paths = name, list(columns) or None, paths
-        self.fingerprint = {'sha256': [files.index(path).sha256 for path in paths], 'columns': list(columns)}
+        self.fingerprint = {'sha256': [files.content(path).sha256 for path in paths], 'columns': list(columns)}
         self._opened, sizes = [], []
         self._groups: list[tuple[int, int]] = []  # File and number within it.
         for number, path in enumerate(paths):

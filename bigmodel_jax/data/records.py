@@ -128,6 +128,18 @@ def text(record: Record, field: str, where: Where) -> str:
     return found
 
 
+def label(record: Record, field: str, where: Where) -> str:
+    """The label in a field, as it is written.
+
+    Raises:
+      InputError: there is none.
+    """
+    found = value(record, field, where)
+    if not isinstance(found, str | int | float):
+        raise config.InputError(f'{where()}: {field!r} is {found!r}, which is no label.')
+    return str(found)
+
+
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
@@ -140,13 +152,16 @@ class RecordFile(NamedTuple):
     lines: files.Index  # Of `plain`.
 
 
-def record_file(path: epath.Path) -> RecordFile:
+def record_file(path: epath.Path, read: Callable[[epath.Path], files.Index] = files.index) -> RecordFile:
     """The file, decompressed into the cache if it is compressed.
+
+    Args:
+      read: files.index, or files.content where lines are not needed.
 
     Raises:
       InputError: it cannot be read, or is in another encoding.
     """
-    index = files.index(path)
+    index = read(path)
     if index.form is None:
         return RecordFile(path, path, index.sha256, index)
     if index.form.unpack is None:
@@ -158,7 +173,7 @@ def record_file(path: epath.Path) -> RecordFile:
                 plain.write(block)
 
     plain = epath.Path(cache.prepared('plain', {'sha256': index.sha256}, make) / 'plain')
-    return RecordFile(path, plain, index.sha256, files.index(plain))
+    return RecordFile(path, plain, index.sha256, read(plain))
 
 
 class FileRecords(Records):

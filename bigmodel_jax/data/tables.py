@@ -128,6 +128,6 @@ class Columns(Table):
                 where = functools.partial(found.where, i)
                 for column, field in zip(columns, self.sentences):
                     column.append(records.text(record, field, where))
-                labels.append(str(records.value(record, self.label, where)))
+                labels.append(records.label(record, self.label, where))
         fingerprint = {**found.fingerprint, 'columns': [*self.sentences, self.label]}
         return Rows(columns, labels, fingerprint, found.where)

@@ -79,7 +79,7 @@ def matrix(
             where = functools.partial(found.where, i)
             features[i] = [_number(record, column, where) for column in columns]
             if label is not None:
-                written.append(str(reading.value(record, label, where)))
+                written.append(reading.label(record, label, where))
     return features, written
 
 

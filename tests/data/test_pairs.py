@@ -89,5 +89,5 @@ def test_lines_keep_blank_ones_and_unpack(tmp_path):
 def test_a_torn_gzip_file_is_refused(tmp_path):
     whole = gzip.compress(b'one\ntwo\n' * 100)
     (tmp_path / 'torn.gz').write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(config.InputError, match='no whole gzip file'):
+    with pytest.raises(config.InputError, match='is not a whole compressed file'):
         sources.Lines(path=str(tmp_path / 'torn.gz')).open()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bigmodel_jax import config
-from bigmodel_jax.data import csv_records, labelled, parquet_records, sources, tables, tabular, tokenizers
+from bigmodel_jax.data import csv_records, labelled, parquet_records, records, sources, tables, tabular, tokenizers
 
 Csv = csv_records.Csv
 CELLS = st.text(st.sampled_from('ab ,;\t"\n\r\'é世🙂'), max_size=5)
@@ -89,6 +89,20 @@ def test_nested_fields_of_json_lines(tmp_path, name):
         with pytest.raises(config.InputError, match=message) as raised:
             list(sources.JsonLines(pattern=path, field=field).open())
         assert str(raised.value).startswith(path)
+
+
+def test_a_record_without_a_label_is_named(tmp_path):
+    path = written(tmp_path, '{"text": "a", "mood": "sad"}\n{"text": "b", "mood": null}\n', 'lines.jsonl')
+    table = tables.Columns(records=records.JsonLines(pattern=path), sentences=('text',), label='mood')
+    with pytest.raises(config.InputError, match=r"line 2: 'mood' is None, which is no label"):
+        table.open()
+
+
+def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path):
+    found = Csv(path=written(tmp_path, 'text,label\na,1\nb,2\n')).open()
+    written(tmp_path, 'text,label\nc,1\nd,2\n')
+    with pytest.raises(config.InputError, match=r'table\.csv has changed since it was opened'):
+        found.read(0, 2)
 
 
 def test_a_torn_file_of_lines_is_refused(tmp_path):
