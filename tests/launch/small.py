@@ -14,7 +14,7 @@ from bigmodel_jax.layers import weights
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import language, objective
 from bigmodel_jax.objectives.objective import Mean
-from bigmodel_jax.optim import guards, optimizers, schedules
+from bigmodel_jax.optim import optimizers, schedules
 
 VOCAB, LENGTH, EXAMPLES, WIDTH = 16, 4, 64, 4
 
@@ -24,7 +24,7 @@ class Pairs(batches.Data):
     """Rows of random tokens."""
 
     batch: config.Positive
-    nan_example: int | None = None  # The weights of this row are nan.
+    nan_examples: tuple[int, ...] = ()  # The weights of these rows are nan.
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
@@ -34,7 +34,7 @@ class Pairs(batches.Data):
     def build(self, seed: int) -> batches.Batches:
         rows = np.random.default_rng(0).integers(0, VOCAB, (EXAMPLES, LENGTH + 1)).astype(np.int32)
         weights = np.ones((EXAMPLES, LENGTH), np.float32)
-        weights[self.nan_example if self.nan_example is not None else slice(0)] = np.nan
+        weights[list(self.nan_examples)] = np.nan
         arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights}
         below = {'inputs': VOCAB, 'targets': VOCAB}
         examples = batches.ArrayExamples(arrays, below=below, fingerprint={'name': 'pairs'})
@@ -84,10 +84,3 @@ def experiment() -> Experiment:
         checkpoints=Checkpoints(every_steps=2, keep_last=1),
         watch=Watch(log_every=2, fingerprints_every=4),
     )
-
-
-def guarded() -> Experiment:
-    """A run that a test disturbs in many ways: one example is nan, and the run rolls back before it."""
-    guard = guards.RollBack()
-    changes = {'steps': 16, 'data.nan_example': 5, 'watch.anomalies': guard, 'checkpoints.every_steps': 4}
-    return config.vary(experiment(), changes)

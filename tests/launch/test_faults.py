@@ -15,8 +15,8 @@ from bigmodel_jax.launch.chaos import faults, shim, sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = str(pathlib.Path(__file__).with_name('small.py'))
-# Each kind of fault once, at the files that matter most.
-SAMPLE = ('fresh:1:0:write:3:power:once', 'resumed:1:0:read:30:EIO:once')
+# A loss of power while the first files are written, and a disk that is full for a moment.
+SAMPLE = ('fresh:1:0:write:3:power:once', 'fresh:1:0:mkdir:2:ENOSPC:once')
 
 
 @pytest.fixture(scope='module')

@@ -119,7 +119,7 @@ def _sweep(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path
     runs = sweep.Sweep(zygote, _command(options), root, stop_after=options.stop_after)
     planned: list[faults.Fault] = options.replay or []
     for hosts in sorted({fault.hosts for fault in planned} or {options.hosts}):
-        runs.prepare(hosts)
+        runs.prepare(hosts, {fault.start for fault in planned} or faults.STARTS)
     if not planned:
         planned = faults.schedule(runs.counts(options.hosts), seed=options.seed, most=options.faults)
     console.print(f'{len(planned)} faults; what is found is in {root / sweep.FILE}')

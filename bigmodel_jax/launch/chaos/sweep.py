@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import rich.table
 
@@ -51,15 +51,15 @@ class Sweep:
         self._zygote, self._command, self._root, self._stop = zygote, command, root, stop_after
         self._names: dict[int, set[str]] = {}
 
-    def prepare(self, hosts: int) -> None:
-        """Makes the undisturbed run, and one that stopped at a checkpoint, on so many hosts.
+    def prepare(self, hosts: int, starts: Collection[str] = faults.STARTS) -> None:
+        """Makes the undisturbed run, and where it is needed one that stopped at a checkpoint, on so many hosts.
 
         Raises:
           Failed: one of them does not come to its end.
         """
         for start, more in (('fresh', ()), ('resumed', ('--stop-after', str(self._stop)))):
-            place = self._place(start, hosts)
-            self._end_well(hosts, place, more)
+            if start == 'fresh' or start in starts:
+                self._end_well(hosts, self._place(start, hosts), more)
         self._names[hosts] = names(self._place('fresh', hosts))
 
     def counts(self, hosts: int) -> dict[tuple[str, int, int], dict[str, int]]:
@@ -152,8 +152,9 @@ def _judge(
     fault: faults.Fault, statuses: Sequence[int | None], said: str, workdir: pathlib.Path, *, met: bool
 ) -> Iterator[str]:
     """How a session with a fault broke the law."""
-    if UNHANDLED.search(said) and campaign.LATE not in said:
-        yield f'it printed a traceback: {said.strip()[-campaign.LAST_WORDS :]}'
+    unhandled = UNHANDLED.search(said)
+    if unhandled and campaign.LATE not in said:
+        yield f'it printed a traceback: {said[max(unhandled.start() - 200, 0) :][: campaign.LAST_WORDS]}'
     allowed = {0, 1, 2} | ({-9} if fault.kills else set())
     odd = [status for status in statuses if status not in allowed]
     survivors = fault.hosts > 1 and fault.kills  # They may wait for the one that is gone, until they are killed.
