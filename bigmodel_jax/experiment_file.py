@@ -14,7 +14,7 @@ from bigmodel_jax import config, own_errors, own_modules, settings
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.experiment import Experiment
 
-_loading: set[str] = set()  # The experiment files that are being loaded at this moment, as modules.
+_loading: set[pathlib.Path] = set()  # The experiment files that are being loaded at this moment.
 
 
 def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = ()) -> Experiment:
@@ -117,18 +117,18 @@ def load_module(path: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise config.InputError(f'{path} is not a Python file; an experiment file ends in .py.')
-    if name in _loading:
+    if file.resolve() in _loading:
         raise config.InputError(
             f"{path} runs a command while it is loaded. Put `main(__file__)` below `if __name__ == '__main__':`."
         )
-    _loading.add(name)
+    _loading.add(file.resolve())
     try:
         _run(lambda: own_modules.enter(file), file)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # Before it runs: dataclasses look their module up.
         _run(functools.partial(spec.loader.exec_module, module), file)
     finally:
-        _loading.discard(name)
+        _loading.discard(file.resolve())
     return module
 
 

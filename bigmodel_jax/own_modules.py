@@ -5,6 +5,7 @@ in one process may have modules of equal names beside them: each is given its ow
 """
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -80,8 +81,9 @@ def closure(roots: Iterable[types.ModuleType]) -> dict[str, pathlib.Path]:
         names = {name for name, _ in _imported_quietly(file, module.__name__)}
         parents = {'.'.join(name.split('.')[:count]) for name in names for count in range(1, name.count('.') + 1)}
         # What the module holds may have come by another way than an import statement.
-        held = {getattr(value, '__module__', None) or '' for value in vars(module).values()}
-        held |= {value.__name__ for value in vars(module).values() if isinstance(value, types.ModuleType)}
+        values = list(vars(module).values())
+        held = {str(value.__module__) for value in values if isinstance(value, (type, types.FunctionType))}
+        held |= {value.__name__ for value in values if isinstance(value, types.ModuleType)}
         waiting += [sys.modules[each] for each in sorted(names | parents | held) if each in sys.modules]
     return found
 
@@ -101,7 +103,7 @@ def enter(file: pathlib.Path) -> None:
 
     Raises:
       InputError: it has a relative import, or imports a module beside it whose name another module has already taken.
-      SyntaxError: it, or a module beside it that it imports, is not Python.
+      SyntaxError: it is not Python.
     """
     folder = file.resolve().parent
     for other in _folders:
@@ -152,7 +154,8 @@ def _check(file: pathlib.Path, folder: pathlib.Path, seen: set[pathlib.Path]) ->
         if own is None or own in seen:
             continue
         _check_taken(top, own, f'{file}, line {line}')
-        _check(own, folder, seen)
+        with contextlib.suppress(SyntaxError):  # To import it says so, if that is ever done.
+            _check(own, folder, seen)
 
 
 def _check_taken(top: str, own: pathlib.Path, where: str) -> None:

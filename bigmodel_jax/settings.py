@@ -12,11 +12,14 @@ from bigmodel_jax import config, terminal
 
 C = TypeVar('C')
 LONGEST, DEEPEST = 100_000, 100  # Characters of a value, and brackets and signs within one another.
-# NAME=VALUE whose name ends in such a word, unless the value is a number, such as the width of a key.
-_SECRET = re.compile(
-    r'^((?:\S*[^a-z\s])?(?:token|key|apikey|passw(?:or)?d|passphrase|secret|credentials?)=)(?!-?[\d.e+-]*$|None$|\*\*\*$).+$',
-    re.IGNORECASE | re.DOTALL,
+# Last words of the names of secrets. 'key' and 'token' name fields and text too: they are secrets after an owner, or
+# where the value looks like one.
+SECRET, PERHAPS = (
+    ('password', 'passwd', 'passphrase', 'secret', 'credential', 'credentials', 'apikey'),
+    ('key', 'token'),
 )
+OWNERS = ('api', 'access', 'account', 'auth', 'bearer', 'client', 'hf', 'hub', 'private', 'secret', 'session', 'wandb')
+_RANDOM = re.compile(r'[\'"]?(?=\S*[0-9])(?=\S*[A-Za-z])[\w./+=-]{16,}[\'"]?')
 
 
 def parse_settings(experiment: C, settings: Sequence[str]) -> C:
@@ -32,11 +35,23 @@ def parse_settings(experiment: C, settings: Sequence[str]) -> C:
 
 def without_secrets(words: Sequence[str]) -> list[str]:
     """The words of a command or of flags, with *** for the value of every name that looks like a secret's."""
-    found = [_SECRET.sub(r'\1***', word) for word in words]
-    for before, after in zip(words, found):
-        if before != after:
-            terminal.say_once(f'note: the value of {after.partition("=")[0]} is not recorded: it looks like a secret.')
+    found = []
+    for word in words:
+        option, sign, rest = word.partition('=') if word.startswith(('--arg=', '--set=')) else ('', '', word)
+        name, equals, value = rest.partition('=')
+        shown = hidden(name, value) if equals else value
+        if shown != value:
+            terminal.say_once(f'note: the value of {name} is not recorded, since it looks like a secret.')
+        found.append(f'{option}{sign}{name}{equals}{shown}')
     return found
+
+
+def hidden(name: str, value: str) -> str:
+    """A value as it is shown: *** where it looks like a secret, by its name or by both."""
+    before, last = ['', *re.split(r'[^a-z0-9]+', name.lower())][-2:]
+    is_number = re.fullmatch(r'-?[\d.]+(e[+-]?\d+)?|None|True|False|', value) is not None
+    is_secret = last in SECRET or (last in PERHAPS and (before in OWNERS or _RANDOM.fullmatch(value) is not None))
+    return '***' if is_secret and not is_number else value
 
 
 def parse_value(text: str, path: str = '') -> Any:

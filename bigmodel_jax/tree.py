@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rich import text
 
-from bigmodel_jax import config
+from bigmodel_jax import config, settings
 
 FILE = 'experiment file'
 INDENT = '  '
@@ -38,7 +38,14 @@ def stored_rows(stored: Any, path: str = '') -> Iterator[Row]:
             continue
         place, inner = config.join(path, name), isinstance(value, (dict, list)) and bool(value)
         heading = str(value.get(config.CLASS_KEY, '')).rpartition(':')[2] if isinstance(value, dict) else ''
-        yield Row(place, place.count('.'), str(name), heading if inner else repr(value), FILE, inner)
+        yield Row(
+            place,
+            place.count('.'),
+            str(name),
+            heading if inner else settings.hidden(str(name), repr(value)),
+            FILE,
+            inner,
+        )
         if inner:
             yield from stored_rows(value, place)
 
@@ -49,7 +56,7 @@ def _rows(root: Any, node: Any, *, path: str, default: Any) -> Iterator[Row]:
         is_default = type(value) is type(standard) and value == standard
         origin = None if is_default else config.origin_of(root, place) or FILE
         inner = _has_fields(value)
-        shown = _heading(value) if inner else config.format_value(value)
+        shown = _heading(value) if inner else settings.hidden(name, config.format_value(value))
         yield Row(place, place.count('.'), name, shown, origin, inner)
         if inner:
             yield from _rows(root, value, path=place, default=standard)

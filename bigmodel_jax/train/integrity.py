@@ -19,6 +19,9 @@ from bigmodel_jax.train import files
 
 RECORD = 'checkpoint.json'
 FORMAT = 1
+FIELDS = {
+    'format': int, 'step': int, 'experiment': str, 'position': dict, 'metrics': dict, 'arrays': dict, 'files': dict
+}  # fmt: skip
 HASHED_BYTES = 2**20  # Files of arrays up to this size are hashed: all but those with the numbers of large arrays.
 PASSING = '.nfs'  # NFS keeps a file that was deleted while somebody reads it under such a name for a while.
 
@@ -114,7 +117,13 @@ def unseal(content: bytes) -> Record:
     line, _, rest = content.partition(b'\n')
     if rest != f'{hashlib.sha256(line).hexdigest()}\n'.encode():
         raise Damaged(f'{RECORD} is damaged: its checksum is not that of its content')
-    record = json.loads(line)
+    try:
+        record = json.loads(line)
+        wrong = [name for name, kind in FIELDS.items() if not isinstance(record.get(name), kind)]
+    except (ValueError, RecursionError, AttributeError) as error:  # Written by somebody else, with a right checksum.
+        raise Damaged(f'{RECORD} is damaged: {error}') from None
+    if wrong:
+        raise Damaged(f'{RECORD} is damaged: its {wrong[0]} is missing, or of another type')
     if record['format'] != FORMAT:
         raise Damaged(f'{RECORD} is of format {record["format"]}; this version reads format {FORMAT}')
     return record

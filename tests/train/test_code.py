@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bigmodel_jax import experiment_file
+from bigmodel_jax import experiment_file, settings
 from bigmodel_jax.runs import diff, directory, verify
 from bigmodel_jax.train import code, environment, git, loop
 
@@ -161,3 +161,16 @@ def test_a_secret_of_the_command_is_not_recorded(monkeypatch, capsys):
         'hf_token=***', '--set', 'source.password=***', '--arg', 'key=8', '--arg=api-key=***', '--set', 'd.tokens=x'
     ]  # fmt: skip
     assert 'the value of hf_token is not recorded' in capsys.readouterr().err
+
+
+def test_a_field_that_is_called_key_or_token_is_none():
+    words = [
+        'data.text_key=body',
+        'begin_token=<s>',
+        'tokens=a1b2c3d4e5f6a7b8',
+        'password=None',
+        'x',
+        '--wandb=project',
+    ]
+    assert settings.without_secrets(words) == words
+    assert settings.without_secrets(['token=ghp_0123456789abcdefgh']) == ['token=***']
