@@ -14,7 +14,7 @@ from etils import epath
 from bigmodel_jax import __version__, config
 from bigmodel_jax.runs import goodput, quantities, traces
 from bigmodel_jax.runs import sessions as sessions_lib
-from bigmodel_jax.train import files, records, run_files
+from bigmodel_jax.train import files, records, restoring, run_files
 from bigmodel_jax.train import segments as segments_lib
 
 Record = records.Record
@@ -33,6 +33,7 @@ def open_run(workdir: epath.PathLike, experiment_file: epath.PathLike | None = N
     path = files.directory(workdir)
     if not files.is_directory(path):
         raise config.InputError(f'{path}: there is no such directory. Pass the --workdir of a run.')
+    restoring.from_checkpoints(path)
     if not files.exists(path / files.EXPERIMENT):
         names = files.names_in(path)
         shown = ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')

@@ -23,6 +23,7 @@ from bigmodel_jax.train import (
     preparation,
     processes,
     progress,
+    restoring,
     rollback,
     state,
     step,
@@ -155,6 +156,7 @@ class Session:
         self.checkpoints, self.writer, self.shown, self.ahead, self.tracer, self.asked = equipment
         self.unread: list[step.Trace] = []  # Still on the devices; reading each at once would stall them.
         self.clock = watching.Clock()
+        self.kept = restoring.Kept(self.checkpoints.workdir, self.checkpoints.attachments)
         self._take_up(position)
 
     def _take_up(self, position: Mapping[str, Any]) -> None:
@@ -218,6 +220,7 @@ class Session:
             self.writer.scalars('speed', number, speed)
         self.writer.event('time', number, metrics=watching.record(lap.times))
         self.heed('slow', number, lap.finding)
+        self.heed('warning', number, self.kept.restored())
         self.shown.step(number, means, per_second=per_second, seconds_per_step=seconds)
 
     def read(self, number: int) -> tuple[int, str] | None:

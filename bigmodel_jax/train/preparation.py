@@ -27,6 +27,7 @@ from bigmodel_jax.train import (
     metrics,
     partial_state,
     processes,
+    restoring,
     rollback,
     segments,
     starting,
@@ -163,6 +164,7 @@ def check(
     rollback.check(experiment)
     processes.on_first(lambda: locking.check_free(directory))
     processes.on_first(lambda: workdir.check_writable(directory))
+    processes.on_first(lambda: restoring.from_checkpoints(directory))
     changes = processes.on_first(lambda: workdir.check(directory, experiment)) or []
     processes.on_first(lambda: continuing.check(directory, changes, consent=new_segment))
     if wandb is not None:

@@ -1,0 +1,65 @@
+"""The files of a run that are gone come back: from its checkpoints, or from the process that trains."""
+
+import json
+import shutil
+
+import pytest
+import quick_text
+
+from bigmodel_jax import config
+from bigmodel_jax.runs import directory
+from bigmodel_jax.train import files, identity, loop, metrics
+
+PURGED = (files.EXPERIMENT, files.ENVIRONMENT, files.SUMS, 'tokenizer')
+
+
+@pytest.fixture(scope='module')
+def experiment(tmp_path_factory):
+    corpus = quick_text.write(tmp_path_factory.mktemp('corpus'))
+    return config.vary(quick_text.experiment(corpus), {'watch.log_every': 1, 'evaluations.0.every_steps': 4})
+
+
+@pytest.fixture(scope='module')
+def trained(experiment, tmp_path_factory):
+    path = tmp_path_factory.mktemp('run') / 'run'
+    loop.train(experiment, path)
+    return path
+
+
+def purge(path):
+    for name in PURGED:
+        (shutil.rmtree if (path / name).is_dir() else lambda each: each.unlink())(path / name)
+
+
+def test_a_run_is_used_from_its_checkpoints_alone(experiment, trained, tmp_path, capsys):
+    path = tmp_path / 'run'
+    shutil.copytree(trained, path)
+    purge(path)
+    shutil.copytree(path, tmp_path / 'second')
+    run = directory.open_run(path)
+    assert 'restored from the checkpoint of step 4' in capsys.readouterr().err
+    assert run.experiment == experiment
+    assert json.loads((path / files.ENVIRONMENT).read_text())[0]['step'] == 0
+    restored = run.restore()
+    assert restored.tokenizer.fingerprint == identity.recorded_tokenizer(run.path)
+    restored.evaluate()
+    assert loop.train(experiment, tmp_path / 'second').digest == run.digest
+
+
+def test_files_that_vanish_while_a_run_trains_are_written_again(experiment, trained, tmp_path, monkeypatch, capsys):
+    path, scalars = tmp_path / 'run', metrics.Writer.scalars
+
+    def purging(self, kind, step, values, **how):
+        if kind == 'train' and step == 2:
+            purge(path)
+        scalars(self, kind, step, values, **how)
+
+    monkeypatch.setattr(metrics.Writer, 'scalars', purging)
+    result = loop.train(experiment, path)
+    assert 'experiment.json, tokenizer/tokenizer.json, tokenizer/vocabulary.json, environment.json had vanished' in (
+        ' '.join(capsys.readouterr().err.split())
+    )
+    run = directory.open_run(path)
+    assert run.digest == result.digest == directory.open_run(trained).digest
+    assert run.experiment == experiment
+    run.restore().evaluate()
