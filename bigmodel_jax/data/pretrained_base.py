@@ -135,7 +135,14 @@ class PretrainedBase(Tokenizer):
 
     @classmethod
     def restore(cls, files: Mapping[str, bytes]) -> Tokenizer:
-        special = special_tokens.parse(json.loads(files[special_tokens.CONFIG]), special_tokens.CONFIG)
+        for name in (cls.FILE, special_tokens.CONFIG):
+            if name not in files:
+                raise config.InputError(f'The saved tokenizer lacks {name}; restore it from a checkpoint or a copy.')
+        try:
+            data = json.loads(files[special_tokens.CONFIG])
+        except (ValueError, RecursionError) as error:
+            raise config.InputError(f'{special_tokens.CONFIG} of the saved tokenizer is not JSON: {error}.') from error
+        special = special_tokens.parse(data if isinstance(data, dict) else {}, special_tokens.CONFIG)
         return cls(files[cls.FILE], special, where=cls.FILE)
 
 

@@ -97,6 +97,16 @@ def test_a_run_needs_only_its_own_copy(copied, name, tmp_path):
     assert loaded.chat_template == original.chat_template
 
 
+@pytest.mark.parametrize('name', ['chat', 'sentence_piece'])
+def test_a_damaged_copy_is_refused(folders, name, tmp_path):
+    tokenizer = Pretrained(path=folders[name]).build()
+    for damaged in tokenizer.files():
+        tokenizer.save(tmp_path)
+        (tmp_path / damaged).write_bytes(tokenizer.files()[damaged][:-9])
+        with pytest.raises(config.InputError, match=r'tokenizer'):
+            tokenizers.load(tmp_path)
+
+
 def test_fingerprint_says_what_changes_ids(folders, copied):
     one = Pretrained(path=folders['chat']).build().fingerprint
     folder = copied('chat')
