@@ -29,8 +29,8 @@ class PerceptronModule(nn.Module):
 
     @nn.compact
     def __call__(self, batch):
-        training, x_BI = self.has_rng('dropout'), batch['image'].reshape(batch['image'].shape[0], -1)
-        x_BF = nn.relu(nn.BatchNorm(use_running_average=not training)(nn.Dense(self.width)(x_BI)))
+        training, x_BP = self.has_rng('dropout'), batch['image'].reshape(batch['image'].shape[0], -1)
+        x_BF = nn.relu(nn.BatchNorm(use_running_average=not training)(nn.Dense(self.width)(x_BP)))
         return {'logits': nn.Dense(2)(nn.Dropout(0.1, deterministic=not training)(x_BF))}
 
 
