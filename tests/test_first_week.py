@@ -11,7 +11,7 @@ from bigmodel_jax.train import preparation
 FILES = sorted((pathlib.Path(__file__).parents[1] / 'experiments' / 'first_week').glob('*.py'))
 MOST_LINES = 15  # Of own code.
 # Those whose model and objective other tests train in every run.
-SLOW = ('text_folder', 'csv_labels', 'chats', 'image_arrays', 'own_schedule')
+SLOW = ('text_folder', 'csv_labels', 'chats', 'image_arrays', 'own_schedule', 'other_data')
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in SLOW else []) for file in FILES]
 
 
@@ -58,5 +58,17 @@ def test_the_smoke_is_valid_and_its_data_is_there(file):
 
 @pytest.mark.parametrize('file', SMOKES, ids=lambda file: file.stem)
 def test_the_smoke_trains(file, tmp_path):
-    result = verbs.train(experiment_file.load(f'{file}:smoke'), tmp_path)
-    assert (result.step, verbs.open_run(tmp_path).finished) == (4, True)
+    experiment = experiment_file.load(f'{file}:smoke')
+    result = verbs.train(experiment, tmp_path)
+    assert (result.step, verbs.open_run(tmp_path).finished) == (experiment.steps, True)
+
+
+@pytest.mark.slow
+def test_a_run_continues_with_other_data_on_purpose(tmp_path):
+    names = (FILES[0].with_name(f'{stem}.py') for stem in ('text_folder', 'other_data'))
+    first, second = (experiment_file.load(f'{name}:smoke') for name in names)
+    verbs.train(first, tmp_path)
+    with pytest.raises(config.InputError, match='--new-segment'):
+        verbs.train(second, tmp_path)
+    assert verbs.train(second, tmp_path, new_segment=True).step == second.steps
+    assert verbs.verify(tmp_path).identical
