@@ -141,7 +141,7 @@ class Parameters(Counted):
 class PrintedParameters(Counted, Consistency):
     """The printed number of parameters should be `exact`, which is that of the printed dimensions."""
 
-    exact: config.Positive
+    exact: config.Count
     without: tuple[str, ...] = ()
 
     @property
@@ -261,7 +261,7 @@ class Shape(Static):
     """The shape of one parameter; those of a stack have a leading axis of layers."""
 
     parameter: str
-    value: tuple[int, ...]
+    value: tuple[config.Positive, ...]
 
     @property
     def quantity(self) -> str:
@@ -302,8 +302,8 @@ class Product(Consistency):
     """Printed numbers whose product should be another printed number. The experiment does not enter."""
 
     of: str  # 'heads x head width = model width'
-    factors: tuple[config.Positive, ...]
-    value: config.Positive
+    factors: tuple[config.Count, ...]
+    value: config.Count
 
     @property
     def quantity(self) -> str:
@@ -327,7 +327,9 @@ class OneVocabulary(Consistency):
     For models whose `model.vocab` costs `model.width` parameters an entry, as one shared table does.
     """
 
-    arms: tuple[tuple[str, int], ...]  # (arm, printed number of parameters), each to half of the last printed digit.
+    arms: tuple[
+        tuple[str, config.Count], ...
+    ]  # (arm, printed number of parameters), each to half of the last printed digit.
     tolerance: config.NonNegative = 500_000  # That half.
 
     @property

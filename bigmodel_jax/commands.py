@@ -304,7 +304,7 @@ def _space(options: argparse.Namespace) -> searching.Space:
         if axis not in sharding.AXES:
             near = config.nearest(axis, sharding.AXES)
             raise config.InputError(f'--axes {options.axes}: there is no mesh axis {axis!r}.{near}')
-    return searching.Space(axes=axes, batches=tuple(options.batch) if options.batch else None)
+    return config.check(searching.Space(axes=axes, batches=tuple(options.batch) if options.batch else None))
 
 
 ON_SEVERAL_HOSTS = ('train', 'evaluate')

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 
 import annotated_types
 
-from bigmodel_jax import field_types, migrations
+from bigmodel_jax import bounds, field_types, migrations
 
 PACKAGE = 'bigmodel_jax'
 EXPERIMENTS = 'experiments'  # Experiment files are loaded as modules experiments.<stem>.
@@ -30,12 +30,17 @@ FILE = '_file'  # Another such attribute: the experiment file from which it was 
 
 C = TypeVar('C')
 
-# Field types with their bounds; a value outside is refused with the path of the field.
-Positive = Annotated[int, annotated_types.Gt(0)]
-NonNegative = Annotated[int, annotated_types.Ge(0)]
-Rate = Annotated[float, annotated_types.Ge(0)]
+# Field types with their bounds; a value outside is refused with the path of the field. Every number has one of them.
+Positive = Annotated[int, annotated_types.Gt(0), annotated_types.Le(bounds.LARGEST_INT)]
+NonNegative = Annotated[int, annotated_types.Ge(0), annotated_types.Le(bounds.LARGEST_INT)]
+Count = Annotated[int, annotated_types.Gt(0)]  # Of what no device counts, such as the parameters of a whole model.
+Seed = Annotated[int, annotated_types.Ge(0), annotated_types.Lt(2**64)]
+Rate = Annotated[bounds.Float, annotated_types.Ge(0)]
+PositiveFloat = Annotated[bounds.Float, annotated_types.Gt(0)]  # Where 0 would mean that nothing happens, or all.
+AboveOne = Annotated[bounds.Float, annotated_types.Gt(1)]
 Fraction = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1)]
-Probability = Annotated[float, annotated_types.Ge(0), annotated_types.Lt(1)]
+PositiveFraction = Annotated[bounds.Float, annotated_types.Gt(0), annotated_types.Le(1)]
+Probability = Annotated[bounds.BelowOne, annotated_types.Ge(0)]
 
 
 class InputError(ValueError):

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+from typing import Annotated
 
+from bigmodel_jax import bounds, config, sharding, tree
 from bigmodel_jax import claims as papers
-from bigmodel_jax import config, sharding, tree
 from bigmodel_jax import start as starts
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
@@ -12,13 +13,17 @@ from bigmodel_jax.models import model
 from bigmodel_jax.objectives import objective
 from bigmodel_jax.optim import guards, optimizers
 
+EveryMinutes = Annotated[
+    config.PositiveFloat, bounds.Advice('It would save after every step. Use None to save by steps alone.')
+]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoints:
     """When checkpoints are written and which are kept; the newest is always kept, and one is written at the end."""
 
     every_steps: config.Positive = 1_000
-    every_minutes: config.Rate | None = None  # Also when the last one is so old: what a preemption costs at most.
+    every_minutes: EveryMinutes | None = None  # Also when the last one is so old: what a preemption costs at most.
     keep_last: config.Positive = 2
     keep_every: config.Positive | None = None  # Also keep every checkpoint whose step is a multiple of this.
     # Also keep the one with the best value of this metric: 'validation/loss'. Which way is better, the evaluation says.
@@ -46,7 +51,7 @@ class Experiment:
     objective: objective.Objective
     optimizer: optimizers.Optimizer
     start: starts.Start | None = None  # Where its first weights come from; None: all by chance.
-    seed: config.NonNegative = 0  # Of the initial weights, the order of the data, and dropout.
+    seed: config.Seed = 0  # Of the initial weights, the order of the data, and dropout.
     microbatches: config.Positive = 1  # The gradient of a batch is summed over so many parts, which saves memory.
     evaluations: tuple[evaluation.Evaluation, ...] = ()
     mesh: sharding.MeshShape = sharding.MeshShape()
@@ -78,10 +83,7 @@ def check(experiment: Experiment) -> Experiment:
         raise config.InputError(
             f'data.batch={rows} does not divide into microbatches={parts}; use a divisor of {rows}.'
         )
-    names = [each.name for each in experiment.evaluations]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise config.InputError(f'evaluations: the name {twice[0]!r} is used twice; metrics are stored under it.')
+    evaluation.check_names([each.name for each in experiment.evaluations])
     _check_best(experiment.checkpoints, experiment.evaluations)
     return experiment
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import pydantic
 import pydantic_core
 
+from bigmodel_jax import bounds
+
 _HALF = re.compile('[\ud800-\udfff]')
 # What pydantic, or the look-up of an annotation, raises of a class whose fields cannot be checked.
 UNCHECKED = (pydantic.errors.PydanticUserError, pydantic_core.SchemaError, NameError)
@@ -29,7 +31,8 @@ def wrong(cls: type, values: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]
         try:
             _adapters(cls)[name].validate_python(value, strict=True)
         except pydantic.ValidationError as error:
-            yield name, *_explain(error.errors(include_url=False))
+            inner, wanted = _explain(error.errors(include_url=False))
+            yield name, inner, '. '.join([wanted, *bounds.advice(_hints(cls)[name])]).removesuffix('.')
         else:
             if isinstance(value, str) and _HALF.search(value):
                 yield name, value, 'it holds half of a surrogate pair, which is not text'
@@ -40,13 +43,19 @@ def _explain(details: list[Any]) -> tuple[Any, str]:
     messages = []
     for detail in details:
         wanted = detail['ctx']['class'] if detail['type'] == 'is_instance_of' else ''
-        messages.append(f'should be a {wanted}' if wanted else detail['msg'].removeprefix('Input '))
+        said = detail['msg'].removeprefix('Input ').removeprefix('Value error, ')
+        messages.append(f'should be a {wanted}' if wanted else said)
     return details[0]['input'], ' or '.join(dict.fromkeys(messages))
 
 
 @functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+@functools.cache
 def _adapters(cls: Any) -> dict[str, pydantic.TypeAdapter]:
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     return {
         name: pydantic.TypeAdapter(_instances(hints[name]))
         for name in (field.name for field in dataclasses.fields(cls))

@@ -16,6 +16,7 @@ from bigmodel_jax import __main__
 PACKAGE = 'bigmodel_jax'
 # A file imports only from its own line and the lines above it.
 ORDER = (
+    ('bounds',),
     ('migrations', 'field_types'),
     ('config', 'output', 'terminal'),
     ('torus', 'settings', 'claims', 'start', 'own_modules', 'tree'),

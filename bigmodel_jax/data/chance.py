@@ -1,8 +1,25 @@
 """Random numbers that are a function of their place: no state, and the same with every version of every library."""
 
+import jax
 import numpy as np
 
+from bigmodel_jax import config
 from bigmodel_jax.data import batches
+
+SEEDS = 2**64
+
+
+def key(seed: int) -> jax.Array:
+    """JAX's key of a seed: another for every seed. jax.random.key() alone keeps its lower 32 bits and drops the rest.
+
+    Raises:
+      InputError: it is no seed.
+    """
+    if not 0 <= seed < SEEDS:
+        raise config.InputError(f'seed={seed}: use a whole number from 0 to 2^64 - 1.')
+    high, low = divmod(int(seed), 2**32)
+    drawn = jax.random.key(low)
+    return jax.random.fold_in(drawn, np.uint32(high)) if high else drawn
 
 
 def bits(*keys: np.ndarray | int) -> np.ndarray:

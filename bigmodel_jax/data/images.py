@@ -39,9 +39,9 @@ class ImageSource:
 class Scaling:
     """How pixels become the numbers that a model sees: (pixel / divisor - mean) / deviation."""
 
-    divisor: config.Rate = 255.0  # 1 leaves pixels as they are.
+    divisor: config.PositiveFloat = 255.0  # 1 leaves pixels as they are.
     mean: tuple[float, ...] = (0.0,)  # Of each channel, or one number for all.
-    deviation: tuple[float, ...] = (1.0,)
+    deviation: tuple[config.PositiveFloat, ...] = (1.0,)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """[..., Z] of any dtype -> float32."""

@@ -19,7 +19,7 @@ class Masking:
     """
 
     most: config.Positive  # N: of a row at most; the released code has 20 of 128, and 77 of 512.
-    rate: config.Fraction = 0.15  # Of the tokens of a row.
+    rate: config.PositiveFraction = 0.15  # Of the tokens of a row.
     mask: config.Fraction = 0.8  # Of those, as [MASK];
     same: config.Fraction = 0.1  # as they are;
     random: config.Fraction = 0.1  # as any token of the vocabulary.

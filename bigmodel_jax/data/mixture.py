@@ -18,15 +18,13 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 
-Weight = Annotated[float, annotated_types.Gt(0)]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
     """One kind of data of a mixture."""
 
     data: batches.Data  # Its own `batch` counts for nothing.
-    weight: Weight  # Its share of the examples, relative to the other parts' weights.
+    weight: config.PositiveFloat  # Its share of the examples, relative to the other parts' weights.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

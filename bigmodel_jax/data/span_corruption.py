@@ -34,7 +34,7 @@ class SpanCorruption(batches.Data):
     batch: config.Positive
     length: config.Positive  # S
     corrupted: config.Probability = 0.15  # Of the tokens.
-    span: config.Rate = 3.0  # Tokens of a span, in the mean.
+    span: config.PositiveFloat = 3.0  # Tokens of a span, in the mean.
     sentinels: config.Positive = 100
 
     @property

@@ -23,7 +23,7 @@ from bigmodel_jax.data import cache, documents, pretrained_sentencepiece, pretra
 from bigmodel_jax.data.tokenizer import DESCRIPTION, Tokenizer, Vocabulary, import_library
 
 # 256 bytes, the end of a document, and at least one piece to learn.
-VocabularySize = Annotated[int, annotated_types.Ge(258)]
+VocabularySize = Annotated[config.Positive, annotated_types.Ge(258)]
 
 
 FOLDER = 'tokenizer'  # Of a work directory.

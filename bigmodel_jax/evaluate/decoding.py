@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax import config, sharding
+from bigmodel_jax.data import chance
 from bigmodel_jax.evaluate import reading, search
 from bigmodel_jax.models import model as models
 from bigmodel_jax.objectives import objective
@@ -19,9 +20,10 @@ PyTree = Any
 
 # Prompts are padded to a multiple of this, so that prompts of similar lengths share one compiled program.
 PADDED_TO = 16
+COLD = 1e-3  # A temperature below which quotients of logits may be beyond float32.
 
-Temperature = Annotated[float, annotated_types.Gt(0)]
-Mass = Annotated[float, annotated_types.Gt(0), annotated_types.Le(1)]
+# An exponent, of which a large one is beyond float32; see search.length_norm().
+LengthPenalty = Annotated[float, annotated_types.Ge(0), annotated_types.Le(10)]
 
 
 class Decoding:
@@ -51,9 +53,9 @@ class Greedy(Decoding):
 class Sampling(Decoding):
     """A token drawn at every step, see candidates(). The draw depends on the seed, the row and the position only."""
 
-    temperature: Temperature = 1.0
+    temperature: config.PositiveFloat = 1.0
     top_k: config.Positive | None = None
-    top_p: Mass | None = None
+    top_p: config.PositiveFraction | None = None
 
     def search(
         self, reader: reading.Reader, prompts: reading.Prompts, *, tokens: int, end: int, key: jax.Array
@@ -72,7 +74,7 @@ class Beam(Decoding):
     """Beam search, see search.beam(). Vaswani et al. (2017), section 6.1, use 4 beams and a penalty of 0.6."""
 
     beams: config.Positive = 4
-    length_penalty: config.Rate = 0.6
+    length_penalty: LengthPenalty = 0.6
 
     def search(
         self, reader: reading.Reader, prompts: reading.Prompts, *, tokens: int, end: int, key: jax.Array
@@ -84,14 +86,19 @@ def candidates(logits: jax.Array, *, temperature: float, top_k: int | None, top_
     """Logits [..., V] float32 divided by `temperature`, -inf where a token is not to be drawn.
 
     Args:
+      temperature: positive; a tiny one leaves nothing but the most likely tokens.
       top_k: keep the k most likely tokens (Fan et al., 2018, arXiv:1805.04833), and all that equal the k-th.
       top_p: then keep the fewest that together have this probability (Holtzman et al., 2019, arXiv:1904.09751).
     """
-    logits = logits.astype(jnp.float32) / temperature
+    logits = logits.astype(jnp.float32)
+    if temperature < COLD:
+        # So that nothing overflows: the largest logit stays 0, and the others fall to -inf if they must.
+        logits = logits - logits.max(axis=-1, keepdims=True)
+    logits = logits / temperature
     if top_k is not None:
         kth = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < kth, -jnp.inf, logits)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # All of them have 1, which a rounded sum may reach too early.
         falling = -jnp.sort(-logits, axis=-1)
         p = jax.nn.softmax(falling, axis=-1)
         is_needed = jnp.cumsum(p, axis=-1) - p < top_p  # What comes before does not suffice. True for the first.
@@ -145,7 +152,8 @@ def decode(
     mine = place.local_rows(rows)
     batch = place.put_batch({name: value[mine] for name, value in arrays.items()}, rows)
     plan = _Plan(generative, decoding, reader, place, tokens, end)
-    found = jax.device_get(_compiled(plan)((params, model_state or {}), batch, np.uint32(seed)))
+    key_data = np.asarray(jax.random.key_data(chance.key(seed)))
+    found = jax.device_get(_compiled(plan)((params, model_state or {}), batch, key_data))
     return [_hypotheses(jax.tree.map(lambda x, row=row: x[row], found)) for row in range(len(prompts))]
 
 
@@ -183,6 +191,18 @@ def check(
     return model
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises InputError if a text is none: bytes that are no UTF-8, which Python keeps as lone surrogates."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise config.InputError(
+                f'The prompt {text!r} is not UTF-8 text: it holds the byte 0x{ord(text[error.start]) & 0xFF:02x} at '
+                f'character {error.start}. Encode it as UTF-8.'
+            ) from error
+
+
 def _check_ids(ids: np.ndarray, *, vocab: int, end: int) -> None:
     if not ids.size:
         raise config.InputError(f'A prompt or source is empty; begin it with the end token, {end}.')
@@ -210,7 +230,7 @@ def _compiled(plan: _Plan) -> Any:
     return jax.jit(functools.partial(_run, plan), out_shardings=plan.place.replicated)
 
 
-def _run(plan: _Plan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array], seed: jax.Array) -> search.Texts:
+def _run(plan: _Plan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array], key_data: jax.Array) -> search.Texts:
     with sharding.use(plan.place):
         apply = objective.Apply(plan.model.build(), *weights)
         fixed = {}
@@ -220,7 +240,9 @@ def _run(plan: _Plan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array
             fixed = {'memory': apply(batch, method='encode')[0], 'source_segments': batch['source_segments']}
         reader = plan.reader(plan.model, apply, fixed)
         prompts = reading.Prompts(batch['inputs'], batch['lengths'])
-        return plan.decoding.search(reader, prompts, tokens=plan.tokens, end=plan.end, key=jax.random.key(seed))
+        return plan.decoding.search(
+            reader, prompts, tokens=plan.tokens, end=plan.end, key=jax.random.wrap_key_data(key_data)
+        )
 
 
 def _padded(inputs: dict[str, Sequence[np.ndarray]], parts: int) -> tuple[dict[str, np.ndarray], int]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bigmodel_jax import config, sharding
@@ -99,6 +100,31 @@ class Evaluation:
           InputError: its data is missing or does not fit the model.
         """
         raise NotImplementedError
+
+
+def plain_name(name: str) -> str:
+    """`name` in the characters that TensorBoard keeps; the others become '_'."""
+    return re.sub(r'[^-/\w.]', '_', name).lstrip('/')
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Whether evaluations can be told apart by their names, wherever metrics are stored or shown.
+
+    Raises:
+      InputError: two have one name, or a name is none.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if '/' in name or not name.strip() or not name.isprintable():
+            raise config.InputError(
+                f"evaluations: the name {name!r} is empty or holds '/' or what cannot be printed; metrics are called "
+                "name/metric. Use letters, digits and '_'."
+            )
+        if name in seen.values():
+            raise config.InputError(f'evaluations: the name {name!r} is used twice; metrics are stored under it.')
+        other = seen.setdefault(plain_name(name), name)
+        if other != name:
+            raise config.InputError(f'evaluations: {other!r} and {name!r} are one name on TensorBoard; change one.')
 
 
 def direction(

@@ -109,7 +109,7 @@ class Sums(Records):
 
     count: config.Positive
     below: config.Positive = 100
-    seed: config.NonNegative = 0
+    seed: config.Seed = 0
 
     def open(self) -> Sequence[Record]:
         return [self._record(number) for number in range(self.count)]

@@ -102,6 +102,7 @@ def write(
 
 def _ids(tokenizer: tokenizers.Tokenizer, prompts: Sequence[str]) -> list[np.ndarray]:
     """Token ids of each prompt, after the end token that stands before every document."""
+    decoding.check_texts(prompts)
     return [tokenizer.encode_prompt(prompt) for prompt in prompts]
 
 

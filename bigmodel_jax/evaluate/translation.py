@@ -51,13 +51,13 @@ class Translation(evaluation.Evaluation):
             )
         count = min(len(sides[0]), self.max_sentences or len(sides[0]))
         texts = sides[0].read(0, count), sides[1].read(0, count)
-        longest = max(texts[0], key=len)
+        longest = max((_source(tokenizer, sentence) for sentence in texts[0]), key=len)
         decoding.check(
             setting.model,
             [np.array([tokenizer.begin], np.int32)],
-            tokens=len(_source(tokenizer, longest)) + self.longer_by,
+            tokens=_padded(longest) + self.longer_by,
             end=tokenizer.end,
-            source=[_source(tokenizer, longest)],
+            source=[longest],
         )
         return TranslationEvaluator(self, setting, tokenizer, texts)
 
@@ -130,7 +130,7 @@ def translate(
         chosen = order[start : start + rows]
         # The last, short group repeats a sentence, so that it needs no program of its own.
         padded = [*chosen, *(chosen[-1:] * (rows - len(chosen)))] if len(order) > rows else chosen
-        longest = -(-len(ids[chosen[0]]) // decoding.PADDED_TO) * decoding.PADDED_TO
+        longest = _padded(ids[chosen[0]])
         found = decoding.decode(
             model,
             params,
@@ -147,6 +147,11 @@ def translate(
         best = [hypotheses[0].tokens for hypotheses in found[: len(chosen)]]
         texts |= {i: tokenizer.decode(new[new < tokenizer.size]) for i, new in zip(chosen, best)}
     return [texts[i] for i in range(len(ids))]
+
+
+def _padded(ids: np.ndarray) -> int:
+    """To how many tokens a source is padded, so that those of similar lengths share a program."""
+    return -(-len(ids) // decoding.PADDED_TO) * decoding.PADDED_TO
 
 
 def _source(tokenizer: tokenizers.Tokenizer, sentence: str) -> np.ndarray:

@@ -62,8 +62,10 @@ def write(cache: Cache, k_BTGK: jax.Array, v_BTGK: jax.Array, positions_BT: jax.
 class DotProduct:
     """The score of a query and a key: their product, times `scale`."""
 
-    scale: config.Rate | None = None  # None: 1 / sqrt(K). T5 has 1; see Attention.query_init().
-    soft_cap: config.Rate | None = None  # Scores are squashed to (-soft_cap, soft_cap) by tanh (Gemma 2, section 2).
+    scale: config.PositiveFloat | None = None  # None: 1 / sqrt(K). T5 has 1; see Attention.query_init().
+    soft_cap: config.PositiveFloat | None = (
+        None  # Scores are squashed to (-soft_cap, soft_cap) by tanh (Gemma 2, section 2).
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

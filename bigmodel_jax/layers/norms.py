@@ -35,7 +35,7 @@ class Norm:
 class LayerNorm(Norm):
     """Layer normalisation with a learned scale, and a learned bias unless `bias=False`."""
 
-    epsilon: config.Rate = 1e-5
+    epsilon: config.PositiveFloat = 1e-5
     bias: bool = True
 
     def build(self, name: str | None = None) -> nn.Module:
@@ -61,7 +61,7 @@ class LayerNormModule(nn.Module):
 class RmsNorm(Norm):
     """Root-mean-square normalisation with a learned scale (Llama's choice)."""
 
-    epsilon: config.Rate = 1e-6
+    epsilon: config.PositiveFloat = 1e-6
 
     def build(self, name: str | None = None) -> nn.Module:
         return RmsNormModule(self, name=name)

@@ -107,7 +107,7 @@ class PositionsModule(nn.Module):
 class Sinusoidal(Positions):
     """Fixed sinusoids added to the embeddings."""
 
-    base: float = 10_000.0
+    base: config.AboveOne = 10_000.0
 
     def build(self, name: str | None = None) -> nn.Module:
         return SinusoidalModule(self, name=name)
@@ -131,7 +131,7 @@ class SinusoidTable(Positions):
     """Fixed sinusoids added to the embeddings, out of a table: all sines before all cosines; see sinusoid_table()."""
 
     length: config.Positive  # type: ignore[assignment]  # Narrower than the interface: never None.
-    base: float = 10_000.0
+    base: config.AboveOne = 10_000.0
 
     def build(self, name: str | None = None) -> nn.Module:
         return SinusoidTableModule(self, name=name)
@@ -220,9 +220,9 @@ class Llama3Scaling:
     Source: Grattafiori et al. (2024), arXiv:2407.21783, its released code and configurations ('rope_type': 'llama3').
     """
 
-    factor: config.Rate = 8.0
-    low: config.Rate = 1.0  # low_freq_factor
-    high: config.Rate = 4.0  # high_freq_factor
+    factor: config.PositiveFloat = 8.0
+    low: config.PositiveFloat = 1.0  # low_freq_factor
+    high: config.PositiveFloat = 4.0  # high_freq_factor
     length: config.Positive = 8_192  # original_max_position_embeddings
 
     def __call__(self, frequencies: jax.Array) -> jax.Array:
@@ -245,5 +245,5 @@ class Llama3Scaling:
 class Rotary:
     """Rotates queries and keys inside attention; owns nothing."""
 
-    base: float = 10_000.0
+    base: config.AboveOne = 10_000.0
     scaling: Llama3Scaling | None = None

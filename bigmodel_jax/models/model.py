@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 import jax
+from flax import errors
 from flax import linen as nn
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 
+ChangesState = errors.ModifyScopeVariableError  # A module changed a collection that it may only read.
 # Of a computation; weights are stored in float32. Float64 is for comparing with a reference, and needs JAX_ENABLE_X64.
 Dtype = Literal['float32', 'bfloat16', 'float64']
 

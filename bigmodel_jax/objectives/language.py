@@ -37,6 +37,21 @@ def cross_entropy(
     return loss, nll
 
 
+def hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Whether each target is the one that argmax picks, [...] bool: of equal logits the one of the lowest index.
+
+    Not by argmax, which XLA:CPU computes slowly; the loss needs the maximum and the target's logit anyway.
+
+    Args:
+      logits: [..., V]. Where they are nan nothing is a hit.
+      targets: [...] int32.
+    """
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    is_tied_before = ((index < targets[..., None]) & (logits >= chosen)).any(axis=-1)
+    return (chosen[..., 0] >= logits.max(axis=-1)) & ~is_tied_before
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageModel(objective.Objective):
     """Mean cross-entropy over the tokens of weight 1.
@@ -71,10 +86,8 @@ class LanguageModel(objective.Objective):
         loss_BT, nll_BT = cross_entropy(
             logits_BTV, targets_BT, label_smoothing=self.label_smoothing, z_loss=self.z_loss
         )
-        # Not argmax, which XLA:CPU computes slowly; the loss needs the maximum and the target's logit anyway.
-        chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-        hits_BT = chosen_BT >= logits_BTV.max(axis=-1)
-        metrics = {'nll': Mean.weighted(nll_BT, weights_BT), 'accuracy': Mean.weighted(hits_BT, weights_BT)}
+        accuracy = Mean.weighted(hits(logits_BTV, targets_BT), weights_BT)
+        metrics = {'nll': Mean.weighted(nll_BT, weights_BT), 'accuracy': accuracy}
         return Mean.weighted(loss_BT, weights_BT), metrics
 
     def pieces(self, rows: int, length: int, vocab: int) -> int:

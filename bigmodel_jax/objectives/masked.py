@@ -30,10 +30,8 @@ class MaskedLanguageModel(objective.Objective):
         rows_B = (batch['weights'].max(axis=1) > 0).astype(jnp.float32)  # 0 where a row is padding.
         weights_BN = batch.get('place_weights', batch['weights']) * rows_B[:, None]
         _, nll_BN = language.cross_entropy(logits_BNV, targets_BN)
-        # Not argmax, which XLA:CPU computes slowly.
-        chosen_BN = jnp.take_along_axis(logits_BNV, targets_BN[..., None], axis=-1)[..., 0]
         nll = Mean.weighted(nll_BN, weights_BN)
-        metrics = {'nll': nll, 'accuracy': Mean.weighted(chosen_BN >= logits_BNV.max(axis=-1), weights_BN)}
+        metrics = {'nll': nll, 'accuracy': Mean.weighted(language.hits(logits_BNV, targets_BN), weights_BN)}
         loss = nll
         if self.next_sentence:
             nsp_BV, elsewhere_B = outputs['nsp_logits'], batch['elsewhere']

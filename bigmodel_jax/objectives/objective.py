@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax import config
 from bigmodel_jax.layers import precision
+from bigmodel_jax.models import model
 
 PyTree = Any
 
@@ -83,28 +84,19 @@ class Apply:
     def __call__(self, *inputs: Any, key: jax.Array | None = None, method: str | None = None) -> tuple[Any, Side]:
         rngs = {} if key is None else {'dropout': key}
         variables = {'params': self.params, **self.model_state}
-        mutable = [LOSSES, *self.model_state]
-        outputs, changed = self.module.apply(variables, *inputs, rngs=rngs, mutable=mutable, method=method)
+        mutable = [LOSSES] if key is None else [LOSSES, *self.model_state]
+        try:
+            outputs, changed = self.module.apply(variables, *inputs, rngs=rngs, mutable=mutable, method=method)
+        except model.ChangesState as error:
+            # What it gives would depend on the examples that happen to be in a batch.
+            raise config.InputError(
+                f'{type(self.module).__name__} changes {", ".join(self.model_state)} in evaluation. A module is in '
+                "training where it has the random stream 'dropout', so pass to the layer (nn.BatchNorm, nn.Dropout "
+                "...): use_running_average=not self.has_rng('dropout'), or deterministic=not self.has_rng('dropout')."
+            ) from error
         changed = dict(changed)
         losses = _by_name(changed.pop(LOSSES, {}))
-        if key is None:
-            self._check_unchanged(changed)
         return outputs, Side(self.model_state | changed, losses)
-
-    def _check_unchanged(self, after: PyTree) -> None:
-        """An evaluation that changed the state of the model would depend on the examples that happen to be in a batch.
-
-        Raises:
-          InputError: the module has changed its state; found when it is traced.
-        """
-        before = {name: self.model_state[name] for name in after}
-        same = jax.tree.structure(before) == jax.tree.structure(after)
-        if not same or any(a is not b for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after))):
-            raise config.InputError(
-                f'{type(self.module).__name__} changes {", ".join(after)} in evaluation. A module is in training where '
-                "it has the random stream 'dropout', so pass to the layer (nn.BatchNorm, nn.Dropout ...): "
-                "use_running_average=not self.has_rng('dropout'), or deterministic=not self.has_rng('dropout')."
-            )
 
 
 def _by_name(losses: PyTree) -> dict[str, jax.Array]:

@@ -4,18 +4,20 @@ The step judges itself on the devices, so that every host knows the same. Only w
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import config
+from bigmodel_jax import bounds, config
 
 PyTree = Any
 
 FINE, NOT_FINITE, SPIKE = 0, 1, 2  # Verdicts.
 WORDS = {NOT_FINITE: 'not finite', SPIKE: 'a spike'}
 DEFAULT_WINDOW = 100
+
+Times = Annotated[config.AboveOne, bounds.Advice('It is how many times its mean a spike is. Use None to leave it out.')]
 
 
 class Levels(NamedTuple):
@@ -32,10 +34,13 @@ class Levels(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spikes:
-    """A step is a spike where its loss or the norm of its gradient is more than so many times its running mean."""
+    """A step is a spike where its loss or the norm of its gradient is more than so many times its running mean.
 
-    loss: config.Rate | None = 2.0
-    grad_norm: config.Rate | None = 10.0
+    Of a negative mean its size counts.
+    """
+
+    loss: Times | None = 2.0
+    grad_norm: Times | None = 10.0
     window: config.Positive = DEFAULT_WINDOW  # Steps of the running mean; before so many there are no spikes.
 
 
@@ -59,7 +64,7 @@ class Guard:
                 (grad_norm, levels.grad_norm, self.spikes.grad_norm),
             ):
                 if times is not None:
-                    spike |= value > times * usual
+                    spike |= value > times * jnp.abs(usual)  # A loss may be negative.
             spike &= levels.seen >= self.spikes.window
         verdict = jnp.where(finite, jnp.where(spike, SPIKE, FINE), NOT_FINITE).astype(jnp.int32)
         window = DEFAULT_WINDOW if self.spikes is None else self.spikes.window
@@ -78,12 +83,27 @@ class Stop(Guard):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Skip(Guard):
-    """The step leaves everything as it was and is counted; the run stops after `limit` such steps in a row."""
+    """The step leaves parameters and optimizer as they were and is counted; so many in a row stop the run.
+
+    The learning-rate schedule goes on: a run of `steps` steps ends at the end of its schedule, and each update is of
+    the rate that the log and the schedule give for its step, however many steps before it were skipped.
+    """
 
     limit: config.Positive = 10
 
     def settle(self, verdict: jax.Array, before: PyTree, after: PyTree) -> PyTree:
-        return jax.tree.map(lambda old, new: jnp.where(verdict == FINE, new, old), before, after)
+        def one(old: PyTree, new: PyTree) -> PyTree:
+            return new if _is_of_schedule(new) else jnp.where(verdict == FINE, new, old)
+
+        return jax.tree.map(one, before, after, is_leaf=_is_of_schedule)
+
+
+def _is_of_schedule(node: PyTree) -> bool:
+    """Whether a part of Optax's state counts the steps of a schedule: it holds a count and nothing else.
+
+    Counts beside moments are those of the updates that the moments have seen, and stay with them.
+    """
+    return isinstance(node, tuple) and getattr(node, '_fields', None) == ('count',)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

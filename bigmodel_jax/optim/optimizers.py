@@ -1,14 +1,19 @@
 """Optimizers: configs over Optax, each with its schedule, clipping and the weights it decays."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import optax
 
-from bigmodel_jax import config
+from bigmodel_jax import bounds, config
 from bigmodel_jax.optim import masks, schedules
 
 PyTree = Any
+
+ClipNorm = Annotated[
+    config.PositiveFloat,
+    bounds.Advice('0 would scale every gradient to 0. Use None for no clipping, which is what 0 means in nanoGPT.'),
+]
 
 
 class Optimizer:
@@ -46,9 +51,9 @@ class AdamW(Optimizer):
     schedule: schedules.Scheduler
     b1: config.Probability = 0.9
     b2: config.Probability = 0.999
-    eps: config.Rate = 1e-8
+    eps: config.PositiveFloat = 1e-8
     weight_decay: config.Rate = 0.0  # Times the learning rate, on matrices and tables.
-    clip_norm: config.Rate | None = None
+    clip_norm: ClipNorm | None = None
     # Of the mean of the gradients; bfloat16 saves 2 bytes for each parameter. The mean of their squares stays float32:
     # in one step it moves by 1 - b2, often less than the 2^-9 that bfloat16 rounds away, and so would stand still.
     momentum_dtype: Literal['float32', 'bfloat16'] = 'float32'
@@ -76,7 +81,7 @@ class Adafactor(Optimizer):
     relative: bool = True  # The step is relative to the size of the weights (their section 8).
     smallest: config.Positive = 128  # Matrices with a shorter side keep all their second moments, as in T5's code.
     weight_decay: config.Rate = 0.0  # As in AdamW.
-    clip_norm: config.Rate | None = None
+    clip_norm: ClipNorm | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         updates = optax.adafactor(
@@ -97,7 +102,7 @@ class Lion(Optimizer):
     b1: config.Probability = 0.9
     b2: config.Probability = 0.99
     weight_decay: config.Rate = 0.0
-    clip_norm: config.Rate | None = None
+    clip_norm: ClipNorm | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         return optax.lion(rate, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay, mask=masks.decayed(axes))
@@ -111,7 +116,7 @@ class Sgd(Optimizer):
     momentum: config.Probability = 0.9
     nesterov: bool = False
     weight_decay: config.Rate = 0.0
-    clip_norm: config.Rate | None = None
+    clip_norm: ClipNorm | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         penalty = optax.add_decayed_weights(self.weight_decay, mask=masks.decayed(axes))
@@ -129,9 +134,9 @@ class Muon(Optimizer):
     momentum: config.Probability = 0.95
     b1: config.Probability = 0.9  # Adam's.
     b2: config.Probability = 0.95
-    rms: config.Rate = 0.2  # Root mean square of an update, as Adam's is in practice (their section 2.2).
+    rms: config.PositiveFloat = 0.2  # Root mean square of an update, as Adam's is in practice (their section 2.2).
     weight_decay: config.Rate = 0.0
-    clip_norm: config.Rate | None = None
+    clip_norm: ClipNorm | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         updates = optax.contrib.muon(

@@ -26,8 +26,8 @@ class Space:
 
     axes: tuple[str, ...] = AXES
     policies: tuple[str, ...] = POLICIES
-    microbatches: tuple[int, ...] = MICROBATCHES
-    batches: tuple[int, ...] | None = None
+    microbatches: tuple[config.Positive, ...] = MICROBATCHES
+    batches: tuple[config.Positive, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

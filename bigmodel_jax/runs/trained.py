@@ -63,6 +63,7 @@ class Trained:
 
         A translation may be `tokens` longer than its source.
         """
+        decoding.check_texts(prompts)
         model, rest = self.experiment.model, {'seed': seed, 'model_state': self.model_state, 'place': self.place}
         if isinstance(model, reading.Generative) and reading.reads_source(model):
             return translation.translate(model, self.params, self.tokenizer, prompts, how=how, longer_by=tokens, **rest)

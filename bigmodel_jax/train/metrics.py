@@ -1,7 +1,6 @@
 """Metrics on their way from the devices to files and the terminal. The only place that reads them from the devices."""
 
 import contextlib
-import importlib.util
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.train import appending, boards, locking, processes, records, step
+from bigmodel_jax.train import appending, boards, locking, processes, records, series, step, tracking
 
 # One step's metrics as Python floats: name -> (total, count). JSON keeps them exactly.
 StepMetrics = dict[str, tuple[float, float]]
@@ -87,7 +86,8 @@ class Writer:
         self._records = records.Writer(workdir / records.FILE, guard=guard)
         purge_step = None if start is None else start + 1
         self._board = boards.open_board(workdir, purge_step=purge_step, guard=guard)
-        self._wandb = None if wandb is None else _start_wandb(wandb, workdir, details)
+        self._tags = series.Tags()
+        self._tracker = None if wandb is None else tracking.Tracker(wandb, workdir, details)
 
     def __enter__(self) -> 'Writer':
         return self
@@ -103,11 +103,8 @@ class Writer:
         for text in self.lost if kind is not None else ():  # There will be no result that says it.
             appending.say(f'{text}.')
         self._board.close()
-        if self._wandb is not None:
-            try:
-                self._wandb.finish()
-            except OSError as error:
-                appending.say(f'Weights & Biases did not take the end of the run: {error}.')
+        if self._tracker is not None:
+            self._tracker.finish()
 
     def sync(self) -> None:
         """Returns when what was recorded is on disk."""
@@ -134,21 +131,13 @@ class Writer:
         self._records.append({'kind': kind, 'step': step, 'time': time.time(), **fields})
 
     def scalars(self, kind: str, step: int, metrics: Mapping[str, float], **fields: Any) -> None:
-        """A record with metrics; the boards show them as kind/metric, or name/metric where the record has a name."""
+        """A record with metrics; the boards show them under the names of train/series.py."""
         self.event(kind, step, metrics=dict(metrics), **fields)
-        shown = {f'{fields.get("name", kind)}/{name}': value for name, value in metrics.items()}
+        shown = {series.name(kind, fields.get('name'), name): value for name, value in metrics.items()}
         for name, value in shown.items():
-            self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._log_to_wandb(shown, step)
-
-    def _log_to_wandb(self, shown: Mapping[str, float], step: int) -> None:
-        assert self._wandb is not None
-        try:
-            self._wandb.log(shown, step=step)
-        except OSError as error:  # Its own process is gone, or its disk is full.
-            appending.say(f'Weights & Biases does not take what is logged: {error}. The run goes on without it.')
-            self._wandb = None
+            self._board.add_scalar(self._tags.tag(name), value, step)
+        if self._tracker is not None:
+            self._tracker.log(shown, step)
 
     def evaluation(self, step: int, name: str, outcome: Mapping[str, Any]) -> dict[str, float]:
         """What an evaluation found; returns its numbers as 'name/metric'.
@@ -168,7 +157,8 @@ class Writer:
         for i, sample in enumerate(samples):
             # A text goes on from its prompt, unless it answers it and there is a reference.
             between = '\n\n' if 'reference' in sample else ''
-            self._board.add_text(f'{name}/{i}', f'**{sample["prompt"]}**{between}{sample["text"]}', step)
+            tag = self._tags.tag(series.name('evaluation', name, str(i)))
+            self._board.add_text(tag, f'**{sample["prompt"]}**{between}{sample["text"]}', step)
 
 
 class Unwritten(Writer):
@@ -217,21 +207,3 @@ def open_recorder(workdir: epath.Path) -> Writer:
     except config.InputError as error:
         appending.say(f'The results are not recorded with the run: {error}')
         return Unwritten()
-
-
-def check_wandb() -> None:
-    """Raises InputError if Weights & Biases is not installed."""
-    if importlib.util.find_spec('wandb') is None:
-        raise config.InputError('--wandb needs the client of Weights & Biases: pip install wandb.')
-
-
-def _start_wandb(project: str, workdir: epath.Path, details: Mapping[str, Any]) -> Any:
-    import wandb  # An extra; see check_wandb().
-
-    # One id for each work directory, so that a resumed run goes on in the same chart.
-    name = workdir.name
-    try:
-        return wandb.init(project=project, id=name, name=name, config=dict(details), resume='allow')
-    except OSError as error:
-        appending.say(f'Weights & Biases cannot be used: {error}. The run goes on without it.')
-        return None

@@ -32,6 +32,7 @@ from bigmodel_jax.train import (
     segments,
     starting,
     state,
+    tracking,
     workdir,
 )
 from bigmodel_jax.train.checkpoints import Checkpointer
@@ -168,7 +169,7 @@ def check(
     changes = processes.on_first(lambda: workdir.check(directory, experiment)) or []
     processes.on_first(lambda: continuing.check(directory, changes, consent=new_segment))
     if wandb is not None:
-        processes.on_first(metrics.check_wandb)
+        processes.on_first(functools.partial(tracking.check, wandb))
     return changes
 
 

@@ -11,6 +11,7 @@ import optax
 from flax import linen as nn
 
 from bigmodel_jax import config, sharding
+from bigmodel_jax.data import chance
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.layers import pipeline
 from bigmodel_jax.objectives.objective import LOSSES
@@ -93,7 +94,7 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
 def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], seed: int) -> PyTree:
     # The values do not matter to the weights, so the compiler drops the computation that they feed.
     batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in example.items()}
-    variables = module.init(jax.random.key(seed), batch)
+    variables = module.init(chance.key(seed), batch)
     return {name: collection for name, collection in variables.items() if name not in OF_A_BATCH}
 
 

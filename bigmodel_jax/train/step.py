@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from bigmodel_jax import sharding
-from bigmodel_jax.data import batches
+from bigmodel_jax.data import batches, chance
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.objectives.objective import Apply, Mean, Objective, Outcome
 from bigmodel_jax.optim import guards
@@ -37,7 +37,7 @@ def key(seed: int, step: jax.Array | int) -> jax.Array:
     Args:
       step: updates applied before it.
     """
-    return jax.random.fold_in(jax.random.key(seed), step)
+    return jax.random.fold_in(chance.key(seed), step)
 
 
 def _seen(batch: Batch) -> Batch:

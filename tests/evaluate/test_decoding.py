@@ -169,3 +169,31 @@ def test_a_model_of_nan_writes_a_text_of_log_probability_nan(how):
     broken = jax.tree.map(lambda x: x * np.nan, params('learned'))
     found = decoding.decode(MODELS['learned'], broken, PROMPTS, tokens=TOKENS, decoding=how, end=END)
     assert all(np.isnan(texts[0].log_p) for texts in found)
+
+
+@pytest.mark.parametrize('temperature', [9e-4, 1e-20, 1.2e-38])
+def test_a_tiny_temperature_leaves_the_most_likely_token(temperature):
+    """Against float64: logits / 1e-38 is beyond float32, and infinity less infinity no number."""
+    logits = np.random.default_rng(0).normal(size=(5, VOCAB)).astype(np.float32) * 100
+    kept = decoding.candidates(logits, temperature=temperature, top_k=5, top_p=0.9)
+    wide = (logits - logits.max(axis=-1, keepdims=True)).astype(np.float64) / temperature
+    wanted = np.exp(wide) / np.exp(wide).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(jax.nn.softmax(kept), wanted, atol=1e-6)
+
+
+def test_a_prompt_that_is_no_text_is_refused():
+    with pytest.raises(config.InputError, match='not UTF-8 text: it holds the byte 0xff at character 1'):
+        decoding.check_texts([b'a\xffb'.decode(errors='surrogateescape')])
+
+
+def test_seeds_of_64_bits_give_their_own_texts():
+    texts = [decode('rotary_window', SAMPLING, seed=seed) for seed in (3, 3 + 2**32, 2**64 - 1)]
+    written = [tuple(text.tokens.tobytes() for (text,) in each) for each in texts]
+    assert len(set(written)) == 3
+
+
+def test_all_the_probability_is_every_token():
+    """In float32 the probabilities of many tokens may add up to 1 before the last of them."""
+    logits = np.linspace(0, -40, 4_000, dtype=np.float32)
+    kept = decoding.candidates(logits, temperature=1.0, top_k=None, top_p=1.0)
+    np.testing.assert_array_equal(kept, logits)

@@ -1,5 +1,6 @@
 """BLEU of a test set, on a model that learns to copy: what it translates, in which order, and how it is scored."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -13,6 +14,7 @@ from bigmodel_jax.layers import attention, blocks, ffn, norms, positions
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.train import preparation
 
 SENTENCES = ('ab', 'b', 'aab', 'ba', 'bbbb', 'abab', 'a')
 TEXTS = sources.Texts(texts=SENTENCES)
@@ -97,3 +99,13 @@ def test_a_source_beyond_the_learned_positions_is_refused(run):
             config.vary(changed, {'evaluations.0.source': sources.Texts(texts=('a' * 20,) * 7)}),
             run.path.parent / 'long',
         )
+
+
+def test_the_source_of_the_most_tokens_is_checked_and_not_that_of_the_most_letters(run):
+    """A letter may be several tokens; and what is translated is padded, which takes positions too."""
+    texts = sources.Texts(texts=('a' * 30, 'é' * 20, *'abcde'))  # 31 and 41 tokens, padded to 48.
+    changed = config.vary(run.experiment, {'evaluations.0.source': texts, 'evaluations.0.longer_by': 2})
+    for length, fits in ((49, False), (50, True)):
+        how = config.vary(changed, {'model.positions': positions.Learned(length=length)})
+        with contextlib.nullcontext() if fits else pytest.raises(config.InputError, match=f'learned {length}'):
+            preparation.build(how)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import drawing
-from bigmodel_jax import config
+from bigmodel_jax import config, sharding
+from bigmodel_jax.layers import embeddings
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import classification, language, objective
 
@@ -117,6 +118,26 @@ def test_metrics_are_those_of_the_weighted_tokens():
     np.testing.assert_allclose(metrics['bits_per_byte'], (total / np.log(2), 800.0), rtol=1e-5)
     hits = ((logits.argmax(-1) == data['targets']) * data['weights']).sum()
     np.testing.assert_array_equal(metrics['accuracy'], (hits, count))
+
+
+def test_a_hit_is_what_argmax_picks():
+    """Of equal logits the first."""
+    random = np.random.default_rng(1)
+    logits = random.integers(0, 3, (50, 40, 8)).astype(np.float32)  # Full of ties.
+    targets = random.integers(0, 8, (50, 40)).astype(np.int32)
+    wanted = logits.argmax(axis=-1) == targets
+    np.testing.assert_array_equal(language.hits(jnp.array(logits), targets), wanted)
+    place = sharding.MeshShape(data=1, fsdp=2, tensor=4).build()
+    split = jax.device_put(logits, place.sharding(('batch', None, 'vocab')))
+    np.testing.assert_array_equal(jax.jit(language.hits)(split, targets), wanted)
+    assert not language.hits(jnp.full((2, 3), jnp.nan), jnp.array([0, 1])).any()
+
+
+def test_a_model_that_knows_nothing_has_the_accuracy_of_one_guess():
+    targets_BT = jnp.arange(2_048).reshape(8, 256)
+    blind, x_BTD = embeddings.Head(jnp.zeros((2_048, 8))), jnp.ones((8, 256, 8))
+    _, metrics = language.LanguageModel().piece(blind, x_BTD, targets_BT, jnp.ones((8, 256)))
+    np.testing.assert_array_equal(metrics['accuracy'], (1, 2_048))
 
 
 def test_tokens_without_weight_have_no_influence():

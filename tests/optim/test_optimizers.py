@@ -1,5 +1,6 @@
 """Optimizers: PyTorch's trajectories and the papers' formulas in float64; all descend, and decay only matrices."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.optim import guards, optimizers, schedules
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'operations.npz'
 AXES = {'matrix': ('embed', 'hidden')}
@@ -191,3 +192,25 @@ def test_muon_makes_each_matrix_orthogonal(axes, shape, matrix):
     assert values.min() > 0.6
     assert values.max() < 1.3
     np.testing.assert_allclose(np.sqrt((update**2).mean()), 0.02, rtol=0.2)
+
+
+@pytest.mark.parametrize('optimizer', EVERY, ids=NAMES)
+def test_after_skipped_steps_the_rate_is_that_of_the_step(optimizer):
+    """And the moments are those of a run that begins here: they have not seen what was skipped."""
+    skipped, steps, guard = 5, 40, guards.Skip()
+    schedule = schedules.WarmupCosine(peak=0.05, warmup_steps=10)
+    params, grads = tree(0), tree(1)
+
+    def state_after(built, verdicts):
+        state = built.init(params)
+        for verdict in verdicts:
+            updates, new = built.update(grads, state, params)
+            state = guard.settle(jnp.int32(verdict), state, new)
+        return updates
+
+    late = dataclasses.replace(optimizer, schedule=schedule).build(steps, TREE_AXES)
+    found = jax.jit(lambda: state_after(late, [guards.NOT_FINITE] * skipped + [guards.FINE]))()
+    rate = float(schedule.build(steps)(jnp.int32(skipped)))
+    first = dataclasses.replace(optimizer, schedule=constant(rate)).build(steps, TREE_AXES)
+    wanted = jax.jit(lambda: state_after(first, [guards.FINE]))()
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7), found, wanted)

@@ -80,3 +80,22 @@ def test_corner_points(schedule, at, expected):
 def test_a_warmup_longer_than_the_run_is_refused(schedule):
     with pytest.raises(config.InputError, match='101 steps, more than steps=100'):
         schedule.build(100)
+
+
+@pytest.mark.parametrize(
+    'schedule',
+    [
+        schedules.Constant(peak=1.0, warmup_steps=5),
+        schedules.WarmupCosine(peak=1.0, warmup_steps=5, final=0.1),
+        schedules.WarmupLinear(peak=1.0, warmup_steps=5),
+        schedules.WarmupStableDecay(peak=1.0, warmup_steps=5, decay_steps=5, final=0.1),
+        schedules.InverseSqrt(peak=1.0, warmup_steps=5),
+        schedules.ConstantInverseSqrt(peak=1.0, constant_steps=5),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_until_is_the_schedule_and_then_the_rate_at_which_it_ends(schedule):
+    alone = rates(schedule, 20, range(21))
+    found = rates(schedules.Until(schedule=schedule, steps=20), 60, range(60))
+    np.testing.assert_array_equal(found[:21], alone)
+    np.testing.assert_array_equal(found[20:], np.full(40, alone[20]))
