@@ -61,9 +61,13 @@ def run(options: argparse.Namespace) -> int:
             print(f'error: {_host()}{files.brief(error)}. {files.ADVICE}', file=sys.stderr)
             return hosts.leave(1)
         if processes.count() > 1:
-            traceback.print_exc()
+            # One that lost another host, which failed first, has nothing of its own to show.
+            is_told = isinstance(error, jax.errors.JaxRuntimeError) and not options.debug
+            if not is_told:
+                traceback.print_exc()
+            what = files.brief(error).rstrip('.') if is_told else 'failed, as shown above'
             advice = 'Where a connection was lost, another host failed first. The same command goes on with the run.'
-            print(f'error: {_host()}failed, as shown above. {advice}', file=sys.stderr)
+            print(f'error: {_host()}{what}. {advice}', file=sys.stderr)
             hosts.leave(1)
         raise
     return status or 0

@@ -115,6 +115,7 @@ def store(workdir: epath.Path, code: Code) -> None:
     """Writes the contents that the run does not hold yet."""
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    files.clean(folder)
     for digest, content in code.contents.items():
         if read(workdir, digest) is None:
             files.write(folder / digest, content)

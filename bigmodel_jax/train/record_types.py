@@ -124,7 +124,7 @@ TYPES = {
     'evaluation': Evaluated,
     'samples': Samples,
     'maps': Maps,
-    **dict.fromkeys(('skipped', 'damage', 'code', 'checkpoint_failed', 'slow', 'gap'), Said),
+    **dict.fromkeys(('skipped', 'warning', 'damage', 'code', 'checkpoint_failed', 'slow', 'gap'), Said),
     'stop': Stopped,
     'end': Finished,
     'certificates': Certificates,
