@@ -191,4 +191,7 @@ def about(run: directory.Run) -> str:
         *later[-2:],
         *conditions.changes(force, code.Contents({}, [run.path])),
     ]
+    for segment in run.segments[1:]:
+        changed = sections.listed(list(segment.changes), 3)
+        parts.append(f'continued after step {segment.after:,} with another experiment or other data ({changed})')
     return ', '.join(parts)
