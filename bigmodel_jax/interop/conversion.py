@@ -15,7 +15,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax import experiment as experiments
-from bigmodel_jax.interop import arrays, converted, family, folder, huggingface, matching, rules, tensor_file
+from bigmodel_jax.interop import arrays, converted, exported, family, folder, huggingface, matching, rules, tensor_file
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import files, integrity, lineage, workdir
 
@@ -97,9 +97,10 @@ def _bring(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pat
     for path, shape in absent.items():
         store.write(BELOW + path, (), np.zeros(shape, np.float32))
     _seal(step, forms, store, config.to_json(experiment))
+    told = exported.bring_tokenizer(source, epath.Path(partial))
     missing = [f'The files hold no {name}; it is zeros.' for name in found.family.absent(found.table)]
     size = sum(entry.size_bytes for entry in opened.entries.values())
-    return Converted(destination, len(opened.entries), size, (*found.notes, *missing))
+    return Converted(destination, len(opened.entries), size, (*found.notes, *missing, *told))
 
 
 def _origin(opened: folder.Folder, found: matching.Match) -> dict[str, Any]:
@@ -142,6 +143,7 @@ class Naming(NamedTuple):
     family: family.Family
     table: rules.Table
     copies: dict[str, np.dtype]
+    is_ours: bool = True  # Whether config.json is written by us, and not as it was once converted.
 
 
 def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Path, shard_bytes: int) -> Converted:
@@ -149,7 +151,7 @@ def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pa
     if not run.checkpoints:
         raise config.InputError(f'{source} holds no checkpoint yet; train it first.')
     model, step = run.experiment.model, epath.Path(source) / files.CHECKPOINTS / str(run.checkpoints[-1])
-    naming = _naming(source, model)
+    naming = _naming(source, run)
     try:
         record = integrity.check(step, step=int(step.name), ours=lineage.Lineage.of(run.path).made, items=(ITEM,))
     except integrity.Damaged as error:
@@ -180,27 +182,34 @@ def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pa
             if copy.formula is not None:
                 shards.write(key, copy.formula(sizes).astype(naming.copies[key]))
     _check_sums(step, store, stored, tensors)
-    (partial / folder.CONFIG).write_text(json.dumps(naming.values, indent=2) + '\n')
+    dtypes = {kind.name for kind in kinds.values()}
+    named = {'dtype': dtypes.pop()} if len(dtypes) == 1 and naming.is_ours else {}
+    (partial / folder.CONFIG).write_text(json.dumps(naming.values | named, indent=2) + '\n')
+    for name, content in exported.tokenizer_files(epath.Path(source)).items():
+        (partial / name).write_bytes(content)
     size = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in contents.values())
     absent = [f'{name} is not in such files; left out.' for name in naming.family.absent(naming.table)]
     return Converted(destination, len(contents), size, tuple(absent))
 
 
-def _naming(source: pathlib.Path, model: Any) -> Naming:
+def _naming(source: pathlib.Path, run: directory.Run) -> Naming:
     """As the files were from which the run was converted; else as the family writes them."""
-    path = epath.Path(source) / ORIGIN
+    path, model = epath.Path(source) / ORIGIN, run.experiment.model
     if path.exists():
         kept = files.read_json(path)
         known = matching.family_of(kept['config'], huggingface.FAMILIES, str(path))
         known.check_same(config.from_json(kept['model']), model, str(path))
         table: rules.Table = known.tables(model)[kept['table']]
-        return Naming(kept['config'], known, table, {key: np.dtype(name) for key, name in kept['copies'].items()})
+        return Naming(
+            kept['config'], known, table, {key: np.dtype(name) for key, name in kept['copies'].items()}, is_ours=False
+        )
     problems = []
     for known in huggingface.FAMILIES:
         if not isinstance(model, known.kind):
             continue
         try:
-            return Naming(known.config_of(model), known, known.tables(model)[0], {})
+            values = known.config_of(model) | exported.other_fields(run, known)
+            return Naming(values, known, known.tables(model)[0], {})
         except config.InputError as error:
             problems.append(f'{known.model_types[0]}: {error}')
     if not problems:

@@ -26,6 +26,7 @@ class Family:
     config_fields: fields.Table  # Every field that its config.json may have.
     aliases: ClassVar[Mapping[str, str]] = {}  # Other names of fields, as the reference reads them.
     kind: type  # Of our models.
+    is_paired = False  # Whether it has an encoder and a decoder.
     needed: ClassVar[
         Mapping[str, tuple[str, ...]]
     ] = {}  # Output -> first names of parameters without which there is none.

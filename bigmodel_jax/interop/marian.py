@@ -109,6 +109,7 @@ class Marian(family.Family):
         'num_hidden_layers': 'encoder_layers',
     }
     kind = seq2seq.Seq2Seq
+    is_paired = True
 
     def model(self, fields: fields.Fields) -> seq2seq.Seq2Seq:
         t5.tokens(fields)

@@ -98,6 +98,7 @@ class T5(family.Family):
         'head_dim': 'd_kv',
     }
     kind = seq2seq.Seq2Seq
+    is_paired = True
 
     def model(self, fields: fields.Fields) -> seq2seq.Seq2Seq:
         tokens(fields)  # Which stand in no model, and are wrong here rather than with the first labels.
@@ -105,7 +106,7 @@ class T5(family.Family):
         heads, layers = fields.whole('num_heads'), fields.whole('num_layers')
         tied = fields.flag('tie_word_embeddings')
         # Transformers 5 says so apart, and that all are tied; see settled().
-        scaled = tied if fields.value('scale_decoder_outputs') is None else fields.flag('scale_decoder_outputs')
+        scaled = fields.flag('scale_decoder_outputs') if fields.has('scale_decoder_outputs') else tied
         norm = norms.RmsNorm(epsilon=fields.number('layer_norm_epsilon'))
         return seq2seq.Seq2Seq(
             vocab=fields.whole('vocab_size'),

@@ -16,6 +16,8 @@ from bigmodel_jax.data.tokenizer import Tokenizer
 from bigmodel_jax.train import checkpoints, digest, files, identity, integrity, lineage, processes, reading, state
 
 PyTree = Any
+# Of the record of a start: what has a sentence of its own, and what is not for people.
+TOLD_ELSEWHERE = ('by_chance', 'digest', 'config')
 PARAMS = 'params.'  # What the paths of parameters begin with in a checkpoint.
 
 
@@ -161,7 +163,7 @@ def begin(start: starts.Start | None, blueprint: state.Blueprint) -> tuple[state
 
 def sentence(record: dict[str, Any]) -> str:
     """What begin() did, for people."""
-    what = ', '.join(f'{name} {value}' for name, value in record.items() if name not in ('by_chance', 'digest'))
+    what = ', '.join(f'{name} {value}' for name, value in record.items() if name not in TOLD_ELSEWHERE)
     return f'begins with weights of {what}; by chance: {starts.listed(record["by_chance"])}'
 
 

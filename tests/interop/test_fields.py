@@ -104,6 +104,7 @@ def test_every_field_that_is_used_is_read(name):
         ('marian', {'max_position_embeddings': 32_000_000}, 'asks for a table'),
         ('t5', {'dense_act_fn': 'gelu'}, 'contradict each other'),
         ('t5', {'is_gated_act': True}, 'contradict each other'),
+        ('t5', {'scale_decoder_outputs': None}, 'scale_decoder_outputs=None should be true or false'),
         ('t5', {'relative_attention_max_distance': 2}, 'more than half'),
         ('llama', {'num_hidden_layers': 2**63}, 'at most 2,147,483,647'),
     ],

@@ -1,0 +1,69 @@
+"""What a directory of Hugging Face has beside weights and model: the tokenizer, and the fields that belong to it."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.data import pretrained_tokenizer, special_tokens
+from bigmodel_jax.interop import family
+from bigmodel_jax.runs import directory
+from bigmodel_jax.train import identity
+
+FILES = (pretrained_tokenizer.JSON, 'tokenizer.model', special_tokens.CONFIG)
+# Fields of config.json that our models do not have, and that say something of these weights or their tokenizer.
+KEPT = (
+    'max_position_embeddings', 'bos_token_id', 'eos_token_id', 'pad_token_id', 'decoder_start_token_id',
+    'forced_eos_token_id', 'forced_bos_token_id',
+)  # fmt: skip
+
+
+def other_fields(run: directory.Run, known: family.Family) -> dict[str, Any]:
+    """What a config.json says beside what the model is; what it does not say would mean the reference's default.
+
+    A run that began with a directory of Hugging Face keeps what that one said. Of another, the longest input is as long
+    as in its training, and the tokens at the ends of a text are those of its tokenizer, or none.
+    """
+    fields: dict[str, Any] = {}
+    if 'max_position_embeddings' in known.config_fields and 'inputs' in run.experiment.data.fields:
+        fields['max_position_embeddings'] = run.experiment.data.fields['inputs'].shape[0]
+    tokenizer = identity.tokenizer_of(run.path)
+    if not known.is_paired:
+        fields['bos_token_id'] = None if tokenizer is None else tokenizer.begin
+        fields['eos_token_id'] = None if tokenizer is None else tokenizer.end
+    said = next((each['start'].get('config') for each in _sessions(run) if 'start' in each), None)
+    if said and said.get('model_type') in known.model_types:
+        fields |= {name: said[name] for name in KEPT if name in said}
+    learned = getattr(getattr(run.experiment.model, 'positions', None), 'length', None)
+    if learned is not None:
+        fields.pop('max_position_embeddings', None)  # The model itself has it.
+    return fields
+
+
+def _sessions(run: directory.Run) -> Iterator[dict[str, Any]]:
+    yield from run.environment
+
+
+def tokenizer_files(run: epath.Path) -> dict[str, bytes]:
+    """The files of a run's tokenizer that Hugging Face's libraries read, if it has any."""
+    tokenizer = identity.tokenizer_of(run)
+    files = {} if tokenizer is None else tokenizer.files()
+    return {name: files[name] for name in FILES if name in files}
+
+
+def bring_tokenizer(source: pathlib.Path, run: epath.Path) -> list[str]:
+    """Stores the tokenizer of a directory of Hugging Face with the run that is made of it; says so if it cannot.
+
+    Returns:
+      A sentence where there is a tokenizer that the run does not get.
+    """
+    names = (pretrained_tokenizer.JSON, *pretrained_tokenizer.MODELS)
+    if not any((source / name).is_file() for name in names):
+        return []
+    try:
+        identity.store_tokenizer(pretrained_tokenizer.Pretrained(path=str(source)).build(), run)
+    except config.InputError as error:
+        return [f'The tokenizer is left out, so that the run cannot write text. {error}']
+    return []
