@@ -19,7 +19,6 @@ from bigmodel_jax.interop import arrays, converted, exported, family, folder, hu
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import files, integrity, lineage, workdir
 
-ORIGIN = 'huggingface.json'  # In the run's directory: config.json, its model, and how the files named their tensors.
 STEP = 0  # Of the checkpoint of converted weights.
 ITEM, BELOW = 'model', 'params.'
 SHARD_BYTES = 5_000_000_000  # As the reference implementation cuts its files.
@@ -82,7 +81,7 @@ def _bring(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pat
             absent[path] = shape
     experiment = experiments.check(converted.experiment(source.name, found.model))
     workdir.create(epath.Path(partial), experiment)
-    files.write_json(epath.Path(partial) / ORIGIN, _origin(opened, found))
+    files.write_json(epath.Path(partial) / exported.ORIGIN, _origin(opened, found))
 
     leading = {path: len(each.leading(found.sizes)) for each in found.table.rules for path in each.paths}
     forms = {path: arrays.Form(shape, kinds[path], leading[path]) for path, shape in shapes.items()}
@@ -194,7 +193,7 @@ def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pa
 
 def _naming(source: pathlib.Path, run: directory.Run) -> Naming:
     """As the files were from which the run was converted; else as the family writes them."""
-    path, model = epath.Path(source) / ORIGIN, run.experiment.model
+    path, model = epath.Path(source) / exported.ORIGIN, run.experiment.model
     if path.exists():
         kept = files.read_json(path)
         known = matching.family_of(kept['config'], huggingface.FAMILIES, str(path))

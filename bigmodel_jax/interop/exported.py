@@ -8,10 +8,12 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import pretrained_tokenizer, special_tokens
-from bigmodel_jax.interop import family
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.interop import converted, family, huggingface, matching
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import identity
+from bigmodel_jax.train import files, identity
 
+ORIGIN = 'huggingface.json'  # In the run's directory: config.json, its model, and how the files named their tensors.
 FILES = (pretrained_tokenizer.JSON, 'tokenizer.model', special_tokens.CONFIG)
 # Fields of config.json that our models do not have, and that say something of these weights or their tokenizer.
 KEPT = (
@@ -42,6 +44,17 @@ def other_fields(run: directory.Run, known: family.Family) -> dict[str, Any]:
     return fields
 
 
+def max_length(run: epath.Path, experiment: Experiment) -> int | None:
+    """How many tokens the model of a run reads at most: as in its training, or as a converted config.json says."""
+    if not isinstance(experiment.data, converted.Elsewhere):
+        return experiment.data.fields['inputs'].shape[0] if 'inputs' in experiment.data.fields else None
+    path = run / ORIGIN
+    if not files.exists(path):
+        return None
+    values = files.read_json(path)['config']
+    return matching.family_of(values, huggingface.FAMILIES, str(path)).max_length(values)
+
+
 def _sessions(run: directory.Run) -> Iterator[dict[str, Any]]:
     yield from run.environment
 
@@ -49,8 +62,8 @@ def _sessions(run: directory.Run) -> Iterator[dict[str, Any]]:
 def tokenizer_files(run: epath.Path) -> dict[str, bytes]:
     """The files of a run's tokenizer that Hugging Face's libraries read, if it has any."""
     tokenizer = identity.tokenizer_of(run)
-    files = {} if tokenizer is None else tokenizer.files()
-    return {name: files[name] for name in FILES if name in files}
+    stored = {} if tokenizer is None else tokenizer.files()
+    return {name: stored[name] for name in FILES if name in stored}
 
 
 def bring_tokenizer(source: pathlib.Path, run: epath.Path) -> list[str]:

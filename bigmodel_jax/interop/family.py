@@ -14,6 +14,7 @@ from bigmodel_jax.models import model as models
 
 Arrays = Mapping[str, Any]
 # Fields of our configs that say how something is computed or how it was drawn, not what it is once it is trained.
+LENGTHS = ('n_positions', 'max_position_embeddings')  # Fields of config.json, of which a family has one.
 NOT_STORED = ('init', 'out_init', 'dropout', 'dtype', 'stack', 'kernel', 'balance', 'z_loss')
 
 
@@ -100,6 +101,11 @@ class Family:
         found = fields.Fields(values, where, self.config_fields, self.aliases)
         fields.check_common(found, self.architectures, self.old_architectures)
         return found
+
+    def max_length(self, values: Mapping[str, Any]) -> int | None:
+        """How many tokens a config.json says that the model reads at most; None where it has no such number."""
+        names = [name for name in LENGTHS if name in self.config_fields]
+        return self.read(values, 'config.json').whole(names[0]) if names else None
 
     def describe(self, values: Mapping[str, Any], where: str) -> models.Model:
         """Our model of a config.json.

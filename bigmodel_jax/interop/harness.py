@@ -16,7 +16,7 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.evaluate import decoding, likelihood
-from bigmodel_jax.interop import generation
+from bigmodel_jax.interop import exported, generation
 
 # Tokens that generate_until makes at most where a request does not say.
 NEW_TOKENS = 256
@@ -192,11 +192,10 @@ def of_run(trained: Any, *, rows: int = 16, limit: int | None = None) -> Answers
 
     Args:
       limit: tokens that the model reads at most, the harness's max_length. None: as many as it has learned positions
-        for, or as its training data is long.
+        for, or as its training data is long; of converted weights, as their config.json says.
     """
     experiment, tokenizer = trained.experiment, trained.tokenizer
-    if limit is None and 'inputs' in experiment.data.fields:
-        limit = experiment.data.fields['inputs'].shape[0]
+    limit = exported.max_length(trained.path, experiment) if limit is None else limit
     scorer = likelihood.Scorer(
         experiment.model, trained.params, trained.model_state, rows=rows, limit=limit, place=trained.place
     )

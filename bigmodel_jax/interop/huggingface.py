@@ -25,8 +25,6 @@ FAMILIES: tuple[family.Family, ...] = (
     t5.T5(),
 )
 
-LENGTHS = ('n_positions', 'max_position_embeddings')  # Fields of config.json, the first that a family has.
-
 
 class Pretrained:
     """A published model, ready to be used. Made by load_pretrained().
@@ -48,9 +46,7 @@ class Pretrained:
     @property
     def max_length(self) -> int | None:
         """How many tokens config.json says that the model reads at most; None where it has no such number."""
-        fields = self._found.family.read(self.values, 'config.json')
-        names = [name for name in LENGTHS if name in self._found.family.config_fields]
-        return fields.whole(names[0]) if names else None
+        return self._found.family.max_length(self.values)
 
     @functools.cached_property
     def _forward(self) -> Any:

@@ -10,34 +10,42 @@ Run:      python -m bigmodel_jax train experiments/first_week/finetune_huggingfa
           python -m bigmodel_jax convert runs/tuned tuned_huggingface
 """
 
-from bigmodel_jax import sharding
+import pathlib
+
+from bigmodel_jax.config import vary
 from bigmodel_jax.data import pretrained_tokenizer, sources, text
 from bigmodel_jax.evaluate import loss
-from bigmodel_jax.experiment import Checkpoints, Experiment
+from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import finetuning
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
 
 
-def experiment(directory: str, path: str, length: int = 512, batch: int = 8, steps: int = 1_000) -> Experiment:
+def experiment(directory: str = 'data/gpt2', path: str = 'data/my.txt') -> Experiment:
     own = pretrained_tokenizer.Pretrained(path=directory)
-    train, held_out = sources.TextFile(path=path, stop=0.9), sources.TextFile(path=path, start=0.9)
-    rest = text.Text(source=held_out, tokenizer=own, batch=batch, length=length)
+    train = text.Text(source=sources.TextFile(path=path, stop=0.9), tokenizer=own, batch=8, length=512)
     return Experiment(
         name='finetune_huggingface',
-        steps=steps,
+        steps=1_000,
         model=finetuning.model(directory),
         start=finetuning.Weights(path=directory),
-        data=text.Text(source=train, tokenizer=own, batch=batch, length=length),
+        data=train,
         objective=language.LanguageModel(),
-        optimizer=optimizers.AdamW(schedule=schedules.WarmupCosine(peak=2e-5, warmup_steps=max(steps // 20, 1))),
-        mesh=sharding.MeshShape(data=1),
-        evaluations=(loss.Loss(data=rest, every_steps=steps // 4),),
-        checkpoints=Checkpoints(every_steps=steps // 4),
+        optimizer=optimizers.AdamW(schedule=schedules.WarmupCosine(peak=2e-5, warmup_steps=50)),
+        evaluations=(loss.Loss(data=vary(train, {'source': sources.TextFile(path=path, start=0.9)}), every_steps=100),),
     )
 
 
-if __name__ == '__main__':
-    from bigmodel_jax.__main__ import main
-
-    raise SystemExit(main(__file__))
+def smoke() -> Experiment:
+    """Seconds, on a tiny model beside this file, and on the text of this file."""
+    whole = experiment(str(pathlib.Path(__file__).parent / 'data' / 'tiny_gpt2'), __file__)
+    return vary(
+        whole,
+        {
+            'steps': 4,
+            'optimizer.schedule.warmup_steps': 2,
+            'evaluations.0.every_steps': 4,
+            'data.length': 16,
+            'evaluations.0.data.length': 16,
+        },
+    )

@@ -19,7 +19,16 @@ from bigmodel_jax.train import checkpoints, state
 
 FILE = pathlib.Path(__file__).parents[2] / 'experiments' / 'first_week' / 'finetune_huggingface.py'
 VOCAB = 300
-SMALL = ('length=16', 'batch=2', 'steps=4')
+SMALL = {
+    'steps': 4,
+    'optimizer.schedule.warmup_steps': 2,
+    'evaluations.0.every_steps': 4,
+    **{
+        f'{part}.{name}': size
+        for part in ('data', 'evaluations.0.data')
+        for name, size in (('batch', 2), ('length', 16))
+    },
+}
 
 
 def directory_of(path, case='gpt2', table='transformer.wte.weight', bos=None, **changes):
@@ -46,8 +55,8 @@ def page(tmp_path_factory):
 
 
 def experiment(hub, page, **changes):
-    loaded = experiment_file.load(f'{FILE}', arguments=[f'directory={hub}', f'path={page}', *SMALL])
-    return config.vary(loaded, changes)
+    loaded = experiment_file.load(f'{FILE}', arguments=[f'directory={hub}', f'path={page}'])
+    return config.vary(loaded, {**SMALL, 'mesh': sharding.MeshShape(data=1), **changes})
 
 
 @pytest.fixture(scope='module')
