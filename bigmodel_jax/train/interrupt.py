@@ -103,7 +103,7 @@ def status(reason: str | None) -> int:
 
     Not 0, so that a loop in a shell stops with Ctrl-C, and a scheduler knows that the run is not at its end.
     """
-    return 128 + signal.Signals[reason].value if reason in signal.Signals.__members__ else 0
+    return 128 + signal.Signals[reason].value if reason is not None and reason in signal.Signals.__members__ else 0
 
 
 @contextlib.contextmanager
