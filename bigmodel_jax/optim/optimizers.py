@@ -14,6 +14,9 @@ ClipNorm = Annotated[
     config.PositiveFloat,
     bounds.Advice('0 would scale every gradient to 0. Use None for no clipping, which is what 0 means in nanoGPT.'),
 ]
+ClipValue = Annotated[
+    config.PositiveFloat, bounds.Advice('0 would make every gradient 0. Use None for no clipping by value.')
+]
 
 
 class Optimizer:
@@ -21,6 +24,8 @@ class Optimizer:
 
     schedule: schedules.Scheduler
     clip_norm: float | None  # The gradient is scaled down to this global norm (Pascanu et al., 2012, algorithm 1).
+    # Each element of the gradient is first limited to [-clip_value, clip_value]; clip_norm applies to what remains.
+    clip_value: float | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         """The update rule at learning rate `rate`.
@@ -33,7 +38,10 @@ class Optimizer:
     def build(self, steps: int, axes: PyTree) -> optax.GradientTransformation:
         """The whole transformation of gradients into updates, for a run of `steps` updates."""
         rule = self.rule(self.schedule.build(steps), axes)
-        return rule if self.clip_norm is None else optax.chain(optax.clip_by_global_norm(self.clip_norm), rule)
+        by_value = [] if self.clip_value is None else [optax.clip(self.clip_value)]
+        by_norm = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        clipping = by_value + by_norm
+        return optax.chain(*clipping, rule) if clipping else rule
 
 
 def decay(rate: schedules.Schedule, weight_decay: float, axes: PyTree) -> optax.GradientTransformation:
@@ -54,6 +62,7 @@ class AdamW(Optimizer):
     eps: config.PositiveFloat = 1e-8
     weight_decay: config.Rate = 0.0  # Times the learning rate, on matrices and tables.
     clip_norm: ClipNorm | None = None
+    clip_value: ClipValue | None = None
     # Of the mean of the gradients; bfloat16 saves 2 bytes for each parameter. The mean of their squares stays float32:
     # in one step it moves by 1 - b2, often less than the 2^-9 that bfloat16 rounds away, and so would stand still.
     momentum_dtype: Literal['float32', 'bfloat16'] = 'float32'
@@ -82,6 +91,7 @@ class Adafactor(Optimizer):
     smallest: config.Positive = 128  # Matrices with a shorter side keep all their second moments, as in T5's code.
     weight_decay: config.Rate = 0.0  # As in AdamW.
     clip_norm: ClipNorm | None = None
+    clip_value: ClipValue | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         updates = optax.adafactor(
@@ -103,6 +113,7 @@ class Lion(Optimizer):
     b2: config.Probability = 0.99
     weight_decay: config.Rate = 0.0
     clip_norm: ClipNorm | None = None
+    clip_value: ClipValue | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         return optax.lion(rate, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay, mask=masks.decayed(axes))
@@ -117,6 +128,7 @@ class Sgd(Optimizer):
     nesterov: bool = False
     weight_decay: config.Rate = 0.0
     clip_norm: ClipNorm | None = None
+    clip_value: ClipValue | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         penalty = optax.add_decayed_weights(self.weight_decay, mask=masks.decayed(axes))
@@ -137,6 +149,7 @@ class Muon(Optimizer):
     rms: config.PositiveFloat = 0.2  # Root mean square of an update, as Adam's is in practice (their section 2.2).
     weight_decay: config.Rate = 0.0
     clip_norm: ClipNorm | None = None
+    clip_value: ClipValue | None = None
 
     def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
         updates = optax.contrib.muon(

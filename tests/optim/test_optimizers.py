@@ -98,6 +98,19 @@ def test_adafactor_and_lion_are_those_of_the_papers():
     np.testing.assert_allclose(found, lion(start, grads, 0.01, 0.1), rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize('clip_norm', [None, 1.0])
+def test_clipping_by_value_limits_each_element_before_the_norm_is_clipped(clip_norm):
+    start, grads = oracle('opt_w0', 'opt_grads')
+    limit = float(np.median(np.abs(grads[0])))
+    optimizer = optimizers.Sgd(schedule=constant(1.0), momentum=0.0, clip_value=limit, clip_norm=clip_norm)
+    first = {'matrix': jnp.asarray(grads[:1], jnp.float32)}
+    found = trajectory(optimizer, {'matrix': jnp.asarray(start, jnp.float32)}, first)['matrix'][0]
+    wanted = np.minimum(np.maximum(grads[0].astype(np.float64), -limit), limit)
+    if clip_norm is not None:
+        wanted *= min(1.0, clip_norm / np.sqrt((wanted**2).sum()))
+    np.testing.assert_allclose(start - found, wanted, atol=2e-6)  # Float32: start is of order 1.
+
+
 def test_clipping_is_by_the_norm_of_the_whole_gradient():
     start, grads, clipped, norm = oracle('opt_w0', 'opt_grads', 'clip_grad_after', 'clip_norm_before')
     one = {'matrix': jnp.asarray(10 * grads[:1], jnp.float32)}
