@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import importlib
+import pkgutil
 import re
 import sys
 import types
@@ -11,6 +13,7 @@ from typing import Any, TypeVar
 from bigmodel_jax import config, terminal
 
 C = TypeVar('C')
+ROOMS = ('data', 'evaluate', 'layers', 'models', 'objectives', 'optim')
 LONGEST, DEEPEST = 100_000, 100  # Characters of a value, and brackets and signs within one another.
 # Last words of the names of secrets. 'key' and 'token' name fields and text too: they are secrets after an owner, or
 # where the value looks like one.
@@ -57,7 +60,8 @@ def hidden(name: str, value: str) -> str:
 def parse_value(text: str, path: str = '') -> Any:
     """A value written as in an experiment file: 3, 1e-3, None, (1, 2), 'text', Lion(b2=0.98). A bare word is a string.
 
-    Only literals and configuration classes that are loaded are understood; nothing is evaluated. Text that is neither
+    Only literals and configuration classes of the package and of the loaded experiment file are understood; nothing is
+    evaluated. Text that is neither
     is a string as it stands, so that paths need no quotes.
     """
     if len(text) > LONGEST:
@@ -100,12 +104,12 @@ def _literal(node: ast.expr, path: str) -> Any:
 
 def _loaded_class(name: str, path: str) -> type:
     """A configuration class by its bare or dotted name, among those of the package and the loaded experiment file."""
-    # By full name: a class that several modules import is one.
-    known = {f'{cls.__module__}.{cls.__name__}': cls for cls in _loaded_classes()}
-    found = {full: cls for full, cls in known.items() if f'.{full}'.endswith(f'.{name}')}
+    found = _named(name)
+    if not found:  # What the experiment file did not import may still be named.
+        _import_configs()
+        found = _named(name)
     if not found:
-        shorts = {cls.__name__ for cls in known.values()}
-        near = config.nearest(name.rpartition('.')[2], shorts)
+        near = config.nearest(name.rpartition('.')[2], {cls.__name__ for cls in _loaded_classes()})
         raise config.InputError(f'{path}: there is no configuration class {name!r}.{near}')
     if len(found) > 1:  # An experiment file that runs by itself is loaded once more, under its own name.
         found = {full: cls for full, cls in found.items() if cls.__module__ != '__main__'}
@@ -113,6 +117,20 @@ def _loaded_class(name: str, path: str) -> type:
         last_two = sorted('.'.join(full.split('.')[-2:]) for full in found)
         raise config.InputError(f'{path}: {name} may be {" or ".join(last_two)}; write which.')
     return next(iter(found.values()))
+
+
+def _named(name: str) -> dict[str, type]:
+    """The loaded configuration classes of this name, by full name: a class that several modules import is one."""
+    known = {f'{cls.__module__}.{cls.__name__}': cls for cls in _loaded_classes()}
+    return {full: cls for full, cls in known.items() if f'.{full}'.endswith(f'.{name}')}
+
+
+def _import_configs() -> None:
+    """Imports every module of the package in which an experiment finds its configuration classes."""
+    for room in ROOMS:
+        package = importlib.import_module(f'{config.PACKAGE}.{room}')
+        for module in pkgutil.iter_modules(package.__path__, f'{package.__name__}.'):
+            importlib.import_module(module.name)
 
 
 def _loaded_classes() -> list[type]:

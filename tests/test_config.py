@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -171,3 +172,8 @@ def test_set_builds_configs_only():
         settings.parse_value('Gated(hiden=8)', 'model.block.ffn')
     with pytest.raises(config.InputError, match='not of the form path=value'):
         settings.parse_settings(MODEL, ['width'])
+
+
+def test_a_value_may_name_a_class_of_the_package_that_nothing_imported():
+    code = "from bigmodel_jax import settings; print(settings.parse_value('Greedy()'))"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == 'Greedy()\n'
