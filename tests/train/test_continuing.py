@@ -11,7 +11,7 @@ from etils import epath
 from bigmodel_jax import config
 from bigmodel_jax.data import sources
 from bigmodel_jax.optim import optimizers, schedules
-from bigmodel_jax.runs import directory, verify
+from bigmodel_jax.runs import diff, directory, verify
 from bigmodel_jax.train import files, identity, loop, segments
 
 CONSTANT = {'optimizer.schedule': schedules.Constant(peak=1e-2), 'evaluations': (), 'checkpoints.keep_last': 9}
@@ -148,6 +148,9 @@ def test_a_segment_is_repeated_with_its_own_experiment(base, copy):
     loop.train(config.vary(base, {'optimizer.schedule.peak': 2e-2}), copy, new_segment=True)
     found = verify.verify(directory.open_run(copy))
     assert found.identical, found.first
+    assert 'continued after step 2 with another experiment or other data (optimizer.schedule.peak: 0.01 -> 0.02)' in (
+        diff.about(directory.open_run(copy))
+    )
 
 
 def test_other_evaluations_of_a_finished_run_have_names_of_their_own(corpus, tmp_path):
