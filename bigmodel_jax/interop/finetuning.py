@@ -111,7 +111,8 @@ def _placed(found: matching.Match, source: folder.Folder, path: str, wanted: jax
                 result[here] = place.tensor.layout.read(source.read(place.tensor.key))[place.part][rest]
         return result
 
-    def shard(index: Index) -> np.ndarray:
+    def shard(index: Index | None) -> np.ndarray:
+        assert index is not None  # Every parameter has a shape.
         return part(tuple(each.indices(size)[:2] for each, size in zip(index, wanted.shape)))
 
     assert wanted.sharding is not None
