@@ -63,12 +63,12 @@ SIMULATE: tuple[tuple[str], dict[str, Any]] = (
 class _PrintCompletion(argparse.Action):
     """Prints the completion script of a shell, and exits."""
 
-    def __call__(self, top: argparse.ArgumentParser, *given: Any, **_: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
         try:
-            print(completion.script(top, given[1]))
+            print(completion.script(parser, values))
         except ImportError:
-            top.error('completion needs shtab, which is not installed: pip install shtab')
-        top.exit()
+            parser.error('completion needs shtab, which is not installed: pip install shtab')
+        parser.exit()
 
 
 def parser() -> argparse.ArgumentParser:
