@@ -62,7 +62,7 @@ class Clock:
         self.limits, self._now = limits, now
         self._current, self._since = 'other', now()
         self._all, self._of_lap, self._of_step = Times(), Times(), Times()
-        self._steps, self._first = 0, True
+        self._steps, self._first, self._starved = 0, True, 0
         self._recent: collections.deque[Times] = collections.deque(maxlen=REMEMBERED)
         self.last_step, self.ended_s = 0, now()  # The last step that ended, and when.
 
@@ -131,13 +131,20 @@ class Clock:
         times, of_lap, steps = self._all, self._of_lap, self._steps
         self._all, self._of_lap, self._steps = Times(), Times(), 0
         whole, waited = _length(of_lap), of_lap.get('data', 0.0)
-        finding = None
-        if steps and waited > self.limits.starving * whole:
-            finding = (
-                f'The last {steps} steps waited for data {waited / whole:.0%} of their time: the devices starve. '
-                'Read faster: from a nearer disk, with less work for each example.'
-            )
+        finding = self._starving(steps, waited / whole) if steps and whole else None
         return Lap(whole / steps if steps else 0.0, {phase: times.get(phase, 0.0) for phase in PHASES}, finding)
+
+    def _starving(self, steps: int, share: float) -> str | None:
+        """What is said of a lap that waited for data; of the 1st such lap, the 2nd, 4th, 8th and so on."""
+        if share <= self.limits.starving:
+            return None
+        self._starved += 1
+        if self._starved.bit_count() > 1:
+            return None
+        return (
+            f'The last {steps} steps waited for data {share:.0%} of their time: the devices starve. '
+            'Read faster: from a nearer disk, with less work for each example.'
+        )
 
 
 def _length(times: Mapping[str, float]) -> float:

@@ -109,6 +109,15 @@ def test_starving_is_said_once_for_each_lap(clock, hand):
     assert clock.lap().finding is None
 
 
+def test_a_run_that_always_starves_says_so_ever_more_rarely(clock, hand):
+    steps(clock, hand, 1, 1, train=1)
+    said = []
+    for lap in range(1, 17):
+        steps(clock, hand, 2 * lap, 2 * lap + 1, data=3, train=1)
+        said += [lap] * (clock.lap().finding is not None)
+    assert said == [1, 2, 4, 8, 16]
+
+
 def test_a_process_alone_says_in_which_phase_it_hangs():
     said, heard = [], threading.Event()
 
