@@ -46,6 +46,20 @@ def test_a_run_is_used_from_its_checkpoints_alone(experiment, trained, tmp_path,
     assert loop.train(experiment, tmp_path / 'second').digest == run.digest
 
 
+def test_a_copy_of_a_checkpoint_is_a_branch(experiment, trained, tmp_path):
+    """In a directory of its own it goes on to where the run went; with other settings, as a new segment."""
+    steps = directory.open_run(trained).checkpoints
+    first, branches = min(steps), [tmp_path / name for name in ('same', 'other')]
+    for path in branches:
+        shutil.copytree(trained / 'checkpoints' / str(first), path / 'checkpoints' / str(first))
+    same, other = experiment, config.vary(experiment, {'optimizer.schedule.peak': 0.5})
+    assert first < experiment.steps
+    assert loop.train(same, branches[0]).digest == directory.open_run(trained).digest
+    with pytest.raises(config.InputError, match='--new-segment'):
+        loop.train(other, branches[1])
+    assert loop.train(other, branches[1], new_segment=True).digest != directory.open_run(trained).digest
+
+
 def test_files_that_vanish_while_a_run_trains_are_written_again(experiment, trained, tmp_path, monkeypatch, capsys):
     path, scalars = tmp_path / 'run', metrics.Writer.scalars
 
