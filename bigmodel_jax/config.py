@@ -27,6 +27,7 @@ CLASS_KEY = 'class'
 # in equality or JSON.
 ORIGINS = '_origins'
 FILE = '_file'  # Another such attribute: the experiment file from which it was loaded.
+MOST_LISTED = 60  # Names that a message lists; more are no help.
 
 C = TypeVar('C')
 
@@ -59,12 +60,12 @@ def is_config_class(cls: object) -> bool:
 
 
 def nearest(word: str, words: typing.Iterable[str]) -> str:
-    """' Did you mean ...?' if one of `words` is close to `word`; otherwise the list of all of them."""
+    """' Did you mean ...?' if one of `words` is close to `word`; otherwise all of them, unless they are too many."""
     words = sorted(words)
     close = difflib.get_close_matches(word, words, n=1)
     if close:
         return f' Did you mean {close[0]!r}?'
-    return f' Known: {", ".join(words)}.' if words else ''
+    return f' Known: {", ".join(words)}.' if 0 < len(words) <= MOST_LISTED else ''
 
 
 # ---- checking ---------------------------------------------------------------------------------------------------

@@ -148,7 +148,9 @@ def _call(module: types.ModuleType, function: str, file: pathlib.Path, arguments
     values = {}
     for argument in arguments:
         name, sign, text = argument.partition('=')
-        if not sign or not (name in named or (anything and name.isidentifier())):
+        if not sign:
+            raise config.InputError(f'--arg {argument!r} is not of the form name=value, such as width=64.')
+        if not (name in named or (anything and name.isidentifier())):
             raise config.InputError(f'{file}: {function}() takes no --arg {argument}.{config.nearest(name, named)}')
         is_text = name in named and named[name].annotation in (str, 'str')
         values[name] = text if is_text else settings.parse_value(text, name)

@@ -169,6 +169,8 @@ def test_describe_lists_every_array_with_its_place(command):
 def test_an_argument_of_the_experiment_function(command):
     status, out, _ = command('show', f'{FILE}:with_path', '--arg', 'path=elsewhere')
     assert (status, "name = 'elsewhere'" in out) == (0, True)
+    status, _, err = command('show', f'{FILE}:with_path', '--arg', 'path')
+    assert (status, "--arg 'path' is not of the form name=value" in err) == (2, True)
 
 
 @pytest.mark.parametrize('verb', ['', 'train', 'sample'])

@@ -172,6 +172,8 @@ def test_set_builds_configs_only():
         settings.parse_value('Gated(hiden=8)', 'model.block.ffn')
     with pytest.raises(config.InputError, match='not of the form path=value'):
         settings.parse_settings(MODEL, ['width'])
+    with pytest.raises(config.InputError, match=r"no configuration class 'Xyzzy'\.$"):  # Without a list of hundreds.
+        settings.parse_value('Xyzzy()')
 
 
 def test_a_value_may_name_a_class_of_the_package_that_nothing_imported():

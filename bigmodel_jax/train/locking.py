@@ -120,7 +120,7 @@ def _acquire(directory: epath.Path, say: Say) -> Lock:
         return files.retried(lambda: _wait_for(path, mine, say))
     except OSError as error:
         raise config.InputError(
-            f'--workdir {directory} cannot be written: {error}. Make room or it writable, or use another directory.'
+            f'--workdir {directory} cannot be written: {error}. Make it writable, with free space, or use another one.'
         ) from error
 
 

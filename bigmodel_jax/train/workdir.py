@@ -94,7 +94,7 @@ def create(workdir: epath.Path, experiment: Experiment) -> None:
             sums.write(workdir, {files.EXPERIMENT: files.encode_json(_like_stored(path, new))})
     except OSError as error:
         raise config.InputError(
-            f'--workdir {workdir} cannot be written: {error}. Make room or it writable, or use another directory.'
+            f'--workdir {workdir} cannot be written: {error}. Make it writable, with free space, or use another one.'
         ) from error
 
 
