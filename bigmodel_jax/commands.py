@@ -142,7 +142,9 @@ def train(options: argparse.Namespace) -> int:
         print(f'report: {verbs.write_report(result.workdir)}')
     except (config.InputError, OSError) as error:  # What was trained is as good without it.
         print(f'no report: {files.brief(error)}', file=sys.stderr)
-    if result.stopped_by is not None:
+    if result.finished_early is not None:
+        print(f'finished early at step {result.step} of {experiment.steps}: {result.finished_early}.')
+    elif result.stopped_by is not None:
         again = 'the same command without --stop-after' if result.stopped_by == 'stop_after' else 'the same command'
         print(f'stopped by {result.stopped_by} at step {result.step} of {experiment.steps}; {again} resumes it.')
     if result.unwritten:

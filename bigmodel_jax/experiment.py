@@ -32,12 +32,22 @@ class Checkpoints:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """The run ends, with a checkpoint, when a metric did not improve in `patience` evaluations in a row."""
+
+    metric: str  # As 'validation/loss'. The evaluation says in which direction it is better.
+    patience: config.Positive = 3
+    min_delta: config.Rate = 0.0  # A value counts as an improvement if it is better than the best by more than this.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Watch:
     """How closely a run is looked at, and what is done when its numbers go wrong."""
 
     log_every: config.Positive = 10  # Steps between reports; metrics stay on the devices until then.
     fingerprints_every: config.Positive = 100  # Steps between fingerprints, by which `diff` finds where runs part.
     anomalies: guards.Guard = guards.Stop()
+    early_stopping: EarlyStopping | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -85,6 +95,8 @@ def check(experiment: Experiment) -> Experiment:
         )
     evaluation.check_names([each.name for each in experiment.evaluations])
     _check_best(experiment.checkpoints, experiment.evaluations)
+    if experiment.watch.early_stopping is not None:
+        _check_metric('watch.early_stopping.metric', experiment.watch.early_stopping.metric, experiment.evaluations)
     return experiment
 
 
@@ -93,15 +105,20 @@ def _check_best(checkpoints: Checkpoints, evaluations: tuple[evaluation.Evaluati
     best, every = checkpoints.keep_best, checkpoints.every_steps
     if best is None:
         return
-    cadences = {each.name: each.every_steps for each in evaluations}
-    name, _, metric = best.partition('/')
-    if name not in cadences or not metric:
-        near = config.nearest(name, cadences) if evaluations else ' The experiment has no evaluations.'
-        raise config.InputError(f'checkpoints.keep_best={best!r} is not of the form evaluation/metric.{near}')
-    measured = cadences[name]
+    measured = _check_metric('checkpoints.keep_best', best, evaluations).every_steps
     if every % measured and measured % every:
         raise config.InputError(
             f'checkpoints.keep_best={best!r} is measured every {measured} steps, but checkpoints are saved every '
             f'{every}, so both happen only every {math.lcm(every, measured)} steps and most checkpoints would never be '
             f'compared. Use checkpoints.every_steps={measured}, or make one of the two a multiple of the other.'
         )
+
+
+def _check_metric(field: str, value: str, evaluations: tuple[evaluation.Evaluation, ...]) -> evaluation.Evaluation:
+    """The evaluation whose metric a field of the experiment names, as 'validation/loss'."""
+    by_name = {each.name: each for each in evaluations}
+    name, _, metric = value.partition('/')
+    if name not in by_name or not metric:
+        near = config.nearest(name, by_name) if evaluations else ' The experiment has no evaluations.'
+        raise config.InputError(f'{field}={value!r} is not of the form evaluation/metric.{near}')
+    return by_name[name]

@@ -54,6 +54,14 @@ def text_data(path):
             ['--set', 'checkpoints.every_steps=10', '--set', 'checkpoints.keep_best=validation/los'],
             "the evaluation 'validation' has no metric 'los'. Did you mean 'loss'?",
         ),
+        (
+            ['--set', 'watch.early_stopping=EarlyStopping(metric="validation/los")'],
+            "watch.early_stopping.metric='validation/los': the evaluation 'validation' has no metric 'los'",
+        ),
+        (
+            ['--set', 'watch.early_stopping=EarlyStopping(metric="test/loss")'],
+            "watch.early_stopping.metric='test/loss' is not of the form evaluation/metric",
+        ),
     ],
 )
 def test_wrong_settings(command, tmp_path, arguments, message):

@@ -221,7 +221,7 @@ class Run:
     def state(self) -> str:
         """In words: finished, stopped and why, or not known to have ended."""
         if self.finished:
-            return 'finished'
+            return sessions_lib.finished(self._last_event)
         if self._last_event.get('kind') == 'stop':
             return f'stopped by {self._last_event.get("reason")}'
         return 'running or interrupted' if self._last_event else 'not started'

@@ -130,7 +130,9 @@ def train(
     ends = [step for step, _ in sessions[1:]] + [until]
     for (start, session), end in zip(sessions, ends):
         try:
-            result = loop.train(on_mesh(made(run, start + 1), session), into, stop_after=end, new_segment=True)
+            # It ends where the run did, also where early stopping was added or changed on the way.
+            same = config.vary(on_mesh(made(run, start + 1), session), {'watch.early_stopping': None})
+            result = loop.train(same, into, stop_after=end, new_segment=True)
         except metrics.Anomalous as error:
             return str(error)
         if result.step < end:

@@ -50,9 +50,15 @@ def _parts(every: Sequence[records.Record]) -> list[list[records.Record]]:
 def _session(entry: Mapping[str, Any], own: list[records.Record]) -> Session:
     start = datetime.datetime.fromisoformat(entry['started']).timestamp()
     last = own[-1] if own else {'kind': '', 'step': entry['step'], 'time': start}
-    ending = {'end': 'finished', 'stop': f'stopped by {last.get("reason")}'}.get(last['kind'])
+    ending = {'end': finished(last), 'stop': f'stopped by {last.get("reason")}'}.get(last['kind'])
     last_step = max([entry['step'], *[record['step'] for record in own]])
     return Session(start, entry['step'], last_step, _seconds(last['time'] - start, own), ending, 0)
+
+
+def finished(end: Mapping[str, Any]) -> str:
+    """How a run ended, from its record of the end, in words."""
+    reason = end.get('reason')
+    return 'finished' if reason is None else f'finished early at step {end["step"]}: {reason}'
 
 
 def _seconds(by_the_clock: float, own: list[records.Record]) -> float:

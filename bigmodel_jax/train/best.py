@@ -1,4 +1,4 @@
-"""The checkpoint that is kept as the best: which metric says so, and in which direction."""
+"""The metrics by which the best checkpoint is kept and a run stops early: in which direction they are better."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,19 +10,26 @@ from bigmodel_jax.train.state import TrainState
 
 
 def direction(
-    experiment: Experiment, evaluators: Sequence[evaluation.Evaluator], abstract: TrainState
+    name: str | None,
+    experiment: Experiment,
+    evaluators: Sequence[evaluation.Evaluator],
+    abstract: TrainState,
+    *,
+    field: str,
 ) -> metric.Direction:
-    """The direction in which the metric of `checkpoints.keep_best` is better; 'lower' if it names none.
+    """The direction in which the metric `name` is better; 'lower' if it is None.
+
+    Args:
+      field: the field of the experiment that asks for the metric, for the message.
 
     Raises:
       InputError: no evaluation has that metric, or nothing says in which direction it is better.
     """
-    name = experiment.checkpoints.keep_best
     if name is None:
         return 'lower'
     by_name = {each.name: evaluator for each, evaluator in zip(experiment.evaluations, evaluators)}
     return evaluation.direction(
-        name, by_name, params=abstract.params, model_state=abstract.model_state, field='checkpoints.keep_best'
+        name, by_name, params=abstract.params, model_state=abstract.model_state, field=field
     )
 
 

@@ -9,11 +9,13 @@ import jax
 from etils import epath
 
 from bigmodel_jax import config, sharding
+from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.train import (
     anomalies,
     best,
     compile_cache,
+    early_stopping,
     feed,
     files,
     gaps,
@@ -44,9 +46,11 @@ class Result:
     workdir: epath.Path
     step: int
     digest: str  # Of the state at `step`; equal digests mean bit-identical states.
-    stopped_by: str | None  # 'SIGTERM' or another signal, 'stop_after'; None at the end of the experiment.
+    # 'SIGTERM' or another signal, or 'stop_after'; 'early_stopping' if it is finished before the last step; else None.
+    stopped_by: str | None
     metrics: dict[str, float]  # The last value of each evaluation's metrics, as 'validation/loss'.
     unwritten: tuple[str, ...] = ()  # A sentence for each log that could not be written to its end.
+    finished_early: str | None = None  # Why early stopping ended it, in a sentence.
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -126,8 +130,10 @@ def _session(
         with watching.Watcher(session.clock, functools.partial(session.heed, 'slow')):
             current, number, stopped_by = session.steps(current, start)
         result = Result(directory, number, digest(current), stopped_by, session.latest)
-        writer.event('stop' if stopped_by else 'end', number, reason=stopped_by, digest=result.digest)
-    return dataclasses.replace(result, unwritten=(*writer.lost, *tracer.lost))
+        early = session.early.reason if stopped_by == early_stopping.REASON else None
+        kind = 'end' if early or not stopped_by else 'stop'
+        writer.event(kind, number, reason=early or stopped_by, digest=result.digest)
+    return dataclasses.replace(result, unwritten=(*writer.lost, *tracer.lost), finished_early=early)
 
 
 class Equipment(NamedTuple):
@@ -169,10 +175,13 @@ class Session:
         self.latest: dict[str, float] = dict(position.get('latest', {}))
         self.route = Route.of(position)
         self.anomalies = anomalies.Anomalies(self.run.experiment.watch.anomalies, position)
+        self.early = early_stopping.Monitor(self.run.experiment, self.run.stopping_direction, position)
 
     def steps(self, current: state.TrainState, start: int) -> tuple[state.TrainState, int, str | None]:
         """Trains from step `start` to the last, or until asked to stop; returns state, step, and what stopped it."""
         experiment, last, number = self.run.experiment, self.run.experiment.steps, start
+        if self.early.reason is not None and start < last:
+            return current, start, early_stopping.REASON
         if self.stop_after is not None and self.stop_after <= start < last:
             return current, start, 'stop_after'
         stopped_by, step_fn = None, step.compile_step(experiment, self.run.blueprint, self.run.place)
@@ -193,14 +202,17 @@ class Session:
                 self.tracer.take(number, current, traced.norms)
             reports = due(number, experiment.watch.log_every, last)
             saves = due(number, experiment.checkpoints.every_steps, last) or asked.save or stopped_by is not None
-            bad = self.read(number) if reports or saves or self.route.turns_at(number) else None
+            judged = any(self.early.reads(each.name) for each, _ in self.evaluations_due(number))
+            bad = self.read(number) if reports or saves or judged or self.route.turns_at(number) else None
             if bad is not None:
                 current, number = self.go_back(*bad)
                 continue
             if reports:
                 self.report(number)
             fresh = self.evaluate(number, current)
-            if saves:
+            if self.early.reason is not None:
+                stopped_by = early_stopping.REASON
+            if saves or stopped_by:
                 self.save(number, current, fresh)
             self.heed('checkpoint_failed', number, *self.checkpoints.failures())
             if stopped_by and number < last:
@@ -272,16 +284,23 @@ class Session:
             self.writer.event(kind, number, text=text)
             self.shown.say(text)
 
+    def evaluations_due(self, number: int) -> list[tuple[evaluation.Evaluation, evaluation.Evaluator]]:
+        """The evaluations that are due after step `number`."""
+        experiment = self.run.experiment
+        pairs = zip(experiment.evaluations, self.run.evaluators)
+        return [(each, built) for each, built in pairs if due(number, each.every_steps, experiment.steps)]
+
     def evaluate(self, number: int, current: state.TrainState) -> dict[str, float]:
         """Runs the evaluations that are due; returns their metrics as 'name/metric'."""
-        experiment, fresh = self.run.experiment, {}
-        for each, evaluator in zip(experiment.evaluations, self.run.evaluators):
-            if due(number, each.every_steps, experiment.steps):
-                with self.clock.phase('evaluation'):
-                    outcome = evaluator.run(current.params, current.model_state)
-                    fresh |= self.writer.evaluation(number, each.name, outcome)
-                self.shown.evaluation(number, each.name, outcome)
-                self.heed('keep_best', number, best.missing(experiment.checkpoints.keep_best, each.name, outcome))
+        keep_best, fresh = self.run.experiment.checkpoints.keep_best, {}
+        for each, evaluator in self.evaluations_due(number):
+            with self.clock.phase('evaluation'):
+                outcome = evaluator.run(current.params, current.model_state)
+                fresh |= self.writer.evaluation(number, each.name, outcome)
+            self.shown.evaluation(number, each.name, outcome)
+            self.heed('keep_best', number, best.missing(keep_best, each.name, outcome))
+            self.heed('warning', number, self.early.missing(each.name, outcome))
+        self.early.see(number, fresh)
         self.latest |= fresh
         return fresh
 
@@ -294,7 +313,7 @@ class Session:
         """What is needed to go on after step `number`, besides the state."""
         own = {'step': number, 'pending': list(self.pending), 'latest': dict(self.latest), 'reported': self.reported}
         way = {'skipped': self.route.skipped(number + 1), 'jumps': self.route.jumps}
-        return own | way | self.anomalies.position
+        return own | way | self.anomalies.position | self.early.position
 
     def finish(self, number: int, current: state.TrainState) -> None:
         """Waits for the last checkpoint; if it could not be saved, tries again for a while.

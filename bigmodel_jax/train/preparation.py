@@ -20,6 +20,7 @@ from bigmodel_jax.train import (
     best,
     code,
     continuing,
+    early_stopping,
     environment,
     files,
     identity,
@@ -48,6 +49,7 @@ class Run:
     blueprint: state.Blueprint
     evaluators: tuple[evaluation.Evaluator, ...]
     direction: metric.Direction = 'lower'  # In which the metric of checkpoints.keep_best is better.
+    stopping_direction: metric.Direction = 'lower'  # And that of watch.early_stopping.
     changes: tuple[str, ...] = ()  # With which a new segment of a run begins, a line each; see train/segments.py.
 
     @property
@@ -89,8 +91,15 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
             # A module that changes its state in evaluation is found by tracing it.
             for evaluator in evaluators:
                 evaluator.metrics(blueprint.abstract.params, blueprint.abstract.model_state)
-        direction = best.direction(experiment, evaluators, blueprint.abstract)
-    return Run(experiment, place, data, blueprint, evaluators, direction)
+        stopping = experiment.watch.early_stopping
+        direction, stopping_direction = (
+            best.direction(name, experiment, evaluators, blueprint.abstract, field=field)
+            for name, field in (
+                (experiment.checkpoints.keep_best, 'checkpoints.keep_best'),
+                (None if stopping is None else stopping.metric, early_stopping.FIELD),
+            )
+        )
+    return Run(experiment, place, data, blueprint, evaluators, direction, stopping_direction)
 
 
 def _setting(
@@ -221,12 +230,16 @@ def begin(
 
     That of a new state may say under 'start' where its weights come from.
     """
-    if run.changes or continuing.is_at_its_beginning(checkpoints):
+    new_segment = bool(run.changes) or continuing.is_at_its_beginning(checkpoints)
+    if new_segment:
         checkpoints.anew = run.blueprint.init
     restored = checkpoints.restore_newest(run.blueprint.abstract, run.blueprint.shardings, among)
     checkpoints.anew = None
     if restored is not None:
-        return restored
+        current, position = restored
+        if new_segment:  # Other data or another optimizer may improve what did not improve before.
+            position.pop(early_stopping.REASON, None)
+        return current, position
     first, origin = starting.begin(run.experiment.start, run.blueprint)
     return first, {'step': 0, 'pending': []} | ({} if origin is None else {'start': origin})
 
@@ -294,6 +307,8 @@ def greeting(
     ]
     if position['step'] >= run.experiment.steps:
         lines.append(f'finished already: the checkpoint of step {position["step"]} is the last; nothing is trained')
+    elif (why := early_stopping.Monitor(run.experiment, run.stopping_direction, position).reason) is not None:
+        lines.append(f'finished early already, at step {position["step"]}: {why}; nothing is trained')
     elif position['step']:
         lines.append(f'resuming from the checkpoint of step {position["step"]}')
     if 'start' in position:

@@ -97,6 +97,7 @@ class Finished(Base):
     """The end of a run."""
 
     digest: str
+    reason: NotRequired[str | None]  # Why it is before the last step: early stopping.
 
 
 class Certificates(Base):

@@ -1,0 +1,78 @@
+"""Early stopping: ends a run at an evaluation, when a metric has not improved for a number of evaluations in a row."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from bigmodel_jax.evaluate import metric
+from bigmodel_jax.experiment import EarlyStopping, Experiment
+from bigmodel_jax.train import processes
+
+REASON = 'early_stopping'  # As loop.Result.stopped_by has it.
+FIELD = 'watch.early_stopping.metric'
+
+
+class Monitor:
+    """Follows the metric of a run.
+
+    Its state is part of the position of each checkpoint, so that a run that was interrupted stops at the same step.
+
+    Args:
+      position: of the checkpoint that the session begins with.
+    """
+
+    def __init__(self, experiment: Experiment, direction: metric.Direction, position: Mapping[str, Any]):
+        self._asked: EarlyStopping | None = experiment.watch.early_stopping
+        self._direction = direction
+        known = position.get(REASON)
+        same = self._asked is not None and known is not None and known['metric'] == self._asked.metric
+        self._best: float | None = known['best'] if same else None
+        self._best_step: int | None = known['best_step'] if same else None
+        self._waited: int = known['waited'] if same else 0
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        if self._asked is None:
+            return {}
+        own = {'best': self._best, 'best_step': self._best_step, 'waited': self._waited}
+        return {REASON: {'metric': self._asked.metric, **own}}
+
+    def reads(self, name: str) -> bool:
+        """Whether the metric is one of the evaluation `name`."""
+        return self._asked is not None and self._asked.metric.partition('/')[0] == name
+
+    def see(self, number: int, fresh: Mapping[str, float]) -> None:
+        """Takes note of the metrics that the evaluations after step `number` gave, if the metric is among them.
+
+        The value of the first process counts on every process, so that all stop at the same step even if an evaluation
+        should give them different numbers.
+        """
+        if self._asked is None or self._asked.metric not in fresh:
+            return
+        value = processes.from_first(fresh[self._asked.metric])
+        margin = self._asked.min_delta if self._direction == 'lower' else -self._asked.min_delta
+        best = math.nan if self._best is None else self._best
+        if metric.is_better(value + margin, best, self._direction):
+            self._best, self._best_step, self._waited = value, number, 0
+        else:
+            self._waited += 1
+
+    def missing(self, name: str, outcome: Mapping[str, Any]) -> str | None:
+        """A sentence if the evaluation `name` did not give the metric, as one that does not declare its metrics may."""
+        if self._asked is None or not self.reads(name) or self._asked.metric.partition('/')[2] in outcome:
+            return None
+        return f'{FIELD}={self._asked.metric!r}: the evaluation {name!r} did not give this metric; it is not counted.'
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run is finished before its last step, in one sentence; None if it is not."""
+        if self._asked is None or self._waited < self._asked.patience:
+            return None
+        last = f'the last {self._waited} evaluations'
+        if self._best is None:
+            return f'{self._asked.metric} was not a finite number in {last}'
+        return (
+            f'{self._asked.metric} did not improve in {last}; its best value is {self._best:.6g}, '
+            f'at step {self._best_step}'
+        )
