@@ -28,9 +28,7 @@ def direction(
     if name is None:
         return 'lower'
     by_name = {each.name: evaluator for each, evaluator in zip(experiment.evaluations, evaluators)}
-    return evaluation.direction(
-        name, by_name, params=abstract.params, model_state=abstract.model_state, field=field
-    )
+    return evaluation.direction(name, by_name, params=abstract.params, model_state=abstract.model_state, field=field)
 
 
 def missing(keep_best: str | None, name: str, outcome: Mapping[str, Any]) -> str | None:
