@@ -27,6 +27,14 @@ def _whole(text: str, *, least: int) -> int:
     return int(text)
 
 
+def step_range(text: str) -> tuple[int, int]:
+    """Steps as FIRST:LAST, as an argument."""
+    first, colon, last = text.partition(':')
+    if not colon:
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form FIRST:LAST, such as 11:15')
+    return positive(first), positive(last)
+
+
 EXPERIMENT_HELP = """\
 an experiment file, as FILE.py[:FUNCTION[/ARM]]; the function is experiment() unless another is named:
   experiments/quickstart.py          its experiment()
@@ -227,6 +235,13 @@ def _add_training(sub: argparse.ArgumentParser) -> None:
         'other evaluations, or for more steps where the learning rates stay the same',
     )
     sub.add_argument('--wandb', metavar='PROJECT', help='also log to this project of Weights & Biases')
+    sub.add_argument(
+        '--profile',
+        type=step_range,
+        metavar='FIRST:LAST',
+        help='trace these steps on the first host with jax.profiler into DIR/profile, for XProf, TensorBoard or\n'
+        'Perfetto. The first step of a session also compiles; choose later ones. Changes no result',
+    )
 
 
 def _add_hosts(sub: argparse.ArgumentParser) -> None:

@@ -132,6 +132,7 @@ def train(options: argparse.Namespace) -> int:
         stop_after=options.stop_after,
         wandb=options.wandb,
         new_segment=options.new_segment,
+        profile=options.profile,
     )
     if not processes.is_first():
         return interrupt.status(result.stopped_by)

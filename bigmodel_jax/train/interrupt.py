@@ -22,18 +22,22 @@ from bigmodel_jax import sharding
 from bigmodel_jax.train import appending, processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+CALLBACK = 'callback'  # The reason of a stop that the callback of a session asks for; see callbacks.py.
+# Each reason as a number, of which processes take the maximum: a signal counts for more than a callback.
+CODES = {CALLBACK: 1} | {each.name: each.value + 1 for each in signal.Signals}
+REASONS = {code: reason for reason, code in CODES.items()}
 SHOW_CURSOR = '\x1b[?25h'  # A progress bar hides it.
 
 
 class Asked(NamedTuple):
     """What all processes do after the step just handed to the devices."""
 
-    stop: str | None  # The signal that asks for it.
+    stop: str | None  # The signal that asks for it, or CALLBACK.
     save: bool
 
 
 class Interrupt:
-    """Whether, and by which signal, the run was asked to stop."""
+    """Whether, and by which signal or by its callback, the run was asked to stop."""
 
     wait = 1  # Steps until an answer of settle() says so.
 
@@ -56,10 +60,14 @@ class Interrupt:
     def _settled(self, save: bool) -> Asked:
         return Asked(self.reason, save)
 
+    def stop(self) -> None:
+        """Asks for a stop as a signal does, from within the session; a signal that came before remains the reason."""
+        self.reason = self.reason or CALLBACK
+
     def ask(self, number: int) -> None:
         """A signal came: says so at once, even while the process compiles; a second Ctrl-C ends the process."""
         name = signal.Signals(number).name
-        if self.reason is None:
+        if self.reason in (None, CALLBACK):
             self.reason = name
             when = 'the next step' if self._step is None else f'step {self._step + self.wait}'
             appending.say(
@@ -89,13 +97,13 @@ class Agreement(Interrupt):
         self._asks = False  # Whether it asked for a checkpoint the last time.
 
     def _settled(self, save: bool) -> Asked:
-        mine = 0 if self.reason is None else signal.Signals[self.reason].value
+        mine = 0 if self.reason is None else CODES[self.reason]
         # The wish lasts until the answer comes, a step later; said twice, it would be granted twice.
         self._asks = save and not self._asks
         asked = [self._place.of_each_process(value) for value in (mine, int(self._asks))]
         before, self._before = self._before, self._maximum(*asked)
         number, save = (0, False) if before is None else (int(before[0]), bool(before[1]))
-        return Asked(signal.Signals(number).name if number else None, save)
+        return Asked(REASONS[number] if number else None, save)
 
 
 def status(reason: str | None) -> int:

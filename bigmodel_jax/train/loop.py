@@ -14,6 +14,7 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.train import (
     anomalies,
     best,
+    callbacks,
     compile_cache,
     early_stopping,
     feed,
@@ -24,6 +25,7 @@ from bigmodel_jax.train import (
     metrics,
     preparation,
     processes,
+    profiling,
     progress,
     restoring,
     rollback,
@@ -46,7 +48,7 @@ class Result:
     workdir: epath.Path
     step: int
     digest: str  # Of the state at `step`; equal digests mean bit-identical states.
-    # 'SIGTERM' or another signal, or 'stop_after'; 'early_stopping' if it is finished before the last step; else None.
+    # 'SIGTERM' or another signal, 'stop_after' or 'callback'; 'early_stopping' if it is finished early; else None.
     stopped_by: str | None
     metrics: dict[str, float]  # The last value of each evaluation's metrics, as 'validation/loss'.
     unwritten: tuple[str, ...] = ()  # A sentence for each log that could not be written to its end.
@@ -65,6 +67,8 @@ def train(
     stop_after: int | None = None,
     wandb: str | None = None,
     new_segment: bool = False,
+    profile: profiling.Steps | None = None,
+    callback: callbacks.Callback | None = None,
 ) -> Result:
     """Trains `experiment` to its last step, going on from the newest checkpoint in the work directory, if there is one.
 
@@ -74,6 +78,8 @@ def train(
       directory: the work directory; new, empty, or holding this experiment.
       stop_after: stop with a checkpoint after this step; the same call without it goes on.
       wandb: also log to this project of Weights & Biases.
+      profile: trace these steps, the first and the last, with jax.profiler into the folder profile/ of the directory.
+      callback: is called with the metrics as they come, and may stop the session; see callbacks.Callback.
       new_segment: consents to an experiment or data that changes the coming training steps of the run in `directory`;
         they become a new segment of the run.
 
@@ -84,7 +90,10 @@ def train(
     """
     directory = files.directory(directory)
     memory.keep_freed()
-    changes = preparation.check(experiment, directory, stop_after=stop_after, wandb=wandb, new_segment=new_segment)
+    callbacks.check(callback)
+    changes = preparation.check(
+        experiment, directory, stop_after=stop_after, wandb=wandb, new_segment=new_segment, profile=profile
+    )
     run = preparation.prepare_start(experiment, directory, new_segment=new_segment)
     with (
         preparation.open_workdir(experiment, directory) as guard,
@@ -94,6 +103,7 @@ def train(
         preparation.open_checkpoints(run, directory, guard) as checkpoints,
     ):
         how: dict[str, Any] = {'guard': guard, 'changes': changes, 'stop_after': stop_after, 'wandb': wandb}
+        how |= {'profile': profile, 'hook': callbacks.Hook(callback, asked.stop)}
         return _session(run, directory, checkpoints, asked, **how)
 
 
@@ -107,6 +117,8 @@ def _session(
     changes: Sequence[config.Difference],
     stop_after: int | None,
     wandb: str | None,
+    profile: profiling.Steps | None,
+    hook: callbacks.Hook,
 ) -> Result:
     """One session of train(), once everything is open."""
     experiment = run.experiment
@@ -118,11 +130,12 @@ def _session(
         progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=run.unit) as shown,
         feed.Feed(run.data, run.place, start, Route.of(position)) as ahead,
         trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, **how) as tracer,
+        profiling.Profiler(profile, directory) as profiler,
     ):
         checkpoints.logs = (writer.sync, tracer.sync)
         checkpoints.attachments = preparation.record_session(run, directory, writer, position)
         shown.say(preparation.greeting(run, directory, position, changes=changes, begun_anew=checkpoints.begun_anew))
-        equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked)
+        equipment = Equipment(checkpoints, writer, shown, ahead, tracer, asked, profiler, hook)
         session = Session(run, equipment, position, stop_after=stop_after)
         session.heed('warning', start, rollback.warning(experiment, start))
         session.heed('damage', start, *checkpoints.damage)
@@ -145,6 +158,8 @@ class Equipment(NamedTuple):
     ahead: feed.Feed
     tracer: trace.Tracer
     asked: interrupt.Interrupt
+    profiler: profiling.Profiler
+    hook: callbacks.Hook
 
 
 class Session:
@@ -159,7 +174,8 @@ class Session:
         self, run: preparation.Run, equipment: Equipment, position: Mapping[str, Any], *, stop_after: int | None
     ):
         self.run, self.stop_after = run, stop_after
-        self.checkpoints, self.writer, self.shown, self.ahead, self.tracer, self.asked = equipment
+        self.checkpoints, self.writer, self.shown, self.ahead, self.tracer = equipment[:5]
+        self.asked, self.profiler, self.hook = equipment[5:]
         self.unread: list[step.Trace] = []  # Still on the devices; reading each at once would stall them.
         self.clock = watching.Clock()
         self.kept = restoring.Kept(self.checkpoints.workdir, self.checkpoints.attachments)
@@ -188,12 +204,14 @@ class Session:
         self.tracer.take(start, current, None)
         while number < last:
             number += 1
+            self.profiler.before(number, current)
             with self.clock.phase('data'):
                 batch = self.ahead.next()
             with self.clock.phase('train'):
                 current, traced = step_fn(current, batch)
                 self.unread.append(traced)
                 jax.block_until_ready(self.unread[-IN_FLIGHT:][0])
+            self.profiler.after(number, current)
             self.heed('slow', number, self.clock.step(number))
             self.shown.advance(number)
             asked = self.asked.settle(number, save=self.checkpoints.due())
@@ -234,6 +252,7 @@ class Session:
         self.heed('slow', number, lap.finding)
         self.heed('warning', number, self.kept.restored())
         self.shown.step(number, means, per_second=per_second, seconds_per_step=seconds)
+        self.hook(number, {f'train/{name}': value for name, value in means.items()})
 
     def read(self, number: int) -> tuple[int, str] | None:
         """Fetches what the steps since the last time say; the step from which the run has to go back, and why.
@@ -302,6 +321,7 @@ class Session:
             self.heed('warning', number, self.early.missing(each.name, outcome))
         self.early.see(number, fresh)
         self.latest |= fresh
+        self.hook(number, fresh)
         return fresh
 
     def save(self, number: int, current: state.TrainState, fresh: dict[str, float]) -> None:

@@ -28,6 +28,7 @@ from bigmodel_jax.train import (
     metrics,
     partial_state,
     processes,
+    profiling,
     restoring,
     rollback,
     segments,
@@ -161,13 +162,20 @@ def evaluators_of(
 
 
 def check(
-    experiment: Experiment, directory: epath.Path, *, stop_after: int | None, wandb: str | None, new_segment: bool
+    experiment: Experiment,
+    directory: epath.Path,
+    *,
+    stop_after: int | None,
+    wandb: str | None,
+    new_segment: bool,
+    profile: profiling.Steps | None,
 ) -> list[config.Difference]:
     """What can be checked before the devices start; returns where a run in the directory differs."""
     facts = {
         'experiment': config.to_json(experiment),
         'workdir': str(directory),
         'stop_after': stop_after,
+        'profile': profile and list(profile),
         **environment.that_must_agree(),
     }
     processes.check_same(facts, 'Give every host the same code, libraries, flags and command.')
@@ -177,6 +185,10 @@ def check(
     processes.on_first(lambda: restoring.from_checkpoints(directory))
     changes = processes.on_first(lambda: workdir.check(directory, experiment)) or []
     processes.on_first(lambda: continuing.check(directory, changes, consent=new_segment))
+    if profile is not None:
+        last = min(experiment.steps, stop_after or experiment.steps)
+        done = processes.on_first(lambda: continuing.newest(directory)) or 0
+        processes.on_first(functools.partial(profiling.check, profile, directory, done=done, last=last))
     if wandb is not None:
         processes.on_first(functools.partial(tracking.check, wandb))
     return changes

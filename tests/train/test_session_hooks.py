@@ -1,0 +1,66 @@
+"""What watches a session from outside, a callback and the profiler: neither changes what is trained."""
+
+import pytest
+
+import tiny
+from bigmodel_jax import config
+from bigmodel_jax.train import callbacks, interrupt, loop, profiling
+
+
+@pytest.fixture(scope='module')
+def experiment():
+    changes = {'evaluations.0.every_steps': 4, 'watch.log_every': 3, 'steps': 6, 'model.layers': 1}
+    return config.vary(tiny.experiment(), changes)
+
+
+def test_a_callback_sees_each_metric_and_stops_the_run_and_a_profile_changes_nothing(experiment, tmp_path):
+    seen, workdir = [], tmp_path / 'run'
+
+    def callback(step, metrics):
+        seen.append((step, {name.partition('/')[0] for name in metrics}))
+        return step == 3
+
+    stopped = loop.train(experiment, workdir, callback=callback, profile=(2, 3))
+    assert seen == [(3, {'train'}), (4, {'validation'})]
+    assert (stopped.step, stopped.stopped_by) == (4, 'callback')  # After the step that follows.
+    assert list((workdir / profiling.FOLDER).rglob('*.xplane.pb'))
+    assert list((workdir / profiling.FOLDER).rglob('perfetto_trace.json.gz'))
+    plain = loop.train(experiment, tmp_path / 'plain', stop_after=4)
+    assert stopped.digest == plain.digest
+
+
+def test_an_error_of_a_callback_names_it():
+    def failing(step, metrics):
+        raise ZeroDivisionError(step)
+
+    hook = callbacks.Hook(failing, lambda: None)
+    with pytest.raises(ZeroDivisionError) as error:
+        hook(7, {'train/loss': 1.0})
+    assert 'failing after step 7' in error.value.__notes__[0]
+    with pytest.raises(config.InputError, match='returned 3 after step 7'):
+        callbacks.Hook(lambda step, metrics: 3, lambda: None)(7, {'train/loss': 1.0})
+
+
+@pytest.mark.parametrize('callback', [5, lambda step: None, lambda step, metrics, more: None])
+def test_a_callback_that_cannot_be_called_is_refused_before_the_start(callback, tmp_path):
+    with pytest.raises(config.InputError, match='callback'):
+        loop.train(tiny.experiment(), tmp_path / 'run', callback=callback)
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('steps', [(3, 2), (0, 2), (19, 21), (7, 9)])
+def test_steps_that_are_not_trained_cannot_be_profiled(steps, tmp_path):
+    with pytest.raises(config.InputError, match=f'--profile {steps[0]}:{steps[1]}'):
+        loop.train(tiny.experiment(), tmp_path / 'run', profile=steps, stop_after=8 if steps == (7, 9) else None)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_signal_counts_for_more_than_a_callback():
+    asked = interrupt.Interrupt()
+    asked.stop()
+    assert asked.settle(1, save=False).stop == interrupt.CALLBACK
+    asked.ask(interrupt.signal.SIGTERM)
+    asked.stop()
+    assert asked.settle(2, save=False).stop == 'SIGTERM'
+    assert interrupt.CODES[interrupt.CALLBACK] < min(interrupt.CODES[each.name] for each in interrupt.SIGNALS)
+    assert interrupt.status(interrupt.CALLBACK) == 0
