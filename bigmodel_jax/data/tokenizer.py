@@ -3,8 +3,9 @@
 import hashlib
 import importlib
 import json
+import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,32 @@ from etils import epath
 from bigmodel_jax import config
 
 DESCRIPTION = 'vocabulary.json'
+LONG_TEXT = 2**20  # Characters; a longer document is tokenized in parts of about so many, where that is exact.
+BETWEEN_WORDS = re.compile(r'(?<=\S)[ \n]')
+
+
+def whole(text: str) -> Iterator[str]:
+    """A text that may be encoded in another way when it is cut."""
+    yield text
+
+
+def cut_anywhere(text: str) -> Iterator[str]:
+    """Parts of a text each of whose characters is encoded by itself."""
+    for at in range(0, len(text), LONG_TEXT):
+        yield text[at : at + LONG_TEXT]
+
+
+def cut_between_words(text: str) -> Iterator[str]:
+    """Parts of a text that is split into words before it is encoded: cut before a space that follows a word.
+
+    There a word ends with every tokenizer that goes from left to right, and what it sees ahead, spaces, is not cut.
+    """
+    at = 0
+    while at < len(text):
+        found = BETWEEN_WORDS.search(text, at + LONG_TEXT)
+        end = found.start() if found else len(text)
+        yield text[at:end]
+        at = end
 
 
 class Tokenizer:
@@ -21,6 +48,7 @@ class Tokenizer:
     size: int  # Every id is below it.
     end: int  # Stands between documents, and before the first. Never part of what encode() returns.
     chat_template: str | None = None  # Jinja text that renders a conversation, of tokenizers that come with one.
+    parts: Callable[[str], Iterator[str]] = staticmethod(whole)  # Of a text, whose ids, joined, are encode(text).
     token_bytes: np.ndarray  # [size] int32: UTF-8 bytes of text that each id stands for; 0 for `end` and the like.
 
     def encode(self, text: str) -> np.ndarray:

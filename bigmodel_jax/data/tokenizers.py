@@ -20,6 +20,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import cache, documents, pretrained_sentencepiece, pretrained_tokenizer, progress, sources
+from bigmodel_jax.data import tokenizer as base
 from bigmodel_jax.data.tokenizer import DESCRIPTION, Tokenizer, Vocabulary, import_library
 
 # 256 bytes, the end of a document, and at least one piece to learn.
@@ -71,6 +72,7 @@ class ByteTokenizer(Tokenizer):
     """An id is a byte."""
 
     size, end = 257, 256
+    parts = staticmethod(base.cut_anywhere)
     token_bytes = np.array([1] * 256 + [0], np.int32)
 
     def encode(self, text: str) -> np.ndarray:
@@ -106,6 +108,7 @@ class CharacterTokenizer(Tokenizer):
     """An id is the place of a character in a list."""
 
     FILE = 'characters.json'
+    parts = staticmethod(base.cut_anywhere)
 
     def __init__(self, characters: Sequence[str]):
         self._characters, self.end, self.size = list(characters), len(characters), len(characters) + 1
@@ -230,6 +233,7 @@ class HuggingFaceTokenizer(Tokenizer):
     The bytes of a WordPiece token are those of its letters, and one more for the space before a word.
     """
 
+    parts = staticmethod(base.cut_between_words)
     FILE = 'tokenizer.json'  # As the library writes it, so that its own Tokenizer.from_file reads it.
 
     def __init__(self, model: Any):
