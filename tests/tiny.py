@@ -16,6 +16,19 @@ from bigmodel_jax.optim import optimizers, schedules
 VOCAB, LENGTH, EXAMPLES = 64, 16, 100
 
 
+class Poisoned(batches.ArrayExamples):
+    """Examples of which some are read with weights of nan: as arrays they would be refused."""
+
+    def __init__(self, arrays, *, below, fingerprint, rows=()):
+        super().__init__(arrays, below=below, fingerprint=fingerprint)
+        self._rows = np.array(list(rows), np.int64)
+
+    def gather(self, indices, epochs, seed):
+        batch = super().gather(indices, epochs, seed)
+        batch['weights'][np.isin(indices, self._rows)] = np.nan
+        return batch
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counting(batches.Data):
     """Rows of numbers, each 1 to 3 more than the last, modulo VOCAB. Rows have different numbers of weights."""
@@ -35,14 +48,13 @@ class Counting(batches.Data):
         random = np.random.default_rng(self.rows_seed)
         rows = (random.integers(1, 4, (EXAMPLES, LENGTH + 1)).cumsum(axis=1) % VOCAB).astype(np.int32)
         weights = np.arange(LENGTH) < random.integers(LENGTH // 2, LENGTH + 1, (EXAMPLES, 1))
-        weights = weights * np.float32(np.nan if self.poisoned else 1)
-        weights[self.nan_example if self.nan_example is not None else slice(0)] = np.nan
         if self.wild_example is not None:
             rows[self.wild_example] = random.integers(0, VOCAB, LENGTH + 1)
             weights[self.wild_example] *= 1_000
         arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights.astype(np.float32)}
         below = {'inputs': VOCAB, 'targets': VOCAB}
-        examples = batches.ArrayExamples(arrays, below=below, fingerprint={'name': 'counting'})
+        poisoned = range(EXAMPLES) if self.poisoned else () if self.nan_example is None else (self.nan_example,)
+        examples = Poisoned(arrays, below=below, fingerprint={'name': 'counting'}, rows=poisoned)
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
 

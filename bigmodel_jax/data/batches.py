@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from bigmodel_jax import config
+from bigmodel_jax.data import arrays as checking
 
 Batch = dict[str, np.ndarray]
 ROW_HASH = 'row_hash'  # The field in which the rows on the devices say which examples they are; see row_hashes().
@@ -47,11 +48,23 @@ class Examples:
         """
         raise NotImplementedError
 
+    def problems(self, declared: Mapping[str, Field]) -> list[str]:
+        """Where the examples are not what their Data declares, as far as that can be told without reading them all."""
+        return checking.problems_of_fields(self.fields, declared)
+
 
 class ArrayExamples(Examples):
-    """Examples that fit in memory: a dict of arrays with a common first axis. `weights` of 1 is added where absent."""
+    """Examples that fit in memory: a dict of arrays with a common first axis. `weights` of 1 is added where absent.
+
+    Raises:
+      InputError: their lengths differ, there are none, an id is negative or not `below`, or a number not finite.
+    """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], *, below: Mapping[str, int], fingerprint: Mapping[str, Any]):
+        checking.refuse(checking.problems_of_lengths(arrays) if arrays else ['There is no array.'])
+        arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        found = [checking.problem_of_values(name, array, below.get(name)) for name, array in arrays.items()]
+        checking.refuse([problem for problem in found if problem])
         count = len(next(iter(arrays.values())))
         self._arrays = {'weights': np.ones(count, np.float32), **arrays}
         self.fields = {
@@ -64,6 +77,15 @@ class ArrayExamples(Examples):
 
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> Batch:
         return {name: array[indices] for name, array in self._arrays.items()}
+
+    def problems(self, declared: Mapping[str, Field]) -> list[str]:
+        bounds = {name: field.below for name, field in declared.items() if name in self._arrays}
+        found = [checking.problem_of_values(name, self._arrays[name], below) for name, below in bounds.items()]
+        return super().problems(declared) + [problem for problem in found if problem]
+
+    def blanks(self, rows: int) -> str | None:
+        """Why a batch of `rows` may have no loss; None if it cannot be."""
+        return checking.problem_of_blanks(self._arrays['weights'], rows)
 
 
 class Batches:
@@ -112,7 +134,27 @@ class Batches:
 
     def read(self, step: int, ids: np.ndarray, rows: Rows | None = None) -> Batch:
         """training(), where ids(step, rows) are known already."""
-        return self.examples.gather(ids, self.epochs_at(self._positions(step, rows)), self.seed)
+        return self._gather(ids, self.epochs_at(self._positions(step, rows)))
+
+    def _gather(self, ids: np.ndarray, epochs: np.ndarray) -> Batch:
+        """The examples of a batch, checked: an id that is out of bounds would be clamped on the devices.
+
+        Raises:
+          InputError: they are not what `fields` says.
+        """
+        try:
+            batch = self.examples.gather(ids, epochs, self.seed)
+        except Exception as error:
+            error.add_note(f'while reading the examples {", ".join(map(str, ids[:8].tolist()))} ... of a batch')
+            raise
+        here = {name: Field(array.shape[1:], array.dtype) for name, array in batch.items()}
+        found = checking.problems_of_fields(here, self.fields) or [
+            checking.problem_of_values(name, batch[name], field.below, ids)
+            for name, field in self.fields.items()
+            if field.below is not None
+        ]
+        checking.refuse([problem for problem in found if problem])
+        return batch
 
     def row_hashes(self, ids: np.ndarray, rows: Rows | None = None) -> np.ndarray:
         """[n, 2] uint32: a hash of each row's place in its batch and example; their sum is the batch's certificate.
@@ -135,7 +177,7 @@ class Batches:
         """Batch `index` of one pass over all examples in order; rows past the end repeat the last with weight 0."""
         positions = self._positions(index, rows)
         inside = positions < len(self.examples)
-        batch = self.examples.gather(np.minimum(positions, len(self.examples) - 1), np.zeros_like(positions), self.seed)
+        batch = self._gather(np.minimum(positions, len(self.examples) - 1), np.zeros_like(positions))
         weights = batch['weights']
         return batch | {'weights': weights * inside.reshape(-1, *[1] * (weights.ndim - 1)).astype(weights.dtype)}
 
@@ -165,3 +207,13 @@ class Data:
           InputError: a file or data set is missing, empty or unreadable.
         """
         raise NotImplementedError
+
+    def open(self, seed: int) -> Batches:
+        """build(), and what it gives is checked against `fields`.
+
+        Raises:
+          InputError: as build() does; or the examples have other shapes, dtypes or bounds.
+        """
+        built = self.build(seed)
+        checking.refuse(built.examples.problems(self.fields))
+        return built

@@ -44,7 +44,7 @@ class Mixture(batches.Data):
 
     def build(self, seed: int) -> 'MixedBatches':
         resized = [dataclasses.replace(part.data, batch=self.batch) for part in self.parts]  # type: ignore[type-var]
-        built = [data.build(part_seed(seed, i)) for i, data in enumerate(resized)]
+        built = [data.open(part_seed(seed, i)) for i, data in enumerate(resized)]
         names = [_name(self.parts, i) for i in range(len(self.parts))]
         examples = MixedExamples(dict(zip(names, built)), [part.weight for part in self.parts])
         return MixedBatches(examples, rows=self.batch, seed=seed)

@@ -44,8 +44,8 @@ class Setting:
           InputError: it does not fit the mesh or the model, or its tokenizer is not that of the training data.
         """
         self.place.local_rows(data.batch)
-        built = data.build(self.seed)
-        self.model.check(built.fields)
+        built = data.open(self.seed)
+        model.check_opened(self.model, built.fields)
         own, wanted = built.examples.tokenizer, self.tokenizer
         if own is not None and wanted is not None and own.fingerprint != wanted.fingerprint:
             raise config.InputError(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import jax
+import numpy as np
 from flax import errors
 from flax import linen as nn
 
@@ -30,6 +31,24 @@ class Model:
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:
         """Raises InputError if batches with these fields do not fit the model."""
+
+
+def check_opened(model: Model, fields: Mapping[str, batches.Field]) -> None:
+    """Model.check() of data that has been opened, whose ids must have the bounds that the model needs.
+
+    Raises:
+      InputError: it does not fit; or ids that the model looks up have no bound.
+    """
+    model.check(fields)
+    for name, field in fields.items():
+        if field.below is None and np.issubdtype(field.dtype, np.integer):
+            try:
+                model.check({**fields, name: field._replace(below=np.iinfo(np.int32).max)})
+            except config.InputError as error:
+                raise config.InputError(
+                    f'The data does not say what the ids of {name!r} stay below, so that an id that the model does not '
+                    f'have would be taken for another. Declare it: batches.Field({field.shape}, dtype, below).'
+                ) from error
 
 
 def need(fields: Mapping[str, batches.Field], name: str, model: str) -> batches.Field:

@@ -20,6 +20,7 @@ class AnswerSpans(objective.Objective):
 
     def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
         outputs, side = apply(batch, key=key)
-        start_B, _ = language.cross_entropy(outputs['start_logits'], batch['starts'])
-        end_B, _ = language.cross_entropy(outputs['end_logits'], batch['ends'])
+        starts_B, ends_B = (objective.counted(batch[name], batch['weights']) for name in ('starts', 'ends'))
+        start_B, _ = language.cross_entropy(outputs['start_logits'], starts_B)
+        end_B, _ = language.cross_entropy(outputs['end_logits'], ends_B)
         return objective.Outcome.of(Mean.weighted((start_B + end_B) / 2, batch['weights']), {}, side)

@@ -21,6 +21,7 @@ class Classification(objective.Objective):
     def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
         outputs, side = apply(batch, key=key)
         logits_BV, labels_B, weights_B = outputs['logits'], batch['labels'], batch['weights']
+        labels_B = objective.counted(labels_B, weights_B)
         loss_B, _ = language.cross_entropy(logits_BV, labels_B, label_smoothing=self.label_smoothing)
         loss = Mean.weighted(loss_B, weights_B)
         accuracy = Mean.weighted(logits_BV.argmax(axis=-1) == labels_B, weights_B)

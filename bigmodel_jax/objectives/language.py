@@ -74,7 +74,7 @@ class LanguageModel(objective.Objective):
         loss, metrics = summation.summed(self.piece, head, x_BTD, arrays, pieces=pieces)
         if 'bytes' in batch:
             # A row of padding stands for no text.
-            count = (batch['bytes'] * (batch['weights'].max(axis=1) > 0)).sum(dtype=jnp.float32)
+            count = objective.counted(batch['bytes'], batch['weights'].max(axis=1)).sum(dtype=jnp.float32)
             metrics['bits_per_byte'] = Mean(metrics['nll'].total / jnp.log(2.0), count)
         return objective.Outcome.of(loss, metrics, side)
 
@@ -83,6 +83,7 @@ class LanguageModel(objective.Objective):
     ) -> tuple[Mean, dict[str, Mean]]:
         """The loss and the metrics of some tokens."""
         logits_BTV = embeddings.unembed(x_BTD, head)
+        targets_BT = objective.counted(targets_BT, weights_BT)
         loss_BT, nll_BT = cross_entropy(
             logits_BTV, targets_BT, label_smoothing=self.label_smoothing, z_loss=self.z_loss
         )

@@ -26,15 +26,16 @@ class MaskedLanguageModel(objective.Objective):
 
     def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
         outputs, side = apply(batch, key=key)
-        logits_BNV, targets_BN = outputs['mlm_logits'], batch['targets']
+        logits_BNV = outputs['mlm_logits']
         rows_B = (batch['weights'].max(axis=1) > 0).astype(jnp.float32)  # 0 where a row is padding.
         weights_BN = batch.get('place_weights', batch['weights']) * rows_B[:, None]
+        targets_BN = objective.counted(batch['targets'], weights_BN)
         _, nll_BN = language.cross_entropy(logits_BNV, targets_BN)
         nll = Mean.weighted(nll_BN, weights_BN)
         metrics = {'nll': nll, 'accuracy': Mean.weighted(language.hits(logits_BNV, targets_BN), weights_BN)}
         loss = nll
         if self.next_sentence:
-            nsp_BV, elsewhere_B = outputs['nsp_logits'], batch['elsewhere']
+            nsp_BV, elsewhere_B = outputs['nsp_logits'], objective.counted(batch['elsewhere'], rows_B)
             _, nsp_B = language.cross_entropy(nsp_BV, elsewhere_B)
             follows = Mean.weighted(nsp_B, rows_B)
             share = self.next_sentence * nll.count / jnp.maximum(follows.count, 1)

@@ -33,9 +33,17 @@ class Mean(NamedTuple):
 
     @classmethod
     def weighted(cls, values: jax.Array, weights: jax.Array) -> 'Mean':
-        """The weighted mean of `values`; both of one shape."""
-        total = (values * weights).sum(dtype=precision.sums(values.dtype))
+        """The weighted mean of `values`; both of one shape. A value of weight 0 does not count, whatever it is."""
+        total = (counted(values, weights) * weights).sum(dtype=precision.sums(values.dtype))
         return cls(total, weights.sum(dtype=jnp.float32))
+
+
+def counted(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """`values`, and 0 where the weight is 0, since 0 times nan is nan.
+
+    For a gradient without nan, it must stand before whatever gives nan: around a label, not only around its loss.
+    """
+    return jnp.where(weights != 0, values, jnp.zeros((), values.dtype))
 
 
 class Side(NamedTuple):

@@ -18,5 +18,6 @@ class Regression(objective.Objective):
 
     def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
         outputs, side = apply(batch, key=key)
-        error_B = outputs['values'].astype(jnp.float32) - batch['values']
-        return objective.Outcome.of(Mean.weighted(jnp.square(error_B), batch['weights']), {}, side)
+        weights_B = batch['weights']
+        error_B = objective.counted(outputs['values'].astype(jnp.float32) - batch['values'], weights_B)
+        return objective.Outcome.of(Mean.weighted(jnp.square(error_B), weights_B), {}, side)

@@ -75,6 +75,11 @@ def describe(step: metrics.Step) -> str | None:
     bad = metrics.not_finite(step.metrics)
     if step.verdict == guards.FINE:
         return None if bad is None else f'step {step.number}: {bad} is {step.metrics[bad][0]}.'
+    if not step.metrics.get('loss', (0.0, 1.0))[1]:
+        return (
+            f'step {step.number}: nothing in its batch counts, as all its weights are 0, so that it has no loss. Leave '
+            'such examples out, use larger batches, or let such steps be skipped: watch.anomalies=guards.Skip().'
+        )
     values = {name: _ratio(step.metrics[name]) for name in ('loss', 'grad_norm') if name in step.metrics}
     shown = ', '.join(f'{name} {value:.6g}' for name, value in values.items())
     return f'step {step.number}: {guards.WORDS[step.verdict]}: {shown}.'

@@ -15,6 +15,7 @@ from bigmodel_jax.data import batches, tokenizers
 from bigmodel_jax.data.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.models import model
 from bigmodel_jax.train import (
     appending,
     best,
@@ -84,8 +85,9 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
     with sharding.use(place):
         blueprint = state.blueprint(experiment, place)
         own = identity.with_own_tokenizer(experiment, workdir)
-        data = own.data.build(experiment.seed)
-        experiment.model.check(data.fields)
+        data = own.data.open(experiment.seed)
+        _check_counts(data)
+        model.check_opened(experiment.model, data.fields)
         setting = _setting(experiment, blueprint, place, tokenizer=data.examples.tokenizer, open_training=lambda: data)
         evaluators = tuple(each.build(setting) for each in own.evaluations)
         if jax.tree.leaves(blueprint.abstract.model_state):
@@ -101,6 +103,14 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
             )
         )
     return Run(experiment, place, data, blueprint, evaluators, direction, stopping_direction)
+
+
+def _check_counts(data: batches.Batches) -> None:
+    """Raises InputError if a batch may hold nothing that counts."""
+    if isinstance(data.examples, batches.ArrayExamples):
+        problem = data.examples.blanks(data.rows)
+        if problem is not None:
+            raise config.InputError(problem)
 
 
 def _setting(
@@ -138,7 +148,7 @@ def evaluators_of(
     """
 
     def open_training() -> batches.Batches:
-        found = own.data.build(experiment.seed)
+        found = own.data.open(experiment.seed)
         identity.check({'data': dict(found.examples.fingerprint)}, workdir, experiment)
         return found
 

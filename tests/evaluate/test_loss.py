@@ -39,6 +39,13 @@ class Tokens(batches.Data):
     below: int = 19
     silent: bool = False
 
+    @property
+    def fields(self):
+        integers, floats = (np.dtype(name) for name in ('int32', 'float32'))
+        tokens = batches.Field((6,), integers, self.below)
+        floats = {'weights': batches.Field((6,), floats), 'bytes': batches.Field((), floats)}
+        return {'inputs': tokens, 'targets': tokens, **floats}
+
     def build(self, seed):
         arrays = examples() | ({'weights': np.zeros((COUNT, 6), np.float32)} if self.silent else {})
         bounds = {'inputs': self.below, 'targets': self.below}
