@@ -48,10 +48,11 @@ class Counting(batches.Data):
         random = np.random.default_rng(self.rows_seed)
         rows = (random.integers(1, 4, (EXAMPLES, LENGTH + 1)).cumsum(axis=1) % VOCAB).astype(np.int32)
         weights = np.arange(LENGTH) < random.integers(LENGTH // 2, LENGTH + 1, (EXAMPLES, 1))
+        weights = weights.astype(np.float32)
         if self.wild_example is not None:
             rows[self.wild_example] = random.integers(0, VOCAB, LENGTH + 1)
             weights[self.wild_example] *= 1_000
-        arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights.astype(np.float32)}
+        arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights}
         below = {'inputs': VOCAB, 'targets': VOCAB}
         poisoned = range(EXAMPLES) if self.poisoned else () if self.nan_example is None else (self.nan_example,)
         examples = Poisoned(arrays, below=below, fingerprint={'name': 'counting'}, rows=poisoned)

@@ -84,7 +84,7 @@ def problem_of_blanks(weights: np.ndarray, rows: int) -> str | None:
       weights: [n, ...], of all examples.
       rows: of a batch.
     """
-    blank = ~weights.reshape(len(weights), -1).any(axis=1)
+    blank = np.asarray(~weights.reshape(len(weights), -1).any(axis=1))
     if blank.sum() < min(rows, len(weights)):
         return None
     return (

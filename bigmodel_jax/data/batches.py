@@ -148,7 +148,7 @@ class Batches:
             error.add_note(f'while reading the examples {", ".join(map(str, ids[:8].tolist()))} ... of a batch')
             raise
         here = {name: Field(array.shape[1:], array.dtype) for name, array in batch.items()}
-        found = checking.problems_of_fields(here, self.fields) or [
+        found: list[str | None] = [*checking.problems_of_fields(here, self.fields)] or [
             checking.problem_of_values(name, batch[name], field.below, ids)
             for name, field in self.fields.items()
             if field.below is not None
