@@ -48,6 +48,7 @@ class Watch:
     fingerprints_every: config.Positive = 100  # Steps between fingerprints, by which `diff` finds where runs part.
     anomalies: guards.Guard = guards.Stop()
     early_stopping: EarlyStopping | None = None
+    histograms_every: config.Positive | None = None  # Steps between histograms of weights and gradients; None: none.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

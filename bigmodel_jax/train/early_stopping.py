@@ -24,11 +24,12 @@ class Monitor:
     def __init__(self, experiment: Experiment, direction: metric.Direction, position: Mapping[str, Any]):
         self._asked: EarlyStopping | None = experiment.watch.early_stopping
         self._direction = direction
-        known = position.get(REASON)
-        same = self._asked is not None and known is not None and known['metric'] == self._asked.metric
-        self._best: float | None = known['best'] if same else None
-        self._best_step: int | None = known['best_step'] if same else None
-        self._waited: int = known['waited'] if same else 0
+        known: Mapping[str, Any] = position.get(REASON, {})
+        if self._asked is None or known.get('metric') != self._asked.metric:
+            known = {}
+        self._best: float | None = known.get('best')
+        self._best_step: int | None = known.get('best_step')
+        self._waited: int = known.get('waited', 0)
 
     @property
     def position(self) -> dict[str, Any]:

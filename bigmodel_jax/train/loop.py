@@ -20,6 +20,7 @@ from bigmodel_jax.train import (
     feed,
     files,
     gaps,
+    histograms,
     interrupt,
     memory,
     metrics,
@@ -178,6 +179,7 @@ class Session:
         self.asked, self.profiler, self.hook = equipment[5:]
         self.unread: list[step.Trace] = []  # Still on the devices; reading each at once would stall them.
         self.clock = watching.Clock()
+        self.take_histograms = histograms.compiled(run.experiment, run.blueprint, run.place)
         self.kept = restoring.Kept(self.checkpoints.workdir, self.checkpoints.attachments)
         self._take_up(position)
 
@@ -207,6 +209,7 @@ class Session:
             self.profiler.before(number, current)
             with self.clock.phase('data'):
                 batch = self.ahead.next()
+            self.histograms(number, current, batch)
             with self.clock.phase('train'):
                 current, traced = step_fn(current, batch)
                 self.unread.append(traced)
@@ -237,6 +240,13 @@ class Session:
                 break
         self.finish(number, current)
         return current, number, stopped_by if number < last else None
+
+    def histograms(self, number: int, before: state.TrainState, batch: step.Batch) -> None:
+        """Writes the histograms of step `number`, if they are due, from the state before it."""
+        every = self.run.experiment.watch.histograms_every
+        if every is not None and due(number, every, self.run.experiment.steps):
+            with self.clock.phase('evaluation'):
+                self.writer.histograms(number, self.take_histograms(before, batch))
 
     def report(self, number: int) -> None:
         """Writes the means since the last report."""

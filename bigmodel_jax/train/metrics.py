@@ -152,6 +152,21 @@ class Writer:
         self.texts(step, name, outcome.get('samples', []))
         return {f'{name}/{key}': value for key, value in numbers.items()}
 
+    def histograms(self, step: int, found: Mapping[str, Any]) -> None:
+        """Histograms on TensorBoard, by their tags; see histograms.Histogram."""
+        for tag, each in jax.device_get(dict(found)).items():
+            self._board.add_histogram_raw(
+                tag,
+                min=float(each.edges[0]),
+                max=float(each.edges[-1]),
+                num=int(each.counts.sum(dtype=np.int64)),
+                sum=float(each.total),
+                sum_squares=float(each.squares),
+                bucket_limits=each.edges[1:].tolist(),
+                bucket_counts=each.counts.tolist(),
+                global_step=step,
+            )
+
     def texts(self, step: int, name: str, samples: Sequence[Mapping[str, str]]) -> None:
         """Samples of generated text on the boards."""
         for i, sample in enumerate(samples):
@@ -180,6 +195,9 @@ class Unwritten(Writer):
         pass
 
     def scalars(self, kind: str, step: int, metrics: Mapping[str, float], **fields: Any) -> None:
+        pass
+
+    def histograms(self, step: int, found: Mapping[str, Any]) -> None:
         pass
 
     def texts(self, step: int, name: str, samples: Sequence[Mapping[str, str]]) -> None:

@@ -1,0 +1,79 @@
+"""Histograms of the weights and gradients of a run, for TensorBoard.
+
+They are computed beside the training step, which is the same program with and without them: the gradient of the step is
+computed a second time. So every `watch.histograms_every` steps one step costs about twice its time.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax import sharding
+from bigmodel_jax.data import batches
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.objectives.objective import Apply
+from bigmodel_jax.train import state, step
+
+BINS = 64
+
+PyTree = Any
+
+
+class Histogram(NamedTuple):
+    """Of the finite values of one array."""
+
+    edges: jax.Array  # [BINS + 1] float32: equally far apart, from the smallest value to the largest.
+    counts: jax.Array  # [BINS] uint32
+    total: jax.Array  # [] float32: the sum of the values,
+    squares: jax.Array  # [] float32: and of their squares.
+
+
+def histogram(x: jax.Array) -> Histogram:
+    """The histogram of an array of any shape; the last bin includes its right edge."""
+    x = x.astype(jnp.float32)
+    finite = jnp.isfinite(x)
+    low = jnp.where(finite, x, jnp.inf).min()
+    high = jnp.where(finite, x, -jnp.inf).max()
+    none = low > high
+    low, high = jnp.where(none, 0.0, low), jnp.where(none, 0.0, high)
+    edges = low + (high - low) * jnp.arange(BINS + 1, dtype=jnp.float32) / BINS
+    # A sum for each edge instead of a scatter: it needs no memory and is local to each device but for one number.
+    below = jax.lax.map(lambda edge: (finite & (x < edge)).sum(dtype=jnp.uint32), edges[1:-1])
+    everything = finite.sum(dtype=jnp.uint32)
+    counts = jnp.diff(jnp.concatenate([jnp.zeros(1, jnp.uint32), below, everything[None]]))
+    values = jnp.where(finite, x, 0.0)
+    return Histogram(edges, counts, values.sum(), jnp.square(values).sum())
+
+
+def named(kind: str, tree: PyTree) -> dict[str, Histogram]:
+    """'weights/blocks.layers.ffn.up' -> histogram, of each array of a tree of parameters or gradients."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        f'{kind}/{jax.tree_util.keystr(path, simple=True, separator=".")}': histogram(leaf) for path, leaf in leaves
+    }
+
+
+def take(
+    before: state.TrainState, batch: step.Batch, *, blueprint: state.Blueprint, experiment: Experiment
+) -> dict[str, Histogram]:
+    """The histograms of the weights before a step, and of its gradient before it is clipped."""
+    seen = {name: value for name, value in batch.items() if name != batches.ROW_HASH}
+    grads, _ = step.gradient(
+        experiment.objective,
+        Apply(blueprint.module, before.params, before.model_state),
+        seen,
+        key=step.key(experiment.seed, before.step),
+        microbatches=experiment.microbatches,
+    )
+    return named('weights', before.params) | named('gradients', grads)
+
+
+def compiled(
+    experiment: Experiment, blueprint: state.Blueprint, place: sharding.Place
+) -> Callable[[state.TrainState, step.Batch], dict[str, Histogram]]:
+    """take(), jitted; every process gets all of it."""
+    taking = functools.partial(take, blueprint=blueprint, experiment=experiment)
+    return jax.jit(taking, out_shardings=place.replicated)
