@@ -120,9 +120,9 @@ def parse(text: str) -> Slice:
     count, name, shape_text, number = match.groups()
     name = ALIASES.get(name.lower(), name.lower())
     if name not in chips.CHIPS:
+        near, known = config.nearest(name, chips.CHIPS), ', '.join(chips.CHIPS)
         raise config.InputError(
-            f'{text!r}: there is no chip {name!r}.{config.nearest(name, chips.CHIPS)} '
-            f'The chips: {", ".join(chips.CHIPS)}.'
+            f'{text!r}: there is no chip {name!r}.{near}' + ('' if 'Known' in near else f' Known: {known}.')
         )
     chip = chips.CHIPS[name]
     if count == '0':

@@ -74,9 +74,10 @@ class Run:
         version = self.environment[-1].get('versions', {}).get('bigmodel_jax') if self.environment else None
         if version is None:
             return ''
+        other = '' if version == __version__ else f', and this is {__version__}'
         return (
-            f'\nThe run was written by bigmodel_jax {version}, and this is {__version__}. If that class '
-            'or field is gone or renamed since, use the version that wrote the run.'
+            f'\nThe run was written by bigmodel_jax {version}{other}. If that class or field was removed or renamed '
+            f'since, use the code that wrote the run; {files.ENVIRONMENT} names its version and commit.'
         )
 
     @functools.cached_property
