@@ -11,7 +11,16 @@ from bigmodel_jax.train import preparation
 FILES = sorted((pathlib.Path(__file__).parents[1] / 'experiments' / 'first_week').glob('*.py'))
 MOST_LINES = 15  # Of own code.
 # Those whose model and objective other tests train in every run.
-SLOW = ('text_folder', 'csv_labels', 'chats', 'image_arrays', 'own_schedule', 'other_data', 'finetune_huggingface')
+SLOW = (
+    'text_folder',
+    'csv_labels',
+    'chats',
+    'image_arrays',
+    'own_feed_forward',
+    'own_schedule',
+    'other_data',
+    'finetune_huggingface',
+)
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in SLOW else []) for file in FILES]
 
 

@@ -164,7 +164,7 @@ def test_a_killed_preparation_goes_on(tmp_path, cache_root):
         time.sleep(0.02)
     process.kill()
     process.communicate(timeout=60)
-    done = len(list(cache_root.glob('tokens/*.partial/parts/*.npz')))
+    done = len(list(cache_root.glob('tokens/*.partial/parts/*.npy')))
     assert done >= 2
     assert not [entry for entry in (cache_root / 'tokens').iterdir() if entry.suffix != '.partial']
     log.unlink()

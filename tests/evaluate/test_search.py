@@ -247,7 +247,8 @@ def nucleus(p, *, top_k, top_p):
     """The tokens that may be drawn, one at a time from the most likely."""
     order = sorted(range(len(p)), key=lambda token: -p[token])[:top_k]
     mass, chosen = sum(p[token] for token in order), []
-    while order and (top_p is None or sum(p[token] for token in chosen) < top_p * mass):
+    everything = top_p is None or top_p == 1  # Sums of float32 may reach 1 before the last token.
+    while order and (everything or sum(p[token] for token in chosen) < top_p * mass):
         chosen.append(order.pop(0))
     return set(chosen)
 

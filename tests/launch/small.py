@@ -19,6 +19,19 @@ from bigmodel_jax.optim import optimizers, schedules
 VOCAB, LENGTH, EXAMPLES, WIDTH = 16, 4, 64, 4
 
 
+class Poisoned(batches.ArrayExamples):
+    """Examples of which some are read with weights of nan: as arrays they would be refused."""
+
+    def __init__(self, arrays, *, below, fingerprint, rows):
+        super().__init__(arrays, below=below, fingerprint=fingerprint)
+        self._rows = np.array(list(rows), np.int64)
+
+    def gather(self, indices, epochs, seed):
+        batch = super().gather(indices, epochs, seed)
+        batch['weights'][np.isin(indices, self._rows)] = np.nan
+        return batch
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs(batches.Data):
     """Rows of random tokens."""
@@ -34,10 +47,9 @@ class Pairs(batches.Data):
     def build(self, seed: int) -> batches.Batches:
         rows = np.random.default_rng(0).integers(0, VOCAB, (EXAMPLES, LENGTH + 1)).astype(np.int32)
         weights = np.ones((EXAMPLES, LENGTH), np.float32)
-        weights[list(self.nan_examples)] = np.nan
         arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights}
         below = {'inputs': VOCAB, 'targets': VOCAB}
-        examples = batches.ArrayExamples(arrays, below=below, fingerprint={'name': 'pairs'})
+        examples = Poisoned(arrays, below=below, fingerprint={'name': 'pairs'}, rows=self.nan_examples)
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
 

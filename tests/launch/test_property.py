@@ -164,6 +164,7 @@ def undisturbed_run(zygote, workdir, hosts):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_short_story(zygote, tmp_path):
     whole = undisturbed_run(zygote, tmp_path / 'undisturbed', 1)
     story = tell(zygote, tmp_path / 'told', seed=4, hosts=(1,), events=('stop', 'kill', 'stop', 'damage'))

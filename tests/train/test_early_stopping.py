@@ -59,6 +59,7 @@ def finished(experiment, tmp_path_factory):
     return loop.train(experiment, workdir)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_stops_early_at_the_same_step_and_is_then_finished(experiment, finished):
     assert (finished.step, finished.stopped_by) == (3, 'early_stopping')
     run = directory.open_run(finished.workdir)
