@@ -97,7 +97,7 @@ def test_a_read_that_fails_for_a_moment_is_no_damage(run, copy, failing, part, n
 
 @pytest.mark.parametrize('part', ['checkpoint.json', '_METADATA'])
 def test_a_checkpoint_that_cannot_be_read_is_neither_damaged_nor_moved(run, copy, failing, part):
-    failing(f'{NEW}/{"" if part == "checkpoint.json" else "model"}', errno.EIO)
+    failing(f'checkpoints/{NEW}/{"" if part == "checkpoint.json" else "model"}', errno.EIO)
     with pytest.raises(config.InputError, match=rf'checkpoints/{NEW} could not be read: .*Input/output error') as error:
         restore(run, copy)
     assert 'may be undamaged' in str(error.value)
