@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import style_rules
+import tiny
 from bigmodel_jax import __main__ as command_line
 from bigmodel_jax import claims, config, experiment, sharding, verbs
 from bigmodel_jax.data import sources, text, tokenizers
@@ -52,14 +53,8 @@ def test_the_experiment_is_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize(('start', 'names'), [('mesh=', {'sharding': sharding}), ('claims=(', {'claims': claims})])
 def test_a_field_can_be_written_so(start, names):
     fields = eval(f'dict({snippet(start)})', dict(names))
-    changed = config.vary(verbs_experiment(), fields)
+    changed = config.vary(tiny.experiment(), fields)
     config.check(changed)
-
-
-def verbs_experiment():
-    import tiny
-
-    return tiny.experiment()
 
 
 def test_a_model_of_hugging_face_can_be_loaded_so():
