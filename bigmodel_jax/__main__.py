@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bigmodel_jax import __version__, completion, output
+from bigmodel_jax import __version__
+from bigmodel_jax.cli import completion
+from bigmodel_jax.console import output
 
 LARGEST = 2**31 - 1  # Steps, tokens and the like are 32-bit integers on the devices.
 
@@ -312,10 +314,10 @@ def main(file: str | None = None, argv: Sequence[str] | None = None) -> int:
             arguments.insert(1, file + function)
     options = parser().parse_args(arguments)
     if options.verb == 'diff':
-        from bigmodel_jax.runs import commands as reading  # Without JAX, which takes seconds to start.
+        from bigmodel_jax.cli import diff as reading  # Without JAX, which takes seconds to start.
 
         return reading.diff(options)
-    from bigmodel_jax import commands  # Only now, so that --help starts at once.
+    from bigmodel_jax.cli import commands  # Only now, so that --help starts at once.
 
     return commands.run(options)
 

@@ -4,14 +4,15 @@ import dataclasses
 import math
 from typing import Annotated
 
-from bigmodel_jax import bounds, config, sharding, tree
+from bigmodel_jax import bounds, config, tree
 from bigmodel_jax import claims as papers
-from bigmodel_jax import start as starts
+from bigmodel_jax import initialization as starts
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import objective
-from bigmodel_jax.optim import guards, optimizers
+from bigmodel_jax.optim import anomaly_policy, optimizers
+from bigmodel_jax.parallel import sharding
 
 EveryMinutes = Annotated[
     config.PositiveFloat, bounds.Advice('It would save after every step. Use None to save by steps alone.')
@@ -46,7 +47,7 @@ class Watch:
 
     log_every: config.Positive = 10  # Steps between reports; metrics stay on the devices until then.
     fingerprints_every: config.Positive = 100  # Steps between fingerprints, by which `diff` finds where runs part.
-    anomalies: guards.Guard = guards.Stop()
+    anomalies: anomaly_policy.Guard = anomaly_policy.Stop()
     early_stopping: EarlyStopping | None = None
     histograms_every: config.Positive | None = None  # Steps between histograms of weights and gradients; None: none.
 

@@ -10,9 +10,10 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bigmodel_jax import config, own_errors, own_modules, settings
+from bigmodel_jax import config, settings
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.user_code import own_errors, own_modules
 
 _loading: set[pathlib.Path] = set()  # The experiment files that are being loaded at this moment.
 

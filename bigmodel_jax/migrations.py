@@ -7,7 +7,40 @@ from collections.abc import Mapping
 from typing import Any
 
 CLASS = 'class'
-# Class, as 'module:Class' -> its name now.
+PACKAGE = 'bigmodel_jax.'
+# Module of configuration classes -> where it is now, both without the package.
+MODULES = {
+    'data.chat_templates': 'data.text.chat_templates',
+    'data.csv_records': 'data.sources.csv_records',
+    'data.images': 'data.vision.images',
+    'data.instructions': 'data.text.instructions',
+    'data.labelled': 'data.text.labelled',
+    'data.masking': 'data.text.masking',
+    'data.pairs': 'data.text.pairs',
+    'data.parquet_records': 'data.sources.parquet_records',
+    'data.pretrained_tokenizer': 'data.text.pretrained_tokenizer',
+    'data.questions': 'data.text.questions',
+    'data.sentence_pairs': 'data.text.sentence_pairs',
+    'data.sources': 'data.sources.text_sources',
+    'data.span_corruption': 'data.text.span_corruption',
+    'data.tables': 'data.sources.tables',
+    'data.tabular': 'data.tabular.tabular',
+    'data.text': 'data.text.text',
+    'data.tokenizers': 'data.text.tokenizers',
+    'evaluate.answers': 'evaluate.text.answers',
+    'evaluate.choices': 'evaluate.text.choices',
+    'evaluate.classified': 'evaluate.text.classified',
+    'evaluate.decoding': 'evaluate.text.decoding',
+    'evaluate.maps': 'evaluate.text.maps',
+    'evaluate.records': 'evaluate.text.task_records',
+    'evaluate.samples': 'evaluate.text.samples',
+    'evaluate.tasks': 'evaluate.text.tasks',
+    'evaluate.translation': 'evaluate.text.translation',
+    'evaluate.unigram': 'evaluate.text.unigram',
+    'optim.guards': 'optim.anomaly_policy',
+    'sharding': 'parallel.sharding',
+}
+# Class, as 'module:Class' of today's module -> its name now.
 CLASSES: dict[str, str] = {}
 # Class, as it is called now -> field -> its name now; None for one that is gone and whose value has no effect any more.
 FIELDS: dict[str, dict[str, str | None]] = {}
@@ -17,7 +50,12 @@ def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of one config, without those inside it, as this version writes it."""
     if CLASS not in stored:
         return dict(stored)
-    name = CLASSES.get(stored[CLASS], stored[CLASS])
+    module, colon, rest = str(stored[CLASS]).partition(':')
+    if module.startswith(PACKAGE):
+        inside = module.removeprefix(PACKAGE)
+        module = PACKAGE + MODULES.get(inside, inside)
+    name = f'{module}{colon}{rest}'
+    name = CLASSES.get(name, name)
     fields = FIELDS.get(name, {})
     kept = {fields.get(field, field): value for field, value in stored.items() if field != CLASS}
     return {CLASS: name} | {field: value for field, value in kept.items() if field is not None}

@@ -10,7 +10,8 @@ import types
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from bigmodel_jax import config, terminal
+from bigmodel_jax import config
+from bigmodel_jax.console import terminal
 
 C = TypeVar('C')
 ROOMS = ('data', 'evaluate', 'layers', 'models', 'objectives', 'optim')
@@ -129,7 +130,7 @@ def _import_configs() -> None:
     """Imports every module of the package in which an experiment finds its configuration classes."""
     for room in ROOMS:
         package = importlib.import_module(f'{config.PACKAGE}.{room}')
-        for module in pkgutil.iter_modules(package.__path__, f'{package.__name__}.'):
+        for module in pkgutil.walk_packages(package.__path__, f'{package.__name__}.'):
             importlib.import_module(module.name)
 
 

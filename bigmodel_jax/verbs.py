@@ -20,18 +20,23 @@ from typing import Any
 
 from etils import epath
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.hosts import processes
 from bigmodel_jax.interop import certifying, conversion, huggingface
+from bigmodel_jax.papers import checks
+from bigmodel_jax.papers import judge as judging
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.plan import plan as planning
 from bigmodel_jax.plan import prices, slices
 from bigmodel_jax.plan import search as searching
-from bigmodel_jax.runs import checks, claimed, directory, report
-from bigmodel_jax.runs import describe as descriptions
-from bigmodel_jax.runs import diff as differing
-from bigmodel_jax.runs import replay as replaying
-from bigmodel_jax.runs import verify as verifying
-from bigmodel_jax.train import loop, processes, state
+from bigmodel_jax.report import describe as descriptions
+from bigmodel_jax.report import report
+from bigmodel_jax.reproduce import diff as differing
+from bigmodel_jax.reproduce import replay as replaying
+from bigmodel_jax.reproduce import verify as verifying
+from bigmodel_jax.runs import directory
+from bigmodel_jax.train import loop, state
 
 open_run = directory.open_run
 load_pretrained = huggingface.load_pretrained
@@ -69,9 +74,9 @@ def diff(left: epath.PathLike, right: epath.PathLike) -> differing.Diff:
     return differing.compare(open_run(left), open_run(right))
 
 
-def judge(run: epath.PathLike, seeds: Sequence[epath.PathLike] = ()) -> list[claimed.Judged]:
+def judge(run: epath.PathLike, seeds: Sequence[epath.PathLike] = ()) -> list[judging.Judged]:
     """What came of each claim of the paper in the run in a directory, with those that differ in the seed alone."""
-    return claimed.judge(open_run(run), [open_run(other) for other in seeds])
+    return judging.judge(open_run(run), [open_run(other) for other in seeds])
 
 
 def verify(run: epath.PathLike, **how: Any) -> verifying.Verification:

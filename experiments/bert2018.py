@@ -14,21 +14,24 @@ Check:    python -m bigmodel_jax train experiments/bert2018.py:smoke --workdir /
 
 from typing import NamedTuple
 
-from bigmodel_jax import claims, sharding
+from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import labelled, masking, questions, sentence_pairs, sources, tables, text, tokenizers
-from bigmodel_jax.evaluate import answers, classified, loss
+from bigmodel_jax.data.sources import tables, text_sources
+from bigmodel_jax.data.text import labelled, masking, questions, sentence_pairs, text, tokenizers
+from bigmodel_jax.evaluate import loss
+from bigmodel_jax.evaluate.text import answers, classified
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.models import bert
 from bigmodel_jax.objectives import answer_spans, classification, masked, regression
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import starting
 
 STEPS, WARMUP_STEPS, PEAK = 1_000_000, 10_000, 1e-4
 FIRST_STEPS = 900_000  # Of 128 tokens; section A.2.
 LEFT = (STEPS - FIRST_STEPS) / (STEPS - WARMUP_STEPS)  # Of the peak, after the first phase.
 WIKIPEDIA = 'wikipedia/20220620.en'
-VOCAB = tokenizers.WordPiece(vocab=30_522, trained_on=sources.Tfds(name=WIKIPEDIA, split='train[:5%]'))
+VOCAB = tokenizers.WordPiece(vocab=30_522, trained_on=text_sources.Tfds(name=WIKIPEDIA, split='train[:5%]'))
 
 
 # ---- pretraining ------------------------------------------------------------------------------------------------
@@ -36,7 +39,7 @@ VOCAB = tokenizers.WordPiece(vocab=30_522, trained_on=sources.Tfds(name=WIKIPEDI
 
 def pairs(split: str, *, length: int, most: int) -> sentence_pairs.SentencePairs:
     return sentence_pairs.SentencePairs(
-        source=sources.Tfds(name=WIKIPEDIA, split=split),
+        source=text_sources.Tfds(name=WIKIPEDIA, split=split),
         tokenizer=VOCAB,
         batch=256,
         length=length,
@@ -248,13 +251,13 @@ def _objectives() -> dict[str, Experiment]:
     base = experiment()
     no_nsp = {'name': 'no_nsp', 'objective.next_sentence': 0.0}
     rows = text.Text(
-        source=sources.Tfds(name=WIKIPEDIA, split='train[:99%]'),
+        source=text_sources.Tfds(name=WIKIPEDIA, split='train[:99%]'),
         tokenizer=VOCAB,
         batch=256,
         length=128,
         packing=text.Documents(),
     )
-    held_out = vary(rows, {'source': sources.Tfds(name=WIKIPEDIA, split='train[99%:]')})
+    held_out = vary(rows, {'source': text_sources.Tfds(name=WIKIPEDIA, split='train[99%:]')})
     kept = tuple(each for each in base.claims if 'masking' not in getattr(each, 'path', ''))
     left_to_right = {
         'name': 'ltr_no_nsp',
@@ -296,9 +299,9 @@ def smoke() -> Experiment:
     """Seconds: pretraining at 1/1000 of the size, on data that needs no download."""
 
     def tiny(split: str) -> sentence_pairs.SentencePairs:
-        docs = sources.Tfds(name='python_docs', split='train')
+        docs = text_sources.Tfds(name='python_docs', split='train')
         return sentence_pairs.SentencePairs(
-            source=sources.Tfds(name='python_docs', split=split),
+            source=text_sources.Tfds(name='python_docs', split=split),
             tokenizer=tokenizers.WordPiece(vocab=2_000, trained_on=docs),
             batch=8,
             length=32,

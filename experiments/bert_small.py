@@ -13,15 +13,17 @@ Run:      scripts/bert_small DATA runs/bert_small, or
 Check:    python -m bigmodel_jax train experiments/bert_small.py:smoke --workdir /tmp/bert_small_smoke
 """
 
-from bigmodel_jax import sharding
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import labelled, masking, sentence_pairs, sources, tables, tokenizers
-from bigmodel_jax.evaluate import classified, loss
+from bigmodel_jax.data.sources import tables, text_sources
+from bigmodel_jax.data.text import labelled, masking, sentence_pairs, tokenizers
+from bigmodel_jax.evaluate import loss
+from bigmodel_jax.evaluate.text import classified
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.layers import stacks
 from bigmodel_jax.models import bert
 from bigmodel_jax.objectives import classification, masked
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import starting
 
 VOCAB, WIDTH, LAYERS, HEADS, LENGTH = 8_000, 128, 3, 2, 64
@@ -29,8 +31,8 @@ EPOCHS, BATCH = 4, 32
 SST2_ROWS, COLA_ROWS = 6_920, 8_551  # Of the training sets.
 
 
-def docs(split: str) -> sources.Source:
-    return sources.Tfds(name='python_docs', split=split)
+def docs(split: str) -> text_sources.Source:
+    return text_sources.Tfds(name='python_docs', split=split)
 
 
 def sst2(path: str, split: str) -> tables.Table:
@@ -41,10 +43,10 @@ def cola(path: str, split: str) -> tables.Table:
     return tables.Tsv(path=f'{path}/cola/raw/{split}.tsv', sentences=(3,), label=1)
 
 
-def docs_and_sentences(path: str) -> sources.Source:
+def docs_and_sentences(path: str) -> text_sources.Source:
     """The documentation, and the sentences of both training sets without their labels."""
     parts = tuple(tables.Sentences(table=table) for table in (sst2(path, 'train'), cola(path, 'in_domain_train')))
-    return sources.Joined(parts=(docs('train'), *parts))
+    return text_sources.Joined(parts=(docs('train'), *parts))
 
 
 def vocabulary(path: str) -> tokenizers.Vocabulary:

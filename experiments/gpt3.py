@@ -18,14 +18,18 @@ Check:    python -m bigmodel_jax check experiments/gpt3.py
 import dataclasses
 from typing import Any
 
-from bigmodel_jax import claims, sharding
+from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import mixture, sources, text, tokenizers
-from bigmodel_jax.evaluate import choices, loss, records, tasks
+from bigmodel_jax.data import mixture
+from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.text import text, tokenizers
+from bigmodel_jax.evaluate import loss
+from bigmodel_jax.evaluate.text import choices, task_records, tasks
 from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 
 VOCAB, LENGTH = 50_257, 2_048
 TOKENS, WARMUP_TOKENS, DECAY_TOKENS = 300_000_000_000, 375_000_000, 260_000_000_000  # Appendix B.
@@ -100,17 +104,17 @@ MESHES = {
 
 def bpe() -> tokenizers.Bpe:
     """Byte-level BPE of GPT-2's size, trained on the data at hand."""
-    return tokenizers.Bpe(vocab=VOCAB, trained_on=sources.Tfds(name='c4/en', split='train[:1%]'))
+    return tokenizers.Bpe(vocab=VOCAB, trained_on=text_sources.Tfds(name='c4/en', split='train[:1%]'))
 
 
 def table_2_2(batch: int) -> mixture.Mixture:
     """The mixture, by stand-ins; documents follow one another without a mask, told apart by the end token alone (B)."""
     parts = (
-        (sources.Tfds(name='c4/en', split='train'), 0.60),  # Common Crawl, filtered.
-        (sources.Tfds(name='c4/webtextlike', split='train'), 0.22),  # WebText2.
-        (sources.Tfds(name='pg19', split='train', field='book_text'), 0.08),  # Books1.
-        (sources.Tfds(name='pg19', split='train', field='book_text'), 0.08),  # Books2.
-        (sources.Tfds(name='wikipedia/20230601.en', split='train'), 0.03),
+        (text_sources.Tfds(name='c4/en', split='train'), 0.60),  # Common Crawl, filtered.
+        (text_sources.Tfds(name='c4/webtextlike', split='train'), 0.22),  # WebText2.
+        (text_sources.Tfds(name='pg19', split='train', field='book_text'), 0.08),  # Books1.
+        (text_sources.Tfds(name='pg19', split='train', field='book_text'), 0.08),  # Books2.
+        (text_sources.Tfds(name='wikipedia/20230601.en', split='train'), 0.03),
     )
     return mixture.Mixture(
         batch=batch,
@@ -121,8 +125,8 @@ def table_2_2(batch: int) -> mixture.Mixture:
     )
 
 
-def of_tfds(name: str, split: str, field: str) -> records.TfdsRecords:
-    return records.TfdsRecords(source=sources.Tfds(name=name, split=split, field=field))
+def of_tfds(name: str, split: str, field: str) -> task_records.TfdsRecords:
+    return task_records.TfdsRecords(source=text_sources.Tfds(name=name, split=split, field=field))
 
 
 SHOTS = (0, 1, 16)  # Their K of few-shot differs from task to task (appendix H); 16 is ours.
@@ -154,7 +158,7 @@ MEASURED = {
 
 
 def evaluations(rows: int) -> tuple[Any, ...]:
-    held_out = sources.Tfds(name='c4/en', split='validation')
+    held_out = text_sources.Tfds(name='c4/en', split='validation')
     validation = text.Text(source=held_out, tokenizer=bpe(), batch=rows, length=LENGTH)
     chosen = [
         choices.Choices(task=task, shots=shots, every_steps=50_000, name=f'{name}_{shots}_shot')
@@ -287,12 +291,12 @@ def of_size(name: str, size: Size) -> Experiment:
 
 def smoke() -> Experiment:
     """A minute on a laptop, on data that needs no download: dense and banded layers, a mixture, sums as the task."""
-    docs = sources.Tfds(name='python_docs', split='train')
+    docs = text_sources.Tfds(name='python_docs', split='train')
     rows = text.Text(source=docs, tokenizer=tokenizers.Bpe(vocab=512, trained_on=docs), batch=8, length=64)
     model = decoder.gpt(vocab=512, width=48, layers=2, heads=4, length=128)
     sums = tasks.Task(
-        train=records.Sums(count=50),
-        test=records.Sums(count=8, seed=1),
+        train=task_records.Sums(count=50),
+        test=task_records.Sums(count=8, seed=1),
         context='Q: What is $a plus $b?\nA:',  # Section 3.9.1.
         choices='choices',
         answer='label',

@@ -13,15 +13,17 @@ Check:    python -m bigmodel_jax check experiments/llama.py
           python -m bigmodel_jax train experiments/llama.py:smoke --workdir /tmp/llama_smoke
 """
 
-from bigmodel_jax import claims, sharding
+from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import sources, text, tokenizers
+from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.layers import stacks
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 
 UNRELEASED = 'the data of the paper were never released'
 LLAMA2_TOKENS, LLAMA3_TOKENS = 2 * 10**12, 15_600 * 10**9
@@ -35,8 +37,8 @@ SCORES = {
 
 
 def rows(split: str, *, vocab: int, batch: int, length: int) -> text.Text:
-    train = sources.Tfds(name='c4/en', split='train[:1%]')
-    source = sources.Tfds(name='c4/en', split=split)
+    train = text_sources.Tfds(name='c4/en', split='train[:1%]')
+    source = text_sources.Tfds(name='c4/en', split=split)
     return text.Text(source=source, tokenizer=tokenizers.Bpe(vocab=vocab, trained_on=train), batch=batch, length=length)
 
 
@@ -162,7 +164,7 @@ def smoke() -> Experiment:
     """Seconds, on data that needs no download: the same code at 1/100,000 of the size, on one device."""
 
     def docs(split: str) -> text.Text:
-        source = sources.Tfds(name='python_docs', split=split)
+        source = text_sources.Tfds(name='python_docs', split=split)
         return text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=8, length=64)
 
     changes = {

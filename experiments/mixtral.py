@@ -11,14 +11,16 @@ Check:    python -m bigmodel_jax check experiments/mixtral.py
           python -m bigmodel_jax train experiments/mixtral.py:smoke --workdir /tmp/mixtral_smoke
 """
 
-from bigmodel_jax import claims, sharding
+from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import sources, text, tokenizers
+from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 
 VOCAB, LENGTH, EXPERTS = 32_000, 32_768, 8
 ROUTED = ('*.ffn.gate', '*.ffn.up', '*.ffn.down')  # The parameters of the experts; the router is everyone's.
@@ -35,9 +37,9 @@ TABLE_1 = {
 }
 
 
-def rows(source: sources.Source) -> text.Text:
+def rows(source: text_sources.Source) -> text.Text:
     """128 rows of the whole context are 4.2 million tokens."""
-    train = sources.Tfds(name='c4/en', split='train[:1%]')
+    train = text_sources.Tfds(name='c4/en', split='train[:1%]')
     return text.Text(source=source, tokenizer=tokenizers.Bpe(vocab=VOCAB, trained_on=train), batch=128, length=LENGTH)
 
 
@@ -45,7 +47,7 @@ def experiment() -> Experiment:
     return Experiment(
         name='mixtral',
         steps=100_000,
-        data=rows(sources.Tfds(name='c4/en', split='train')),
+        data=rows(text_sources.Tfds(name='c4/en', split='train')),
         model=vary(decoder.MIXTRAL_8X7B, {'dtype': 'bfloat16', 'stack.remat': 'full'}),
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(
@@ -58,7 +60,9 @@ def experiment() -> Experiment:
         mesh=sharding.MeshShape(data=-1, fsdp=16, expert=EXPERTS),
         checkpoints=Checkpoints(every_steps=500),
         evaluations=(
-            loss.Loss(data=rows(sources.Tfds(name='c4/en', split='validation')), every_steps=1_000, max_batches=20),
+            loss.Loss(
+                data=rows(text_sources.Tfds(name='c4/en', split='validation')), every_steps=1_000, max_batches=20
+            ),
         ),
         claims=published(),
     )
@@ -95,7 +99,7 @@ def smoke() -> Experiment:
     """Seconds, on data that needs no download: the same code at 1/100,000 of the size, on one device."""
 
     def docs(split: str) -> text.Text:
-        source = sources.Tfds(name='python_docs', split=split)
+        source = text_sources.Tfds(name='python_docs', split=split)
         return text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=8, length=64)
 
     changes = {

@@ -24,15 +24,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bigmodel_jax import claims, config, sharding
+from bigmodel_jax import claims, config
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import pairs, sources, tokenizers
-from bigmodel_jax.evaluate import decoding, loss, translation
+from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.text import pairs, tokenizers
+from bigmodel_jax.evaluate import loss
+from bigmodel_jax.evaluate.text import decoding, translation
 from bigmodel_jax.experiment import Checkpoints, Experiment
-from bigmodel_jax.layers import attention, positions, rings, weights
+from bigmodel_jax.layers import attention, positions, weights
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import collective_matmul, sharding
 
 VOCAB, WARMUP_STEPS = 37_000, 4_000
 POSITIONS = ('*coder_positions.*',)  # Table 3 counts no positions; sinusoids have no parameters.
@@ -68,7 +71,7 @@ class NarrowModule(attention.AttentionModule):
         (cut, heads), wide = self._cut(name), c.width_of_head(D)
         axes = {'embed': D, cut: heads, 'head': c.key_width}
         matrix_DHK = weights.weight(self, name, axes, init=c.init, inputs=('embed',), dtype=x_BTD.dtype)
-        (x_BTHK,) = rings.out_of_stream(x_BTD, ('BTD,DHK->BTHK',), (matrix_DHK,), cuts=(cut,))
+        (x_BTHK,) = collective_matmul.out_of_stream(x_BTD, ('BTD,DHK->BTHK',), (matrix_DHK,), cuts=(cut,))
         if name == 'query':  # The scores are divided by sqrt(wide), and should be by sqrt(key_width).
             x_BTHK = x_BTHK * jnp.asarray((wide / c.key_width) ** 0.5, x_BTHK.dtype)
         return jnp.pad(x_BTHK, ((0, 0), (0, 0), (0, 0), (0, wide - c.key_width)))
@@ -77,12 +80,12 @@ class NarrowModule(attention.AttentionModule):
 # ---- the recipe of section 5 -------------------------------------------------------------------------------------
 
 
-def side(split: str, language_of: str) -> sources.Source:
-    return sources.Tfds(name='wmt14_translate/de-en', split=split, field=language_of)
+def side(split: str, language_of: str) -> text_sources.Source:
+    return text_sources.Tfds(name='wmt14_translate/de-en', split=split, field=language_of)
 
 
 # Shared by both languages (5.1).
-PIECES = tokenizers.Bpe(vocab=VOCAB, trained_on=sources.Joined(parts=(side('train', 'en'), side('train', 'de'))))
+PIECES = tokenizers.Bpe(vocab=VOCAB, trained_on=text_sources.Joined(parts=(side('train', 'en'), side('train', 'de'))))
 
 
 def rows(split: str) -> pairs.Pairs:
@@ -310,12 +313,12 @@ def smoke() -> Experiment:
     sentences = [' '.join(chosen) for chosen in itertools.product(words, repeat=3)]
     reversals = [' '.join(reversed(sentence.split())) for sentence in sentences]
 
-    def part(texts: list[str], *, held_out: bool) -> sources.Source:
-        return sources.Texts(texts=tuple(text for i, text in enumerate(texts) if (i % 20 == 0) == held_out))
+    def part(texts: list[str], *, held_out: bool) -> text_sources.Source:
+        return text_sources.Texts(texts=tuple(text for i, text in enumerate(texts) if (i % 20 == 0) == held_out))
 
     def both(*, held_out: bool) -> pairs.Pairs:
         sides = part(sentences, held_out=held_out), part(reversals, held_out=held_out)
-        tokenizer = tokenizers.Bpe(vocab=300, trained_on=sources.Texts(texts=words))
+        tokenizer = tokenizers.Bpe(vocab=300, trained_on=text_sources.Texts(texts=words))
         return pairs.Pairs(source=sides[0], target=sides[1], tokenizer=tokenizer, batch=8, length=64)
 
     changes = {

@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ import pytest
 import bigmodel_jax
 import tiny
 from bigmodel_jax import config, experiment
-from bigmodel_jax.evaluate import decoding
-from bigmodel_jax.optim import guards, optimizers, schedules
+from bigmodel_jax.evaluate.text import decoding
+from bigmodel_jax.optim import anomaly_policy, optimizers, schedules
 from bigmodel_jax.plan import search
 
 ROOTS = (experiment.Experiment, search.Space)
@@ -103,7 +103,10 @@ def test_the_walk_finds_parts_of_every_kind():
         ({'optimizer.b2': 0.999999999}, 'is 1 in float32; use at most'),
         ({'optimizer.schedule.peak': 1e39}, 'should be less than or equal to 3'),
         ({'optimizer.schedule.peak': -1e-3}, 'should be greater than or equal to 0'),
-        ({'watch.anomalies': guards.Skip(spikes=guards.Spikes(loss=0.0))}, 'should be greater than 1. It is how many'),
+        (
+            {'watch.anomalies': anomaly_policy.Skip(spikes=anomaly_policy.Spikes(loss=0.0))},
+            'should be greater than 1. It is how many',
+        ),
         ({'checkpoints.every_minutes': 0}, 'should be greater than 0. It would save after every step. Use None'),
         ({'model.block.residual.dropout': 1.0}, 'should be less than'),
         ({'steps': 3_000_000_000}, 'should be less than or equal to 2147483647'),

@@ -16,22 +16,33 @@ from bigmodel_jax import __main__
 PACKAGE = 'bigmodel_jax'
 # A file imports only from its own line and the lines above it.
 ORDER = (
-    ('bounds',),
+    ('bounds', 'precision'),
     ('migrations', 'field_types'),
-    ('config', 'output', 'terminal'),
-    ('torus', 'settings', 'claims', 'start', 'own_modules', 'tree'),
-    ('own_errors', 'completion'),
-    ('sharding',),
+    ('config',),
+    ('console', 'differences'),
+    ('settings', 'claims', 'initialization'),
+    ('tree', 'user_code'),
+    ('parallel',),
     ('kernels', 'data'),
     ('layers',),
     ('models',),
-    ('objectives', 'optim', 'evaluate'),
+    ('objectives', 'optim'),
+    ('evaluate',),
     ('experiment',),
     ('experiment_file',),
+    ('storage',),
+    ('hosts',),
+    ('run_directory',),
+    ('checkpoints',),
     ('train',),
-    ('plan', 'runs', 'sweeps', 'launch', 'interop', 'analysis'),
+    ('launch', 'plan'),
+    ('runs',),
+    ('reproduce',),
+    ('papers',),
+    ('report',),
+    ('interop',),
     ('verbs',),
-    ('commands',),
+    ('cli',),
     ('__main__',),
     ('experiments',),
 )
@@ -40,7 +51,7 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 APART = {('layers', 'data'), ('kernels', 'data'), ('data', 'kernels')}
 FLAX = ('bigmodel_jax/layers/', 'bigmodel_jax/models/', 'bigmodel_jax/train/state.py', 'experiments/')
 MESH_NAMES = {'Mesh', 'AbstractMesh', 'PartitionSpec', 'NamedSharding'}
-MESH = 'bigmodel_jax/sharding.py'
+MESH = 'bigmodel_jax/parallel/sharding.py'
 HEAVY = {
     'jax',
     'jaxlib',
@@ -139,8 +150,8 @@ def find_circle(graph: dict[str, set[str]]) -> None:
     [
         (imports_point_one_way, 'bigmodel_jax/layers/ffn.py', 'from bigmodel_jax.models import decoder'),
         (imports_point_one_way, 'bigmodel_jax/layers/ffn.py', 'from bigmodel_jax.data import batches'),
-        (imports_point_one_way, 'bigmodel_jax/data/text.py', 'def f():\n    import bigmodel_jax.layers.ffn'),
-        (imports_point_one_way, 'bigmodel_jax/config.py', 'from bigmodel_jax import sharding'),
+        (imports_point_one_way, 'bigmodel_jax/data/text/text.py', 'def f():\n    import bigmodel_jax.layers.ffn'),
+        (imports_point_one_way, 'bigmodel_jax/config.py', 'from bigmodel_jax.parallel import sharding'),
         (imports_point_one_way, 'bigmodel_jax/__main__.py', 'from experiments import quickstart'),
         (imports_point_one_way, 'experiments/gpt2.py', 'import experiments.quickstart'),
         (imports_point_one_way, 'bigmodel_jax/extra.py', ''),

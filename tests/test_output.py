@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import sys, time
-from bigmodel_jax import output
+from bigmodel_jax.console import output
 with output.outlasting():
     for number in range(2_000):
         print(number, flush=number == 0, file=sys.{stream})

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from bigmodel_jax import __main__, config, experiment_file, own_modules
+from bigmodel_jax import __main__, config, experiment_file
+from bigmodel_jax.user_code import own_modules
 
 EXPERIMENT = """
 import dataclasses

@@ -10,7 +10,8 @@ import pytest
 
 import style_rules
 from bigmodel_jax import __main__ as command_line
-from bigmodel_jax import completion, config, experiment_file
+from bigmodel_jax import config, experiment_file
+from bigmodel_jax.cli import completion
 
 SETUP = configparser.ConfigParser()
 SETUP.read(style_rules.ROOT / 'setup.cfg')

@@ -12,12 +12,14 @@ import pytest
 import style_rules
 import tiny
 from bigmodel_jax import __main__ as command_line
-from bigmodel_jax import claims, config, experiment, sharding, verbs
-from bigmodel_jax.data import sources, text, tokenizers
+from bigmodel_jax import claims, config, experiment, verbs
+from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.layers import attention, blocks, ffn, positions
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 
 README = (style_rules.ROOT / 'README.md').read_text()
 FENCED = re.findall(r'^```(python)?\n(.*?)^```', README, re.DOTALL | re.MULTILINE)
@@ -41,7 +43,19 @@ def test_every_snippet_is_executed_below():
 def test_the_experiment_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'input.txt').write_text('To be, or not to be. ' * 200)
-    parts = (attention, blocks, ffn, language, optimizers, positions, schedules, sharding, sources, text, tokenizers)
+    parts = (
+        attention,
+        blocks,
+        ffn,
+        language,
+        optimizers,
+        positions,
+        schedules,
+        sharding,
+        text_sources,
+        text,
+        tokenizers,
+    )
     names = {module.__name__.rpartition('.')[2]: module for module in parts}
     names |= {'Experiment': experiment.Experiment, 'Decoder': decoder.Decoder}
     exec(snippet('def experiment()'), names)

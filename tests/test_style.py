@@ -13,7 +13,7 @@ READING_ORDER = (
     'bigmodel_jax/models/decoder.py',
     'bigmodel_jax/layers/blocks.py',
     'bigmodel_jax/layers/attention.py',
-    'bigmodel_jax/sharding.py',
+    'bigmodel_jax/parallel/sharding.py',
     'bigmodel_jax/train/loop.py',
 )
 READING_LINES = 1_500

@@ -9,7 +9,7 @@ import pytest
 
 from bigmodel_jax import config, experiment_file
 from bigmodel_jax.kernels import context
-from bigmodel_jax.runs import checks
+from bigmodel_jax.papers import checks
 
 FILE = pathlib.Path(__file__).parents[1] / 'experiments' / 'vaswani2017.py'
 

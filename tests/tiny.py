@@ -5,13 +5,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 
 VOCAB, LENGTH, EXAMPLES = 64, 16, 100
 

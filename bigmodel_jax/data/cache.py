@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigmodel_jax import config
-from bigmodel_jax.data import progress
+from bigmodel_jax.data import preparation_progress
 
 CONTENTS = 'contents.json'
 LEFT_S = 3_600.0  # No process takes so long to remove an entry.
@@ -55,7 +55,7 @@ def prepared(kind: str, key: Mapping[str, Any], make: Make) -> pathlib.Path:
     final = root() / kind / digest(key)[:32]
     problem = damage(final)
     if problem and final.exists():
-        progress.say(f'{final} is damaged ({problem}); preparing it again.')
+        preparation_progress.say(f'{final} is damaged ({problem}); preparing it again.')
         _remove(final)
     if problem:
         _prepare(final, key, make)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import tables
+from bigmodel_jax.data.sources import tables
 
 SHOWN = 12  # Labels in a message.
 

@@ -14,7 +14,9 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import cache, encoding, files, splits
+from bigmodel_jax.data import cache, splits
+from bigmodel_jax.data.sources import files
+from bigmodel_jax.data.text import encoding
 
 Record = Mapping[str, Any]
 BLOCK_BYTES = 2**20

@@ -7,8 +7,8 @@ from typing import Any
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import tokenizers
-from bigmodel_jax.data.tokenizer import DESCRIPTION, Tokenizer
+from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.data.text.tokenizer import DESCRIPTION, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.data import batches
-from bigmodel_jax.data.tokenizer import Tokenizer
+from bigmodel_jax.data.text.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import metric
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import objective
+from bigmodel_jax.parallel import sharding
 
 PyTree = Any
 

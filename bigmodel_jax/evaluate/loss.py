@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.objectives.objective import Apply, Mean
+from bigmodel_jax.parallel import sharding
 
 PyTree = Any
 Totals = dict[str, Mean]

@@ -15,9 +15,20 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax import experiment as experiments
-from bigmodel_jax.interop import arrays, converted, exported, family, folder, huggingface, matching, rules, tensor_file
+from bigmodel_jax.interop import (
+    converted,
+    exported,
+    family,
+    folder,
+    huggingface,
+    matching,
+    rules,
+    stored_arrays,
+    tensor_file,
+)
+from bigmodel_jax.run_directory import lineage, workdir
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import files, integrity, lineage, workdir
+from bigmodel_jax.storage import durable_files, integrity
 
 STEP = 0  # Of the checkpoint of converted weights.
 ITEM, BELOW = 'model', 'params.'
@@ -51,10 +62,11 @@ def convert(source: epath.PathLike, destination: epath.PathLike, *, shard_bytes:
             raise config.InputError(f'{path} exists already; nothing was changed. Use another DST, or move it away.')
     if (source / folder.CONFIG).is_file():
         return _into(partial, destination, lambda: _bring(source, partial, destination))
-    if (source / files.EXPERIMENT).is_file():
+    if (source / durable_files.EXPERIMENT).is_file():
         return _into(partial, destination, lambda: _export(source, partial, destination, shard_bytes))
     raise config.InputError(
-        f'{source} holds neither {folder.CONFIG} of Hugging Face nor {files.EXPERIMENT} of a run. Pass one of the two.'
+        f'{source} holds neither {folder.CONFIG} of Hugging Face nor {durable_files.EXPERIMENT} of a run. '
+        'Pass one of the two.'
     )
 
 
@@ -81,15 +93,15 @@ def _bring(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pat
             absent[path] = shape
     experiment = experiments.check(converted.experiment(source.name, found.model))
     workdir.create(epath.Path(partial), experiment)
-    files.write_json(epath.Path(partial) / exported.ORIGIN, _origin(opened, found))
+    durable_files.write_json(epath.Path(partial) / exported.ORIGIN, _origin(opened, found))
 
     leading = {path: len(each.leading(found.sizes)) for each in found.table.rules for path in each.paths}
-    forms = {path: arrays.Form(shape, kinds[path], leading[path]) for path, shape in shapes.items()}
-    forms |= {path: arrays.Form(shape, np.dtype(np.float32), 0) for path, shape in absent.items()}
+    forms = {path: stored_arrays.Form(shape, kinds[path], leading[path]) for path, shape in shapes.items()}
+    forms |= {path: stored_arrays.Form(shape, np.dtype(np.float32), 0) for path, shape in absent.items()}
     forms = {BELOW + path: form for path, form in forms.items()}
-    step = epath.Path(partial) / files.CHECKPOINTS / str(STEP)
-    arrays.make(step / ITEM, forms)
-    store = arrays.Arrays(step / ITEM, {name: form.shape for name, form in forms.items()})
+    step = epath.Path(partial) / durable_files.CHECKPOINTS / str(STEP)
+    stored_arrays.make(step / ITEM, forms)
+    store = stored_arrays.Arrays(step / ITEM, {name: form.shape for name, form in forms.items()})
     for path in shapes:
         for index, part in matching.slices(found, opened, path):
             store.write(BELOW + path, index, part)
@@ -113,7 +125,10 @@ def _origin(opened: folder.Folder, found: matching.Match) -> dict[str, Any]:
 
 
 def _seal(
-    step: epath.Path, forms: Mapping[str, arrays.Form], store: arrays.Arrays, experiment: Mapping[str, Any]
+    step: epath.Path,
+    forms: Mapping[str, stored_arrays.Form],
+    store: stored_arrays.Arrays,
+    experiment: Mapping[str, Any],
 ) -> None:
     """Writes the record that makes a directory a checkpoint."""
     described = {
@@ -149,7 +164,7 @@ def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pa
     run = directory.open_run(source)
     if not run.checkpoints:
         raise config.InputError(f'{source} holds no checkpoint yet; train it first.')
-    model, step = run.experiment.model, epath.Path(source) / files.CHECKPOINTS / str(run.checkpoints[-1])
+    model, step = run.experiment.model, epath.Path(source) / durable_files.CHECKPOINTS / str(run.checkpoints[-1])
     naming = _naming(source, run)
     try:
         record = integrity.check(step, step=int(step.name), ours=lineage.Lineage.of(run.path).made, items=(ITEM,))
@@ -167,7 +182,7 @@ def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pa
         shape = contents[copy.of][0] if copy.of is not None else copy.formula(sizes).shape  # type: ignore[misc]
         contents[key] = (shape, naming.copies[key])
 
-    store = arrays.Arrays(step / ITEM, {name: tuple(facts['shape']) for name, facts in stored.items()})
+    store = stored_arrays.Arrays(step / ITEM, {name: tuple(facts['shape']) for name, facts in stored.items()})
     repeated: dict[str, list[str]] = {}
     for key, copy in copied.items():
         repeated.setdefault(copy.of or key, []).append(key)
@@ -195,7 +210,7 @@ def _naming(source: pathlib.Path, run: directory.Run) -> Naming:
     """As the files were from which the run was converted; else as the family writes them."""
     path, model = epath.Path(source) / exported.ORIGIN, run.experiment.model
     if path.exists():
-        kept = files.read_json(path)
+        kept = durable_files.read_json(path)
         known = matching.family_of(kept['config'], huggingface.FAMILIES, str(path))
         known.check_same(config.from_json(kept['model']), model, str(path))
         table: rules.Table = known.tables(model)[kept['table']]
@@ -236,7 +251,7 @@ def _check_arrays(step: epath.Path, stored: Mapping[str, Any], shapes: Mapping[s
 
 
 def _check_sums(
-    step: epath.Path, store: arrays.Arrays, stored: Mapping[str, Any], tensors: Mapping[str, rules.Tensor]
+    step: epath.Path, store: stored_arrays.Arrays, stored: Mapping[str, Any], tensors: Mapping[str, rules.Tensor]
 ) -> None:
     names = sorted({BELOW + slot.path for tensor in tensors.values() for slot in tensor.slots})
     try:

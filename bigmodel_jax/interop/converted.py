@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,12 @@ from typing import Any
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import pretrained_tokenizer, special_tokens
+from bigmodel_jax.data.text import pretrained_tokenizer, special_tokens
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import converted, family, huggingface, matching
+from bigmodel_jax.run_directory import identity
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import files, identity
+from bigmodel_jax.storage import durable_files
 
 ORIGIN = 'huggingface.json'  # In the run's directory: config.json, its model, and how the files named their tensors.
 FILES = (pretrained_tokenizer.JSON, 'tokenizer.model', special_tokens.CONFIG)
@@ -49,9 +50,9 @@ def max_length(run: epath.Path, experiment: Experiment) -> int | None:
     if not isinstance(experiment.data, converted.Elsewhere):
         return experiment.data.fields['inputs'].shape[0] if 'inputs' in experiment.data.fields else None
     path = run / ORIGIN
-    if not files.exists(path):
+    if not durable_files.exists(path):
         return None
-    values = files.read_json(path)['config']
+    values = durable_files.read_json(path)['config']
     return matching.family_of(values, huggingface.FAMILIES, str(path)).max_length(values)
 
 

@@ -24,10 +24,10 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax import start as starts
-from bigmodel_jax.data import pretrained_tokenizer
+from bigmodel_jax import initialization as starts
+from bigmodel_jax.data.text import pretrained_tokenizer
 from bigmodel_jax.interop import folder, huggingface, matching
-from bigmodel_jax.train import digest
+from bigmodel_jax.run_directory import digest
 
 TOKENIZERS = (pretrained_tokenizer.JSON, *pretrained_tokenizer.MODELS)
 Index = tuple[slice, ...]
@@ -70,7 +70,7 @@ class Weights(starts.Start):
             f'start: {starts.listed(taken)} of {self.path} belong to the token ids of its own tokenizer, '
             f'{files[0].name}, but the data is tokenized with another ({fingerprint.get("class")}, '
             f'{fingerprint.get("size")} tokens). Use tokenizer=Pretrained(path={self.path!r}) of '
-            'bigmodel_jax.data.pretrained_tokenizer; or initialize these parameters anew, '
+            'bigmodel_jax.data.text.pretrained_tokenizer; or initialize these parameters anew, '
             f'start.without={tuple(taken)!r}; or take them nevertheless, start.other_tokenizer=True.'
         )
 

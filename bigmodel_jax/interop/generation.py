@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bigmodel_jax import config
-from bigmodel_jax.evaluate import decoding
+from bigmodel_jax.evaluate.text import decoding
 
 # The names of the largest number of new tokens; the first that is given counts.
 LENGTHS = ('max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens')

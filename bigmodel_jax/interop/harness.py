@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.evaluate import decoding, likelihood
+from bigmodel_jax.evaluate.text import decoding, likelihood
 from bigmodel_jax.interop import exported, generation
 
 # Tokens that generate_until makes at most where a request does not say.

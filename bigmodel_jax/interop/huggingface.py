@@ -12,7 +12,8 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.interop import bert, family, folder, gpt2, llama, marian, matching, t5
+from bigmodel_jax.interop import family, folder, matching
+from bigmodel_jax.interop.families import bert, gpt2, llama, marian, t5
 from bigmodel_jax.models import model as models
 
 FAMILIES: tuple[family.Family, ...] = (

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import activations, inside, positions
+from bigmodel_jax.layers import activations, intermediates, positions
 
 IGNORED = -100  # A label that does not count.
 ACTIVATIONS: dict[str, activations.Activation] = {
@@ -153,8 +153,14 @@ class Run(NamedTuple):
 
 def run(module: Any, params: Any, batch: Mapping[str, Any], method: Any) -> Run:
     """Runs `method` of a module on a batch."""
-    found, kept = module.apply({'params': params}, batch, method=method, mutable=[inside.STREAMS, inside.ROUTERS])
-    return Run(found, inside.streams(kept[inside.STREAMS]), inside.routers(kept.get(inside.ROUTERS, {})))
+    found, kept = module.apply(
+        {'params': params}, batch, method=method, mutable=[intermediates.STREAMS, intermediates.ROUTERS]
+    )
+    return Run(
+        found,
+        intermediates.streams(kept[intermediates.STREAMS]),
+        intermediates.routers(kept.get(intermediates.ROUTERS, {})),
+    )
 
 
 def hidden_states(name: str, stream_LBTD: jax.Array, last_BTD: jax.Array) -> dict[str, jax.Array]:

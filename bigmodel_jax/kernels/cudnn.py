@@ -6,9 +6,9 @@ from typing import Literal
 
 import jax
 
-from bigmodel_jax import sharding
 from bigmodel_jax.kernels.context import Context, Order, Scores, visible
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
+from bigmodel_jax.parallel import sharding
 
 HALF = ('bfloat16', 'float16')
 LARGEST_HEAD = 128  # cuDNN has 256 too, on Hopper and later.

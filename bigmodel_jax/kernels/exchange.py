@@ -8,9 +8,9 @@ import dataclasses
 
 import jax
 
-from bigmodel_jax import sharding
 from bigmodel_jax.kernels.context import Context, Scores
 from bigmodel_jax.kernels.kernel import Case, Kernel
+from bigmodel_jax.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import functools
 import jax
 from jax.experimental.pallas.ops.tpu.megablox import ops
 
-from bigmodel_jax import sharding
+from bigmodel_jax.parallel import sharding
 
 LANES = 128  # Columns of a TPU register; a tile is a multiple of it.
 LARGEST_ROWS = 512

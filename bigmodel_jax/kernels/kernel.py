@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jax
 
-from bigmodel_jax import sharding
 from bigmodel_jax.kernels.context import Context, Order, Scores
+from bigmodel_jax.parallel import sharding
 
 # Logical axes whose cuts decide how attention is computed.
 AXES = ('batch', 'length', 'heads', 'kv_heads', 'all_heads')

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax import ad_checkpoint
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.kernels.context import Context, Scores
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
+from bigmodel_jax.parallel import sharding
 
 # Of a score that does not count, and the start of a maximum: finite, so that differences of two are 0 and not NaN.
 MASKED = -1e9

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.kernels.context import Context, Scores
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
+from bigmodel_jax.parallel import sharding
 
 LANES = 128  # Of a TPU's vector registers; blocks are multiples of it.
 # Up to here one kernel makes all gradients, of which those of the queries are kept once for each block of keys. That

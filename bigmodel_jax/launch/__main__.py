@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bigmodel_jax import output
+from bigmodel_jax.console import output
 from bigmodel_jax.launch import simulation
 
 VERBS = ('train', 'evaluate')

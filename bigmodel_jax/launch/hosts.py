@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from bigmodel_jax import config
-from bigmodel_jax.train import processes
+from bigmodel_jax.hosts import processes
 
 # A process that has not been heard of for so long is dead, and all others end.
 HEARTBEAT_TIMEOUT_S = 60

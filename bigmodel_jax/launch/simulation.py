@@ -15,7 +15,7 @@ from typing import IO
 GRACE_S = 10.0  # What the other processes have to end by themselves when one has failed.
 POLL_S = 0.05
 NOISE = '[Gloo]'  # Each process reports each connection that it makes.
-# What train/interrupt.py listens to; this file does not import JAX, which takes seconds.
+# What hosts/preemption.py listens to; this file does not import JAX, which takes seconds.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1  # prctl(2).
 

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import ad_checkpoint
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import paths
 from bigmodel_jax.kernels.context import Context, Scores, scale_of
-from bigmodel_jax.layers import inside, plain, positions, rings, weights
+from bigmodel_jax.layers import intermediates, plain, positions, weights
+from bigmodel_jax.parallel import collective_matmul, sharding
 
 
 class Cache(NamedTuple):
@@ -152,11 +153,11 @@ class AttentionModule(nn.Module):
             cache = write(cache, k_BSGK, v_BSGK, context.query_positions_BT)
             k_BSGK, v_BSGK = cache.k_BSGK.astype(dtype), cache.v_BSGK.astype(dtype)
             y_BTHK = plain.Plain().attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
-        if inside.asked(self, inside.MAPS):  # Whatever computes the sum may never have had the weights.
-            inside.show(self, inside.MAPS, 'weights', plain.shown(q_BTHK, k_BSGK, context, scores))
+        if intermediates.asked(self, intermediates.MAPS):  # Whatever computes the sum may never have had the weights.
+            intermediates.show(self, intermediates.MAPS, 'weights', plain.shown(q_BTHK, k_BSGK, context, scores))
         axes = {'heads': c.heads, 'head': c.width_of_head(D), 'embed': D}
         out_HKD = weights.weight(self, 'out', axes, init=c.out_init or c.init, inputs=('heads', 'head'), dtype=dtype)
-        y_BTD = rings.into_stream('BTHK,HKD->BTD', y_BTHK, out_HKD, cut='heads')
+        y_BTD = collective_matmul.into_stream('BTHK,HKD->BTD', y_BTHK, out_HKD, cut='heads')
         if c.bias:
             y_BTD = y_BTD + weights.vector(self, 'out_bias', {'embed': D}, value=0.0, dtype=dtype)
         return y_BTD, cache
@@ -192,7 +193,9 @@ class AttentionModule(nn.Module):
             init = c.query_init(D) if name == 'query' else c.init
             matrices.append(weights.weight(self, name, axes, init=init, inputs=('embed',), dtype=dtype))
         subscripts = ('BTD,DHK->BTHK',) * len(names)
-        found = list(rings.out_of_stream(x_BTD, subscripts, tuple(matrices), cuts=tuple(cut for cut, _ in cuts)))
+        found = list(
+            collective_matmul.out_of_stream(x_BTD, subscripts, tuple(matrices), cuts=tuple(cut for cut, _ in cuts))
+        )
         for i, (name, (cut, heads)) in enumerate(zip(names, cuts)):
             if c.bias:
                 axes = {cut: heads, 'head': c.width_of_head(D)}

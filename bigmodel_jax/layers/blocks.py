@@ -7,9 +7,10 @@ import jax
 from flax import linen as nn
 from jax import ad_checkpoint
 
-from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import dropout, ffn, inside, norms
+from bigmodel_jax import config
+from bigmodel_jax.layers import dropout, ffn, intermediates, norms
 from bigmodel_jax.layers.attention import Attention, Cache, Context
+from bigmodel_jax.parallel import sharding
 
 Sublayer = Callable[[jax.Array], jax.Array]
 
@@ -92,7 +93,7 @@ class BlockModule(nn.Module):
             look, (memory_BSD, there) = c.cross.build('cross'), memory
             x_BTD = self._join('cross', x_BTD, lambda y_BTD: look(y_BTD, there, memory_BSD=memory_BSD)[0])
         x_BTD = self._join('ffn', x_BTD, lambda y_BTD: c.ffn.build('ffn')(y_BTD))
-        inside.show(self, inside.STREAMS, 'after', x_BTD)
+        intermediates.show(self, intermediates.STREAMS, 'after', x_BTD)
         return x_BTD, updated
 
     def _join(self, name: str, x_BTD: jax.Array, sublayer: Sublayer) -> jax.Array:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import dropout, lookup, precision, weights
+from bigmodel_jax import config, precision
+from bigmodel_jax.layers import dropout, lookup, weights
+from bigmodel_jax.parallel import sharding
 
 
 class Head(NamedTuple):
@@ -77,7 +78,7 @@ class EmbeddingModule(nn.Module):
 
 
 def unembed(x_BTD: jax.Array, head: Head) -> jax.Array:
-    """Logits [B, T, V] of features, float32 or float64; see layers/precision.py."""
+    """Logits [B, T, V] of features, float32 or float64; see precision.py."""
     dtype = precision.sums(x_BTD.dtype)
     logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, head.matrix_VD, preferred_element_type=dtype)
     if head.bias_V is not None:

@@ -6,8 +6,9 @@ import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import activations, rings, weights
+from bigmodel_jax import config
+from bigmodel_jax.layers import activations, weights
+from bigmodel_jax.parallel import collective_matmul, sharding
 
 
 def mlp(
@@ -19,11 +20,11 @@ def mlp(
     bias_F: jax.Array | None,
 ) -> jax.Array:
     """activation(x up + bias) down. Source: Vaswani et al. (2017), arXiv:1706.03762, equation 2."""
-    (hidden_BTF,) = rings.out_of_stream(x_BTD, ('BTD,DF->BTF',), (up_DF,), cuts=('hidden',))
+    (hidden_BTF,) = collective_matmul.out_of_stream(x_BTD, ('BTD,DF->BTF',), (up_DF,), cuts=('hidden',))
     hidden_BTF = _widened('up', hidden_BTF)
     if bias_F is not None:
         hidden_BTF = hidden_BTF + bias_F
-    return rings.into_stream('BTF,FD->BTD', activation(hidden_BTF), down_FD, cut='hidden')
+    return collective_matmul.into_stream('BTF,FD->BTD', activation(hidden_BTF), down_FD, cut='hidden')
 
 
 def gated_ffn(
@@ -31,9 +32,9 @@ def gated_ffn(
 ) -> jax.Array:
     """(activation(x gate) * x up) down. Source: Shazeer (2020), arXiv:2002.05202, equation 6."""
     wide = ('BTD,DF->BTF',) * 2
-    gate_BTF, up_BTF = rings.out_of_stream(x_BTD, wide, (gate_DF, up_DF), cuts=('hidden', 'hidden'))
+    gate_BTF, up_BTF = collective_matmul.out_of_stream(x_BTD, wide, (gate_DF, up_DF), cuts=('hidden', 'hidden'))
     gate_BTF, up_BTF = _widened('gate', gate_BTF), _widened('up', up_BTF)
-    return rings.into_stream('BTF,FD->BTD', activation(gate_BTF) * up_BTF, down_FD, cut='hidden')
+    return collective_matmul.into_stream('BTF,FD->BTD', activation(gate_BTF) * up_BTF, down_FD, cut='hidden')
 
 
 def _widened(name: str, y_BTF: jax.Array) -> jax.Array:

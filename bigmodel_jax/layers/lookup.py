@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import sharding, torus
-from bigmodel_jax.layers import precision
+from bigmodel_jax import precision
+from bigmodel_jax.parallel import sharding, torus
 
 
 class Exchange(NamedTuple):

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config, precision
 from bigmodel_jax.kernels import grouped
-from bigmodel_jax.layers import activations, ffn, inside, precision, weights
+from bigmodel_jax.layers import activations, ffn, intermediates, weights
+from bigmodel_jax.parallel import sharding
 
 
 def route(logits_BTE: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
@@ -249,7 +250,7 @@ class RoutedModule(nn.Module):
         # In float32, for an exponential follows (Fedus et al., 2021, section 2.4); TPUs would multiply in bfloat16.
         logits_BTE = jnp.einsum('BTD,DE->BTE', precision.raised(x_BTD), router_DE, precision='highest')
         chosen_BTC, weights_BTC = route(logits_BTE, c.top_k)
-        inside.show(self, inside.ROUTERS, 'logits', logits_BTE)
+        intermediates.show(self, intermediates.ROUTERS, 'logits', logits_BTE)
         self._ask('balance', c.balance, imbalance(logits_BTE, chosen_BTC))
         self._ask('router_z', c.z_loss, jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1)).mean())
         matrices = Matrices(gate_EDF, up_EDF, down_EFD)

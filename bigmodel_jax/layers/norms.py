@@ -1,4 +1,4 @@
-"""Normalisation over the last axis, in float32 or float64; see layers/precision.py."""
+"""Normalisation over the last axis, in float32 or float64; see precision.py."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bigmodel_jax import config
-from bigmodel_jax.layers import precision, weights
+from bigmodel_jax import config, precision
+from bigmodel_jax.layers import weights
 
 
 def layer_norm(x: jax.Array, *, epsilon: float) -> jax.Array:

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import ad_checkpoint
 
+from bigmodel_jax import precision
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels.context import Context, Scores, scale_of, visible
-from bigmodel_jax.layers import dropout, precision
+from bigmodel_jax.layers import dropout
 
 # Finite, not -inf: a row that sees no key (padding) would make softmax return NaN, and NaN gradients spread.
 MASKED = -1e9

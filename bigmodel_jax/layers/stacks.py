@@ -10,8 +10,9 @@ from typing import Any, Literal
 import jax
 from flax import linen as nn
 
-from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import attention, blocks, inside, pipeline
+from bigmodel_jax import config
+from bigmodel_jax.layers import attention, blocks, intermediates
+from bigmodel_jax.parallel import pipeline, sharding
 
 # What layers name for the backward pass, per token: the stream [D] where it enters the layer and between its sublayers
 # ('middle'); query, key and value after rotation [H K, G K, G K]; what the attention kernel returns [H K]; the products
@@ -123,10 +124,11 @@ class StackModule(nn.Module):
     ) -> tuple[jax.Array, attention.Cache | None]:
         """The stream after all layers, and the updated cache, whose arrays have a leading axis L.
 
-        Where the mesh cuts the layers into stages, the batch flows through them as in layers/pipeline.py. Decoding with
+        Where the mesh cuts the layers into stages, the batch flows through them as in
+        parallel/pipeline.py. Decoding with
         a cache does not: a step of one token has nothing to fill a pipeline with.
         """
-        inside.show(self, inside.STREAMS, 'before', x_BTD)
+        intermediates.show(self, intermediates.STREAMS, 'before', x_BTD)
         place = sharding.current()
         if place is not None and place.shards('layers') > 1 and cache is None and not self.is_initializing():
             return self._flow(place, x_BTD, context, memory), None
@@ -135,7 +137,7 @@ class StackModule(nn.Module):
         body = GroupModule if self.alternates else self.config.layer
         scanned = nn.scan(
             body,
-            variable_axes={'params': 0, 'losses': 0, **dict.fromkeys(inside.COLLECTIONS, 0)},
+            variable_axes={'params': 0, 'losses': 0, **dict.fromkeys(intermediates.COLLECTIONS, 0)},
             split_rngs={'params': True, 'dropout': True},
             in_axes=(nn.broadcast, nn.broadcast, 0),
             length=repeats,
@@ -157,9 +159,9 @@ class StackModule(nn.Module):
         memory: tuple[jax.Array, attention.Context] | None,
     ) -> jax.Array:
         """The stream after all layers, each stage of them on its own devices."""
-        if any(inside.asked(self, collection) for collection in inside.COLLECTIONS):
+        if any(intermediates.asked(self, collection) for collection in intermediates.COLLECTIONS):
             raise config.InputError(
-                f'{", ".join(inside.COLLECTIONS)} are not shown where the mesh cuts the layers into stages; '
+                f'{", ".join(intermediates.COLLECTIONS)} are not shown where the mesh cuts the layers into stages; '
                 'use mesh.pipeline=1.'
             )
         kinds, policy = (self.block, *self.alternates), self.config.policy

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config, precision
 from bigmodel_jax.data import batches
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import (
@@ -25,11 +25,11 @@ from bigmodel_jax.layers import (
     lookup,
     norms,
     positions,
-    precision,
     stacks,
     weights,
 )
 from bigmodel_jax.models import model
+from bigmodel_jax.parallel import sharding
 
 NORM = norms.LayerNorm(epsilon=1e-12)
 

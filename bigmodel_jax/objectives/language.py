@@ -5,11 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import embeddings, precision
+from bigmodel_jax import config, precision
+from bigmodel_jax.layers import embeddings
+from bigmodel_jax.objectives import chunked_loss as summation
 from bigmodel_jax.objectives import objective
-from bigmodel_jax.objectives import pieces as summation
 from bigmodel_jax.objectives.objective import Mean
+from bigmodel_jax.parallel import sharding
 
 
 def cross_entropy(

@@ -14,7 +14,8 @@ from bigmodel_jax.objectives.objective import Mean
 class MaskedLanguageModel(objective.Objective):
     """Mean cross-entropy of the tokens to be told, plus that of whether the second sentence follows.
 
-    Batch: that of data/sentence_pairs.py; or one of text, whose every token is to be told, with `next_sentence=0`. The
+    Batch: that of data/text/sentence_pairs.py; or one of text, whose every token is to be told, with `next_sentence=0`.
+    The
     model returns 'mlm_logits' [B, N, V] and 'nsp_logits' [B, 2], as Bert does.
     The second mean counts in proportion to the tokens of the batch that are to be told, so that with microbatches of
     unequally many it is weighted by these.

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import config
-from bigmodel_jax.layers import precision
+from bigmodel_jax import config, precision
 from bigmodel_jax.models import model
 
 PyTree = Any

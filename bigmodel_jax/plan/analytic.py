@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.layers import attention, moe, pipeline, stacks
+from bigmodel_jax.layers import attention, moe, stacks
 from bigmodel_jax.objectives import language
 from bigmodel_jax.objectives.objective import Apply
-from bigmodel_jax.plan import count, formulas, records, request, slices
+from bigmodel_jax.parallel import pipeline, sharding
+from bigmodel_jax.plan import count, estimates, formulas, request, slices
 from bigmodel_jax.train import state, step
 
 PyTree = Any
@@ -86,7 +87,7 @@ class Traced:
         return {size: sorted(names, key=lambda name: (name == 'experts', name))[0] for size, names in found.items()}
 
 
-def program(experiment: Experiment, on: slices.Slice) -> records.Program:
+def program(experiment: Experiment, on: slices.Slice) -> estimates.Program:
     """The train step of `experiment` on a slice, without compiling it.
 
     Raises:
@@ -172,9 +173,9 @@ def _residuals(experiment: Experiment, blueprint: state.Blueprint, batch: dict[s
 # ---- from what was traced to what a chip does ---------------------------------------------------------------------
 
 
-def of(traced: Traced) -> records.Program:
+def of(traced: Traced) -> estimates.Program:
     """The record of a traced step."""
-    return records.Program(
+    return estimates.Program(
         chip=traced.on.chip.name,
         slice=str(traced.on),
         mesh=traced.place.sizes,
@@ -187,7 +188,7 @@ def of(traced: Traced) -> records.Program:
     )
 
 
-def memory(traced: Traced) -> records.Memory:
+def memory(traced: Traced) -> estimates.Memory:
     """Bytes of one chip when most is in use: in the backward pass of the last layers."""
     abstract, placed = traced.blueprint.abstract, traced.blueprint.shardings
     parameters = _bytes(abstract.params, placed.params)
@@ -200,7 +201,7 @@ def memory(traced: Traced) -> records.Memory:
         'saved': round(sum(_share(traced, array) for array in _narrow(traced, traced.kept))),
         'temporaries': round(_gathered_bytes(traced) + max(_working_bytes(traced), _logits_bytes(traced))),
     }
-    return records.Memory(**parts, peak=sum(parts.values()), limit=traced.on.chip.hbm_bytes)
+    return estimates.Memory(**parts, peak=sum(parts.values()), limit=traced.on.chip.hbm_bytes)
 
 
 def _bytes(abstract: PyTree, placed: PyTree) -> int:
@@ -309,10 +310,10 @@ def _tree(node: Any) -> Any:
             yield from _tree(value)
 
 
-def counts(traced: Traced) -> records.Counts:
+def counts(traced: Traced) -> estimates.Counts:
     """The work of one chip: an equal share of all that was traced."""
     work, devices = traced.work, traced.on.size
-    return records.Counts(
+    return estimates.Counts(
         flops=work.total / devices,
         matmul_flops=work.matmul / devices,
         model_flops=work.model / devices,

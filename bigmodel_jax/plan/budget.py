@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bigmodel_jax import config
-from bigmodel_jax.plan import records
+from bigmodel_jax.plan import estimates
 
 TOLERANCE = 0.02
 FIELDS = ('peak_bytes', 'flops', 'model_flops', 'collective_bytes')
@@ -25,7 +25,7 @@ class Drift(NamedTuple):
         return f'{self.entry}: {self.field} was {self.recorded:,.0f}, is {self.found:,.0f} ({change})'
 
 
-def numbers(program: records.Program) -> dict[str, float]:
+def numbers(program: estimates.Program) -> dict[str, float]:
     """What is recorded of a program; per chip and step."""
     return {
         'peak_bytes': float(program.memory.peak),

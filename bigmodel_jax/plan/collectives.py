@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bigmodel_jax.plan import hlo, records
+from bigmodel_jax.plan import estimates, hlo
 
-KINDS: tuple[records.Kind, ...] = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
-OPCODES: dict[str, records.Kind] = {kind: kind for kind in KINDS}
+KINDS: tuple[estimates.Kind, ...] = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
+OPCODES: dict[str, estimates.Kind] = {kind: kind for kind in KINDS}
 OPCODES |= {f'{kind}-start': kind for kind in KINDS}
 OPCODES |= {'ragged-all-to-all': 'all-to-all'}
 # Groups are printed in four ways: {{0,1},{2,3}}; [2,4]<=[8]; [4,2]<=[2,4]T(1,0); mesh['a'=2,'b'=4] {'b'}.
@@ -53,7 +53,7 @@ class Layout(NamedTuple):
         return places[across] * self.slices // self.sizes[across]
 
 
-def collectives(module: hlo.Module, times: Mapping[str, int], layout: Layout) -> tuple[records.Collective, ...]:
+def collectives(module: hlo.Module, times: Mapping[str, int], layout: Layout) -> tuple[estimates.Collective, ...]:
     """Every collective that is executed, in the order of the text.
 
     Args:
@@ -62,7 +62,7 @@ def collectives(module: hlo.Module, times: Mapping[str, int], layout: Layout) ->
     return tuple(_found(module, times, layout))
 
 
-def _found(module: hlo.Module, times: Mapping[str, int], layout: Layout) -> Iterator[records.Collective]:
+def _found(module: hlo.Module, times: Mapping[str, int], layout: Layout) -> Iterator[estimates.Collective]:
     wrapped = {
         name
         for computation in module.computations.values()
@@ -82,7 +82,7 @@ def _found(module: hlo.Module, times: Mapping[str, int], layout: Layout) -> Iter
                 continue
             kind, size_bytes = _result(module, name, each, opcode)
             axes, group, over_dcn = reach(each.attributes, layout)
-            yield records.Collective(
+            yield estimates.Collective(
                 kind=kind,
                 axes=axes,
                 group=group,
@@ -93,10 +93,10 @@ def _found(module: hlo.Module, times: Mapping[str, int], layout: Layout) -> Iter
             )
 
 
-def _between_slices(each: hlo.Instruction, times: int, layout: Layout) -> records.Collective:
+def _between_slices(each: hlo.Instruction, times: int, layout: Layout) -> estimates.Collective:
     found = BETWEEN_SLICES.search(each.attributes)
     kind = OPCODES.get(found[1], 'collective-permute') if found else 'collective-permute'
-    return records.Collective(
+    return estimates.Collective(
         kind=kind,
         axes=(layout.across,),
         group=layout.slices,
@@ -107,7 +107,7 @@ def _between_slices(each: hlo.Instruction, times: int, layout: Layout) -> record
     )
 
 
-def _result(module: hlo.Module, name: str, each: hlo.Instruction, kind: records.Kind) -> tuple[records.Kind, int]:
+def _result(module: hlo.Module, name: str, each: hlo.Instruction, kind: estimates.Kind) -> tuple[estimates.Kind, int]:
     """The kind, and the bytes of the result. The TPU compiler writes a reduce-scatter as an all-reduce and a slice."""
     root = module.root(name)
     if kind == 'all-reduce' and root.opcode == 'dynamic-slice' and root.operands[0] == each.name:

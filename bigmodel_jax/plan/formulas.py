@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from bigmodel_jax import sharding
-from bigmodel_jax.plan import records, slices
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.plan import estimates, slices
 from bigmodel_jax.train import state
 
 # Whose weight gathers libtpu 0.0.52 makes asynchronous by itself; on v5p and v6e it leaves every one synchronous, and
@@ -107,17 +107,17 @@ def own_bytes(weight: Weight, place: sharding.Place) -> int:
     return math.prod(weight.shape) * weight.itemsize // parts
 
 
-def collectives(found: Sequence[Weight], setting: Setting) -> tuple[records.Collective, ...]:
+def collectives(found: Sequence[Weight], setting: Setting) -> tuple[estimates.Collective, ...]:
     """Every collective of a step by formula, equal ones joined."""
     totals: dict[tuple[Any, ...], float] = {}
     for each in _all(found, setting):
         key = (each.kind, each.axes, each.group, each.times, each.asynchronous, each.over_dcn)
         totals[key] = totals.get(key, 0.0) + each.bytes
     names = ('kind', 'axes', 'group', 'times', 'asynchronous', 'over_dcn')
-    return tuple(records.Collective(bytes=round(size), **dict(zip(names, key))) for key, size in totals.items())
+    return tuple(estimates.Collective(bytes=round(size), **dict(zip(names, key))) for key, size in totals.items())
 
 
-def _all(found: Sequence[Weight], setting: Setting) -> Iterator[records.Collective]:
+def _all(found: Sequence[Weight], setting: Setting) -> Iterator[estimates.Collective]:
     for weight in found:
         yield from _of_weight(weight, setting)
     products = sum(weight.leaves_stream for weight in found)
@@ -129,7 +129,7 @@ def _all(found: Sequence[Weight], setting: Setting) -> Iterator[records.Collecti
         yield _one(setting, 'all-to-all', ('expert',), size=size, times=times)
 
 
-def _of_weight(weight: Weight, setting: Setting) -> Iterator[records.Collective]:
+def _of_weight(weight: Weight, setting: Setting) -> Iterator[estimates.Collective]:
     """A weight is gathered for each pass over its layer; its gradient is reduced once."""
     place, chip = setting.place, setting.on.chip.name
     times = weight.layers // (place.shards('layers') if 'layers' in weight.axes else 1) * setting.microbatches
@@ -142,13 +142,13 @@ def _of_weight(weight: Weight, setting: Setting) -> Iterator[records.Collective]
         yield _one(setting, 'all-gather', over, size=whole, times=2 * times, hidden=chip in HIDES_GATHERS)
         # Over the whole slice at once libtpu reduces everywhere and cuts afterwards; over a part of it, it scatters.
         scatters = any(size > 1 for axis, size in place.sizes.items() if axis not in (*over, setting.across))
-        kind: records.Kind = 'reduce-scatter' if scatters else 'all-reduce'
+        kind: estimates.Kind = 'reduce-scatter' if scatters else 'all-reduce'
         yield _one(setting, kind, over, size=part if scatters else whole, times=times, hidden=hidden)
     if copies:
         yield _one(setting, 'all-reduce', copies, size=part, times=times, hidden=hidden)
 
 
-def _of_stream(products: int, layers: int, setting: Setting) -> Iterator[records.Collective]:
+def _of_stream(products: int, layers: int, setting: Setting) -> Iterator[estimates.Collective]:
     """Between tensor-parallel products, around the attention of cut rows, and from stage to stage."""
     sizes, times = setting.place.sizes, layers * setting.microbatches
     if sizes['tensor'] > 1 and products:
@@ -166,9 +166,9 @@ def _of_stream(products: int, layers: int, setting: Setting) -> Iterator[records
 
 
 def _one(
-    setting: Setting, kind: records.Kind, axes: Sequence[str], *, size: float, times: int, hidden: bool = False
-) -> records.Collective:
-    return records.Collective(
+    setting: Setting, kind: estimates.Kind, axes: Sequence[str], *, size: float, times: int, hidden: bool = False
+) -> estimates.Collective:
+    return estimates.Collective(
         kind=kind,
         axes=tuple(axes),
         group=setting.group(axes),

@@ -11,8 +11,9 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from bigmodel_jax import config, sharding, torus
-from bigmodel_jax.plan import records, slices
+from bigmodel_jax import config
+from bigmodel_jax.parallel import sharding, torus
+from bigmodel_jax.plan import estimates, slices
 
 Laid = Mapping[str, tuple[int, ...]]  # Mesh axis -> the dimensions of the torus that it runs along.
 
@@ -64,14 +65,14 @@ def _choose(free: Mapping[int, int], size: int) -> tuple[int, ...] | None:
 # ---- collectives ------------------------------------------------------------------------------------------------
 
 
-def seconds(collectives: Sequence[records.Collective], on: slices.Slice, laid: Laid) -> tuple[float, float]:
+def seconds(collectives: Sequence[estimates.Collective], on: slices.Slice, laid: Laid) -> tuple[float, float]:
     """Seconds of the asynchronous collectives of a step, and of those that the computation waits for."""
     times = [(each.asynchronous, collective_s(each, on, laid)) for each in collectives]
     hidden = sum(time_s for asynchronous, time_s in times if asynchronous)
     return hidden, sum(time_s for asynchronous, time_s in times if not asynchronous)
 
 
-def collective_s(each: records.Collective, on: slices.Slice, laid: Laid) -> float:
+def collective_s(each: estimates.Collective, on: slices.Slice, laid: Laid) -> float:
     """Seconds of all executions of a collective in a step.
 
     Args:
@@ -82,7 +83,7 @@ def collective_s(each: records.Collective, on: slices.Slice, laid: Laid) -> floa
     return each.times * _within_s(each, each.bytes, on, laid)
 
 
-def _over_dcn_s(each: records.Collective, on: slices.Slice, laid: Laid) -> float:
+def _over_dcn_s(each: estimates.Collective, on: slices.Slice, laid: Laid) -> float:
     """In two stages: within the slice on its links, then each chip its own part between the slices."""
     inner = max(each.group // on.count, 1)
     own = each.bytes / inner if each.kind == 'all-reduce' else each.bytes
@@ -92,7 +93,7 @@ def _over_dcn_s(each: records.Collective, on: slices.Slice, laid: Laid) -> float
     return between + _within_s(dataclasses.replace(each, group=inner), each.bytes, on, laid)
 
 
-def _within_s(each: records.Collective, size_bytes: float, on: slices.Slice, laid: Laid) -> float:
+def _within_s(each: estimates.Collective, size_bytes: float, on: slices.Slice, laid: Laid) -> float:
     if each.group <= 1:
         return 0.0
     bandwidth = on.chip.link_bandwidth
@@ -106,7 +107,7 @@ def _within_s(each: records.Collective, size_bytes: float, on: slices.Slice, lai
     return _traffic(each.kind, size_bytes, each.group) / (count(used, on) * bandwidth)
 
 
-def _traffic(kind: records.Kind, size_bytes: float, group: int) -> float:
+def _traffic(kind: estimates.Kind, size_bytes: float, group: int) -> float:
     """Bytes that one chip must send, from the bytes of the result that it holds."""
     part = (group - 1) / group
     factors = {
@@ -119,7 +120,7 @@ def _traffic(kind: records.Kind, size_bytes: float, group: int) -> float:
     return size_bytes * factors[kind]
 
 
-def _used(each: records.Collective, on: slices.Slice, laid: Laid) -> tuple[int, ...]:
+def _used(each: estimates.Collective, on: slices.Slice, laid: Laid) -> tuple[int, ...]:
     """The dimensions that a collective runs along; the longest alone where its axes are not known."""
     found = tuple(index for axis in each.axes for index in laid.get(axis, ()) if index < len(on.shape))
     return found or (max(range(len(on.shape)), key=lambda index: on.shape[index]),)

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jinja2
 from etils import epath
 
-from bigmodel_jax import config, torus
+from bigmodel_jax import config
+from bigmodel_jax.console import quantities
+from bigmodel_jax.parallel import torus
 from bigmodel_jax.plan import plan as plans
 from bigmodel_jax.plan import render
-from bigmodel_jax.runs import quantities
 from bigmodel_jax.train import progress
 
 HTML, JSON = 'plan.html', 'plan.json'
@@ -79,7 +80,10 @@ def write(found: Sequence[plans.Plan], directory: epath.PathLike) -> epath.Path:
 
 def html(found: Sequence[plans.Plan]) -> str:
     """The page on some plans."""
-    folders = [pathlib.Path(__file__).parent / 'templates', pathlib.Path(plans.__file__).parents[1] / 'runs/templates']
+    folders = [
+        pathlib.Path(__file__).parent / 'templates',
+        pathlib.Path(plans.__file__).parents[1] / 'report/templates',
+    ]
     loader = jinja2.FileSystemLoader(folders)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {'duration': progress.duration, 'size': quantities.size, 'seconds': render.seconds}

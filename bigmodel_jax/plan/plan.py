@@ -5,9 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.plan import analytic, calibration, formulas, links, prices, records, request, roofline, slices
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.plan import analytic, calibration, estimates, formulas, links, prices, request, roofline, slices
 from bigmodel_jax.plan import program as programs
 
 Say = Callable[[str], None]
@@ -47,9 +48,9 @@ class Plan:
     tokens_per_step: int
     microbatches: int
     remat: str
-    program: records.Program
+    program: estimates.Program
     time: roofline.StepTime
-    transfers: tuple[tuple[records.Collective, float], ...]  # With the seconds of all executions.
+    transfers: tuple[tuple[estimates.Collective, float], ...]  # With the seconds of all executions.
     cost: prices.Cost
     factors: calibration.Factors
     arrays: tuple[Array, ...]
@@ -108,7 +109,7 @@ def make(
     return describe(traced, found, table)
 
 
-def compiled(laid: Experiment, on: slices.Slice, estimate: records.Program, say: Say | None) -> records.Program:
+def compiled(laid: Experiment, on: slices.Slice, estimate: estimates.Program, say: Say | None) -> estimates.Program:
     """What the compiler says; where the program is too large for it, the estimate with the compiler's peak."""
     try:
         return programs.program(laid, on, say=say)
@@ -119,7 +120,7 @@ def compiled(laid: Experiment, on: slices.Slice, estimate: records.Program, say:
         return dataclasses.replace(estimate, memory=dataclasses.replace(memory, **parts), source='refused')
 
 
-def describe(traced: analytic.Traced, found: records.Program, table: prices.Prices | None = None) -> Plan:
+def describe(traced: analytic.Traced, found: estimates.Program, table: prices.Prices | None = None) -> Plan:
     """The plan of a step whose program is known."""
     experiment, on = traced.experiment, traced.on
     across = experiment.mesh.across
@@ -158,7 +159,7 @@ def arrays(traced: analytic.Traced) -> tuple[Array, ...]:
     return tuple(sorted(found, key=lambda array: -math.prod(array.shape))[:LARGE_ARRAYS])
 
 
-def advice(traced: analytic.Traced, found: records.Program) -> list[str]:
+def advice(traced: analytic.Traced, found: estimates.Program) -> list[str]:
     """What would save how many bytes, if it does not fit: each change tried, by formula."""
     missing = found.memory.peak - found.memory.limit
     if missing <= 0:
@@ -202,6 +203,6 @@ def to_json(plan: Plan) -> dict[str, Any]:
     data = dataclasses.asdict(plan)
     data['fits'] = plan.fits
     data['uncertain'] = plan.uncertain
-    data['program'] = records.to_json(plan.program)
+    data['program'] = estimates.to_json(plan.program)
     data['transfers'] = [{**dataclasses.asdict(each), 'seconds_per_step': seconds} for each, seconds in plan.transfers]
     return data

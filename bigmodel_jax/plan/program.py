@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bigmodel_jax import config, experiment, sharding, torus
+from bigmodel_jax import config, experiment
 from bigmodel_jax.data import cache
-from bigmodel_jax.plan import collectives, count, hlo, memory, records, slices, traffic
+from bigmodel_jax.parallel import sharding, torus
+from bigmodel_jax.plan import collectives, count, estimates, hlo, memory_estimate, slices, traffic
 from bigmodel_jax.train import state, step
 
 Say = Callable[[str], None]
@@ -67,7 +68,7 @@ class Compiled:
 
 def program(
     of: experiment.Experiment, on: slices.Slice, *, say: Say | None = None, options: Mapping[str, str] | None = None
-) -> records.Program:
+) -> estimates.Program:
     """The step of an experiment as the compiler makes it for a slice: minutes the first time, then from the cache.
 
     Args:
@@ -87,7 +88,7 @@ def program(
     traced = trace(of, on.devices())
     compiled = compile_step(traced, on, say=say, options=options)
     counts, waterfall = measure(traced, compiled, limit=on.chip.hbm_bytes)
-    return records.Program(
+    return estimates.Program(
         chip=on.chip.name,
         slice=str(on),
         mesh=traced.place.sizes,
@@ -178,7 +179,7 @@ def read(compiled: Any, *, seconds: float, cpu_seconds: float) -> Compiled:
     return Compiled(text=compiled.as_text(), peak=peak, seconds=seconds, cpu_seconds=cpu_seconds)
 
 
-def measure(traced: Traced, compiled: Compiled, *, limit: int) -> tuple[records.Counts, records.Memory]:
+def measure(traced: Traced, compiled: Compiled, *, limit: int) -> tuple[estimates.Counts, estimates.Memory]:
     """What a compiled step computes, moves and keeps, on each chip.
 
     Args:
@@ -188,14 +189,14 @@ def measure(traced: Traced, compiled: Compiled, *, limit: int) -> tuple[records.
     times = hlo.executions(module)
     layout = collectives.Layout(tuple(traced.place.sizes.items()), traced.mesh.slices, traced.mesh.across)
     work = count.work(traced.program.jaxpr).scaled(1 / traced.place.mesh.size)
-    counts = records.Counts(
+    counts = estimates.Counts(
         flops=work.total,
         matmul_flops=work.matmul,
         model_flops=work.model,
         hbm_bytes=traffic.hbm_bytes(module, times),
         collectives=collectives.collectives(module, times, layout),
     )
-    waterfall = memory.waterfall(
+    waterfall = memory_estimate.waterfall(
         module, peak=compiled.peak, blueprint=traced.blueprint, batch=traced.batch, limit=limit
     )
     return counts, waterfall

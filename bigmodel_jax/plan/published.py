@@ -9,7 +9,7 @@ import json
 import pathlib
 from typing import Any
 
-from bigmodel_jax.plan import links, records, slices
+from bigmodel_jax.plan import estimates, links, slices
 
 TABLE = pathlib.Path(__file__).with_name('published.json')
 # A fused attention kernel does 2 matrix products forward and 5 backward (Dao, 2023, arXiv:2307.08691, section 2.3).
@@ -76,12 +76,12 @@ class Row:
         return links.seconds(self.counts.collectives, self.slice, links.dimensions(self.slice, self.mesh))[1]
 
     @property
-    def counts(self) -> records.Counts:
+    def counts(self) -> estimates.Counts:
         """The work of a step on one chip. Their programs ran with asynchronous collectives, where they can be."""
         again = 2.0 * self.shape.layers * self.shape.layer_weights * self.tokens if self.remat == 'full' else 0.0
         attention = (2 * FORWARD + BACKWARD) / FORWARD * self.attention_flops
         flops = 6.0 * self.shape.weights * self.tokens + again + attention
-        return records.Counts(
+        return estimates.Counts(
             flops=flops,
             matmul_flops=flops,
             model_flops=self.model_flops,
@@ -90,14 +90,14 @@ class Row:
         )
 
 
-def _collectives(row: Row) -> list[records.Collective]:
+def _collectives(row: Row) -> list[estimates.Collective]:
     """Weights gathered twice and their gradients scattered, activations between tensor-parallel layers, slices."""
     tensor, fsdp, shape = row.mesh.get('tensor', 1), row.mesh.get('fsdp', 1), row.shape
     whole = 2 * shape.weights // tensor  # bfloat16.
     base: dict[str, Any] = {'asynchronous': True, 'over_dcn': False}
     found = [
-        records.Collective(kind='all-gather', axes=('fsdp',), group=fsdp, bytes=whole, times=2, **base),
-        records.Collective(kind='reduce-scatter', axes=('fsdp',), group=fsdp, bytes=whole // fsdp, times=1, **base),
+        estimates.Collective(kind='all-gather', axes=('fsdp',), group=fsdp, bytes=whole, times=2, **base),
+        estimates.Collective(kind='reduce-scatter', axes=('fsdp',), group=fsdp, bytes=whole // fsdp, times=1, **base),
     ]
     if tensor > 1:
         stream = 2 * row.tokens * tensor * shape.width
@@ -105,14 +105,14 @@ def _collectives(row: Row) -> list[records.Collective]:
         # The next product needs them, so that they are hidden in part at best.
         waits: dict[str, Any] = base | {'axes': ('tensor',), 'group': tensor, 'times': times, 'asynchronous': False}
         found += [
-            records.Collective(kind='all-gather', bytes=stream, **waits),
-            records.Collective(kind='reduce-scatter', bytes=stream // tensor, **waits),
+            estimates.Collective(kind='all-gather', bytes=stream, **waits),
+            estimates.Collective(kind='reduce-scatter', bytes=stream // tensor, **waits),
         ]
     if row.slice.count > 1:
         base['over_dcn'] = True
         count = row.slice.count
         size = whole // fsdp
-        found.append(records.Collective(kind='all-reduce', axes=('data',), group=count, bytes=size, times=1, **base))
+        found.append(estimates.Collective(kind='all-reduce', axes=('data',), group=count, bytes=size, times=1, **base))
     return found
 
 

@@ -6,10 +6,10 @@ import rich.console
 import rich.table
 import rich.text
 
-from bigmodel_jax import torus
+from bigmodel_jax.console import quantities
+from bigmodel_jax.parallel import torus
+from bigmodel_jax.plan import estimates, search
 from bigmodel_jax.plan import plan as plans
-from bigmodel_jax.plan import records, search
-from bigmodel_jax.runs import quantities
 from bigmodel_jax.train import progress
 
 BAR_WIDTH = 36
@@ -137,7 +137,7 @@ def transfers(plan: plans.Plan) -> rich.table.Table:
 
 def together(plan: plans.Plan) -> list[tuple[str, str, str, str, str, str]]:
     """Kind, axes, GiB per step, executions, time, and whether it is hidden, as text; the longest first."""
-    groups: dict[tuple[str, str, bool], list[tuple[records.Collective, float]]] = {}
+    groups: dict[tuple[str, str, bool], list[tuple[estimates.Collective, float]]] = {}
     for each, time_s in plan.transfers:
         over = ' x '.join(each.axes) or f'{each.group} chips'
         key = each.kind, over + (' (DCN)' if each.over_dcn else ''), each.asynchronous

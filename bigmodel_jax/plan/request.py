@@ -5,9 +5,10 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from bigmodel_jax import config, sharding, torus
+from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.layers import attention
+from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.plan import links, slices
 
 Sizes = dict[str, int]  # Of each mesh axis.

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from bigmodel_jax.plan import calibration, links, records, slices
+from bigmodel_jax.plan import calibration, estimates, links, slices
 
 Bound = Literal['compute', 'memory', 'links']
 
@@ -26,7 +26,7 @@ class StepTime:
     mfu: float  # Model FLOPs / (peak x seconds): causal attention at one half, without what is computed again.
 
 
-def step_time(counts: records.Counts, on: slices.Slice, mesh: Mapping[str, int], *, across: str = 'data') -> StepTime:
+def step_time(counts: estimates.Counts, on: slices.Slice, mesh: Mapping[str, int], *, across: str = 'data') -> StepTime:
     """The time of a step whose counts are known.
 
     Args:

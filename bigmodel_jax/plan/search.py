@@ -9,8 +9,9 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from bigmodel_jax import config, sharding, torus
+from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.plan import analytic, links, prices, request, roofline, slices
 
 Say = Callable[[str], None]

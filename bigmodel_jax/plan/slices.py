@@ -13,7 +13,7 @@ from jax.experimental import topologies
 
 from bigmodel_jax import config
 from bigmodel_jax.plan import chips
-from bigmodel_jax.train import memory
+from bigmodel_jax.train import device_memory
 
 NAME = re.compile(r'(?:(\d+)\*)?([a-z]\w*?)(?::(\d+(?:x\d+)*)|-(\d+))', re.IGNORECASE)
 ALIASES = {'v5litepod': 'v5e', 'v5': 'v5p', 'trillium': 'v6e', 'ironwood': 'tpu7x', 'v7x': 'tpu7x'}
@@ -89,7 +89,7 @@ class Slice:
 
 @functools.cache
 def _devices(of: Slice) -> list[jax.Device]:
-    for name, value in ENVIRONMENT.items() if not memory.has_tpu() else ():
+    for name, value in ENVIRONMENT.items() if not device_memory.has_tpu() else ():
         os.environ.setdefault(name, value)
     cores_apart = of.chip.devices > 1 or of.chip.torus == 2
     many = {} if of.count == 1 else {'num_slices': of.count}

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from etils import epath
 
 from bigmodel_jax import config
+from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.runs import trained
-from bigmodel_jax.train import checkpoints
+from bigmodel_jax.runs import restored_model
 
 PyTree = Any
 
@@ -93,7 +93,7 @@ def choose(path: epath.Path, steps: Sequence[int], last: int, until: int | None 
 
 def restore(
     path: epath.Path, experiment: Experiment, steps: Sequence[int], *, last: int, until: int | None = None
-) -> trained.Trained:
+) -> restored_model.Trained:
     """The model of the run in `path` whose parameters are the mean of those of its last checkpoints.
 
     Args:
@@ -108,7 +108,7 @@ def restore(
 
     def each() -> Iterator[PyTree]:
         for step in chosen:
-            one = trained.restore(path, experiment, steps, step)
+            one = restored_model.restore(path, experiment, steps, step)
             if jax.tree.leaves(one.model_state):
                 raise config.InputError(
                     f'The model of {path} keeps {", ".join(one.model_state)} beside its parameters, which no mean of '
@@ -117,4 +117,6 @@ def restore(
             yield one.params
 
     params = mean(each())
-    return trained.Trained(path, experiment, experiment.mesh.build(), chosen[-1], params, {}, averaged=tuple(chosen))
+    return restored_model.Trained(
+        path, experiment, experiment.mesh.build(), chosen[-1], params, {}, averaged=tuple(chosen)
+    )

@@ -12,12 +12,15 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import __version__, config
-from bigmodel_jax.runs import goodput, quantities, traces
+from bigmodel_jax.checkpoints import restoring
+from bigmodel_jax.console import quantities
+from bigmodel_jax.run_directory import event_log, run_files
+from bigmodel_jax.run_directory import segments as segments_lib
+from bigmodel_jax.runs import goodput, traces
 from bigmodel_jax.runs import sessions as sessions_lib
-from bigmodel_jax.train import files, records, restoring, run_files
-from bigmodel_jax.train import segments as segments_lib
+from bigmodel_jax.storage import durable_files
 
-Record = records.Record
+Record = event_log.Record
 
 
 def open_run(workdir: epath.PathLike, experiment_file: epath.PathLike | None = None) -> 'Run':
@@ -30,15 +33,16 @@ def open_run(workdir: epath.PathLike, experiment_file: epath.PathLike | None = N
     Raises:
       InputError: there is no such directory, or it holds no run.
     """
-    path = files.directory(workdir)
-    if not files.is_directory(path):
+    path = durable_files.directory(workdir)
+    if not durable_files.is_directory(path):
         raise config.InputError(f'{path}: there is no such directory. Pass the --workdir of a run.')
     restoring.from_checkpoints(path)
-    if not files.exists(path / files.EXPERIMENT):
-        names = files.names_in(path)
+    if not durable_files.exists(path / durable_files.EXPERIMENT):
+        names = durable_files.names_in(path)
         shown = ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
         raise config.InputError(
-            f'{path} is not the directory of a run: it has no {files.EXPERIMENT}. It holds {shown or "nothing"}.'
+            f'{path} is not the directory of a run: it has no {durable_files.EXPERIMENT}. '
+            f'It holds {shown or "nothing"}.'
         )
     return Run(path, experiment_file)
 
@@ -67,7 +71,7 @@ class Run:
         try:
             return config.from_json(self._json)
         except config.InputError as error:
-            raise config.InputError(f'{self.path / files.EXPERIMENT}: {error}{self._written_by()}') from None
+            raise config.InputError(f'{self.path / durable_files.EXPERIMENT}: {error}{self._written_by()}') from None
 
     def _written_by(self) -> str:
         """A sentence if another version of this package, with other configs, may have written the run."""
@@ -77,7 +81,7 @@ class Run:
         other = '' if version == __version__ else f', and this is {__version__}'
         return (
             f'\nThe run was written by bigmodel_jax {version}{other}. If that class or field was removed or renamed '
-            f'since, use the code that wrote the run; {files.ENVIRONMENT} names its version and commit.'
+            f'since, use the code that wrote the run; {durable_files.ENVIRONMENT} names its version and commit.'
         )
 
     @functools.cached_property
@@ -131,12 +135,12 @@ class Run:
     def _environment(self) -> tuple[list[dict[str, Any]], list[str]]:
         try:
             return run_files.environment(self.path), []
-        except files.Damaged as error:
+        except durable_files.Damaged as error:
             return [], [f'{error} What it says of the sessions is left out.']
 
     @functools.cached_property
-    def _log(self) -> records.Log:
-        return records.scan(self.path / records.FILE)
+    def _log(self) -> event_log.Log:
+        return event_log.scan(self.path / event_log.FILE)
 
     @property
     def _every_record(self) -> list[Record]:
@@ -155,7 +159,7 @@ class Run:
     @functools.cached_property
     def records(self) -> list[Record]:
         """The records of metrics.jsonl that hold, without the steps that a later session did again."""
-        return records.current(self._every_record)
+        return event_log.current(self._every_record)
 
     @functools.cached_property
     def sessions(self) -> list[sessions_lib.Session]:
@@ -210,7 +214,7 @@ class Run:
 
     @property
     def _last_event(self) -> Mapping[str, Any]:
-        kinds = (*records.BEGINNINGS, *sessions_lib.ENDINGS)
+        kinds = (*event_log.BEGINNINGS, *sessions_lib.ENDINGS)
         events = [record for record in self.records if record['kind'] in kinds]
         return events[-1] if events else {}
 
@@ -240,8 +244,8 @@ class Run:
     @functools.cached_property
     def checkpoints(self) -> list[int]:
         """The steps of the checkpoints that are kept, oldest first."""
-        folder = self.path / files.CHECKPOINTS
-        return sorted(int(name) for name in files.names_in(folder) if files.is_step(name))
+        folder = self.path / durable_files.CHECKPOINTS
+        return sorted(int(name) for name in durable_files.names_in(folder) if durable_files.is_step(name))
 
     # ---- its model ----
 
@@ -255,9 +259,9 @@ class Run:
         Raises:
           InputError: there is no such checkpoint, or `experiment` is another than the run's.
         """
-        from bigmodel_jax.runs import trained  # Imports JAX.
+        from bigmodel_jax.runs import restored_model  # Imports JAX.
 
-        return trained.restore(
+        return restored_model.restore(
             self.path, self.experiment if experiment is None else experiment, self.checkpoints, step, cast=cast
         )
 
@@ -288,7 +292,7 @@ class Run:
           tokens: new tokens at most.
           how: an evaluate.decoding.Decoding; by default Sampling().
         """
-        from bigmodel_jax.evaluate import decoding  # Imports JAX.
+        from bigmodel_jax.evaluate.text import decoding  # Imports JAX.
 
         how = decoding.Sampling() if how is None else how
         return self.restore().sample(prompts, tokens=tokens, how=how, seed=seed)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.runs import sessions as sessions_lib
-from bigmodel_jax.train import records
 
 TRAINING, AGAIN, PAUSES, OTHER = 'training', 'steps done again', 'between sessions', 'other'
 # What the records call it -> what it is called here.
@@ -37,7 +37,7 @@ class Interval(NamedTuple):
     times: Mapping[str, float]
 
 
-def goodput(sessions: Sequence[sessions_lib.Session], every_record: Sequence[records.Record]) -> list[Part] | None:
+def goodput(sessions: Sequence[sessions_lib.Session], every_record: Sequence[event_log.Record]) -> list[Part] | None:
     """All parts from the first start to the last sign of life, in ORDER; None if no times were recorded.
 
     Args:
@@ -61,13 +61,13 @@ def goodput(sessions: Sequence[sessions_lib.Session], every_record: Sequence[rec
     return [Part(name, value, value / total if total else 0.0) for name, value in seconds.items()]
 
 
-def _intervals(every_record: Sequence[records.Record]) -> list[tuple[Interval, float]]:
+def _intervals(every_record: Sequence[event_log.Record]) -> list[tuple[Interval, float]]:
     """Each interval with the share of its steps that was kept."""
     parts: list[Interval | int] = []  # And the steps to which the run went back, in the order of time.
     first = 0
     for record in every_record:
         step = record['step']
-        if record['kind'] in records.BACK:
+        if record['kind'] in event_log.BACK:
             parts.append(step)
             first = step
         elif record['kind'] == 'time':

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bigmodel_jax.train import records
+from bigmodel_jax.run_directory import event_log
 
 ENDINGS = ('stop', 'end')  # The kinds of record that close a session.
 DAY_S = 86_400.0
@@ -22,7 +22,7 @@ class Session(NamedTuple):
     void_steps: int  # Steps that the next session did again.
 
 
-def sessions(environment: Sequence[Mapping[str, Any]], every: Sequence[records.Record]) -> list[Session]:
+def sessions(environment: Sequence[Mapping[str, Any]], every: Sequence[event_log.Record]) -> list[Session]:
     """The sessions of a run in the order of time.
 
     Args:
@@ -36,18 +36,18 @@ def sessions(environment: Sequence[Mapping[str, Any]], every: Sequence[records.R
     return found
 
 
-def _parts(every: Sequence[records.Record]) -> list[list[records.Record]]:
+def _parts(every: Sequence[event_log.Record]) -> list[list[event_log.Record]]:
     """The records of each session; none of what was recorded after its end, such as an evaluation on demand."""
-    parts: list[list[records.Record]] = []
+    parts: list[list[event_log.Record]] = []
     for record in every:
-        if record['kind'] in records.BEGINNINGS:
+        if record['kind'] in event_log.BEGINNINGS:
             parts.append([])
         if parts and not (parts[-1] and parts[-1][-1]['kind'] in ENDINGS):
             parts[-1].append(record)
     return parts
 
 
-def _session(entry: Mapping[str, Any], own: list[records.Record]) -> Session:
+def _session(entry: Mapping[str, Any], own: list[event_log.Record]) -> Session:
     start = datetime.datetime.fromisoformat(entry['started']).timestamp()
     last = own[-1] if own else {'kind': '', 'step': entry['step'], 'time': start}
     ending = {'end': finished(last), 'stop': f'stopped by {last.get("reason")}'}.get(last['kind'])
@@ -61,7 +61,7 @@ def finished(end: Mapping[str, Any]) -> str:
     return 'finished' if reason is None else f'finished early at step {end["step"]}: {reason}'
 
 
-def _seconds(by_the_clock: float, own: list[records.Record]) -> float:
+def _seconds(by_the_clock: float, own: list[event_log.Record]) -> float:
     """How long a session took: by the clock of its records, unless that was set meanwhile."""
     measured = sum(sum(each['metrics'].values()) for each in own if each['kind'] == 'time')
     set_meanwhile = by_the_clock < 0 or (measured > 0 and by_the_clock > 10 * measured + DAY_S)

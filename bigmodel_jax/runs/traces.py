@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from bigmodel_jax.train import files, records
+from bigmodel_jax.run_directory import event_log
+from bigmodel_jax.storage import durable_files
 
 
 class Certificate(NamedTuple):
@@ -34,13 +35,13 @@ class Trace(NamedTuple):
 
 def read(workdir: epath.Path) -> Trace | None:
     """The trace of a run; None if it has none, as one that an older version made."""
-    if not files.exists(workdir / files.TRACE):
+    if not durable_files.exists(workdir / durable_files.TRACE):
         return None
-    log = records.scan(workdir / files.TRACE)
+    log = event_log.scan(workdir / durable_files.TRACE)
     trace = Trace({}, {}, tuple(log.damage))
     for record in log.records:
         step = record['step']
-        if record['kind'] in records.BACK:
+        if record['kind'] in event_log.BACK:
             # Not as records.current(): of the steps of one record some may hold.
             _forget(trace.certificates, step)
             _forget(trace.fingerprints, step)
@@ -61,7 +62,7 @@ def _forget(table: dict[int, Any], step: int) -> None:
         table.popitem()
 
 
-def _fingerprint(record: records.Record, known: Fingerprint | None) -> Fingerprint:
+def _fingerprint(record: event_log.Record, known: Fingerprint | None) -> Fingerprint:
     names, norms = record['names'], record['norms']
     by_name = None if norms is None else dict(zip(names, map(float, norms)))
     if by_name is None and known is not None:

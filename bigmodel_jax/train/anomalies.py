@@ -1,9 +1,9 @@
-"""What a session does about steps that went wrong, as the experiment's guard says; see optim/guards.py."""
+"""What a session does about steps that went wrong, as the experiment's guard says; see optim/anomaly_policy.py."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bigmodel_jax.optim import guards
+from bigmodel_jax.optim import anomaly_policy
 from bigmodel_jax.train import metrics
 
 ADVICE = 'lower the learning rate, clip the gradient, or look at the batch: replay RUN --step'
@@ -24,7 +24,7 @@ class Anomalies:
       position: of the checkpoint that the session begins with.
     """
 
-    def __init__(self, guard: guards.Guard, position: Mapping[str, Any]):
+    def __init__(self, guard: anomaly_policy.Guard, position: Mapping[str, Any]):
         self._guard = guard
         self._in_a_row = position.get('wrong_in_a_row', 0)
         self.rollbacks = position.get('rollbacks', 0)
@@ -52,14 +52,14 @@ class Anomalies:
                 kept.append(each.metrics)
                 continue
             self._in_a_row += 1
-            if isinstance(self._guard, guards.RollBack) and each.verdict != guards.FINE:
+            if isinstance(self._guard, anomaly_policy.RollBack) and each.verdict != anomaly_policy.FINE:
                 if self.rollbacks >= self._guard.limit:
                     raise _stop(f'{what} The run has gone back {self.rollbacks} times, the limit', each.number, saved())
                 return Met([], [], (each.number, what))
-            skipped = isinstance(self._guard, guards.Skip) and each.verdict != guards.FINE
+            skipped = isinstance(self._guard, anomaly_policy.Skip) and each.verdict != anomaly_policy.FINE
             if not skipped:
                 raise _stop(what, each.number, saved())
-            if isinstance(self._guard, guards.Skip) and self._in_a_row > self._guard.limit:
+            if isinstance(self._guard, anomaly_policy.Skip) and self._in_a_row > self._guard.limit:
                 raise _stop(f'{what} That is {self._in_a_row} steps in a row, over the limit', each.number, saved())
             said.append((each.number, f'{what} The step was skipped.'))
         return Met(kept, said, None)
@@ -73,7 +73,7 @@ class Anomalies:
 def describe(step: metrics.Step) -> str | None:
     """What went wrong in a step, in one sentence; None if nothing did."""
     bad = metrics.not_finite(step.metrics)
-    if step.verdict == guards.FINE:
+    if step.verdict == anomaly_policy.FINE:
         return None if bad is None else f'step {step.number}: {bad} is {step.metrics[bad][0]}.'
     if not step.metrics.get('loss', (0.0, 1.0))[1]:
         return (
@@ -82,7 +82,7 @@ def describe(step: metrics.Step) -> str | None:
         )
     values = {name: _ratio(step.metrics[name]) for name in ('loss', 'grad_norm') if name in step.metrics}
     shown = ', '.join(f'{name} {value:.6g}' for name, value in values.items())
-    return f'step {step.number}: {guards.WORDS[step.verdict]}: {shown}.'
+    return f'step {step.number}: {anomaly_policy.WORDS[step.verdict]}: {shown}.'
 
 
 def _ratio(mean: tuple[float, float]) -> float:

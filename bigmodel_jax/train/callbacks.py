@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from bigmodel_jax import config
-from bigmodel_jax.train import processes
+from bigmodel_jax.hosts import processes
 
 
 class Callback(Protocol):

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import config, differences
+from bigmodel_jax.checkpoints import checkpoints, partial_state
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
-from bigmodel_jax.train import checkpoints, differences, files, identity, integrity, segments, state
-from bigmodel_jax.train import workdir as directories
+from bigmodel_jax.run_directory import identity, segments
+from bigmodel_jax.run_directory import workdir as directories
+from bigmodel_jax.storage import durable_files, integrity
+from bigmodel_jax.train import state
 
 FREE = ('name', 'steps', 'evaluations')
 NEVER = {
@@ -51,9 +54,9 @@ def check_prepared(
     Raises:
       InputError: the weights of the run are of another shape, or the learning rates change without consent.
     """
-    if not files.exists(workdir / files.EXPERIMENT):
+    if not durable_files.exists(workdir / durable_files.EXPERIMENT):
         return ()
-    stored = config.normalized(files.read_json(workdir / files.EXPERIMENT))
+    stored = config.normalized(durable_files.read_json(workdir / durable_files.EXPERIMENT))
     changes = [
         each for each in differences.between(stored, config.to_json(experiment)) if _field(each) not in CIRCUMSTANCES
     ]
@@ -77,7 +80,9 @@ def is_at_its_beginning(opened: checkpoints.Checkpointer) -> bool:
 
 def newest(workdir: epath.Path) -> int | None:
     """The step of the newest checkpoint of a run."""
-    steps = [int(name) for name in files.names_in(workdir / files.CHECKPOINTS) if files.is_step(name)]
+    steps = [
+        int(name) for name in durable_files.names_in(workdir / durable_files.CHECKPOINTS) if durable_files.is_step(name)
+    ]
     return max(steps, default=None)
 
 
@@ -97,7 +102,7 @@ def _refusal(workdir: epath.Path, changes: Sequence[config.Difference]) -> str:
 
 
 def _check_weights(workdir: epath.Path, step: int, blueprint: state.Blueprint) -> None:
-    path = workdir / files.CHECKPOINTS / str(step)
+    path = workdir / durable_files.CHECKPOINTS / str(step)
     try:
         stored = integrity.record_of(path)['arrays']['model']
     except integrity.Damaged:
@@ -105,7 +110,7 @@ def _check_weights(workdir: epath.Path, step: int, blueprint: state.Blueprint) -
     there = {name: (tuple(facts['shape']), facts['dtype']) for name, facts in stored.items()}
     wanted = checkpoints.flatten({'params': blueprint.abstract.params, 'model_state': blueprint.abstract.model_state})
     here = {name: (tuple(each.shape), str(each.dtype)) for name, each in wanted.items()}
-    state.check_same(here, there, f'Checkpoint {path}')
+    partial_state.check_same(here, there, f'Checkpoint {path}')
 
 
 def _same_rates(stored: dict, experiment: Experiment, after: int) -> bool:
@@ -127,4 +132,4 @@ def record(workdir: epath.Path, experiment: Experiment, start: int, changes: Seq
     else:
         return
     # Not put off if it fails: the checkpoints to come are known by it.
-    directories.at_once(workdir / files.EXPERIMENT, lambda: segments.write(workdir, new))
+    directories.at_once(workdir / durable_files.EXPERIMENT, lambda: segments.write(workdir, new))

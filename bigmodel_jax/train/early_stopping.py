@@ -6,7 +6,7 @@ from typing import Any
 
 from bigmodel_jax.evaluate import metric
 from bigmodel_jax.experiment import EarlyStopping, Experiment
-from bigmodel_jax.train import processes
+from bigmodel_jax.hosts import processes
 
 REASON = 'early_stopping'  # As loop.Result.stopped_by has it.
 FIELD = 'watch.early_stopping.metric'

@@ -31,8 +31,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.parallel import sharding
 
 PyTree = Any
 Batch = dict[str, jax.Array]

@@ -5,7 +5,9 @@ from typing import Any
 
 from etils import epath
 
-from bigmodel_jax.train import files, processes, records, run_files
+from bigmodel_jax.hosts import processes
+from bigmodel_jax.run_directory import event_log, run_files
+from bigmodel_jax.storage import durable_files
 
 KIND = 'gap'  # Of the record that says so.
 
@@ -20,21 +22,21 @@ def missing(workdir: epath.Path, position: Mapping[str, Any]) -> str | None:
     """
     if not processes.is_first():
         return None
-    step, told, log = int(position['step']), [], records.read(workdir / records.FILE)
+    step, told, log = int(position['step']), [], event_log.read(workdir / event_log.FILE)
     # An earlier session said the rest; and a run that began at a checkpoint of another has no steps before that.
     said = max(_began(workdir), *(each['step'] for each in log if each['kind'] == KIND), 0)
-    traced = [each for each in records.read(workdir / files.TRACE) if each['kind'] == 'certificates']
+    traced = [each for each in event_log.read(workdir / durable_files.TRACE) if each['kind'] == 'certificates']
     known = {
         number for each in traced for number in range(each['step'] - len(each.get('ids', ())) + 1, each['step'] + 1)
     }
     unknown = [number for number in range(said + 1, step + 1) if number not in known]
     if unknown:
-        told.append(f'{files.TRACE} lacks {_listed(unknown)}')
+        told.append(f'{durable_files.TRACE} lacks {_listed(unknown)}')
     reported = int(position.get('reported', 0))
     reports = [each['step'] for each in log if each['kind'] == 'time']
     last = max((number for number in reports if number <= step), default=0)
     if max(last, said) < reported:
-        told.append(f'{records.FILE} ends at step {last:,}, before the report of step {reported:,}')
+        told.append(f'{event_log.FILE} ends at step {last:,}, before the report of step {reported:,}')
     if not told:
         return None
     return (
@@ -47,7 +49,7 @@ def _began(workdir: epath.Path) -> int:
     """The step of the run's first session."""
     try:
         sessions = run_files.environment(workdir)
-    except files.Damaged:  # Adding a session to it says so.
+    except durable_files.Damaged:  # Adding a session to it says so.
         sessions = []
     return int(sessions[0]['step']) if sessions else 0
 

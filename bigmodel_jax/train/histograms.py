@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import sharding
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.objectives.objective import Apply
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import state, step
 
 BINS = 64

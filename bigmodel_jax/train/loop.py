@@ -8,35 +8,34 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
+from bigmodel_jax.checkpoints import restoring
+from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.hosts import compile_cache, preemption, processes
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory.digest import digest
+from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import (
     anomalies,
     best,
     callbacks,
-    compile_cache,
+    device_memory,
     early_stopping,
-    feed,
-    files,
     gaps,
     histograms,
-    interrupt,
-    memory,
     metrics,
+    prefetch,
     preparation,
-    processes,
     profiling,
     progress,
-    restoring,
     rollback,
     state,
     step,
     trace,
     watching,
 )
-from bigmodel_jax.train.checkpoints import Checkpointer
-from bigmodel_jax.train.digest import digest
 from bigmodel_jax.train.route import Route
 
 IN_FLIGHT = 2  # Steps handed to the devices before the oldest is waited for.
@@ -89,8 +88,8 @@ def train(
       NotSaved: the last state could not be saved.
       Anomalous: a step went wrong, and `experiment.watch.anomalies` stops the run then; what it made is not saved.
     """
-    directory = files.directory(directory)
-    memory.keep_freed()
+    directory = durable_files.directory(directory)
+    device_memory.keep_freed()
     callbacks.check(callback)
     changes = preparation.check(
         experiment, directory, stop_after=stop_after, wandb=wandb, new_segment=new_segment, profile=profile
@@ -98,7 +97,7 @@ def train(
     run = preparation.prepare_start(experiment, directory, new_segment=new_segment)
     with (
         preparation.open_workdir(experiment, directory) as guard,
-        interrupt.listen(run.place) as asked,
+        preemption.listen(run.place) as asked,
         sharding.use(run.place),
         compile_cache.kept(),
         preparation.open_checkpoints(run, directory, guard) as checkpoints,
@@ -112,7 +111,7 @@ def _session(
     run: preparation.Run,
     directory: epath.Path,
     checkpoints: Checkpointer,
-    asked: interrupt.Interrupt,
+    asked: preemption.Interrupt,
     *,
     guard: Callable[[], None],
     changes: Sequence[config.Difference],
@@ -129,7 +128,7 @@ def _session(
     with (
         metrics.open_writer(directory, wandb=wandb, details=config.to_json(experiment), **how) as writer,
         progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=run.unit) as shown,
-        feed.Feed(run.data, run.place, start, Route.of(position)) as ahead,
+        prefetch.Feed(run.data, run.place, start, Route.of(position)) as ahead,
         trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, **how) as tracer,
         profiling.Profiler(profile, directory) as profiler,
     ):
@@ -156,9 +155,9 @@ class Equipment(NamedTuple):
     checkpoints: Checkpointer
     writer: metrics.Writer
     shown: progress.Progress
-    ahead: feed.Feed
+    ahead: prefetch.Feed
     tracer: trace.Tracer
-    asked: interrupt.Interrupt
+    asked: preemption.Interrupt
     profiler: profiling.Profiler
     hook: callbacks.Hook
 

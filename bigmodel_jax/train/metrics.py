@@ -11,7 +11,10 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.train import appending, boards, locking, processes, records, series, step, tracking
+from bigmodel_jax.hosts import processes
+from bigmodel_jax.run_directory import boards, event_log, locking, series, tracking
+from bigmodel_jax.storage import appending
+from bigmodel_jax.train import step
 
 # One step's metrics as Python floats: name -> (total, count). JSON keeps them exactly.
 StepMetrics = dict[str, tuple[float, float]]
@@ -83,7 +86,7 @@ class Writer:
     ):
         self.lost: list[str] = []  # What could not be written to the end, a sentence each.
         self._late: list[tuple[epath.Path, Callable[[], None]]] = []  # Files that could not be written yet.
-        self._records = records.Writer(workdir / records.FILE, guard=guard)
+        self._records = event_log.Writer(workdir / event_log.FILE, guard=guard)
         purge_step = None if start is None else start + 1
         self._board = boards.open_board(workdir, purge_step=purge_step, guard=guard)
         self._tags = series.Tags()
@@ -131,7 +134,7 @@ class Writer:
         self._records.append({'kind': kind, 'step': step, 'time': time.time(), **fields})
 
     def scalars(self, kind: str, step: int, metrics: Mapping[str, float], **fields: Any) -> None:
-        """A record with metrics; the boards show them under the names of train/series.py."""
+        """A record with metrics; the boards show them under the names of run_directory/series.py."""
         self.event(kind, step, metrics=dict(metrics), **fields)
         shown = {series.name(kind, fields.get('name'), name): value for name, value in metrics.items()}
         for name, value in shown.items():

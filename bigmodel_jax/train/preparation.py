@@ -9,36 +9,21 @@ from typing import Any
 import jax
 from etils import epath
 
-from bigmodel_jax import config, sharding, torus
+from bigmodel_jax import config
 from bigmodel_jax import experiment as experiments
-from bigmodel_jax.data import batches, tokenizers
-from bigmodel_jax.data.tokenizer import Tokenizer
+from bigmodel_jax.checkpoints import partial_state, restoring
+from bigmodel_jax.checkpoints.checkpoints import Checkpointer
+from bigmodel_jax.data import batches
+from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.data.text.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.hosts import processes
 from bigmodel_jax.models import model
-from bigmodel_jax.train import (
-    appending,
-    best,
-    code,
-    continuing,
-    early_stopping,
-    environment,
-    files,
-    identity,
-    locking,
-    metrics,
-    partial_state,
-    processes,
-    profiling,
-    restoring,
-    rollback,
-    segments,
-    starting,
-    state,
-    tracking,
-    workdir,
-)
-from bigmodel_jax.train.checkpoints import Checkpointer
+from bigmodel_jax.parallel import sharding, torus
+from bigmodel_jax.run_directory import code, environment, identity, locking, segments, tracking, workdir
+from bigmodel_jax.storage import appending, durable_files
+from bigmodel_jax.train import best, continuing, early_stopping, metrics, profiling, rollback, starting, state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +37,9 @@ class Run:
     evaluators: tuple[evaluation.Evaluator, ...]
     direction: metric.Direction = 'lower'  # In which the metric of checkpoints.keep_best is better.
     stopping_direction: metric.Direction = 'lower'  # And that of watch.early_stopping.
-    changes: tuple[str, ...] = ()  # With which a new segment of a run begins, a line each; see train/segments.py.
+    changes: tuple[
+        str, ...
+    ] = ()  # With which a new segment of a run begins, a line each; see run_directory/segments.py.
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -303,7 +290,7 @@ def _attachments(run: Run, directory: epath.Path, session: Mapping[str, Any]) ->
     stored = {} if tokenizer is None else tokenizer.stored()
     return {
         **segments.encoded(segments.read(directory)),
-        files.SESSION: files.encode_json(session),
+        durable_files.SESSION: durable_files.encode_json(session),
         **{f'{tokenizers.FOLDER}/{name}': content for name, content in stored.items()},
     }
 

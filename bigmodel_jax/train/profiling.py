@@ -4,7 +4,8 @@ import jax
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.train import appending, files, processes
+from bigmodel_jax.hosts import processes
+from bigmodel_jax.storage import appending, durable_files
 
 FOLDER = 'profile'
 
@@ -29,7 +30,7 @@ def check(asked: Steps, directory: epath.Path, *, done: int, last: int) -> None:
         raise config.InputError(f'{name}: the run resumes after step {done}; profile steps from {done + 1} on.')
     if until > last:
         raise config.InputError(f'{name}: this session ends at step {last}; profile steps up to it.')
-    if files.is_remote(directory):
+    if durable_files.is_remote(directory):
         raise config.InputError(f'{name}: the profiler writes only to a local disk, and {directory} is remote.')
 
 
@@ -67,7 +68,7 @@ class Profiler:
         try:
             jax.profiler.stop_trace()
         except OSError as error:
-            appending.say(f'The profile could not be written: {files.brief(error)}. The training continues.')
+            appending.say(f'The profile could not be written: {durable_files.brief(error)}. The training continues.')
             return
         appending.say(
             f'profile of steps {asked[0]} to {asked[1]}: {self._folder} (open it with `xprof {self._folder}` or '

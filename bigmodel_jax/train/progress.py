@@ -8,8 +8,9 @@ from typing import Any
 
 import rich.progress
 
-from bigmodel_jax import terminal
-from bigmodel_jax.train import appending, processes
+from bigmodel_jax.console import terminal
+from bigmodel_jax.hosts import processes
+from bigmodel_jax.storage import appending
 
 PLAIN_EVERY_S = 10.0  # A log gets at most one progress line in this time.
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from bigmodel_jax import config, experiment
-from bigmodel_jax.optim import guards
-from bigmodel_jax.train import metrics, segments, state
-from bigmodel_jax.train.checkpoints import Checkpointer
+from bigmodel_jax.checkpoints.checkpoints import Checkpointer
+from bigmodel_jax.optim import anomaly_policy
+from bigmodel_jax.run_directory import segments
+from bigmodel_jax.train import metrics, state
 from bigmodel_jax.train.route import Route
 
 ADVICE = 'Set checkpoints.every_steps to the number of steps that a roll-back may cost.'
@@ -22,7 +23,7 @@ Start = tuple[state.TrainState, dict[str, Any]]  # A state and its position.
 
 def is_chosen(experiment: experiment.Experiment) -> bool:
     """Whether the experiment's guard rolls back."""
-    return isinstance(experiment.watch.anomalies, guards.RollBack)
+    return isinstance(experiment.watch.anomalies, anomaly_policy.RollBack)
 
 
 def target(bad: int, every: int) -> int:

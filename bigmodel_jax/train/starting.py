@@ -10,10 +10,15 @@ import jax
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax import start as starts
-from bigmodel_jax.data import saved, tokenizers
-from bigmodel_jax.data.tokenizer import Tokenizer
-from bigmodel_jax.train import checkpoints, digest, files, identity, integrity, lineage, processes, reading, state
+from bigmodel_jax import initialization as starts
+from bigmodel_jax.checkpoints import checkpoints, partial_state, restore
+from bigmodel_jax.data import saved
+from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.data.text.tokenizer import Tokenizer
+from bigmodel_jax.hosts import processes
+from bigmodel_jax.run_directory import digest, identity, lineage
+from bigmodel_jax.storage import durable_files, integrity
+from bigmodel_jax.train import state
 
 PyTree = Any
 # Of the record of a start: what has a sentence of its own, and what is not for people.
@@ -56,13 +61,13 @@ class Checkpoint(starts.Start):
     def read(self, wanted: starts.Wanted) -> starts.Found:
         path, step = self._find()
 
-        def choose(stored: state.Arrays) -> dict[str, jax.ShapeDtypeStruct]:
+        def choose(stored: partial_state.Arrays) -> dict[str, jax.ShapeDtypeStruct]:
             there = {name.removeprefix(PARAMS): shape for name, (shape, _) in stored.items() if name.startswith(PARAMS)}
             names = starts.match(wanted, there, without=self.without, where=str(path))
             return {PARAMS + name: wanted[name] for name in names}
 
         try:
-            found = reading.read_some(
+            found = restore.read_some(
                 path, choose, item='model', step=step, ours=lineage.Lineage.of(path.parent.parent).made
             )
         except integrity.Damaged as error:
@@ -74,17 +79,17 @@ class Checkpoint(starts.Start):
     def _find(self) -> tuple[epath.Path, int]:
         """The directory of the checkpoint, and its step."""
         step = processes.from_first(processes.on_first(self._step))
-        return _absolute(self.run) / files.CHECKPOINTS / str(step), step
+        return _absolute(self.run) / durable_files.CHECKPOINTS / str(step), step
 
     def _step(self) -> int:
         path = _absolute(self.run)
-        if not files.exists(path / files.EXPERIMENT):
+        if not durable_files.exists(path / durable_files.EXPERIMENT):
             raise config.InputError(
                 f'start.run={self.run!r}: {path} holds no run, but this one begins with its weights. '
                 'Train that one first, or name the --workdir where it is.'
             )
-        names = files.names_in(path / files.CHECKPOINTS)
-        steps = sorted(int(name) for name in names if files.is_step(name))
+        names = durable_files.names_in(path / durable_files.CHECKPOINTS)
+        steps = sorted(int(name) for name in names if durable_files.is_step(name))
         if not steps:
             raise config.InputError(f'start.run={self.run!r}: {path} holds no checkpoint yet; train it first.')
         if self.step is not None and self.step not in steps:
@@ -95,8 +100,8 @@ class Checkpoint(starts.Start):
 
 def _absolute(path: str) -> epath.Path:
     # Orbax takes absolute paths only; gs://... is one.
-    found = files.directory(path)
-    return found if files.is_remote(found) else found.resolve()
+    found = durable_files.directory(path)
+    return found if durable_files.is_remote(found) else found.resolve()
 
 
 def _shapes(path: epath.Path, step: int) -> dict[str, list[int]]:
@@ -131,8 +136,8 @@ def check(
     start: starts.Start | None, blueprint: state.Blueprint, directory: epath.Path, tokenizer: Tokenizer | None
 ) -> None:
     """Raises InputError if a run in `directory`, which may have checkpoints of its own, cannot begin with `start`."""
-    own = directory / files.CHECKPOINTS
-    if start is None or files.names_in(own):
+    own = directory / durable_files.CHECKPOINTS
+    if start is None or durable_files.names_in(own):
         return
     wanted = _wanted(blueprint)
     start.check(wanted)

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from bigmodel_jax import config, sharding
-from bigmodel_jax.data import chance
+from bigmodel_jax.data import counter_rng
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.layers import pipeline
 from bigmodel_jax.objectives.objective import LOSSES
-from bigmodel_jax.optim import guards
+from bigmodel_jax.optim import anomaly_policy
+from bigmodel_jax.parallel import pipeline, sharding
 from bigmodel_jax.train import fixed_order
 
 PyTree = Any
@@ -82,7 +81,7 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
     def init() -> TrainState:
         collections = dict(nn.meta.unbox(variables()))
         params = collections.pop('params')
-        return TrainState(jnp.int32(0), params, optimizer.init(params), collections, guards.Levels.initial())
+        return TrainState(jnp.int32(0), params, optimizer.init(params), collections, anomaly_policy.Levels.initial())
 
     abstract = jax.eval_shape(init)
     fixed_order.check(experiment, place, abstract.model_state)
@@ -94,7 +93,7 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
 def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], seed: int) -> PyTree:
     # The values do not matter to the weights, so the compiler drops the computation that they feed.
     batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in example.items()}
-    variables = module.init(chance.key(seed), batch)
+    variables = module.init(counter_rng.key(seed), batch)
     return {name: collection for name, collection in variables.items() if name not in OF_A_BATCH}
 
 
@@ -107,32 +106,6 @@ def _axes_of(leaf: Any) -> sharding.LogicalAxes:
     if isinstance(leaf, nn.LogicallyPartitioned):
         return tuple(leaf.names)
     return (None,) * nn.meta.unbox(leaf).ndim
-
-
-Arrays = dict[str, tuple[tuple[int, ...], str]]  # Path -> shape and dtype.
-
-
-def check_same(wanted: Arrays, stored: Arrays, where: str) -> None:
-    """Raises InputError if the arrays stored in a checkpoint are not those of the experiment."""
-    problems = [f'  {name}: not in the checkpoint' for name in wanted if name not in stored]
-    problems += [f'  {name}: not in this experiment' for name in stored if name not in wanted]
-    for name in wanted.keys() & stored.keys():
-        if wanted[name] != stored[name]:
-            problems.append(
-                f'  {name}: {_text(stored[name])} in the checkpoint, {_text(wanted[name])} in this experiment'
-            )
-    if problems:
-        more = f'\n  ... and {len(problems) - 8} more' if len(problems) > 8 else ''
-        raise config.InputError(
-            f'{where} holds another model or optimizer:\n'
-            + '\n'.join(sorted(problems)[:8])
-            + more
-            + '\nUse the experiment it was made with, or another --workdir.'
-        )
-
-
-def _text(array: tuple[tuple[int, ...], str]) -> str:
-    return f'{array[1]}{list(array[0])}'
 
 
 def shardings_of(place: sharding.Place, abstract: TrainState, axes: PyTree) -> TrainState:

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigmodel_jax import sharding
-from bigmodel_jax.data import batches, chance
+from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.objectives.objective import Apply, Mean, Objective, Outcome
-from bigmodel_jax.optim import guards
-from bigmodel_jax.train import digest, fingerprints, fixed_order
+from bigmodel_jax.optim import anomaly_policy
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory import digest, fingerprints
+from bigmodel_jax.train import fixed_order
 from bigmodel_jax.train.state import Blueprint, TrainState
 
 PyTree = Any
@@ -37,7 +38,7 @@ def key(seed: int, step: jax.Array | int) -> jax.Array:
     Args:
       step: updates applied before it.
     """
-    return jax.random.fold_in(chance.key(seed), step)
+    return jax.random.fold_in(counter_rng.key(seed), step)
 
 
 def _seen(batch: Batch) -> Batch:
@@ -131,7 +132,7 @@ def update(
     certificate: jax.Array,
     *,
     blueprint: Blueprint,
-    guard: guards.Guard,
+    guard: anomaly_policy.Guard,
 ) -> tuple[TrainState, Trace]:
     """The state after the gradient of a step is known, and what the step says of itself."""
     norms = fingerprints.norms(grads, fingerprints.stacked(blueprint.axes))

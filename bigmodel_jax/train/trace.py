@@ -1,6 +1,6 @@
 """trace.jsonl: by what a step can be told apart from the same step of another run, without running either again.
 
-Records, of the form of train/records.py:
+Records, of the form of run_directory/event_log.py:
   start, resume, rollback: the step at which a session begins, or to which the run went back.
   certificates: `ids` and `content`, 16 hexadecimal digits for each of the steps that end at `step`, in order: the hash
     of the ids of the examples in the batch, and the checksum of all its bits; `skipped`: batches left out before them.
@@ -17,8 +17,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import sharding
-from bigmodel_jax.train import appending, files, fingerprints, locking, processes, records, state, step
+from bigmodel_jax.hosts import processes
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory import event_log, fingerprints, locking
+from bigmodel_jax.storage import appending, durable_files
+from bigmodel_jax.train import state, step
 
 
 class Taken(NamedTuple):
@@ -55,7 +58,7 @@ class Tracer:
         self._names = fingerprints.pieces(blueprint.abstract.params, fingerprints.stacked(blueprint.axes))
         self._take = _compiled(place, fingerprints.stacked(blueprint.axes))
         self._taken: list[Taken] = []
-        self._records = records.Writer(workdir / files.TRACE, guard=guard) if processes.is_first() else None
+        self._records = event_log.Writer(workdir / durable_files.TRACE, guard=guard) if processes.is_first() else None
         self._event('resume' if start else 'start', start)
 
     def __enter__(self) -> 'Tracer':
@@ -104,7 +107,7 @@ class Tracer:
                 key=bytes(each.key.astype('>u4')).hex(),
                 names=self._names,
                 checksums=[fingerprints.text(pair) for pair in each.fingerprint.checksums],
-                norms=None if each.norms is None else [records.number(norm) for norm in each.norms],
+                norms=None if each.norms is None else [event_log.number(norm) for norm in each.norms],
                 optimizer=fingerprints.text(each.fingerprint.optimizer),
             )
         self._taken = []

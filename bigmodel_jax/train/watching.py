@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bigmodel_jax.train import locking, processes, progress
+from bigmodel_jax.hosts import processes
+from bigmodel_jax.run_directory import locking
+from bigmodel_jax.train import progress
 
 # What a session does at a moment, and how that is said of one that is stuck in it.
 PHASES = {

@@ -10,7 +10,8 @@ Run:      python -m bigmodel_jax train experiments/first_week/chats.py --arg pat
 import pathlib
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import instructions, records, splits, tokenizers
+from bigmodel_jax.data import records, splits
+from bigmodel_jax.data.text import instructions, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import decoder

@@ -7,7 +7,9 @@ Run:      python -m bigmodel_jax train experiments/first_week/csv_labels.py --ar
 import pathlib
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import csv_records, labelled, splits, tables, tokenizers
+from bigmodel_jax.data import splits
+from bigmodel_jax.data.sources import csv_records, tables
+from bigmodel_jax.data.text import labelled, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import bert

@@ -11,7 +11,8 @@ import pathlib
 from flax import linen as nn
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import images, splits
+from bigmodel_jax.data import splits
+from bigmodel_jax.data.vision import images
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import model

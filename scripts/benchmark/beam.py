@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bigmodel_jax.evaluate import decoding
+from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.layers import attention, blocks, ffn, norms, positions, stacks
 from bigmodel_jax.models import seq2seq
 

@@ -25,8 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import experiment, sharding
-from bigmodel_jax.train import checkpoints, digest, memory, state
+from bigmodel_jax import experiment
+from bigmodel_jax.checkpoints import checkpoints
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory import digest
+from bigmodel_jax.train import device_memory, state
 
 ARRAYS = 32
 SHARE = 0.7  # Of what dd reaches; less is reported as missed.
@@ -115,7 +118,7 @@ def main() -> None:
     parser.add_argument('--gigabytes', type=float, default=1.0, help='of the state (default: 1)')
     parser.add_argument('--rounds', type=int, default=5, help='default: 5')
     options = parser.parse_args()
-    memory.keep_freed()  # As a run does.
+    device_memory.keep_freed()  # As a run does.
     packages = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'orbax-checkpoint'))
     print(f'{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, {packages}')
     current = make_state(int(options.gigabytes * 1e9))

@@ -19,14 +19,15 @@ import numpy as np
 import rich.console
 import rich.table
 
-from bigmodel_jax import sharding, torus
+from bigmodel_jax.console import quantities
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
-from bigmodel_jax.runs import quantities
-from bigmodel_jax.train import digest, fixed_order, state, step
+from bigmodel_jax.parallel import sharding, torus
+from bigmodel_jax.run_directory import digest
+from bigmodel_jax.train import fixed_order, state, step
 
 PARTS, ROWS, LENGTH, VOCAB = 8, 16, 128, 1_024
 MESHES = (

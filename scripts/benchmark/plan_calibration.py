@@ -8,7 +8,7 @@ import statistics
 import rich.console
 import rich.table
 
-from bigmodel_jax import torus
+from bigmodel_jax.parallel import torus
 from bigmodel_jax.plan import calibration, published, roofline
 
 

@@ -16,11 +16,12 @@ import jax
 import rich.console
 import rich.table
 
-from bigmodel_jax import config, experiment_file, torus
+from bigmodel_jax import config, experiment_file
+from bigmodel_jax.console import quantities
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.parallel import torus
 from bigmodel_jax.plan import plan as planning
 from bigmodel_jax.plan import search, slices
-from bigmodel_jax.runs import quantities
 
 EXPERIMENTS = 'experiments/pods.py:sweep/'
 # The best few by formula that are compiled until one fits.

@@ -25,7 +25,7 @@ What was tried on the same machine, in a bare step (GELU by tanh, plain Optax, s
 to it): processor time on one core / wall time on two, ms, the least of about 40 steps (20m: 3, processor time only).
 
     char, as first written, unrolled (another run than the lines below)     85 / 64
-      freed memory kept (train/memory.py): 12,400 page faults a step gone   67 / 52   kept
+      freed memory kept (train/device_memory.py): 12,400 page faults a step gone   67 / 52   kept
       + weight gradients in the weight's own order (weights.einsum)         60 / 40   kept
         the same in the feed-forward layers only                            62
       + hand-written gradients of GELU, LayerNorm, recomputed attention     56 / 37   not kept: much code for 7%
@@ -53,7 +53,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bigmodel_jax import sharding
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
@@ -61,7 +60,8 @@ from bigmodel_jax.layers import activations, stacks
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
-from bigmodel_jax.train import memory, state, step
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.train import device_memory, state, step
 
 Step = Callable[[], None]
 
@@ -137,7 +137,7 @@ def our_experiment(size: Size, *, scan: bool) -> Experiment:
 
 
 def our_step(size: Size, *, scan: bool) -> Step:
-    memory.keep_freed()
+    device_memory.keep_freed()
     import jax
 
     experiment = our_experiment(size, scan=scan)

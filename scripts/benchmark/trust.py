@@ -22,7 +22,6 @@ import jax
 import numpy as np
 import optax
 
-from bigmodel_jax import sharding
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment, Watch
@@ -30,7 +29,9 @@ from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.optim import optimizers, schedules
-from bigmodel_jax.train import digest, feed, fingerprints, memory, state, step
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory import digest, fingerprints
+from bigmodel_jax.train import device_memory, prefetch, state, step
 
 SIZES = {  # vocab, width, layers, heads, length, rows
     'char': (65, 128, 4, 4, 64, 12),
@@ -105,7 +106,7 @@ def measure(name: str, rounds: int) -> None:
     place, data = of.mesh.build(), of.data.build(0)
     with sharding.use(place):
         blueprint = state.blueprint(of, place)
-        batch = place.put_batch(feed.read(data, 0, slice(None)), data.rows)
+        batch = place.put_batch(prefetch.read(data, 0, slice(None)), data.rows)
         bare = functools.partial(bare_step, blueprint=blueprint, of=of)
         plain = {key: value for key, value in batch.items() if key != batches.ROW_HASH}
         sides = {
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument('--models', nargs='+', choices=SIZES, default=list(SIZES))
     parser.add_argument('--rounds', type=int, default=30)
     options = parser.parse_args()
-    memory.keep_freed()
+    device_memory.keep_freed()
     versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'numpy'))
     print(f'{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {versions}')
     for name in options.models:

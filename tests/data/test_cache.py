@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data import cache, sources, tokenizers, tokens
+from bigmodel_jax.data import cache
+from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.text import tokenizers, tokens
 
 KEY = {'what': 'a test'}
 
@@ -105,7 +107,10 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 PREPARE = """
 import json, sys, time
-from bigmodel_jax.data import documents, sources, tokenizers, tokens
+from bigmodel_jax.data.sources import documents
+from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.data.text import tokens
 
 class Slow(documents.Documents):
     name, fingerprint = 'slow', {'texts': 2_000}
@@ -175,7 +180,7 @@ def test_a_killed_preparation_goes_on(tmp_path, cache_root):
 
 
 def test_a_truncated_token_file_is_made_again(stories, capsys):
-    source = sources.JsonLines(pattern=stories[0])
+    source = text_sources.JsonLines(pattern=stories[0])
     before = tokens.tokenized(source, tokenizers.Bytes())
     expected = np.array(before.tokens)
     path = pathlib.Path(before.tokens.filename)
@@ -187,7 +192,7 @@ def test_a_truncated_token_file_is_made_again(stories, capsys):
 
 def test_the_stream_is_the_documents_with_an_end_around_each(stories):
     path, texts = stories
-    corpus = tokens.tokenized(sources.JsonLines(pattern=path), tokenizers.Bytes())
+    corpus = tokens.tokenized(text_sources.JsonLines(pattern=path), tokenizers.Bytes())
     end = corpus.tokenizer.end
     assert corpus.tokens[0] == corpus.tokens[-1] == end
     spans = [corpus.tokens[a + 1 : b] for a, b in zip(corpus.starts, corpus.starts[1:])]

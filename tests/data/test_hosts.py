@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bigmodel_jax.data import batches, mixture, sources, text, tokenizers
+from bigmodel_jax.data import batches, mixture
+from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.text import text, tokenizers
 
 LENGTH, ROWS, SEED = 8, 64, 3
 HOSTS = (1, 2, 3, 4, 7, 64)
@@ -49,7 +51,7 @@ class NoisyExamples(batches.Examples):
 
 
 def texts(stories, packing, rows=ROWS):
-    source = sources.JsonLines(pattern=stories[0])
+    source = text_sources.JsonLines(pattern=stories[0])
     return text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=rows, length=LENGTH, packing=packing)
 
 

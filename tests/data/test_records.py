@@ -9,7 +9,10 @@ import pytest
 from hypothesis import strategies as st
 
 from bigmodel_jax import config
-from bigmodel_jax.data import csv_records, labelled, parquet_records, records, sources, tables, tabular, tokenizers
+from bigmodel_jax.data import records
+from bigmodel_jax.data.sources import csv_records, parquet_records, tables, text_sources
+from bigmodel_jax.data.tabular import tabular
+from bigmodel_jax.data.text import labelled, tokenizers
 
 Csv = csv_records.Csv
 CELLS = st.text(st.sampled_from('ab ,;\t"\n\r\'é世🙂'), max_size=5)
@@ -67,7 +70,7 @@ def test_a_table_in_another_encoding_names_the_line(tmp_path):
 
 
 def test_a_missing_column_names_the_nearest(tmp_path):
-    source = sources.RecordField(records=Csv(path=written(tmp_path, 'text,label\na,1\n')), field='txt')
+    source = text_sources.RecordField(records=Csv(path=written(tmp_path, 'text,label\na,1\n')), field='txt')
     with pytest.raises(config.InputError, match=r"table\.csv, line 2 has no field 'txt'\. Did you mean 'text'"):
         source.open().read(0, 1)
 
@@ -80,14 +83,14 @@ NESTED = [{'data': {'text': f'Text {i}', 'n': i}} for i in range(5)]
 @pytest.mark.parametrize('name', ['lines.jsonl', 'lines.jsonl.gz'])
 def test_nested_fields_of_json_lines(tmp_path, name):
     path = written(tmp_path, ''.join(json.dumps(record) + '\n' for record in NESTED), name)
-    assert list(sources.JsonLines(pattern=path, field='data.text').open()) == [f'Text {i}' for i in range(5)]
+    assert list(text_sources.JsonLines(pattern=path, field='data.text').open()) == [f'Text {i}' for i in range(5)]
     for field, message in [
         ('data.txt', r"line 1 has no field 'txt' in 'data'\. Did you mean 'text'"),
         ('data.text.more', r"line 1 has no field 'more' in 'data\.text', which is a str"),
         ('data.n', r"'data\.n' is a int, not text"),
     ]:
         with pytest.raises(config.InputError, match=message) as raised:
-            list(sources.JsonLines(pattern=path, field=field).open())
+            list(text_sources.JsonLines(pattern=path, field=field).open())
         assert str(raised.value).startswith(path)
 
 
@@ -109,7 +112,7 @@ def test_a_torn_file_of_lines_is_refused(tmp_path):
     path = tmp_path / 'lines.jsonl.gz'
     path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 1_000)[:-10])
     with pytest.raises(config.InputError, match='is not a whole compressed file'):
-        sources.JsonLines(pattern=str(path)).open()
+        text_sources.JsonLines(pattern=str(path)).open()
 
 
 def test_parquet_is_read_in_groups(tmp_path):
@@ -140,7 +143,7 @@ def columns(path):
 
 
 def reviews(table, **fields):
-    source = sources.Texts(texts=('good, really bad, so so',))
+    source = text_sources.Texts(texts=('good, really bad, so so',))
     vocabulary = tokenizers.WordPiece(vocab=260, trained_on=source)
     data = labelled.Labelled(table=table, tokenizer=vocabulary, batch=3, length=8, classes=3, **fields)
     return data.build(0).in_order(0)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data import records, sources, splits
+from bigmodel_jax.data import records, splits
+from bigmodel_jax.data.sources import text_sources
 
 ORDERS = [splits.Shuffled(), splits.Shuffled(seed=1), splits.Sequential()]
 
@@ -58,7 +59,7 @@ def folder(tmp_path):
 
 
 def texts(folder, **fields):
-    return list(sources.TextFiles(pattern=str(folder), **fields).open())
+    return list(text_sources.TextFiles(pattern=str(folder), **fields).open())
 
 
 def test_a_folder_is_its_texts(folder):
@@ -84,7 +85,7 @@ def test_a_folder_without_text_says_how_to_name_others(tmp_path):
 def test_records_are_divided_without_being_read_twice(stories):
     path, expected = stories
     parts = [
-        list(sources.JsonLines(pattern=path, part=part(held_out=0.25)).open())
+        list(text_sources.JsonLines(pattern=path, part=part(held_out=0.25)).open())
         for part in (splits.Train, splits.Validation)
     ]
     assert [len(part) for part in parts] == [30, 10]

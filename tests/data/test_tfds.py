@@ -10,8 +10,8 @@ import requests
 import tensorflow_datasets as tfds
 
 from bigmodel_jax import config
-from bigmodel_jax.data import sources
 from bigmodel_jax.data.builders import python_docs
+from bigmodel_jax.data.sources import text_sources
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -24,12 +24,12 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope='module')
 def docs(data_dir):
     """The documents of each split of python_docs."""
-    return {s: sources.Tfds(name='python_docs', split=s, data_dir=data_dir).open() for s in SPLITS}
+    return {s: text_sources.Tfds(name='python_docs', split=s, data_dir=data_dir).open() for s in SPLITS}
 
 
 def test_splits_share_no_document_and_no_title(docs, data_dir):
     titles = {
-        split: set(sources.Tfds(name='python_docs', split=split, field='title', data_dir=data_dir).open())
+        split: set(text_sources.Tfds(name='python_docs', split=split, field='title', data_dir=data_dir).open())
         for split in SPLITS
     }
     texts = {split: set(docs[split]) for split in SPLITS}
@@ -56,7 +56,7 @@ def test_sizes_are_about_90_5_5(docs):
 
 
 def test_documents_are_in_the_order_of_the_first_preparation(docs, data_dir, tmp_path):
-    again = sources.Tfds(name='python_docs', split='validation', data_dir=str(tmp_path)).open()
+    again = text_sources.Tfds(name='python_docs', split='validation', data_dir=str(tmp_path)).open()
     assert list(again) == list(docs['validation'])
     assert again.fingerprint == docs['validation'].fingerprint
 
@@ -109,7 +109,7 @@ def test_a_topic_within_another_is_left_out(tmp_path):
 
 def test_slices_and_sums_of_splits(docs, data_dir):
     def open_split(split):
-        return sources.Tfds(name='python_docs', split=split, data_dir=data_dir).open()
+        return text_sources.Tfds(name='python_docs', split=split, data_dir=data_dir).open()
 
     train = docs['train']
     part, both = open_split('train[:10%]'), open_split('validation+test')
@@ -151,15 +151,15 @@ class Unreachable(TinyTranslations):
 
 def test_translations(data_dir):
     for field, text in (('de', 'Größe'), ('en', 'size')):
-        source = sources.Tfds(name='tiny_translations', split='train', field=field, data_dir=data_dir)
+        source = text_sources.Tfds(name='tiny_translations', split='train', field=field, data_dir=data_dir)
         assert list(source.open()) == [text]
     with pytest.raises(config.InputError, match=r"no feature 'text'.*Known: de, en"):
-        sources.Tfds(name='tiny_translations', split='train', data_dir=data_dir).open()
+        text_sources.Tfds(name='tiny_translations', split='train', data_dir=data_dir).open()
 
 
 def test_real_translations_are_known(data_dir):
     with pytest.raises(config.InputError, match=r"no configuration 'de-xx'\. Did you mean 'de-en'"):
-        sources.Tfds(name='wmt14_translate/de-xx', split='train', data_dir=data_dir).open()
+        text_sources.Tfds(name='wmt14_translate/de-xx', split='train', data_dir=data_dir).open()
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_real_translations_are_known(data_dir):
 )
 def test_what_tfds_does_not_have(docs, data_dir, name, split, field, message):
     with pytest.raises(config.InputError, match=message):
-        sources.Tfds(name=name, split=split, field=field, data_dir=data_dir).open()
+        text_sources.Tfds(name=name, split=split, field=field, data_dir=data_dir).open()
 
 
 def test_a_data_set_in_a_format_without_random_access(tmp_path):
-    source = sources.Tfds(name='tiny_translations', split='train', field='de', data_dir=str(tmp_path))
+    source = text_sources.Tfds(name='tiny_translations', split='train', field='de', data_dir=str(tmp_path))
     source.open()
     info = next(tmp_path.rglob('dataset_info.json'))
     info.write_text(info.read_text().replace('array_record', 'tfrecord'))
@@ -194,7 +194,7 @@ def test_a_data_set_in_a_format_without_random_access(tmp_path):
 SLOW = """
 import sys, time
 import tensorflow_datasets as tfds
-from bigmodel_jax.data import sources
+from bigmodel_jax.data.sources import text_sources
 
 class Slow(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version('1.0.0')

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import drawing
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation, loss
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language, objective
+from bigmodel_jax.parallel import sharding
 
 MODEL = decoder.gpt(vocab=19, width=16, layers=1, heads=2, length=6)
 DROPPING = config.vary(MODEL, {'embedding.dropout': 0.5})

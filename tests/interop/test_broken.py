@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from interop import published
 
-from bigmodel_jax import __main__, commands, config
+from bigmodel_jax import __main__, config
+from bigmodel_jax.cli import commands
 from bigmodel_jax.interop import certifying, folder, huggingface, tensor_file
 
 

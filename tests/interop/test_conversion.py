@@ -16,9 +16,11 @@ from interop import published
 from interop.test_tables import base_bert, experts_apart, tied_gpt2
 
 import tiny
-from bigmodel_jax import config, sharding, verbs
+from bigmodel_jax import config, verbs
+from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.interop import conversion, folder, huggingface
-from bigmodel_jax.train import checkpoints, workdir
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory import workdir
 from bigmodel_jax.train import state as state_lib
 
 

@@ -11,11 +11,13 @@ import pytest
 from data import pretrained
 from interop import published
 
-from bigmodel_jax import config, experiment_file, sharding, verbs
-from bigmodel_jax.data import pretrained_tokenizer, tokenizers
-from bigmodel_jax.evaluate import decoding
+from bigmodel_jax import config, experiment_file, verbs
+from bigmodel_jax.checkpoints import checkpoints
+from bigmodel_jax.data.text import pretrained_tokenizer, tokenizers
+from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.interop import converted, finetuning, huggingface
-from bigmodel_jax.train import checkpoints, state
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.train import state
 
 FILE = pathlib.Path(__file__).parents[2] / 'experiments' / 'first_week' / 'finetune_huggingface.py'
 VOCAB = 300

@@ -6,7 +6,7 @@ import pytest
 from interop import published
 
 from bigmodel_jax import verbs
-from bigmodel_jax.evaluate import decoding
+from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.interop import certifying, huggingface
 
 # Gradients that are zero but for rounding: softmax does not see what is added to all keys alike.

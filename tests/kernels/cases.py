@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigmodel_jax import sharding
 from bigmodel_jax.kernels.context import Context, Order, Scores
 from bigmodel_jax.layers import plain as formula
+from bigmodel_jax.parallel import sharding
 
 
 class Inputs(NamedTuple):

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 from kernels import cases
 
-from bigmodel_jax import sharding
 from bigmodel_jax.kernels import cudnn
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels.context import Order, Scores
+from bigmodel_jax.parallel import sharding
 
 BY_XLA = cudnn.Cudnn(implementation='xla')
 ATOL = 1e-5  # Float32 sums of 32 values of about 1, in another order.

@@ -4,11 +4,11 @@ import jax
 import pytest
 from kernels import cases
 
-from bigmodel_jax import sharding
 from bigmodel_jax.kernels import exchange, splash
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels.context import Scores
 from bigmodel_jax.layers import plain
+from bigmodel_jax.parallel import sharding
 
 ATOL = 1e-5  # Float32 sums of 64 values of about 1, in another order.
 SEQUENCE_AND_TENSOR = sharding.MeshShape(data=2, sequence=2, tensor=2)

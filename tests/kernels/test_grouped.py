@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel_jax import sharding
 from bigmodel_jax.kernels import grouped
+from bigmodel_jax.parallel import sharding
 
 RNG = np.random.default_rng(0)
 # Rows of each group: empty ones, one row, ends within and at the edge of a tile; the last leave rows without a group.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from kernels import cases
 
-from bigmodel_jax import sharding
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import ring
 from bigmodel_jax.kernels.context import Order, Scores
 from bigmodel_jax.layers import plain
+from bigmodel_jax.parallel import sharding
 
 # Float32 sums of 32 to 64 values of about 1, in another order.
 ATOL = 1e-5

@@ -7,10 +7,10 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 from kernels import cases
 
-from bigmodel_jax import sharding
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import splash
 from bigmodel_jax.kernels.context import Scores
+from bigmodel_jax.parallel import sharding
 
 INTERPRETED = splash.Splash(block=128, interpret=True)
 # Float32 sums of 256 values of about 1; the kernel takes its exponentials in another order.

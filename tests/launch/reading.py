@@ -8,7 +8,7 @@ import tiny
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train import processes
+from bigmodel_jax.hosts import processes
 
 ROWS = 84  # Divides by 1, 2, 3, 4 and 7.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.layers import weights
@@ -15,6 +15,7 @@ from bigmodel_jax.models import model
 from bigmodel_jax.objectives import language, objective
 from bigmodel_jax.objectives.objective import Mean
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
 
 VOCAB, LENGTH, EXAMPLES, WIDTH = 16, 4, 64, 4
 

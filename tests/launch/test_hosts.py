@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import tiny
-from bigmodel_jax import config, sharding, verbs
+from bigmodel_jax import config, verbs
 from bigmodel_jax.launch import hosts, simulation
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -250,7 +251,7 @@ def test_the_launcher_gives_the_status_of_the_first_that_fails(tmp_path):
 
 ROWS = """
 import jax, numpy as np
-from bigmodel_jax import sharding
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.launch import hosts
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 2)

@@ -13,10 +13,9 @@ from etils import epath
 
 import tiny
 from bigmodel_jax import config, experiment_file, verbs
-from bigmodel_jax.launch import forks
-from bigmodel_jax.launch.chaos import comparison, watching
-from bigmodel_jax.runs import trained
-from bigmodel_jax.train import fingerprints
+from bigmodel_jax.reproduce.chaos import comparison, forks, observer
+from bigmodel_jax.run_directory import fingerprints
+from bigmodel_jax.runs import restored_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE, ROWS, STEPS = str(ROOT / 'tests' / 'launch' / 'reading.py'), 84, 12
@@ -79,13 +78,13 @@ def test_the_processes_read_one_stream(zygote, tmp_path, hosts):
 
 def parameters(workdir, log):
     experiment = config.vary(experiment_file.load(FILE, [], [f'log={log}']), {'mesh.data': 1})
-    return trained.restore(epath.Path(workdir), experiment, [STEPS]).params
+    return restored_model.restore(epath.Path(workdir), experiment, [STEPS]).params
 
 
 @pytest.mark.slow
 def test_killed_on_four_it_goes_on_on_two_and_on_three(zygote, tmp_path):
     finish(zygote, tmp_path / 'undisturbed', hosts=4)
-    children, watch = start(zygote, tmp_path / 'killed', hosts=4), watching.Watch(tmp_path / 'killed')
+    children, watch = start(zygote, tmp_path / 'killed', hosts=4), observer.Watch(tmp_path / 'killed')
     while (watch.reported or 0) < 6 and forks.wait(children[:1], 0.01) == [None]:
         watch.look()
     children[2].kill()

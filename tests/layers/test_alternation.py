@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import drawing
-from bigmodel_jax import config, sharding
-from bigmodel_jax.layers import attention, blocks, ffn, pipeline, stacks
+from bigmodel_jax import config
+from bigmodel_jax.layers import attention, blocks, ffn, stacks
 from bigmodel_jax.models import decoder
+from bigmodel_jax.parallel import pipeline, sharding
 
 ROWS, LENGTH, WIDTH, LAYERS, BAND = 4, 8, 16, 4, 3
 DENSE = blocks.Block(attention=attention.Attention(heads=2, bias=True), ffn=ffn.Mlp(hidden=24, bias=True))

@@ -7,11 +7,12 @@ import pytest
 from flax import linen as nn
 
 import drawing
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.kernels import paths, splash
 from bigmodel_jax.kernels.context import Order
 from bigmodel_jax.layers import attention, plain, positions
+from bigmodel_jax.parallel import sharding
 
 B, T, S, H, G, K = 2, 5, 7, 4, 2, 8
 RNG = np.random.default_rng(0)

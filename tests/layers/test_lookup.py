@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigmodel_jax import sharding, torus
 from bigmodel_jax.layers import lookup
+from bigmodel_jax.parallel import sharding, torus
 
 VOCAB, WIDTH, ROWS, LENGTH = 96, 16, 8, 6
 

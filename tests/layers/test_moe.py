@@ -7,8 +7,9 @@ import pytest
 from flax import linen as nn
 
 import drawing
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.layers import moe
+from bigmodel_jax.parallel import sharding
 
 EXPERTS, HIDDEN, WIDTH = 8, 16, 16
 RNG = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from bigmodel_jax.layers import dropout, weights
+from bigmodel_jax.parallel import einsum
 
 MANY = (400, 500)
 
@@ -89,6 +90,6 @@ def test_einsum_has_the_gradients_of_einsum():
     # The same products, summed in another order: a few roundings of float32.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-        gradients(weights.einsum),
+        gradients(einsum.einsum),
         gradients(jnp.einsum),
     )

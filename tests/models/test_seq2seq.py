@@ -10,7 +10,7 @@ import pytest
 
 import drawing
 from bigmodel_jax import config
-from bigmodel_jax.evaluate import decoding
+from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.layers import attention, blocks, ffn, positions
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language

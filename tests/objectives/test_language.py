@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import drawing
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.layers import embeddings
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import classification, language, objective
+from bigmodel_jax.parallel import sharding
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'operations.npz'
 MODEL = decoder.gpt(vocab=2_048, width=8, layers=1, heads=2, length=256)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from bigmodel_jax.optim import guards, optimizers, schedules
+from bigmodel_jax.optim import anomaly_policy, optimizers, schedules
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'operations.npz'
 AXES = {'matrix': ('embed', 'hidden')}
@@ -210,7 +210,7 @@ def test_muon_makes_each_matrix_orthogonal(axes, shape, matrix):
 @pytest.mark.parametrize('optimizer', EVERY, ids=NAMES)
 def test_after_skipped_steps_the_rate_is_that_of_the_step(optimizer):
     """And the moments are those of a run that begins here: they have not seen what was skipped."""
-    skipped, steps, guard = 5, 40, guards.Skip()
+    skipped, steps, guard = 5, 40, anomaly_policy.Skip()
     schedule = schedules.WarmupCosine(peak=0.05, warmup_steps=10)
     params, grads = tree(0), tree(1)
 
@@ -222,8 +222,8 @@ def test_after_skipped_steps_the_rate_is_that_of_the_step(optimizer):
         return updates
 
     late = dataclasses.replace(optimizer, schedule=schedule).build(steps, TREE_AXES)
-    found = jax.jit(lambda: state_after(late, [guards.NOT_FINITE] * skipped + [guards.FINE]))()
+    found = jax.jit(lambda: state_after(late, [anomaly_policy.NOT_FINITE] * skipped + [anomaly_policy.FINE]))()
     rate = float(schedule.build(steps)(jnp.int32(skipped)))
     first = dataclasses.replace(optimizer, schedule=constant(rate)).build(steps, TREE_AXES)
-    wanted = jax.jit(lambda: state_after(first, [guards.FINE]))()
+    wanted = jax.jit(lambda: state_after(first, [anomaly_policy.FINE]))()
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7), found, wanted)

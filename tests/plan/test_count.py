@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import tiny
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.plan import count, program
 
 ROWS, T, V, D = 8, tiny.LENGTH, tiny.VOCAB, 16

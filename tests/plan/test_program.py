@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 import tiny
-from bigmodel_jax import config, sharding
-from bigmodel_jax.plan import collectives, hlo, memory, program, records, slices
+from bigmodel_jax import config
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.plan import collectives, estimates, hlo, memory_estimate, program, slices
 
 EIGHT = slices.parse('v5e:2x4')
 FSDP = sharding.MeshShape(data=2, fsdp=4)
@@ -20,7 +21,7 @@ def traced(**changes) -> program.Traced:
     return program.trace(experiment, jax.devices()[:8])
 
 
-def measured(**changes) -> tuple[records.Counts, records.Memory]:
+def measured(**changes) -> tuple[estimates.Counts, estimates.Memory]:
     step = traced(**changes)
     compiled = program.read(step.program.lower().compile(), seconds=1.0, cpu_seconds=2.0)
     return program.measure(step, compiled, limit=10**9)
@@ -52,7 +53,7 @@ def test_the_collectives_of_a_loop_are_those_that_were_written():
     ]
 
 
-def by_kind(counts: records.Counts) -> dict[str, int]:
+def by_kind(counts: estimates.Counts) -> dict[str, int]:
     total = collections.Counter()
     for each in counts.collectives:
         total[each.kind] += each.bytes * each.times
@@ -87,7 +88,7 @@ def test_the_state_is_counted_exactly_and_the_parts_add_up():
 def test_more_layers_keep_more_and_recomputation_keeps_less():
     def saved(**changes) -> int:
         step = traced(**changes)
-        return memory.kept(hlo.parse(step.program.lower().compile().as_text()))[0]
+        return memory_estimate.kept(hlo.parse(step.program.lower().compile().as_text()))[0]
 
     few, many = saved(model__layers=2), saved(model__layers=6)
     again = saved(model__layers=6, model__stack__remat='full')
@@ -111,7 +112,7 @@ def test_a_program_is_compiled_once(tmp_path, monkeypatch):
 
 def test_records_survive_json():
     counts, waterfall = measured()
-    record = records.Program(
+    record = estimates.Program(
         chip='v5e',
         slice='v5e:2x4',
         mesh={'data': 2, 'fsdp': 4},
@@ -122,7 +123,7 @@ def test_records_survive_json():
         versions=program.versions(),
         source='compiled',
     )
-    assert records.from_json(records.to_json(record)) == record
+    assert estimates.from_json(estimates.to_json(record)) == record
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_the_number_of_slices_must_be_that_of_the_mesh():
 # ---- with the TPU compiler --------------------------------------------------------------------------------------
 
 
-def compiled_for(name: str, function, **mesh: int) -> list[records.Collective]:
+def compiled_for(name: str, function, **mesh: int) -> list[estimates.Collective]:
     on = slices.parse(name)
     place = sharding.MeshShape(**mesh).build(on.devices())
     x = jax.ShapeDtypeStruct((4_096, 1_024), jnp.bfloat16, sharding=place.sharding(('embed', None)))

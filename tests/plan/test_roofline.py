@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from bigmodel_jax import config, sharding
-from bigmodel_jax.plan import calibration, links, published, records, roofline, slices
+from bigmodel_jax import config
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.plan import calibration, estimates, links, published, roofline, slices
 
 GIB = 2**30
 ONE = dict.fromkeys(sharding.AXES, 1)
@@ -13,7 +14,7 @@ ONE = dict.fromkeys(sharding.AXES, 1)
 
 def gather(kind, axes, group, **changes):
     base = {'bytes': GIB, 'times': 1, 'asynchronous': False, 'over_dcn': False}
-    return records.Collective(kind=kind, axes=axes, group=group, **base | changes)
+    return estimates.Collective(kind=kind, axes=axes, group=group, **base | changes)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_an_axis_that_splits_a_dimension_is_refused_with_those_that_do_not():
 
 def test_hidden_collectives_overlap_and_exposed_ones_add():
     on = slices.parse('v5p:4x4x4')
-    counts = records.Counts(flops=1e15, matmul_flops=1e15, model_flops=8e14, hbm_bytes=0.0, collectives=())
+    counts = estimates.Counts(flops=1e15, matmul_flops=1e15, model_flops=8e14, hbm_bytes=0.0, collectives=())
     alone = roofline.step_time(counts, on, ONE | {'fsdp': 64}).seconds
 
     def seconds(asynchronous):

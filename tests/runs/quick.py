@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 import tiny
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.layers import dropout, weights
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import language, objective
 from bigmodel_jax.objectives.objective import Mean
-from bigmodel_jax.optim import guards, optimizers, schedules
+from bigmodel_jax.optim import anomaly_policy, optimizers, schedules
+from bigmodel_jax.parallel import sharding
 
 STEPS, LAYERS, WIDTH = 6, 2, 16
 
@@ -73,5 +74,5 @@ def experiment() -> Experiment:
 
 def rolling_back() -> Experiment:
     """One example is nan, and the run rolls back before it."""
-    changes = {'data.nan_example': 3, 'watch.anomalies': guards.RollBack(), 'watch.log_every': 1}
+    changes = {'data.nan_example': 3, 'watch.anomalies': anomaly_policy.RollBack(), 'watch.log_every': 1}
     return config.vary(experiment(), {**changes, 'steps': 10, 'checkpoints.every_steps': 4, 'checkpoints.keep_last': 9})

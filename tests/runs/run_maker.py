@@ -7,14 +7,15 @@ import pathlib
 import numpy as np
 
 from bigmodel_jax import config, experiment
-from bigmodel_jax.data import text, tokenizers
-from bigmodel_jax.data.sources import TextFile
-from bigmodel_jax.evaluate import loss, unigram
+from bigmodel_jax.data.sources.text_sources import TextFile
+from bigmodel_jax.data.text import text, tokenizers
+from bigmodel_jax.evaluate import loss
+from bigmodel_jax.evaluate.text import unigram
 from bigmodel_jax.layers import attention, blocks, ffn, positions
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
-from bigmodel_jax.train import records
+from bigmodel_jax.run_directory import event_log
 
 START_S = 1_750_000_000.0
 STEP_S = 0.06
@@ -98,7 +99,7 @@ def write(workdir: pathlib.Path, history: list[dict], *, sessions: list[dict], s
     workdir.mkdir(parents=True)
     (workdir / 'experiment.json').write_text(json.dumps(config.to_json(example(steps))))
     (workdir / 'environment.json').write_text(json.dumps(sessions))
-    with records.Writer(workdir / records.FILE) as writer:
+    with event_log.Writer(workdir / event_log.FILE) as writer:
         for record in history:
             writer.append(record)
     return workdir

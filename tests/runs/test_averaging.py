@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import tiny
-from bigmodel_jax import __main__, config, sharding
+from bigmodel_jax import __main__, config
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.runs import averaging, directory
 from bigmodel_jax.train import loop
 

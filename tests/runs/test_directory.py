@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
+from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import records
 from runs import run_maker
 
 
@@ -43,12 +43,14 @@ def test_sessions_tell_what_was_done_twice(tmp_path):
 def test_stopped_run_goes_on(tmp_path):
     path = run_maker.unfinished(tmp_path / 'a', 30)
     assert directory.open_run(path).state == 'running or interrupted'
-    records.append(path / records.FILE, {'kind': 'stop', 'step': 30, 'reason': 'SIGTERM', 'digest': 'ab'})
-    records.append(path / records.FILE, {'kind': 'evaluation', 'name': 'test', 'step': 30, 'metrics': {'loss': 1.0}})
+    event_log.append(path / event_log.FILE, {'kind': 'stop', 'step': 30, 'reason': 'SIGTERM', 'digest': 'ab'})
+    event_log.append(
+        path / event_log.FILE, {'kind': 'evaluation', 'name': 'test', 'step': 30, 'metrics': {'loss': 1.0}}
+    )
     stopped = directory.open_run(path)
     assert (stopped.state, stopped.finished, stopped.digest) == ('stopped by SIGTERM', False, None)
     assert [session.ending for session in stopped.sessions] == ['stopped by SIGTERM']
-    records.append(path / records.FILE, {'kind': 'resume', 'step': 30})
+    event_log.append(path / event_log.FILE, {'kind': 'resume', 'step': 30})
     assert directory.open_run(path).state == 'running or interrupted'
 
 

@@ -4,8 +4,9 @@ import datetime
 
 import pytest
 
-from bigmodel_jax.runs import directory, goodput, report, sessions
-from bigmodel_jax.train import records
+from bigmodel_jax.report import report
+from bigmodel_jax.run_directory import event_log
+from bigmodel_jax.runs import directory, goodput, sessions
 from runs import run_maker
 
 START_S = 1_750_000_000.0
@@ -79,11 +80,11 @@ def test_old_runs_have_recorded_nothing(tmp_path):
 
 def test_the_report_shows_table_and_bar(tmp_path):
     path = run_maker.finished(tmp_path / 'a')
-    first, *_, last = records.read_all(path / records.FILE)
+    first, *_, last = event_log.read_all(path / event_log.FILE)
     train = (last['time'] - first['time']) / 2
     metrics = {'train_s': train, 'data_s': train / 2, 'checkpoint_s': 0.0}
-    records.append(
-        path / records.FILE, {'kind': 'time', 'step': last['step'], 'time': last['time'], 'metrics': metrics}
+    event_log.append(
+        path / event_log.FILE, {'kind': 'time', 'step': last['step'], 'time': last['time'], 'metrics': metrics}
     )
     shown = report.write_report(path).read_text()
     assert 'part of the result' in shown

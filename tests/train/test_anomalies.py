@@ -8,13 +8,14 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.optim import guards
-from bigmodel_jax.train import loop, metrics, preparation, records
+from bigmodel_jax.optim import anomaly_policy
+from bigmodel_jax.run_directory import event_log
+from bigmodel_jax.train import loop, metrics, preparation
 from runs import quick
 
 EPOCH = tiny.EXAMPLES // 8  # Whole batches of 8 before an example can come again.
 BAD_STEP = 10  # After the checkpoint of step 8.
-SPIKES = guards.Spikes(loss=None, grad_norm=2.0, window=5)  # The norm is about 1, and 2.3 in the wild step.
+SPIKES = anomaly_policy.Spikes(loss=None, grad_norm=2.0, window=5)  # The norm is about 1, and 2.3 in the wild step.
 
 
 def example_of(step: int, row: int = 3) -> int:
@@ -22,7 +23,7 @@ def example_of(step: int, row: int = 3) -> int:
     return int(preparation.build(quick.experiment()).data.ids(step - 1)[row])
 
 
-def experiment(guard: guards.Guard, **data: object):
+def experiment(guard: anomaly_policy.Guard, **data: object):
     changes = {f'data.{name}': value for name, value in data.items()}
     return config.vary(
         quick.experiment(),
@@ -31,7 +32,7 @@ def experiment(guard: guards.Guard, **data: object):
 
 
 def events(directory, kind):
-    return [each for each in records.read(directory / 'metrics.jsonl') if each['kind'] == kind]
+    return [each for each in event_log.read(directory / 'metrics.jsonl') if each['kind'] == kind]
 
 
 def losses(directory) -> dict[int, float]:
@@ -41,7 +42,7 @@ def losses(directory) -> dict[int, float]:
 POISONS = pytest.mark.parametrize('poison', ['nan_example', pytest.param('wild_example', marks=pytest.mark.slow)])
 
 
-def guarded(cls: type[guards.Guard], poison: str, **more: int):
+def guarded(cls: type[anomaly_policy.Guard], poison: str, **more: int):
     spikes = SPIKES if poison == 'wild_example' else None
     return experiment(cls(spikes=spikes, **more), **{poison: example_of(BAD_STEP)})
 
@@ -50,37 +51,37 @@ def guarded(cls: type[guards.Guard], poison: str, **more: int):
 def test_stop(tmp_path, poison):
     what = 'not finite' if poison == 'nan_example' else 'a spike'
     with pytest.raises(metrics.Anomalous, match=rf'step {BAD_STEP}: {what}: .* newest checkpoint is of step 8; '):
-        loop.train(guarded(guards.Stop, poison), tmp_path)
+        loop.train(guarded(anomaly_policy.Stop, poison), tmp_path)
     assert [path.name for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()] == ['8']
 
 
 @POISONS
 def test_skip_leaves_parameters_as_they_were(tmp_path, poison):
-    wrong = guarded(guards.Skip, poison)
+    wrong = guarded(anomaly_policy.Skip, poison)
     before = loop.train(wrong, tmp_path / 'a', stop_after=BAD_STEP - 1)
     assert [each['step'] for each in events(before.workdir, 'skipped')] == []
     result = loop.train(wrong, tmp_path / 'a')
     assert [each['step'] for each in events(result.workdir, 'skipped')] == [BAD_STEP]
     assert sorted(losses(result.workdir)) == [step for step in range(1, EPOCH + 1) if step != BAD_STEP]
-    prints = {each['step']: each for each in records.read(tmp_path / 'a' / 'trace.jsonl') if 'checksums' in each}
+    prints = {each['step']: each for each in event_log.read(tmp_path / 'a' / 'trace.jsonl') if 'checksums' in each}
     assert prints[EPOCH]['optimizer'] != prints[BAD_STEP - 1]['optimizer']
     # The same run with a stop just after the bad step sees the parameters from before it.
     loop.train(wrong, tmp_path / 'b', stop_after=BAD_STEP)
     loop.train(wrong, tmp_path / 'b', stop_after=BAD_STEP + 1)
-    others = {each['step']: each for each in records.read(tmp_path / 'b' / 'trace.jsonl') if 'checksums' in each}
+    others = {each['step']: each for each in event_log.read(tmp_path / 'b' / 'trace.jsonl') if 'checksums' in each}
     assert others[BAD_STEP]['checksums'] == prints[BAD_STEP - 1]['checksums']
     assert loop.train(wrong, tmp_path / 'b').digest == result.digest
 
 
 def test_skip_stops_when_nothing_else_happens(tmp_path):
-    poisoned = experiment(guards.Skip(limit=3), poisoned=True)
+    poisoned = experiment(anomaly_policy.Skip(limit=3), poisoned=True)
     with pytest.raises(metrics.Anomalous, match=r'step 4: .* That is 4 steps in a row, over the limit'):
         loop.train(poisoned, tmp_path)
 
 
 @POISONS
 def test_roll_back_leaves_out_the_batches_since_the_checkpoint(tmp_path, poison):
-    result = loop.train(guarded(guards.RollBack, poison), tmp_path / 'a')
+    result = loop.train(guarded(anomaly_policy.RollBack, poison), tmp_path / 'a')
     back = events(tmp_path / 'a', 'rollback')
     assert [each['step'] for each in back] == [8]
     assert back[0]['text'].startswith(f'step {BAD_STEP}: ')
@@ -90,12 +91,12 @@ def test_roll_back_leaves_out_the_batches_since_the_checkpoint(tmp_path, poison)
     assert certificates(tmp_path / 'a') == of_batches([*range(8), *range(BAD_STEP, BAD_STEP + EPOCH - 8)])
     # Stopped on the way, before and after, it takes the same way.
     for stop in (9, 11):
-        loop.train(guarded(guards.RollBack, poison), tmp_path / 'b', stop_after=stop)
-    assert loop.train(guarded(guards.RollBack, poison), tmp_path / 'b').digest == result.digest
+        loop.train(guarded(anomaly_policy.RollBack, poison), tmp_path / 'b', stop_after=stop)
+    assert loop.train(guarded(anomaly_policy.RollBack, poison), tmp_path / 'b').digest == result.digest
 
 
 def certificates(directory) -> list[str]:
-    found = [each for each in records.read(directory / 'trace.jsonl') if each['kind'] == 'certificates']
+    found = [each for each in event_log.read(directory / 'trace.jsonl') if each['kind'] == 'certificates']
     return [one for each in found for one in each['ids']]
 
 
@@ -107,23 +108,23 @@ def of_batches(indices) -> list[str]:
 
 def test_roll_back_twice_to_one_checkpoint(tmp_path):
     poisons = {'nan_example': example_of(BAD_STEP), 'wild_example': example_of(BAD_STEP + 2)}
-    loop.train(experiment(guards.RollBack(spikes=SPIKES), **poisons), tmp_path)
+    loop.train(experiment(anomaly_policy.RollBack(spikes=SPIKES), **poisons), tmp_path)
     back = events(tmp_path, 'rollback')
     assert [each['text'].rpartition('without ')[2] for each in back] == ['batches 8 to 9.', 'batches 10 to 11.']
     assert certificates(tmp_path) == of_batches([*range(8), *range(12, 12 + EPOCH - 8)])
 
 
 def test_roll_back_before_the_first_checkpoint_begins_anew(tmp_path):
-    poisoned = experiment(guards.RollBack(), nan_example=example_of(2))
+    poisoned = experiment(anomaly_policy.RollBack(), nan_example=example_of(2))
     loop.train(poisoned, tmp_path)
     assert [each['step'] for each in events(tmp_path, 'rollback')] == [0]
-    fingerprints = [each for each in records.read(tmp_path / 'trace.jsonl') if each['kind'] == 'fingerprint']
+    fingerprints = [each for each in event_log.read(tmp_path / 'trace.jsonl') if each['kind'] == 'fingerprint']
     assert (fingerprints[0]['step'], fingerprints[0]['norms']) == (0, None)
     assert sorted(losses(tmp_path)) == list(range(1, EPOCH + 1))
 
 
 def test_roll_back_stops_at_its_limit(tmp_path):
-    poisoned = experiment(guards.RollBack(limit=2), poisoned=True)
+    poisoned = experiment(anomaly_policy.RollBack(limit=2), poisoned=True)
     with pytest.raises(metrics.Anomalous, match='has gone back 2 times, the limit'):
         loop.train(poisoned, tmp_path)
 
@@ -131,23 +132,23 @@ def test_roll_back_stops_at_its_limit(tmp_path):
 def test_a_run_that_stopped_goes_on_with_another_guard(tmp_path):
     poison = {'nan_example': example_of(BAD_STEP)}
     with pytest.raises(metrics.Anomalous):
-        loop.train(experiment(guards.Stop(), **poison), tmp_path)
-    result = loop.train(experiment(guards.Skip(), **poison), tmp_path)
+        loop.train(experiment(anomaly_policy.Stop(), **poison), tmp_path)
+    result = loop.train(experiment(anomaly_policy.Skip(), **poison), tmp_path)
     assert result.step == EPOCH
     assert json.loads((tmp_path / 'experiment.json').read_text())['watch']['anomalies']['class'].endswith('Skip')
 
 
 def test_levels_are_the_means_of_the_steps_that_were_fine():
     """Against NumPy in float64: the mean of all steps at first, exponential after `window` of them."""
-    guard = guards.Stop(spikes=guards.Spikes(loss=2.0, grad_norm=None, window=4))
+    guard = anomaly_policy.Stop(spikes=anomaly_policy.Spikes(loss=2.0, grad_norm=None, window=4))
     values = [4.0, 3.0, 3.5, 2.5, 2.0, 9.0, 2.0, np.nan, 1.5]
-    levels, mean, seen = guards.Levels.initial(), 0.0, 0
+    levels, mean, seen = anomaly_policy.Levels.initial(), 0.0, 0
     for value in values:
-        wanted = guards.FINE
+        wanted = anomaly_policy.FINE
         if not np.isfinite(value):
-            wanted = guards.NOT_FINITE
+            wanted = anomaly_policy.NOT_FINITE
         elif seen >= 4 and value > 2 * mean:
-            wanted = guards.SPIKE
+            wanted = anomaly_policy.SPIKE
         else:
             seen += 1
             mean += (value - mean) / min(seen, 4)
@@ -165,7 +166,7 @@ LONG, EVERY, BAD = 11, 4, 11  # Step 11 goes wrong; the last multiple of 4 befor
 
 def rolling(**more: object):
     changes = {'checkpoints.every_steps': EVERY, 'checkpoints.keep_last': 2, **more}
-    return config.vary(experiment(guards.RollBack(), nan_example=example_of(BAD)), changes)
+    return config.vary(experiment(anomaly_policy.RollBack(), nan_example=example_of(BAD)), changes)
 
 
 @pytest.fixture(scope='module')
@@ -221,7 +222,7 @@ def test_a_missing_regular_checkpoint_is_computed_again(tmp_path, undisturbed, s
 def test_a_run_without_a_checkpoint_to_go_back_to_stops_and_loses_nothing(tmp_path):
     """As when the guard is changed late: those that are left were all saved after step 8."""
     for stop in (9, 10):
-        loop.train(config.vary(rolling(), {'watch.anomalies': guards.Stop()}), tmp_path, stop_after=stop)
+        loop.train(config.vary(rolling(), {'watch.anomalies': anomaly_policy.Stop()}), tmp_path, stop_after=stop)
     with pytest.raises(metrics.Anomalous, match=r'goes back to step 8, but no checkpoint .* \(there are: 9, 10\)'):
         loop.train(rolling(), tmp_path)
     assert checkpoints_of(tmp_path) == [9, 10]

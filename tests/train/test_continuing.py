@@ -9,10 +9,13 @@ import quick_text
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import sources
+from bigmodel_jax.data.sources import text_sources
 from bigmodel_jax.optim import optimizers, schedules
-from bigmodel_jax.runs import diff, directory, verify
-from bigmodel_jax.train import files, identity, loop, segments
+from bigmodel_jax.reproduce import diff, verify
+from bigmodel_jax.run_directory import identity, segments
+from bigmodel_jax.runs import directory
+from bigmodel_jax.storage import durable_files
+from bigmodel_jax.train import loop
 
 CONSTANT = {'optimizer.schedule': schedules.Constant(peak=1e-2), 'evaluations': (), 'checkpoints.keep_last': 9}
 
@@ -48,7 +51,7 @@ def text_of(path):
 def other_data(base, folder):
     """`base` on another text, whose tokenizer, were it trained, would be another."""
     (folder / 'new.txt').write_text('Quite other words, of which there was none before: zebra, quartz. ' * 60)
-    new = sources.TextFile(path=str(folder / 'new.txt'))
+    new = text_sources.TextFile(path=str(folder / 'new.txt'))
     return config.vary(base, {'data.source': new, 'data.tokenizer.trained_on': new})
 
 
@@ -91,7 +94,10 @@ def test_a_run_continues_on_other_data_with_its_own_tokenizer(base, copy, tmp_pa
     assert first.experiment == config.to_json(base)
     assert second.experiment == config.to_json(experiment)
     # Each checkpoint holds the experiment that made it.
-    stored = [files.read_json(copy / files.CHECKPOINTS / step / files.EXPERIMENT) for step in ('2', '4')]
+    stored = [
+        durable_files.read_json(copy / durable_files.CHECKPOINTS / step / durable_files.EXPERIMENT)
+        for step in ('2', '4')
+    ]
     assert [each['data'] for each in stored] == [config.to_json(each.data) for each in (base, experiment)]
     with pytest.raises(config.InputError, match='There -> here'):
         loop.train(base, copy)

@@ -9,7 +9,8 @@ import pytest
 import tiny
 from bigmodel_jax import config
 from bigmodel_jax.experiment import EarlyStopping
-from bigmodel_jax.runs import directory, verify
+from bigmodel_jax.reproduce import verify
+from bigmodel_jax.runs import directory
 from bigmodel_jax.train import early_stopping, loop
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import tiny
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import optimizers, schedules
-from bigmodel_jax.train import digest, fixed_order, preparation
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory import digest
+from bigmodel_jax.train import fixed_order, preparation
 from bigmodel_jax.train import step as steps
 
 ROOT = pathlib.Path(__file__).parents[2]

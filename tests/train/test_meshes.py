@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import tiny
-from bigmodel_jax import config, sharding
+from bigmodel_jax import config
 from bigmodel_jax.layers import ffn, norms, positions
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import preparation
 from bigmodel_jax.train import step as steps
 

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from bigmodel_jax import config, sharding, verbs
+from bigmodel_jax import config, verbs
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import classification
 from bigmodel_jax.optim import masks, optimizers, schedules
-from bigmodel_jax.runs import describe
-from bigmodel_jax.train import fingerprints, loop, preparation, records
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.report import describe
+from bigmodel_jax.run_directory import event_log, fingerprints
+from bigmodel_jax.train import loop, preparation
 
 CLASSES, SIDE = 4, 4
 CONSTANT = schedules.Constant(peak=1e-2)
@@ -105,7 +107,7 @@ def trained(tmp_path_factory):
 
 
 def losses(result):
-    found = records.read(result.workdir / 'metrics.jsonl')
+    found = event_log.read(result.workdir / 'metrics.jsonl')
     return [each['metrics']['loss'] for each in found if each['kind'] == 'train']
 
 
@@ -124,7 +126,7 @@ def test_its_batch_statistics_are_trained_and_used_in_evaluation(trained):
 
 
 def test_it_has_a_fingerprint_of_every_array(trained):
-    found = [each for each in records.read(trained.workdir / 'trace.jsonl') if 'checksums' in each]
+    found = [each for each in event_log.read(trained.workdir / 'trace.jsonl') if 'checksums' in each]
     run = preparation.build(experiment())
     assert found[0]['names'] == fingerprints.pieces(run.blueprint.abstract.params, (False,) * len(found[0]['names']))
 

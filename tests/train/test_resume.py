@@ -4,12 +4,13 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.train import loop, records
+from bigmodel_jax.run_directory import event_log
+from bigmodel_jax.train import loop
 
 
 def shown(directory):
     """What a run's log says, without the clock and the sessions."""
-    kept = [each for each in records.read(directory / 'metrics.jsonl') if each['kind'] in ('train', 'evaluation')]
+    kept = [each for each in event_log.read(directory / 'metrics.jsonl') if each['kind'] in ('train', 'evaluation')]
     return [{key: value for key, value in each.items() if key not in ('time', 'seconds')} for each in kept]
 
 

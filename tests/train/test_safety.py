@@ -14,8 +14,11 @@ import pytest
 from etils import epath
 
 import tiny
-from bigmodel_jax import config, sharding
-from bigmodel_jax.train import checkpoints, digest, loop, metrics, preparation, workdir
+from bigmodel_jax import config
+from bigmodel_jax.checkpoints import checkpoints
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory import digest, workdir
+from bigmodel_jax.train import loop, metrics, preparation
 
 
 def test_another_experiment_is_not_overwritten(tmp_path):

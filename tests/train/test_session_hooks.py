@@ -5,7 +5,8 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.train import callbacks, histograms, interrupt, loop, profiling
+from bigmodel_jax.hosts import preemption
+from bigmodel_jax.train import callbacks, histograms, loop, profiling
 
 
 @pytest.fixture(scope='module')
@@ -90,11 +91,11 @@ def test_steps_that_are_not_trained_cannot_be_profiled(steps, tmp_path):
 
 
 def test_a_signal_counts_for_more_than_a_callback():
-    asked = interrupt.Interrupt()
+    asked = preemption.Interrupt()
     asked.stop()
-    assert asked.settle(1, save=False).stop == interrupt.CALLBACK
-    asked.ask(interrupt.signal.SIGTERM)
+    assert asked.settle(1, save=False).stop == preemption.CALLBACK
+    asked.ask(preemption.signal.SIGTERM)
     asked.stop()
     assert asked.settle(2, save=False).stop == 'SIGTERM'
-    assert interrupt.CODES[interrupt.CALLBACK] < min(interrupt.CODES[each.name] for each in interrupt.SIGNALS)
-    assert interrupt.status(interrupt.CALLBACK) == 0
+    assert preemption.CODES[preemption.CALLBACK] < min(preemption.CODES[each.name] for each in preemption.SIGNALS)
+    assert preemption.status(preemption.CALLBACK) == 0

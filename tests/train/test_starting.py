@@ -9,8 +9,11 @@ from etils import epath
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.runs import directory, verify
-from bigmodel_jax.train import checkpoints, files, loop, preparation, starting
+from bigmodel_jax.checkpoints import checkpoints
+from bigmodel_jax.reproduce import verify
+from bigmodel_jax.runs import directory
+from bigmodel_jax.storage import durable_files
+from bigmodel_jax.train import loop, preparation, starting
 
 OTHER_VOCAB = tiny.VOCAB + 8
 
@@ -87,7 +90,7 @@ def test_a_run_goes_on_from_its_own_checkpoint_when_the_source_is_gone(source, t
     assert loop.train(experiment, tmp_path / 'parts').digest == whole.digest
     with pytest.raises(config.InputError, match='holds no run, but this one begins with its weights'):
         verify.verify(directory.open_run(tmp_path / 'whole'), steps=2)
-    sessions = files.read_json(epath.Path(tmp_path / 'parts') / files.ENVIRONMENT)
+    sessions = durable_files.read_json(epath.Path(tmp_path / 'parts') / durable_files.ENVIRONMENT)
     assert sessions[0]['start']['step'] == 4
     assert 'start' not in sessions[1]
 

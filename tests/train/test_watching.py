@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from bigmodel_jax.hosts import processes
 from bigmodel_jax.launch import simulation
-from bigmodel_jax.train import processes, watching
+from bigmodel_jax.train import watching
 
 QUICK = watching.Limits(stuck_s=1.0, beat_s=0.2)
 

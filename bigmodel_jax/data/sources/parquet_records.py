@@ -1,0 +1,94 @@
+"""Tables in Parquet files, read by pyarrow."""
+
+import dataclasses
+import importlib
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.data import records, splits
+from bigmodel_jax.data.sources import files
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parquet(records.RecordSource):
+    """The rows of every Parquet file that matches a pattern, a record each; only the columns that are named are read.
+
+    A group of rows is held in memory at a time.
+    """
+
+    pattern: str
+    columns: tuple[str, ...] = ()  # Empty: all of them.
+    part: splits.Part | None = None
+
+    def open(self) -> records.Records:
+        paths = files.matches(self.pattern)
+        return records.selected(ParquetRecords(self.pattern, paths, self.columns), self.part)
+
+
+class ParquetRecords(records.Records):
+    """Rows in groups, the last of which is kept."""
+
+    def __init__(self, name: str, paths: Sequence[epath.Path], columns: tuple[str, ...]):
+        arrow = _arrow()
+        self.name, self._columns, self._paths = name, list(columns) or None, paths
+        self.fingerprint = {'sha256': [files.content(path).sha256 for path in paths], 'columns': list(columns)}
+        self._opened, sizes = [], []
+        self._groups: list[tuple[int, int]] = []  # File and number within it.
+        for number, path in enumerate(paths):
+            try:
+                opened = arrow.ParquetFile(path.open('rb'))
+            except ValueError as error:  # ArrowInvalid is one.
+                raise config.InputError(f'{path} is not a Parquet file: {error}') from error
+            names = opened.schema_arrow.names
+            for column in columns:
+                if column not in names:
+                    raise config.InputError(f'{path} has no column {column!r}.{config.nearest(column, names)}')
+            self._opened.append(opened)
+            self._groups += [(number, group) for group in range(opened.num_row_groups)]
+            sizes += [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
+        self._firsts = np.cumsum([0, *sizes])
+        if not len(self):
+            raise config.InputError(f'{name} holds no row.')
+        self._kept: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def read(self, start: int, stop: int) -> list[records.Record]:
+        found: list[records.Record] = []
+        for number in range(len(self._groups)):
+            first, last = self._firsts[number : number + 2].tolist()
+            inside = range(max(start - first, 0), min(stop - first, last - first))
+            if inside:
+                found += self._group(number).slice(inside.start, len(inside)).to_pylist()
+        return found
+
+    def _group(self, number: int) -> Any:
+        if self._kept[0] != number:
+            file, group = self._groups[number]
+            try:
+                self._kept = number, self._opened[file].read_row_group(group, columns=self._columns)
+            except (OSError, ValueError) as error:
+                raise config.InputError(f'{self._paths[file]} is damaged: {error}') from error
+        return self._kept[1]
+
+    def where(self, index: int) -> str:
+        number = int(np.searchsorted(self._firsts, index, side='right')) - 1
+        file = self._groups[number][0]
+        first = self._firsts[[each for each, _ in self._groups].index(file)]
+        return f'{self._paths[file]}, row {index - first + 1}'
+
+
+def _arrow() -> types.ModuleType:
+    try:
+        return importlib.import_module('pyarrow.parquet')
+    except ModuleNotFoundError as error:
+        raise config.InputError(
+            'Parquet files are read by pyarrow, which is not installed. In a clone of this repository: '
+            "pip install -e '.[parquet]'; or: pip install pyarrow."
+        ) from error

@@ -1,0 +1,179 @@
+"""Splits of TFDS data sets as documents, read at random without TensorFlow."""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import requests
+import tensorflow_datasets as tfds
+from absl import logging
+
+from bigmodel_jax import config
+from bigmodel_jax.data import (
+    preparation_progress,
+)
+from bigmodel_jax.data.sources import documents
+from bigmodel_jax.data.text import encoding
+
+# Without TensorFlow, TFDS registers the data sets of these folders only when they are imported.
+TEXT_FOLDERS = ('question_answering', 'structured', 'summarization', 'text', 'text_simplification', 'translate')
+FORMAT = 'array_record'  # The format that can be read at random; TFDS's default needs TensorFlow.
+
+
+def open_split(name: str, *, split: str, field: str, data_dir: str | None) -> documents.Documents:
+    """The texts of one split; the data set is prepared first if it is not.
+
+    Raises:
+      InputError: an unknown name, configuration, version, split or field; or it cannot be prepared here.
+    """
+    builder, records = open_records(name, split=split, data_dir=data_dir)
+    _check_field(builder, field)
+    fingerprint = {**fingerprint_of(builder, records, split), 'field': field}
+    return SplitDocuments(f'{builder.info.full_name} {split}', records, field, fingerprint)
+
+
+def fingerprint_of(builder: Any, records: Any, split: str) -> dict[str, Any]:
+    """JSON-ready: which data set, version and split this is, and how large."""
+    info = builder.info.splits[split.split('[')[0]] if '+' not in split else None
+    return {
+        'tfds': builder.info.full_name,
+        'split': split,
+        'examples': len(records),
+        'bytes': int(info.num_bytes if info else builder.info.dataset_size),
+        'shards': list(info.shard_lengths) if info else None,
+    }
+
+
+def open_records(name: str, *, split: str, data_dir: str | None) -> tuple[Any, Any]:
+    """The builder of a data set, prepared, and the records of one split, read at random.
+
+    Raises:
+      InputError: an unknown name, configuration, version or split; or it cannot be prepared here.
+    """
+    builder = _builder(name, data_dir or os.environ.get('TFDS_DATA_DIR'))
+    with _quiet():
+        prepared = builder.is_prepared()
+    if not prepared:
+        _prepare(builder)
+    try:
+        records = builder.as_data_source(split=split)
+    except NotImplementedError as error:
+        raise config.InputError(
+            f'{name} was prepared in {builder.data_path} in a format that cannot be read at random. Prepare it again '
+            f'elsewhere: tfds build {name} --file_format={FORMAT} --data_dir=DIR, and use Tfds(..., data_dir=DIR).'
+        ) from error
+    except (ValueError, KeyError, AssertionError) as error:
+        known = ', '.join(builder.info.splits)
+        raise config.InputError(
+            f'{name} cannot give the split {split!r}: {error} Its splits: {known}; parts: train[:10%], train[5000:].'
+        ) from error
+    if not len(records):
+        raise config.InputError(f'The split {split!r} of {name} is empty.')
+    return builder, records
+
+
+class SplitDocuments(documents.Documents):
+    """One feature of the records of a split."""
+
+    def __init__(self, name: str, records: Any, field: str, fingerprint: Mapping[str, Any]):
+        self.name, self.fingerprint, self._records, self._field = name, fingerprint, records, field
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, start: int, stop: int) -> list[str]:
+        # In batches: TFDS reads them several times faster than records one by one.
+        records = self._records.__getitems__(list(range(start, stop)))
+        return [
+            encoding.decode(record[self._field], f'Example {start + i} of {self.name}')
+            for i, record in enumerate(records)
+        ]
+
+
+def _builder(name: str, data_dir: str | None) -> Any:  # TFDS hides its signatures from type checkers.
+    base = name.split('/')[0].split(':')[0]
+    if base not in _names():
+        for folder in TEXT_FOLDERS:
+            importlib.import_module(f'tensorflow_datasets.{folder}')
+    try:
+        with _quiet():
+            return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = config.nearest(base, _names())
+        if not known.startswith(' Did'):
+            known = ' The catalogue: https://www.tensorflow.org/datasets/catalog/overview.'
+        raise config.InputError(f'TFDS has no data set {name!r}.{known}') from error
+    except ImportError as error:
+        raise config.InputError(_needs(name, error)) from error
+    except (ValueError, AssertionError) as error:  # An unknown configuration or version, or a name that is none.
+        raise config.InputError(f'TFDS cannot open {name!r}.{_known_parts(base, name)}') from error
+
+
+def _names() -> list[str]:
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def _known_parts(base: str, name: str) -> str:
+    """The configurations or versions that `name` could have meant."""
+    if base not in _names():
+        return ' Write it as name, name/configuration, or name/configuration:version.'
+    builder = tfds.builder_cls(base)
+    configurations = [each.name for each in builder.BUILDER_CONFIGS]
+    chosen = name.partition('/')[2].partition(':')[0]
+    if chosen and chosen not in configurations:
+        return f' {base} has no configuration {chosen!r}.{config.nearest(chosen, configurations)}'
+    return f' Its version here: {builder.VERSION}.'
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS warns of every data set that is not prepared yet; we prepare it."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+    name = builder.info.full_name
+    preparation_progress.say(f'Preparing {name} in {builder.data_path} (once).')
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    settings = tfds.download.DownloadConfig(try_download_gcs=False)
+    try:
+        # What TFDS prints here says no more than our own line; its progress bars are on stderr.
+        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=settings, file_format=FORMAT)
+    except ImportError as error:
+        raise config.InputError(_needs(name, error)) from error
+    except requests.RequestException as error:
+        raise config.InputError(f'{name} could not be downloaded: {error}') from error
+    except OSError as error:
+        # Another process may have finished first; TFDS then finds the place taken.
+        if not builder.is_prepared():
+            raise config.InputError(f'{name} could not be prepared in {builder.data_path}: {error}') from error
+        builder.info.read_from_directory(builder.data_path)
+
+
+def _needs(name: str, error: ImportError) -> str:
+    module = (error.name or '').split('.')[0]
+    package = {'tensorflow': 'tensorflow-cpu', 'importlib_resources': 'importlib-resources'}.get(module, module)
+    advice = f'Install it: pip install {package}.' if package else ''
+    return f'Preparing {name} needs a package that is not installed ({error}). {advice}'.strip()
+
+
+def _check_field(builder: Any, field: str) -> None:
+    features = builder.info.features
+    texts = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
+    if field in texts:
+        return
+    if field in features:
+        known = f' Text features: {", ".join(texts) or "none"}.'
+        raise config.InputError(f'{builder.info.full_name}: {field!r} is {features[field]}, not text.{known}')
+    raise config.InputError(f'{builder.info.full_name} has no feature {field!r}.{config.nearest(field, texts)}')

@@ -1,0 +1,68 @@
+"""Labelled sentences, or pairs of them, for classification and regression."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from bigmodel_jax import config
+from bigmodel_jax.data import batches, labels
+from bigmodel_jax.data.sources import tables
+from bigmodel_jax.data.text import bert_format, tokenizers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labelled(batches.Data):
+    """A row for each sentence or pair, cut to `length` tokens.
+
+    A batch holds, where n is `batch` and T is `length`:
+      inputs, types, segments: [n, T] int32, see data/text/bert_format.py.
+      labels: [n] int32, or with one class `values`: [n] float32, numbers to be predicted.
+      weights: [n] float32, 1.
+    """
+
+    table: tables.Table
+    tokenizer: tokenizers.Vocabulary
+    batch: config.Positive
+    length: config.Positive
+    classes: config.Positive = 2  # Labels are 0 .. classes - 1; 1: the labels are numbers.
+    # What labels that are text are called, in the order of their numbers: ('ham', 'spam'); or the table of the training
+    # data, whose labels are then numbered in alphabetical order. Give training and evaluation data the same.
+    labels: tuple[str, ...] | tables.Table = ()
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        return _fields(self, self.tokenizer.below)
+
+    def build(self, seed: int) -> batches.Batches:
+        if self.length < 2 + self.table.sentences_per_row:
+            raise config.InputError(f'data.length={self.length} leaves no room for a sentence.')
+        return batches.Batches(LabelledExamples(self), rows=self.batch, seed=seed)
+
+
+def _fields(data: Labelled, below: int | None) -> dict[str, batches.Field]:
+    floats = batches.Field((), np.dtype(np.float32))
+    label = {'values': floats} if data.classes == 1 else {'labels': batches.Field((), np.dtype(np.int32), data.classes)}
+    return {**bert_format.fields(data.length, below), **label, 'weights': floats}
+
+
+class LabelledExamples(batches.ArrayExamples):
+    """The rows of a table, in memory."""
+
+    def __init__(self, data: Labelled):
+        self.label_names = labels.names(data.labels, data.classes)
+        self.tokenizer, table = data.tokenizer.build(), data.table.open()
+        encoded = [self.tokenizer.encode_many(column) for column in table.sentences]
+        second = encoded[1] if len(encoded) > 1 else None
+        special = bert_format.specials(self.tokenizer)
+        arrays = bert_format.layout(encoded[0], second, length=data.length, special=special)
+        if data.classes == 1:
+            arrays['values'] = labels.numbers(table.labels, table.where)
+        else:
+            arrays['labels'] = labels.ids(table.labels, table.where, classes=data.classes, names=self.label_names)
+        fingerprint = {
+            'table': dict(table.fingerprint), 'tokenizer': self.tokenizer.fingerprint, 'length': data.length
+        }  # fmt: skip
+        fingerprint |= {'labels': list(self.label_names)} if self.label_names else {}
+        super().__init__(arrays, below={}, fingerprint=fingerprint)
+        self.fields = _fields(data, self.tokenizer.size)

@@ -1,0 +1,228 @@
+"""Questions whose answers are spans of a text, as in SQuAD: windows of the text, and where the answer stands."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bigmodel_jax import config
+from bigmodel_jax.data import batches, preparation_progress
+from bigmodel_jax.data.sources import files
+from bigmodel_jax.data.text import bert_format, encoding, tokenizers
+
+# Published data have a few answers that are a character off, with which everybody has trained; more is a mistake.
+MOST_ASTRAY = 0.05
+
+
+class Question(NamedTuple):
+    """One of them. Source: Rajpurkar et al. (2016), arXiv:1606.05250."""
+
+    text: str
+    context: str
+    answers: tuple[str, ...]  # What people answered; any of them is right.
+    starts: tuple[int, ...]  # Where in `context` each begins, in characters.
+
+
+class Source:
+    """Interface of the configs that say where questions come from."""
+
+    def open(self) -> tuple[list[Question], Mapping[str, Any]]:
+        """The questions, and what they are. Raises InputError if they are missing or unreadable."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SquadFile(Source):
+    """A file of SQuAD 1.1 as it was published: 'train-v1.1.json', 'dev-v1.1.json'."""
+
+    path: str
+
+    def open(self) -> tuple[list[Question], Mapping[str, Any]]:
+        path = files.path_of(self.path)
+        content, fingerprint = files.read_text(path)
+        try:
+            found = list(_published(json.loads(content)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise config.InputError(f'{path} is not a file of SQuAD: {type(error).__name__}: {error}.') from error
+        return found, {'sha256': fingerprint['sha256'], 'questions': len(found)}
+
+
+def _published(tree: Any) -> Iterator[Question]:
+    paragraphs = [paragraph for article in tree['data'] for paragraph in article['paragraphs']]
+    for paragraph in paragraphs:
+        for each in paragraph['qas']:
+            answers = [(answer['text'], int(answer['answer_start'])) for answer in each['answers']]
+            texts, starts = zip(*answers) if answers else ((), ())
+            yield Question(each['question'], paragraph['context'], texts, starts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsQuestions(Source):
+    """A split of 'squad/v1.1' in TFDS."""
+
+    name: str
+    split: str
+    data_dir: str | None = None
+
+    def open(self) -> tuple[list[Question], Mapping[str, Any]]:
+        # Not at the top: TFDS takes seconds to import.
+        from bigmodel_jax.data.sources import tfds_source
+
+        builder, records = tfds_source.open_records(self.name, split=self.split, data_dir=self.data_dir)
+        found = []
+        for i, record in enumerate(records.__getitems__(list(range(len(records))))):
+            where, answers = f'Example {i} of {self.name}', record['answers']
+            texts = tuple(encoding.decode(answer, where) for answer in answers['text'])
+            starts = tuple(int(start) for start in answers['answer_start'])
+            texts_of = encoding.decode(record['question'], where), encoding.decode(record['context'], where)
+            found.append(Question(*texts_of, texts, starts))
+        return found, tfds_source.fingerprint_of(builder, records, self.split)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Questions(batches.Data):
+    """Rows [CLS] question [SEP] window of the text [SEP]; the windows of a long text overlap.
+
+    A batch holds, where n is `batch` and T is `length`:
+      inputs, types, segments: [n, T] int32, see data/text/bert_format.py.
+      starts, ends: [n] int32, the first and the last token of the first answer; 0, which is [CLS], where the window
+        has not all of it.
+      weights: [n] float32, 1.
+    """
+
+    source: Source
+    tokenizer: tokenizers.Vocabulary
+    batch: config.Positive
+    length: config.Positive
+    stride: config.Positive = 128  # Tokens from one window to the next; at most those of a window.
+    question: config.Positive = 64  # Tokens of a question; the rest is cut off.
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        return _fields(self, self.tokenizer.below)
+
+    def build(self, seed: int) -> 'QuestionBatches':
+        if self.length < self.question + 3 + 1:
+            raise config.InputError(f'data.length={self.length} leaves no room beside a question of {self.question}.')
+        return QuestionBatches(QuestionExamples(self), rows=self.batch, seed=seed)
+
+
+def _fields(data: Questions, below: int | None) -> dict[str, batches.Field]:
+    place = batches.Field((), np.dtype(np.int32), data.length)
+    weights = batches.Field((), np.dtype(np.float32))
+    return {**bert_format.fields(data.length, below), 'starts': place, 'ends': place, 'weights': weights}
+
+
+def _check(asked: Sequence[Question]) -> None:
+    """Raises InputError if questions have no answers, or most of these do not stand where the data says."""
+    if not asked:
+        raise config.InputError('The data holds no question.')
+    astray = []
+    for number, (_, context, answers, starts) in enumerate(asked):
+        if not answers or not answers[0].strip():
+            raise config.InputError(
+                f'{_named(asked, number)} has no answer, as some in SQuAD 2.0 have; use those of 1.1.'
+            )
+        if not 0 <= starts[0] <= len(context) - len(answers[0]):
+            raise config.InputError(
+                f'{_named(asked, number)}: its answer {answers[0]!r} at character {starts[0]} is not within the '
+                f'{len(context)} characters of the context.'
+            )
+        if context[starts[0] : starts[0] + len(answers[0])] != answers[0]:
+            astray.append(number)
+    if len(astray) > MOST_ASTRAY * len(asked):
+        _, context, answers, starts = asked[astray[0]]
+        raise config.InputError(
+            f'{len(astray)} of {len(asked)} answers do not stand where `answer_start` says, in characters. '
+            f'{_named(asked, astray[0])}: {answers[0]!r} is to be found at character {starts[0]}, where '
+            f'{context[starts[0] : starts[0] + len(answers[0])]!r} stands.'
+        )
+
+
+def _named(asked: Sequence[Question], number: int) -> str:
+    return f'Question {number} ({asked[number].text!r})'
+
+
+class Window(NamedTuple):
+    """A part of the text of a question."""
+
+    question: int  # Its number.
+    first: int  # The first token of the text that the window holds;
+    tokens: int  # how many;
+    at: int  # and where in the row it stands.
+
+
+class QuestionExamples(batches.ArrayExamples):
+    """The windows of all questions, in memory."""
+
+    def __init__(self, data: Questions):
+        self.tokenizer = data.tokenizer.build()
+        self.questions, known = data.source.open()
+        _check(self.questions)
+        special = bert_format.specials(self.tokenizer)
+        asked = [ids[: data.question] for ids in self.tokenizer.encode_many([each.text for each in self.questions])]
+        self.windows: list[Window] = []
+        parts: list[np.ndarray] = []
+        for number in preparation_progress.track(range(len(asked)), total=len(asked), what='Tokenizing questions'):
+            ids, _ = self.context(self.questions[number].context)
+            if not len(ids):
+                raise config.InputError(f'{_named(self.questions, number)}: its context has no token.')
+            room = data.length - len(asked[number]) - 3
+            for first in starts_of_windows(len(ids), room=room, stride=data.stride):
+                part = ids[first : first + room]
+                self.windows.append(Window(number, first, len(part), len(asked[number]) + 2))
+                parts.append(part)
+        firsts = [asked[window.question] for window in self.windows]
+        arrays = bert_format.layout(firsts, parts, length=data.length, special=special)
+        places = [self._answer(window) for window in self.windows]
+        arrays['starts'], arrays['ends'] = np.array(places, np.int32).reshape(-1, 2).T
+        fingerprint = {
+            'questions': dict(known), 'tokenizer': self.tokenizer.fingerprint,
+            'length': data.length, 'stride': data.stride,
+        }  # fmt: skip
+        super().__init__(arrays, below={}, fingerprint=fingerprint)
+        self.fields = _fields(data, self.tokenizer.size)
+
+    @functools.cache  # noqa: B019  # As long as the examples; a text has several questions.
+    def context(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a text, and where in it each token begins and ends, [n, 2]."""
+        places = self.tokenizer.spans(text)
+        if places is None:
+            raise config.InputError('Answers are found in a text by a tokenizer that tells where its tokens stand.')
+        return self.tokenizer.encode(text), places
+
+    def _answer(self, window: Window) -> tuple[int, int]:
+        """The places in the row of the first and the last token of the answer; 0 where they are not all in it."""
+        question = self.questions[window.question]
+        begin, end = question.starts[0], question.starts[0] + len(question.answers[0])
+        _, places = self.context(question.context)
+        touched = np.flatnonzero((places[:, 1] > begin) & (places[:, 0] < end)) - window.first
+        if not len(touched) or touched[0] < 0 or touched[-1] >= window.tokens:
+            return 0, 0
+        return window.at + int(touched[0]), window.at + int(touched[-1])
+
+    def text(self, row: int, start: int, end: int) -> str:
+        """What stands in the text of row `row` from the token at `start` to that at `end`."""
+        window = self.windows[row]
+        context = self.questions[window.question].context
+        _, places = self.context(context)
+        shift = window.first - window.at
+        return context[places[start + shift, 0] : places[end + shift, 1]]
+
+
+def starts_of_windows(tokens: int, *, room: int, stride: int) -> Sequence[int]:
+    """Where each window of `room` tokens begins, so that every token is in one and no window is empty.
+
+    Source: released code of Devlin et al. (2018), which never steps over what a window does not hold.
+    """
+    more, step = max(tokens - room, 0), min(stride, room)
+    return [i * step for i in range(1 + -(-more // step))]
+
+
+class QuestionBatches(batches.Batches):
+    """Batches of windows."""
+
+    examples: QuestionExamples

@@ -1,0 +1,128 @@
+"""What BERT is pretrained on: two spans of text, masked, of which the second may or may not follow the first."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from bigmodel_jax import config
+from bigmodel_jax.data import batches, counter_rng
+from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.text import bert_format, masking, packing, tokenizers, tokens
+
+# Of chance: what a number is drawn for.
+CUT, FOLLOWS, DOCUMENT, BEGIN, MASK = range(5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SentencePairs(batches.Data):
+    """Rows [CLS] A [SEP] B [SEP]; half of the time B goes on where A ends, else it is from another document.
+
+    Documents are cut into pieces that fill a row; each piece is cut once more, somewhere, into A and B. Where to cut,
+    what B is and what is masked is drawn anew in each pass over the data. A batch holds, where n is `batch`, T is
+    `length` and N is `masking.most`:
+      inputs: [n, T] int32, masked.
+      types: [n, T] int32: 0 in [CLS] A [SEP] and in padding, 1 in B [SEP].
+      segments: [n, T] int32: 1, and 0 where padding.
+      weights: [n, T] float32: 1, and 0 where padding.
+      places: [n, N] int32: the positions whose tokens are to be told; 0 where there are fewer than N.
+      targets: [n, N] int32: the tokens that stood there.
+      place_weights: [n, N] float32: 1, and 0 where there are fewer.
+      elsewhere: [n] int32: 0 if B follows A, 1 if it is from elsewhere.
+
+    Source: Devlin et al. (2018), arXiv:1810.04805, sections 3.1 and A.2.
+    """
+
+    source: text_sources.Source
+    tokenizer: tokenizers.Vocabulary
+    batch: config.Positive
+    length: config.Positive
+    masking: masking.Masking
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        return _fields(self, self.tokenizer.below)
+
+    def build(self, seed: int) -> batches.Batches:
+        if self.length < 5:
+            raise config.InputError(
+                f'data.length={self.length} is too short for [CLS] A [SEP] B [SEP]; use at least 5.'
+            )
+        corpus = tokens.tokenized(self.source, self.tokenizer)
+        return batches.Batches(PairExamples(corpus, self), rows=self.batch, seed=seed)
+
+
+def _fields(pairs: SentencePairs, below: int | None) -> dict[str, batches.Field]:
+    integers, floats, most = np.dtype(np.int32), np.dtype(np.float32), (pairs.masking.most,)
+    return {
+        **bert_format.fields(pairs.length, below),
+        'weights': batches.Field((pairs.length,), floats),
+        'places': batches.Field(most, integers, pairs.length),
+        'targets': batches.Field(most, integers, below),
+        'place_weights': batches.Field(most, floats),
+        'elsewhere': batches.Field((), integers, 2),
+    }
+
+
+class PairExamples(batches.Examples):
+    """Pieces of the documents of a corpus."""
+
+    def __init__(self, corpus: tokens.Corpus, pairs: SentencePairs):
+        self.tokenizer, self._pairs = corpus.tokenizer, pairs
+        self._special = bert_format.specials(corpus.tokenizer)
+        self.fields = _fields(pairs, corpus.tokenizer.size)
+        self._tokens = np.asarray(corpus.tokens)
+        # The documents without the `end` before each.
+        self._starts, self._lengths = corpus.starts[:-1] + 1, np.diff(corpus.starts) - 1
+        if len(self._starts) < 2:
+            raise config.InputError('Next-sentence prediction needs at least two documents, but the text has one.')
+        self._room = pairs.length - 3
+        counts = -(-self._lengths // self._room)
+        firsts, lengths = packing.cut(self._starts, self._lengths, length=self._room)
+        owners = np.repeat(np.arange(len(counts)), counts)
+        kept = lengths >= 2  # One token for each sentence.
+        self._firsts, self._sizes, self._owners = firsts[kept], lengths[kept], owners[kept]
+        self.fingerprint = {
+            **corpus.fingerprint,
+            'pairs of sentences': config.to_json(pairs.masking) | {'length': pairs.length},
+        }
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.Batch:
+        keys = counter_rng.bits(seed, epochs, indices)
+        firsts, sizes = self._firsts[indices], self._sizes[indices]
+        of_first = 1 + counter_rng.below(sizes - 1, keys, CUT)
+        elsewhere = counter_rng.bits(keys, FOLLOWS) >> np.uint64(63)
+        # Any document but this one: those from it on move down by one.
+        others = counter_rng.below(len(self._starts) - 1, keys, DOCUMENT)
+        others += others >= self._owners[indices]
+        # As long as there is room, and not beyond the end of the document.
+        wanted = np.minimum(self._room - of_first, self._lengths[others])
+        begins = self._starts[others] + counter_rng.below(self._lengths[others] - wanted + 1, keys, BEGIN)
+        second = np.where(elsewhere, begins, firsts + of_first)
+        of_second = np.where(elsewhere, wanted, sizes - of_first)
+        laid = bert_format.layout(
+            [self._tokens[start : start + count] for start, count in zip(firsts, of_first)],
+            [self._tokens[start : start + count] for start, count in zip(second, of_second)],
+            length=self._pairs.length,
+            special=self._special,
+        )
+        return self._masked(laid, keys) | {'elsewhere': elsewhere.astype(np.int32)}
+
+    def _masked(self, laid: batches.Batch, keys: np.ndarray) -> batches.Batch:
+        inputs, real = laid['inputs'], laid['segments'] > 0
+        special = ~real | (inputs == self._special.start) | (inputs == self._special.separator)
+        ids = self._special.mask, self.tokenizer.size
+        told = masking.masked(
+            inputs, special, real, how=self._pairs.masking, keys=counter_rng.bits(keys, MASK), ids=ids
+        )
+        return {
+            **laid,
+            'inputs': told.inputs,
+            'weights': real.astype(np.float32),
+            'places': told.places,
+            'targets': told.targets,
+            'place_weights': told.weights,
+        }

@@ -1,0 +1,163 @@
+"""How well labels, or numbers, are told; scored by scikit-learn and SciPy."""
+
+import dataclasses
+import importlib
+import math
+import types
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax import config
+from bigmodel_jax.data import batches
+from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.objectives.objective import Apply
+from bigmodel_jax.parallel import sharding
+
+PyTree = Any
+
+
+class Score:
+    """Interface of the scores of what was predicted."""
+
+    name: ClassVar[str]
+    library: ClassVar[str]  # The package that computes it.
+    direction: ClassVar[metric.Direction] = 'higher'  # In which it is better.
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        """A number, both arrays being [n]."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accuracy(Score):
+    """The share of rows that are told right."""
+
+    name: ClassVar[str] = 'accuracy'
+    library: ClassVar[str] = 'sklearn'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        return float(load('sklearn.metrics').accuracy_score(truth, predicted))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Matthews(Score):
+    """Matthews' correlation coefficient, which CoLA is scored by; 0 if all rows get one label."""
+
+    name: ClassVar[str] = 'matthews'
+    library: ClassVar[str] = 'sklearn'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        return float(load('sklearn.metrics').matthews_corrcoef(truth, predicted))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class F1(Score):
+    """The harmonic mean of precision and recall of label 1, which MRPC and QQP are scored by."""
+
+    name: ClassVar[str] = 'f1'
+    library: ClassVar[str] = 'sklearn'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        return float(load('sklearn.metrics').f1_score(truth, predicted))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pearson(Score):
+    """The linear correlation of numbers; 0 if all predictions are the same."""
+
+    name: ClassVar[str] = 'pearson'
+    library: ClassVar[str] = 'scipy'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        constant = np.ptp(predicted) == 0 or np.ptp(truth) == 0
+        return 0.0 if constant else float(load('scipy.stats').pearsonr(truth, predicted).statistic)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spearman(Score):
+    """The correlation of ranks, which STS-B is scored by in table 1; 0 if all predictions are the same."""
+
+    name: ClassVar[str] = 'spearman'
+    library: ClassVar[str] = 'scipy'
+
+    def __call__(self, truth: np.ndarray, predicted: np.ndarray) -> float:
+        constant = np.ptp(predicted) == 0 or np.ptp(truth) == 0
+        return 0.0 if constant else float(load('scipy.stats').spearmanr(truth, predicted).statistic)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classified(evaluation.Evaluation):
+    """Scores of the model's labels (or numbers) of every row of `data`, and 'signatures', which say what scored them.
+
+    All scores are nan if the model gives nan for a row, or if no row has a weight.
+
+    The model returns 'logits' [B, V] of labels, or 'values' [B] of numbers; the data has 'labels' or 'values'.
+    """
+
+    data: batches.Data
+    scores: tuple[Score, ...]
+    every_steps: config.Positive
+    name: str = 'dev'
+
+    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+        for score in self.scores:
+            load(score.library)
+        data = setting.open(self.data, self.name)
+        return ClassifiedEvaluator(self, setting, data)
+
+
+class ClassifiedEvaluator(evaluation.Evaluator):
+    """Predicts all rows, in order, and scores them on the host."""
+
+    def __init__(self, classified: Classified, setting: evaluation.Setting, data: batches.Batches):
+        self.fingerprint = data.examples.fingerprint
+        self._classified, self._setting, self._data = classified, setting, data
+        self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)
+
+    def _predict(self, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+        """What each row is, what the model says, whether that is a number, and whether the row counts; [B] each."""
+        with sharding.use(self._setting.place):
+            outputs, _ = Apply(self._setting.module, params, model_state)(batch)
+        if 'values' in outputs:
+            return batch['values'], outputs['values'], jnp.isfinite(outputs['values']), batch['weights']
+        known = ~jnp.isnan(outputs['logits']).any(axis=-1)
+        return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), known, batch['weights']
+
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+        return {score.name: score.direction for score in self._classified.scores}
+
+    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
+        data, place, found = self._data, self._setting.place, []
+        for index in range(data.steps_per_pass):
+            batch = place.put_batch(data.in_order(index, place.local_rows(data.rows)), data.rows)
+            found.append(self._step(params, model_state, batch))
+        truth, predicted, known, weights = (np.concatenate(parts) for parts in zip(*jax.device_get(found)))
+        counted = weights > 0
+        # What is not a number is no label, and of no rows there is no score.
+        scored = counted.any() and known[counted].all()
+        scores = {
+            score.name: score(truth[counted], predicted[counted]) if scored else math.nan
+            for score in self._classified.scores
+        }
+        return {**scores, 'signatures': [signature(score) for score in self._classified.scores]}
+
+
+def signature(score: Score) -> dict[str, str]:
+    """Which library, and version of it, gives a score."""
+    return {'metric': score.name, 'signature': f'{score.library} {load(score.library).__version__}'}
+
+
+def load(name: str) -> types.ModuleType:
+    """A module of scikit-learn or SciPy.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise config.InputError('These scores need scikit-learn: pip install scikit-learn.') from error

@@ -1,0 +1,141 @@
+"""Where a translation looks: sentences followed from characters to tokens, attention weights and the text written."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from bigmodel_jax import config
+from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.evaluate.text import decoding, decoding_model
+from bigmodel_jax.layers import intermediates
+from bigmodel_jax.parallel import sharding
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionMaps(evaluation.Evaluation):
+    """Translates a few sentences and records the cross-attention over each, as records 'maps':
+
+      prompt, text: the sentence, and its translation.
+      source, target: a record for each token, of 'id' and 'piece', the text that it stands for; the end is ''.
+      weights: [L, H, T, S] numbers as lists: how far token t of the target, as it was written, looked at token s of the
+        source, in each layer and head.
+
+    The report draws them.
+    """
+
+    sentences: tuple[str, ...]
+    decoding: decoding.Decoding
+    every_steps: config.Positive
+    longer_by: config.Positive = 50  # Tokens that a translation may have more than its source.
+    name: str = 'attention'
+
+    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+        tokenizer = setting.tokenizer
+        if tokenizer is None:
+            raise config.InputError(f'Evaluation {self.name!r} translates text, but the data has no tokenizer.')
+        sources = [_ids(tokenizer, sentence) for sentence in self.sentences]
+        if not isinstance(setting.model, decoding_model.Generative) or not decoding_model.reads_source(setting.model):
+            kind = type(setting.model).__name__
+            raise config.InputError(f'Evaluation {self.name!r} needs a model with an encoder, not a {kind}.')
+        ends = [np.array([tokenizer.begin], np.int32)] * len(sources)
+        longest = max(map(len, sources), default=0) + self.longer_by
+        decoding.check(setting.model, ends, tokens=longest, end=tokenizer.end, source=sources)
+        return AttentionMapsEvaluator(self, setting, tokenizer, sources)
+
+
+class AttentionMapsEvaluator(evaluation.Evaluator):
+    """Follows the sentences of one config."""
+
+    def __init__(
+        self,
+        maps: AttentionMaps,
+        setting: evaluation.Setting,
+        tokenizer: tokenizers.Tokenizer,
+        sources: Sequence[np.ndarray],
+    ):
+        self._maps, self._setting, self._tokenizer, self._sources = maps, setting, tokenizer, sources
+        self._shown = jax.jit(functools.partial(_shown, setting), out_shardings=setting.place.replicated)
+
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+        return {}
+
+    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
+        maps, setting, end = self._maps, self._setting, self._tokenizer.end
+        found = decoding.decode(
+            setting.model,
+            params,
+            [np.array([end], np.int32)] * len(self._sources),
+            tokens=max(map(len, self._sources)) + maps.longer_by,
+            decoding=maps.decoding,
+            end=end,
+            source=self._sources,
+            model_state=model_state,
+            place=setting.place,
+        )
+        targets = [hypotheses[0].tokens for hypotheses in found]
+        weights = self._weights(params, model_state, targets)
+        records = [
+            {
+                'prompt': sentence,
+                'text': self._tokenizer.decode(_known(self._tokenizer, target)),
+                'source': _pieces(self._tokenizer, source),
+                'target': _pieces(self._tokenizer, target),
+                'weights': weights_LHTS.tolist(),
+            }
+            for sentence, source, target, weights_LHTS in zip(maps.sentences, self._sources, targets, weights)
+        ]
+        return {'maps': records}
+
+    def _weights(self, params: PyTree, model_state: PyTree, targets: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """[L, H, T, S] of each sentence, read as one batch in which each is padded."""
+        place, rows = self._setting.place, len(targets)
+        rows += -rows % place.shards('batch')
+        batch = {
+            'source': _rectangle(self._sources, rows),
+            'source_segments': _rectangle([np.ones(len(ids), np.int32) for ids in self._sources], rows),
+            # Each token was written after the one before it, and the first after the end of nothing.
+            'inputs': _rectangle([np.append(self._tokenizer.begin, ids[:-1]) for ids in targets], rows),
+        }
+        mine = place.local_rows(rows)
+        put = place.put_batch({name: value[mine] for name, value in batch.items()}, rows)
+        weights_LBHTS = np.asarray(jax.device_get(self._shown(params, model_state, put)), np.float64).round(4)
+        return [
+            weights_LBHTS[:, row, :, : len(target), : len(source)]
+            for row, (source, target) in enumerate(zip(self._sources, targets))
+        ]
+
+
+def _shown(setting: evaluation.Setting, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+    """The cross-attention [L, B, H, T, S] of a batch."""
+    with sharding.use(setting.place):
+        _, kept = setting.module.apply({'params': params, **model_state}, batch, mutable=[intermediates.MAPS])
+    return intermediates.maps(kept[intermediates.MAPS])['decoder']['cross']
+
+
+def _rectangle(texts: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    """[rows, longest] int32, padded with 0."""
+    padded = np.zeros((rows, max(map(len, texts))), np.int32)
+    for row, ids in zip(padded, texts):
+        row[: len(ids)] = ids
+    return padded
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, sentence: str) -> np.ndarray:
+    """Token ids of a sentence and its end."""
+    return np.append(tokenizer.encode(sentence), tokenizer.end).astype(np.int32)
+
+
+def _known(tokenizer: tokenizers.Tokenizer, ids: np.ndarray) -> np.ndarray:
+    """Without those by which the vocabulary was rounded up."""
+    return ids[ids < tokenizer.size]
+
+
+def _pieces(tokenizer: tokenizers.Tokenizer, ids: np.ndarray) -> list[dict[str, Any]]:
+    return [{'id': int(i), 'piece': tokenizer.decode(_known(tokenizer, np.array([i])))} for i in ids]

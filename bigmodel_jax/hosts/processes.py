@@ -1,0 +1,149 @@
+"""What the processes of a run, one on each host, tell each other: whether they agree, and what went wrong where.
+
+Process 0, the first, writes what is written once. Every process must call these functions in the same order. With one
+process they do nothing but what they are given to do.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+# JAX shows its key-value store nowhere else. It works before the devices do, and waits without using them.
+from jax._src import distributed
+
+from bigmodel_jax import config, differences
+
+# The first may prepare data for hours. That a process died is told by its heartbeat, not by this.
+WAIT_MS = 24 * 3_600_000
+
+T = TypeVar('T')
+
+_numbers = itertools.count()  # Of the exchanges of this process; the same on all.
+
+
+class Agreed(config.InputError):
+    """An error that every process knows of and raises, so that the first alone need say it."""
+
+
+def count() -> int:
+    """How many processes there are. Unlike jax.process_count() it does not start the devices."""
+    return distributed.global_state.num_processes
+
+
+def index() -> int:
+    """The number of this process, from 0 on. Unlike jax.process_index() it does not start the devices."""
+    return distributed.global_state.process_id
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return index() == 0
+
+
+def _store() -> Any:
+    return distributed.global_state.client
+
+
+def exchange(value: Any) -> list[Any]:
+    """What each process gives, in the order of their numbers. JSON-ready and small."""
+    if count() == 1:
+        return [value]
+    client, key = _store(), f'bigmodel_jax/{next(_numbers)}'
+    client.key_value_set(f'{key}/{index()}', json.dumps(value))
+    if is_first():
+        texts = [client.blocking_key_value_get(f'{key}/{i}', WAIT_MS) for i in range(count())]
+        client.key_value_set(f'{key}/all', f'[{",".join(texts)}]')
+    return json.loads(client.blocking_key_value_get(f'{key}/all', WAIT_MS))
+
+
+def from_first(value: Any) -> Any:
+    """What the first process gives, on every process. JSON-ready."""
+    if count() == 1:
+        return value
+    client, key = _store(), f'bigmodel_jax/{next(_numbers)}'
+    if is_first():
+        client.key_value_set(key, json.dumps(value))
+    return json.loads(client.blocking_key_value_get(key, WAIT_MS))
+
+
+def leave_word(subject: str, word: Any) -> None:
+    """Leaves a JSON-ready `word` where the others find it, in place of the last one. Any thread may, at any time."""
+    _store().key_value_set(f'bigmodel_jax/{subject}/{index()}', json.dumps(word), allow_overwrite=True)
+
+
+def words_left(subject: str) -> dict[int, Any]:
+    """The last word of each process that left one; waits for none."""
+    found = _store().key_value_dir_get(f'bigmodel_jax/{subject}')
+    return {int(key.rpartition('/')[2]): json.loads(word) for key, word in found}
+
+
+def together(action: Callable[[], T]) -> T:
+    """The result of `action`, run on all processes at once.
+
+    Raises:
+      Agreed: it raised InputError on any of them; on all, with the words of each.
+    """
+    if count() == 1:
+        return action()
+    result, problem = _try(action)
+    _settle(problem)
+    return result
+
+
+def in_turn(action: Callable[[], T]) -> T:
+    """The result of `action`, run on the first process and then on the others, which find what it prepared.
+
+    Raises:
+      Agreed: it raised InputError on any of them.
+    """
+    result: Any = on_first(action)
+    return together(lambda: result if is_first() else action())
+
+
+def on_first(action: Callable[[], T]) -> T | None:
+    """The result of `action`, run on the first process alone; None on the others, which wait for it.
+
+    Raises:
+      Agreed: it raised InputError; on all.
+    """
+    if count() == 1:
+        return action()
+    result, problem = _try(action) if is_first() else (None, None)
+    problem = from_first(problem)
+    if problem is not None:
+        raise Agreed(problem)
+    return result
+
+
+def check_same(facts: Mapping[str, Any], advice: str) -> None:
+    """Checks that every process has the same `facts`, which are JSON-ready.
+
+    Raises:
+      Agreed: one has others; names the process, the fact, and both values. On all.
+    """
+    theirs = from_first(facts)
+    found = differences.between(theirs, json.loads(json.dumps(facts)))
+    lines = '\n'.join(f'  {each}' for each in found[:8])
+    _settle(f'differs from host 0. Host 0 -> here:\n{lines}\n{advice}' if found else None)
+
+
+def _try(action: Callable[[], T]) -> tuple[Any, str | None]:
+    """The result of `action`, or the words of its InputError."""
+    try:
+        return action(), None
+    except config.InputError as error:
+        return None, str(error)
+
+
+def _settle(problem: str | None) -> None:
+    """Raises Agreed on every process if any has a problem."""
+    problems = exchange(problem)
+    if len(set(problems)) == 1 and problem is not None:
+        raise Agreed(problem)
+    hosts: dict[str, list[str]] = {}
+    for host, text in enumerate(problems):
+        if text is not None:
+            hosts.setdefault(text, []).append(str(host))
+    if hosts:
+        raise Agreed('\n'.join(f'host {", ".join(numbers)}: {text}' for text, numbers in hosts.items()))

@@ -1,0 +1,189 @@
+"""Products of the stream with weights that are cut over `tensor`, while the stream travels round the ring of devices.
+
+Between the layers the stream is cut along its positions over `tensor`, within them along heads or feed-forward width.
+Laid out whole first, it would be a copy as large as the batch of the whole ring, and the devices would wait for it.
+Piece by piece, a device multiplies what it has while the next pieces arrive, from both neighbours at once.
+
+Source: Wang et al. (2023), "Overlap Communication with Dependent Computation via Decomposition in Large Deep Learning
+Models", section 5.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax import precision
+from bigmodel_jax.parallel import einsum, sharding
+
+AXIS = 'tensor'
+WORTH = 2**24  # Bytes of a device's piece of the stream from which the ring pays; below, one gather has less latency.
+
+# Their subscripts are literal where out_of_stream() and into_stream() are called.
+_product, _einsum = jnp.einsum, einsum.einsum
+
+
+def out_of_stream(
+    x_BTD: jax.Array, subscripts: tuple[str, ...], matrices: tuple[jax.Array, ...], *, cuts: tuple[str, ...]
+) -> tuple[jax.Array, ...]:
+    """Products of the stream with several weights, such as 'BTD,DHK->BTHK': of all positions, cut as the weights are.
+
+    Args:
+      cuts: the logical axis along which each weight is cut; the first after D.
+    """
+    if not _pays(x_BTD, cuts):
+        x_BTD = sharding.constrain(x_BTD, 'batch', 'length', 'embed')  # Once, for all products.
+        return tuple(_einsum(each, x_BTD, matrix) for each, matrix in zip(subscripts, matrices))
+    rest = [(None,) * (matrix.ndim - 2) for matrix in matrices]
+    run = sharding.on_each(
+        lambda x_BTD, *matrices: _gathered(subscripts, x_BTD, matrices),
+        inputs=(('batch', 'stream', None), *((None, cut, *more) for cut, more in zip(cuts, rest))),
+        outputs=tuple(('batch', 'length', cut, *more) for cut, more in zip(cuts, rest)),
+    )
+    return run(x_BTD, *matrices)
+
+
+def into_stream(subscripts: str, y: jax.Array, matrix: jax.Array, *, cut: str) -> jax.Array:
+    """The product of what a layer made of all positions with a weight, such as 'BTHK,HKD->BTD', summed into the stream.
+
+    Args:
+      cut: the logical axis along which `y`, in its third dimension, and the weight, in its first, are cut.
+    """
+    if not _pays(jax.eval_shape(functools.partial(_product, subscripts), y, matrix), (cut,)):
+        return _einsum(subscripts, y, matrix)
+    more = (None,) * (y.ndim - 3)
+    run = sharding.on_each(
+        functools.partial(_scattered, subscripts),
+        inputs=(('batch', 'length', cut, *more), (cut, *more, None)),
+        outputs=('batch', 'stream', None),
+    )
+    return run(y, matrix)
+
+
+def _pays(x_BTD: jax.Array | jax.ShapeDtypeStruct, cuts: tuple[str, ...]) -> bool:
+    """Whether the stream is cut over the ring, in pieces worth sending one by one, and the weights over it alone."""
+    place = sharding.current()
+    if place is None or AXIS not in place.names('stream') or any(place.names(cut) != (AXIS,) for cut in cuts):
+        return False
+    pieces = place.shards('batch') * place.shards('stream')
+    whole = x_BTD.shape[0] % place.shards('batch') == 0 and x_BTD.shape[1] % place.shards('stream') == 0
+    return whole and x_BTD.size * x_BTD.dtype.itemsize >= pieces * WORTH
+
+
+# ---- on each device: t positions of the stream, T of the layer ------------------------------------------------------
+
+
+def _neighbour(x: jax.Array, step: int) -> jax.Array:
+    """What the device `step` places back in the ring has."""
+    size = jax.lax.axis_size(AXIS)
+    return jax.lax.ppermute(x, AXIS, [(i, (i + step) % size) for i in range(size)])
+
+
+def _passing(x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Every device's `x` as it comes by, with the device's place in the ring."""
+    size, here = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
+    yield x, here
+    ahead = behind = x
+    for step in range(1, size // 2 + 1):
+        ahead = _neighbour(ahead, 1)
+        yield ahead, (here - step) % size
+        if 2 * step < size:
+            behind = _neighbour(behind, -1)
+            yield behind, (here + step) % size
+
+
+def _summed(part: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """The sum over all devices of part(this device's place in the ring)."""
+    size, here = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
+    total = part(here)
+    for direction, reach in ((1, size // 2), (-1, (size - 1) // 2)):
+        if reach == 0:
+            continue
+        carried = part((here + direction * reach) % size)
+        for step in range(1, reach + 1):
+            carried = _neighbour(carried, direction)
+            if step < reach:
+                carried = carried + part((here + direction * (reach - step)) % size)
+        total = total + carried
+    return total
+
+
+def _piece(y: jax.Array, place: jax.Array) -> jax.Array:
+    t = y.shape[1] // jax.lax.axis_size(AXIS)
+    return jax.lax.dynamic_slice_in_dim(y, place * t, t, axis=1)
+
+
+def _put(whole: jax.Array, piece: jax.Array, place: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, piece, place * piece.shape[1], axis=1)
+
+
+def _back(subscripts: str, grad: jax.Array, matrix: jax.Array) -> jax.Array:
+    of_x, of_matrix, of_grad = subscripts.replace('->', ',').split(',')
+    return _product(f'{of_grad},{of_matrix}->{of_x}', grad, matrix)
+
+
+def _of_matrix(subscripts: str, x: jax.Array, grad: jax.Array) -> jax.Array:
+    of_x, of_matrix, of_grad = subscripts.replace('->', ',').split(',')
+    return _product(f'{of_x},{of_grad}->{of_matrix}', x, grad, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gathered(subscripts: tuple[str, ...], x_BtD: jax.Array, matrices: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    rows, length = x_BtD.shape[0], x_BtD.shape[1] * jax.lax.axis_size(AXIS)
+    found = [jnp.zeros((rows, length, *matrix.shape[1:]), x_BtD.dtype) for matrix in matrices]
+    for piece, place in _passing(x_BtD):
+        products = [_product(each, piece, matrix) for each, matrix in zip(subscripts, matrices)]
+        found = [_put(whole, product, place) for whole, product in zip(found, products)]
+    return tuple(found)
+
+
+def _gathered_forward(
+    subscripts: tuple[str, ...], x_BtD: jax.Array, matrices: tuple[jax.Array, ...]
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, tuple[jax.Array, ...]]]:
+    return _gathered(subscripts, x_BtD, matrices), (x_BtD, matrices)
+
+
+def _gathered_backward(
+    subscripts: tuple[str, ...], saved: tuple[jax.Array, tuple[jax.Array, ...]], grads: tuple[jax.Array, ...]
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    x_BtD, matrices = saved
+
+    def part(place: jax.Array) -> jax.Array:
+        parts = (_back(each, _piece(grad, place), matrix) for each, grad, matrix in zip(subscripts, grads, matrices))
+        return functools.reduce(jnp.add, parts)
+
+    of_matrices = [jnp.zeros(matrix.shape, precision.sums(matrix.dtype)) for matrix in matrices]
+    for piece, place in _passing(x_BtD):
+        more = [_of_matrix(each, piece, _piece(grad, place)) for each, grad in zip(subscripts, grads)]
+        of_matrices = [total + one for total, one in zip(of_matrices, more)]
+    cast = tuple(total.astype(matrix.dtype) for total, matrix in zip(of_matrices, matrices))
+    return _summed(part), cast
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scattered(subscripts: str, y: jax.Array, matrix: jax.Array) -> jax.Array:
+    return _summed(lambda place: _product(subscripts, _piece(y, place), matrix))
+
+
+def _scattered_forward(
+    subscripts: str, y: jax.Array, matrix: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _scattered(subscripts, y, matrix), (y, matrix)
+
+
+def _scattered_backward(
+    subscripts: str, saved: tuple[jax.Array, jax.Array], grad_BtD: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    y, matrix = saved
+    of_y, of_matrix = jnp.zeros_like(y), jnp.zeros(matrix.shape, precision.sums(matrix.dtype))
+    for piece, place in _passing(grad_BtD):
+        of_y = _put(of_y, _back(subscripts, piece, matrix), place)
+        of_matrix = of_matrix + _of_matrix(subscripts, _piece(y, place), piece)
+    return of_y, of_matrix.astype(matrix.dtype)
+
+
+_scattered.defvjp(_scattered_forward, _scattered_backward)

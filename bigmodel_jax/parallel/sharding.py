@@ -1,0 +1,400 @@
+"""Where arrays live: mesh shapes, rule tables from logical to mesh axes, constraints. No other file knows the mesh.
+
+Layers name logical axes ('embed', 'heads', 'batch' ...). A rule table maps each to mesh axes:
+
+  pipeline  the layers, in stages (Huang et al., 2018, GPipe)
+  data      replicas of the model, each with its part of the batch
+  fsdp      the batch too, with parameters and optimizer state split over it (Rajbhandari et al., 2020, ZeRO stage 3)
+  expert    the batch too; the experts of a routed layer live on different devices (Lepikhin et al., 2020, GShard)
+  sequence  the positions of each row, for long rows (Liu et al., 2023, ring attention)
+  tensor    heads, feed-forward width and vocabulary (Shoeybi et al., 2019, Megatron-LM), and between the layers the
+            positions (Korthikanti et al., 2022, sequence parallelism)
+
+One table serves every mesh: an axis of size 1 splits nothing. Several slices of a pod are joined along `data` or
+`pipeline` by the data-centre network (DCN); the other axes stay on the links within a slice (ICI).
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bigmodel_jax import config
+from bigmodel_jax.parallel import torus
+
+AXES = torus.AXES
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
+LogicalAxes = tuple[str | None, ...]
+
+# Logical axis -> mesh axes. Within one array the first dimension that asks for a mesh axis gets it: the batch of an
+# activation takes 'fsdp', so its 'embed' stays whole; a weight has no batch, so its 'embed' is split.
+STANDARD: Rules = (
+    ('layers', ('pipeline',)),
+    ('batch', ('data', 'fsdp', 'expert')),
+    ('length', ('sequence',)),
+    ('experts', ('expert',)),
+    ('embed', ('fsdp', 'expert', 'sequence')),
+    ('heads', ('tensor',)),
+    ('kv_heads', ('tensor',)),
+    # While attention sees whole rows of fewer heads.
+    ('all_heads', ('tensor', 'sequence')),
+    ('hidden', ('tensor',)),
+    ('vocab', ('tensor',)),
+    # The positions of the stream between the layers, where nothing mixes them.
+    ('stream', ('sequence', 'tensor')),
+    # Rows that meet no others in any layer, for what is done by each replica alone (parallel/pipeline.py).
+    ('replica', ('data', 'fsdp')),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshShape:
+    """Devices along each mesh axis, and the rule table. `data=-1` takes the devices that the others leave.
+
+    `slices` slices of a pod are joined along `across`, whose size counts all of them.
+    """
+
+    data: int = -1
+    fsdp: config.Positive = 1
+    expert: config.Positive = 1
+    sequence: config.Positive = 1
+    tensor: config.Positive = 1
+    pipeline: config.Positive = 1
+    slices: config.Positive = 1
+    across: Literal['data', 'pipeline'] = 'data'
+    rules: Rules = STANDARD
+    pipeline_parts: config.Positive | None = None  # Microbatches in the pipeline; None: up to four for each stage.
+    fixed_order: config.Positive | None = None  # Parts whose sums no mesh changes; train/fixed_order.py.
+
+    def sizes(self, devices: int) -> dict[str, int]:
+        """The size of each axis on `devices` devices, in the order of AXES.
+
+        Raises:
+          InputError: the axes do not multiply to a number of devices that is there.
+        """
+        if self.data == 0 or self.data < -1:
+            raise config.InputError(f'mesh.data={self.data}: use -1 (all that is left) or a positive number.')
+        given = {axis: getattr(self, axis) for axis in AXES}
+        inner = math.prod(size for axis, size in given.items() if axis != 'data')
+        given['data'] = max(devices // inner, 1) if self.data == -1 else self.data
+        needed = inner * given['data']
+        if needed > devices:
+            raise config.InputError(
+                f'mesh {torus.shape_text(given)} needs {needed} devices, but there are {devices}. Use a smaller mesh '
+                f'(--set mesh.fsdp=1), or --simulate-devices {needed} to try it on the CPU.'
+            )
+        if self.data == -1 and needed != devices:
+            raise config.InputError(
+                f'mesh {torus.shape_text(given)} uses {needed} of {devices} devices; '
+                f'the axes other than data multiply to {inner}, which must divide {devices}.'
+            )
+        if given[self.across] % self.slices:
+            raise config.InputError(
+                f'mesh.slices={self.slices} does not divide mesh.{self.across}={given[self.across]}, the axis across '
+                f'the slices; use a multiple of {self.slices} for it.'
+            )
+        return given
+
+    def build(self, devices: Sequence[jax.Device] | None = None) -> 'Place':
+        """The mesh on `devices` (default: all).
+
+        Raises:
+          InputError: the mesh cannot be laid on these devices.
+        """
+        sizes = self.sizes(len(jax.devices() if devices is None else devices))
+        if devices is None:
+            devices = jax.devices()
+            torus.check_every_process(devices[: math.prod(sizes.values())], sizes)
+        shape = tuple((sizes | {self.across: sizes[self.across] // self.slices}).values())
+        groups = torus.by_slice(list(devices)[: math.prod(sizes.values())], self.slices)
+        blocks = [torus.lay(shape, group) for group in groups]
+        grid = np.concatenate(blocks, axis=AXES.index(self.across))
+        axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
+        mesh = jax.sharding.Mesh(grid, AXES, axis_types=axis_types)
+        return Place(mesh=mesh, rules=self.rules, pipeline_parts=self.pipeline_parts)
+
+    def outline(self, devices: int, platform: str) -> 'Place':
+        """The place on so many devices of a Place.platform that need not exist: programs can be traced for it, not run.
+
+        Raises:
+          InputError: as of sizes().
+        """
+        sizes = tuple(self.sizes(devices).values())
+        axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
+        mesh: Any = jax.sharding.AbstractMesh(sizes, AXES, axis_types=axis_types)
+        return Place(mesh=mesh, rules=self.rules, outlined=platform, pipeline_parts=self.pipeline_parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A mesh and its rule table: turns logical axes into shardings."""
+
+    mesh: jax.sharding.Mesh
+    rules: Rules
+    manual: tuple[str, ...] = ()  # Mesh axes that on_each() has cut already: within it they cut nothing more.
+    outlined: str = ''  # The platform of a place without devices.
+    pipeline_parts: int | None = None
+
+    def __post_init__(self) -> None:
+        for logical, axes in self.rules:
+            unknown = [axis for axis in axes if axis not in AXES]
+            if unknown:
+                known = config.nearest(unknown[0], AXES)
+                raise config.InputError(f'mesh.rules: {logical!r} names the mesh axis {unknown[0]!r}.{known}')
+
+    def spec(self, axes: LogicalAxes) -> PartitionSpec:
+        """The mesh axes of each dimension."""
+        taken, entries = set(), []
+        for logical in axes:
+            free = tuple(axis for axis in self.names(logical or '') if axis not in taken)
+            taken.update(free)
+            entries.append(free if len(free) > 1 else free[0] if free else None)
+        return PartitionSpec(*entries)
+
+    def sharding(self, axes: LogicalAxes) -> NamedSharding:
+        return NamedSharding(self.mesh, self.spec(axes))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def platform(self) -> str:
+        """'cpu', 'gpu' or 'tpu'; of the devices in the mesh, which need not be those of this machine."""
+        return self.outlined or self.mesh.devices.flat[0].platform
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of each mesh axis."""
+        return dict(self.mesh.shape)
+
+    def rings(self, axis: str) -> tuple[int, ...]:
+        """The torus dimensions that a mesh axis runs along; see torus.rings()."""
+        if self.outlined:
+            return (self.mesh.shape[axis],)
+        lines = np.moveaxis(self.mesh.devices, AXES.index(axis), -1).reshape(-1, self.mesh.shape[axis])
+        return torus.rings(list(lines[0]))
+
+    def names(self, logical: str) -> tuple[str, ...]:
+        """The mesh axes that cut a logical axis, without those of size 1."""
+        axes = dict(self.rules).get(logical, ())
+        return tuple(axis for axis in axes if self.mesh.shape[axis] > 1 and axis not in self.manual)
+
+    def shards(self, logical: str) -> int:
+        """Into how many parts the rule table cuts a logical axis."""
+        return math.prod(self.mesh.shape[axis] for axis in self.names(logical))
+
+    def check(self, name: str, shape: tuple[int, ...], axes: LogicalAxes) -> None:
+        """Raises InputError if a dimension does not divide over the mesh axes that the rules give it."""
+        for size, logical, entry in zip(shape, axes, self.spec(axes)):
+            names = (entry,) if isinstance(entry, str) else entry or ()
+            parts = math.prod(self.mesh.shape[axis] for axis in names)
+            if size % parts:
+                raise config.InputError(
+                    f'{name}: axis {logical!r} of {size} does not divide over {" x ".join(names)} = {parts} devices; '
+                    f'use a multiple of {parts}, a smaller mesh, or a rule table without {logical!r}.'
+                )
+
+    def fit(self, size: int, entry: Any) -> tuple[str, ...] | None:
+        """The mesh axes of an entry of a spec, without the innermost ones that do not divide a dimension of `size`."""
+        names = (entry,) if isinstance(entry, str) else entry or ()
+        while size % math.prod(self.mesh.shape[axis] for axis in names):
+            names = names[:-1]
+        return names or None
+
+    def batch_sharding(self, rank: int) -> NamedSharding:
+        """Sharding of an input array: its first dimension is the batch."""
+        return self.sharding(('batch', *[None] * (rank - 1)))
+
+    def put_batch(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
+        """The global batch of `rows` on the devices, from what this process holds: local_rows(), in that order."""
+        mine = self.local_rows(rows)
+
+        def part(value: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(rows)
+            first = np.searchsorted(mine, start)
+            return value[first : first + stop - start]
+
+        return {
+            name: jax.make_array_from_callback(
+                (rows, *value.shape[1:]), self.batch_sharding(value.ndim), functools.partial(part, value)
+            )
+            for name, value in batch.items()
+        }
+
+    def local_rows(self, rows: int) -> np.ndarray:
+        """Which rows of a global batch of `rows` this process must read: [n] int64, ascending, each once.
+
+        They need not follow one another: a host's chips are neighbours in the torus, not along the batch.
+
+        Raises:
+          InputError: the batch does not divide over the mesh.
+        """
+        parts = self.shards('batch')
+        if rows % parts:
+            sizes = ' x '.join(f'{axis}={self.mesh.shape[axis]}' for axis in self.names('batch'))
+            raise config.InputError(
+                f'data.batch={rows} does not divide over the {parts} batch shards of the mesh ({sizes}); '
+                f'use a multiple of {parts}, such as {-(-rows // parts) * parts}, or a smaller mesh.'
+            )
+        if self.outlined:
+            return np.arange(rows)
+        placed = self.batch_sharding(1).addressable_devices_indices_map((rows,)).values()
+        ranges = sorted({index[0].indices(rows)[:2] for index in placed if index is not None})
+        return np.array([row for start, stop in ranges for row in range(start, stop)], np.int64)
+
+    def of_each_process(self, number: int) -> jax.Array:
+        """[devices] int32: at each device, the `number` that its process gives."""
+        everywhere = NamedSharding(self.mesh, PartitionSpec(AXES))
+        return jax.make_array_from_callback((self.mesh.size,), everywhere, lambda _: np.array([number], np.int32))
+
+
+_place: contextvars.ContextVar[Place | None] = contextvars.ContextVar('place', default=None)
+
+
+@contextlib.contextmanager
+def use(place: Place) -> Iterator[Place]:
+    """Within this context constrain() applies `place`'s rule table."""
+    token = _place.set(place)
+    try:
+        yield place
+    finally:
+        _place.reset(token)
+
+
+def constrain(x: jax.Array, *axes: Any) -> jax.Array:
+    """`x` laid out as the rules say for its logical axes. Outside `use` it is `x`, so that a layer works alone.
+
+    A last `...` leaves the other dimensions to the compiler. Mesh axes that do not divide a dimension (one token of a
+    decoder, the last rows of a test set) are left out: those devices hold copies.
+    """
+    place = _place.get()
+    if place is None or place.mesh.size == 1 or len(place.manual) == len(AXES):
+        return x
+    free = x.ndim - len(axes) + 1 if axes[-1:] == (...,) else 0
+    fitted = [place.fit(size, entry) for size, entry in zip(x.shape, place.spec(axes[:-1] if free else axes))]
+    spec = PartitionSpec(*fitted, *[PartitionSpec.UNCONSTRAINED] * free)
+    # Within on_each() the mesh is known, and only the axes that are left may be named.
+    return jax.lax.with_sharding_constraint(x, spec if place.manual else NamedSharding(place.mesh, spec))
+
+
+def current() -> Place | None:
+    """The place in use; None outside `use`."""
+    return _place.get()
+
+
+def shards(logical: str) -> int:
+    """Into how many parts the mesh in use cuts a logical axis; 1 outside `use`."""
+    place = _place.get()
+    return 1 if place is None else place.shards(logical)
+
+
+def even(logical: str, size: int) -> str:
+    """`logical` if its devices can share `size` evenly; '' where each must have it all, such as one row or token."""
+    return '' if size % shards(logical) else logical
+
+
+def on_each(
+    function: Callable[..., Any],
+    *,
+    inputs: tuple[LogicalAxes | None, ...],
+    outputs: Any,
+    over: tuple[str, ...] | None = None,
+) -> Callable[..., Any]:
+    """`function` run by every device on its own part of the arrays, where it may speak to others by the names of mesh
+    axes (jax.lax.ppermute ...). For what the compiler cannot split by itself: custom kernels, sorting, rings.
+
+    Outside `use`, and where nothing is cut, it is `function`.
+
+    Args:
+      inputs: the logical axes of each argument; None for an argument that is None.
+      outputs: the logical axes of what it returns: one tuple of names, or a tuple of such tuples.
+      over: only the mesh axes of these logical axes; the compiler goes on splitting over the others.
+    """
+    place = _place.get()
+    if place is None:
+        return function
+    # Custom kernels need all axes to be manual, even those of size 1.
+    wanted = AXES if over is None else tuple(axis for logical in over for axis in place.names(logical))
+    manual = tuple(axis for axis in AXES if axis in wanted and axis not in place.manual)
+    if place.mesh.size == 1 or not manual:
+        return function
+    within = dataclasses.replace(place, manual=place.manual + manual)
+
+    def spec(axes: Any) -> Any:
+        if axes is None or all(name is None or isinstance(name, str) for name in axes):
+            return _only(place.spec(axes or ()), manual)
+        return tuple(spec(each) for each in axes)
+
+    def local(*arguments: Any) -> Any:
+        with use(within):
+            return function(*arguments)
+
+    in_specs = tuple(spec(axes) for axes in inputs)
+    mesh = place.mesh if not place.manual else None  # Within another on_each() the mesh is known.
+    # Kernels do not say over which axes their results vary, so that check is off.
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=in_specs, out_specs=spec(outputs), axis_names=set(manual), check_vma=False
+    )
+
+
+def _only(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
+    """`spec` without the mesh axes that are not in `axes`."""
+    entries = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
+    return PartitionSpec(*(tuple(name for name in entry if name in axes) or None for entry in entries))
+
+
+def names(*logical: str) -> tuple[str, ...]:
+    """The mesh axes that cut some logical axes on the mesh in use, each once; none outside `use`."""
+    place = _place.get()
+    return () if place is None else tuple(dict.fromkeys(axis for each in logical for axis in place.names(each)))
+
+
+def sum_up(x: jax.Array, *axes: str | None, over: tuple[str, ...], done: str = '') -> jax.Array:
+    """Within on_each(): a sum, laid out as the rules say for its logical axes. Its terms are those of the devices that
+    have different parts of the logical axes `over`; along the outermost torus dimension of `done` they are one already.
+    """
+    place = _place.get()
+    if place is None or not place.manual:
+        return x
+    whole = dataclasses.replace(place, manual=())
+    summed = [axis for each in over for axis in whole.names(each) if axis in place.manual]
+    scattered = [
+        (dimension, axis)
+        for dimension, entry in enumerate(whole.spec(axes))
+        for axis in ((entry,) if isinstance(entry, str) else entry or ())
+        if axis in summed
+    ]
+    total = _addable(x, place)
+    for dimension, axis in scattered:
+        total = scatter(total, dimension, axis, skip=axis == done)
+    others = tuple(axis for axis in summed if axis not in {axis for _, axis in scattered})
+    return (jax.lax.psum(total, others) if others else total).astype(x.dtype)
+
+
+def _addable(x: jax.Array, place: Place) -> jax.Array:
+    """`x`, but in float32 where the compiler for the CPU stops with an error at bfloat16 sums within on_each()."""
+    return x.astype('float32') if place.platform == 'cpu' and x.dtype == 'bfloat16' else x
+
+
+def scatter(x: jax.Array, dimension: int, axis: str, *, skip: bool = False) -> jax.Array:
+    """Within on_each(): the sum over a mesh axis, of which each device along it keeps its part of a dimension.
+
+    The TPU compiler makes a sum of everything everywhere out of a scatter over several dimensions of the torus at once,
+    so they take turns.
+    """
+    place = _place.get()
+    assert place is not None  # Not always the one of on_each(): a gradient may be traced after it.
+    total = _addable(x, place)
+    for groups in torus.turns(place.rings(axis))[skip:]:
+        total = jax.lax.psum_scatter(
+            total, axis, scatter_dimension=dimension, axis_index_groups=groups if len(groups) > 1 else None, tiled=True
+        )
+    return total.astype(x.dtype)

@@ -1,0 +1,163 @@
+"""`python -m bigmodel_jax.reproduce.chaos EXPERIMENT ...`: the command line of scripts/chaos."""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import rich.console
+
+from bigmodel_jax.console import output
+from bigmodel_jax.reproduce.chaos import campaign, campaign_report, comparison, faults, forks, shim, sweep
+
+UNDISTURBED, DISTURBED = 'undisturbed', 'disturbed'
+EXAMPLE = 'scripts/chaos experiments/quickstart.py:smoke --kills 10 --hosts 2 --set mesh.data=-1'
+SWEEP = 'scripts/chaos tests/launch/small.py --faults'
+# Most of the time of a small run goes into compiling it.
+FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog='scripts/chaos',
+        description=(
+            'Shows that no crash changes a result. Trains EXPERIMENT once undisturbed, and once under random SIGKILLs\n'
+            'of random processes, half of them inside saves, each followed by the same command again. Then compares\n'
+            'the final states, the metrics, the examples of every step and the fingerprints of the two runs.\n'
+            'With --faults each single file operation of a short run fails instead (ENOSPC, EIO, EINTR; once or from\n'
+            'then on), or the process is killed before it, in the middle of it, or with the loss of all that was not\n'
+            'synced. Each time the same command must then come to the same end, without a traceback.\n'
+            'Exit status: 0 all equal, 1 something differs or a session failed, 2 wrong input.'
+        ),
+        epilog=(
+            'Runs on the CPU of this machine. A run of a minute or so with a checkpoint every second shows most;\n'
+            f'for example:\n  {EXAMPLE}\nFor --faults, a run of a few steps with as few files as possible:\n  {SWEEP}'
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument('experiment', metavar='EXPERIMENT', help='as for python -m bigmodel_jax train')
+    top.add_argument('--kills', type=_positive, default=50, metavar='N', help='how many (default: 50)')
+    top.add_argument('--hosts', type=_positive, default=1, metavar='N', help='processes of the run (default: 1)')
+    top.add_argument('--devices', type=_positive, default=1, metavar='N', help='of each process (default: 1)')
+    top.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments and victims (default: 0)')
+    top.add_argument(
+        '--faults',
+        nargs='?',
+        type=_positive,
+        const=sys.maxsize,
+        metavar='N',
+        help='all single faults of file operations; or N of them, drawn by --seed',
+    )
+    top.add_argument(
+        '--stop-after', type=_positive, default=2, metavar='STEP', help='with --faults: a step with a checkpoint'
+    )
+    top.add_argument('--replay', action='append', metavar='FAULT', help='only this fault, as --faults names it')
+    top.add_argument(
+        '--workdir', type=pathlib.Path, metavar='DIR', help='new or empty; kept (default: a temporary directory, kept)'
+    )
+    for flag, metavar in (('--set', 'PATH=VALUE'), ('--arg', 'NAME=VALUE')):
+        top.add_argument(
+            flag, action='append', default=[], metavar=metavar, help='as for train; may be given several times'
+        )
+    return top
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a positive number')
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs it all; returns the exit status."""
+    options = parser().parse_args(argv)
+    if options.workdir is not None and options.workdir.exists() and any(options.workdir.iterdir()):
+        parser().error(f'--workdir {options.workdir} is not empty; use a new directory')
+    root = options.workdir or pathlib.Path(tempfile.mkdtemp(prefix='chaos-'))
+    library = {}
+    if options.faults or options.replay:
+        try:
+            library = shim.environment(shim.build(root.resolve() / 'library')) | {'XLA_FLAGS': FAST_COMPILE}
+            options.replay = options.replay and [faults.parse(text) for text in options.replay]
+        except shim.Unavailable as error:
+            print(f'Skipped: {error}')
+            return 0
+        except (ValueError, KeyError):
+            parser().error(f'--replay {" ".join(options.replay)}: not a fault, such as fresh:1:0:write:7:EIO:once')
+    # Else every start would compile what takes less than a second. The cache is disturbed like all else.
+    cache = {
+        'JAX_COMPILATION_CACHE_DIR': str(root.resolve() / 'compiled'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    }
+    with forks.Zygote(cache | library) as zygote:
+        return run(zygote, options, root.resolve())
+
+
+def run(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) -> int:
+    """main() with what starts the processes, and the directory for everything."""
+    try:
+        return (_sweep if options.faults or options.replay else _run)(zygote, options, root)
+    except campaign.Failed as error:
+        print(f'error: {error}\nAll output is in {root / "output"}.', file=sys.stderr)
+        return 2 if error.status == 2 else 1
+
+
+def _command(options: argparse.Namespace) -> campaign.Command:
+    arguments = ['train', options.experiment]
+    for flag in ('set', 'arg'):
+        arguments += [part for value in getattr(options, flag) for part in (f'--{flag}', value)]
+    return campaign.Command(tuple(arguments), options.hosts, options.devices)
+
+
+def _sweep(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) -> int:
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    runs = sweep.Sweep(zygote, _command(options), root, stop_after=options.stop_after)
+    planned: list[faults.Fault] = options.replay or []
+    for hosts in sorted({fault.hosts for fault in planned} or {options.hosts}):
+        runs.prepare(hosts, {fault.start for fault in planned} or faults.STARTS)
+    if not planned:
+        planned = faults.schedule(runs.counts(options.hosts), seed=options.seed, most=options.faults)
+    console.print(f'{len(planned)} faults; what is found is in {root / sweep.FILE}')
+    trials: list[sweep.Trial] = []
+    for number, fault in enumerate(planned, 1):
+        trials.append(runs.trial(fault))
+        for problem in trials[-1].problems:
+            console.print(f'{fault} ({trials[-1].met}): {problem}', markup=False)
+        if number % 100 == 0:
+            console.print(f'{number} of {len(planned)}, {sum(bool(each.problems) for each in trials)} broke the law')
+        sweep.write(root / sweep.FILE, trials, vars(options) | {'replay': None, 'workdir': str(root)})
+    console.print(sweep.shown(trials))
+    broken = [trial.fault for trial in trials if trial.problems]
+    for fault in broken:
+        console.print(f'again: --replay {fault}')
+    return 1 if broken else 0
+
+
+def _run(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) -> int:
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    runs = campaign.Campaign(zygote, _command(options), root, console.print)
+    console.print(f'{options.experiment} undisturbed, in {root / UNDISTURBED}')
+    pace = runs.undisturbed(UNDISTURBED)
+    console.print(f'{pace.whole_s:.1f} s, a save takes {pace.save_s:.2f} s; now with kills, in {root / DISTURBED}')
+    chaos = runs.disturbed(DISTURBED, pace, kills=options.kills, seed=options.seed)
+    found = comparison.differences(root / UNDISTURBED, root / DISTURBED)
+    asked = {name: getattr(options, name) for name in ('experiment', 'hosts', 'devices', 'seed', 'set', 'arg')}
+    campaign_report.write(root, {**asked, 'asked': options.kills, 'differences': found}, pace, chaos)
+    console.print(campaign_report.table(pace, chaos, asked=options.kills))
+    for problem in chaos.problems + found:
+        console.print(f'different: {problem}', markup=False)
+    if len(chaos.kills) < options.kills:
+        console.print('The run ended before the last kill; use more steps.')
+    console.print(
+        f'{"not " if chaos.problems or found else ""}equal to the undisturbed run; {root / campaign_report.FILE}'
+    )
+    return 1 if chaos.problems or found else 0
+
+
+if __name__ == '__main__':
+    with output.outlasting():
+        sys.exit(main())

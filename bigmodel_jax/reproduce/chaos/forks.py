@@ -1,0 +1,196 @@
+"""A fork server: runs the command line of this package on simulated hosts, starting each in a fraction of the time.
+
+Most of the seconds that a process takes to start go into importing libraries. The server imports them once, without
+touching a device, and forks a process for each host, which goes on as if it had imported them itself. For tests and
+chaos on Linux; a run on a pod starts its processes in the usual way.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import pathlib
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any
+
+from bigmodel_jax.checkpoints import checkpoints
+from bigmodel_jax.launch import simulation
+from bigmodel_jax.reproduce.chaos import shim
+
+POLL_S = 0.01
+# What a run imports only once it needs it.
+LATE = ('tensorboardX', 'jinja2', 'tensorboardX.event_file_writer', 'jax.experimental.multihost_utils')
+
+
+class Child:
+    """A process that runs one command; made by Zygote.run()."""
+
+    def __init__(self, zygote: 'Zygote', pid: int, output: pathlib.Path):
+        self._zygote, self._status = zygote, None
+        self.pid, self.output = pid, output
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        if self._status is None:
+            self._status = self._zygote._ask({'status': self.pid})
+        return self._status
+
+    def kill(self) -> None:
+        """SIGKILL, to it and to what it started."""
+        # The server alone reaps it, when asked by poll(); so its number cannot be another's by now.
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)  # It may be too young to have a group of its own.
+
+
+class Zygote:
+    """The fork server, as a context manager; leaving it kills what it started, and so does the death of this process.
+
+    Args:
+      environment: variables that its processes have besides those of this one.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None):
+        self._environment = {**os.environ, **(environment or {})}
+        self._server: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> 'Zygote':
+        self._server = subprocess.Popen(
+            [sys.executable, '-m', __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C on the terminal is for this process.
+            preexec_fn=simulation.end_with_parent,
+        )
+        self._answer()  # It is ready.
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.kill()  # Its processes end with it.
+        self._server.communicate()
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        hosts: int,
+        devices: int,
+        output: pathlib.Path,
+        orders: Mapping[int, Sequence[str | int]] = {},
+    ) -> list[Child]:
+        """Starts `python -m bigmodel_jax` with these arguments as on several hosts; returns at once.
+
+        Args:
+          arguments: of every host, without what tells it which host it is: ['train', 'experiments/gpt2.py', ...].
+          devices: simulated CPU devices of each host.
+          output: a directory; what host i prints goes to its file host<i>.txt.
+          orders: host -> the fault that it meets, as chaos/shim.py takes it.
+
+        Returns:
+          The processes, in the order of the hosts.
+        """
+        output.mkdir(parents=True, exist_ok=True)
+        children = []
+        for host, flags in enumerate(simulation.told(hosts=hosts, devices=devices)):
+            path = output / f'host{host}.txt'
+            order = list(orders.get(host, ()))
+            pid = self._ask({'arguments': [*arguments, *flags], 'output': str(path), 'fault': order})
+            children.append(Child(self, pid, path))
+        return children
+
+    def _ask(self, request: Mapping[str, Any]) -> Any:
+        assert self._server is not None
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(request) + '\n')
+        self._server.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._server is not None
+        assert self._server.stdout is not None
+        answer = self._server.stdout.readline()
+        if not answer:
+            raise RuntimeError(f'The fork server ended with exit status {self._server.wait()}; its error is above.')
+        return json.loads(answer)
+
+
+def wait(children: Iterable[Child], timeout_s: float) -> list[int | None]:
+    """Waits until all have ended, or the time is over; the exit status of each, None if it still runs."""
+    waited, deadline = list(children), time.monotonic() + timeout_s
+    while None in (statuses := [child.poll() for child in waited]) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return statuses
+
+
+# ---- the server ---------------------------------------------------------------------------------------------------
+
+
+def _serve(requests: IO[str], answers: IO[str]) -> dict[str, Any] | None:
+    """Answers requests; returns in each forked process with what that is to run, and at the end with None."""
+    answers.write('null\n')
+    answers.flush()
+    for line in requests:
+        request, answer = json.loads(line), None
+        if 'status' in request:
+            ended, status = os.waitpid(request['status'], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        else:
+            parent, answer = os.getpid(), os.fork()
+            if not answer:
+                os.close(answers.fileno())
+                _become(pathlib.Path(request['output']), parent)
+                return request
+        answers.write(json.dumps(answer) + '\n')
+        answers.flush()
+    return None
+
+
+def _become(output: pathlib.Path, parent: int) -> None:
+    """Makes a forked process one that could have been started in the usual way."""
+    simulation.end_with_parent()
+    if os.getppid() != parent:  # It died before that was arranged.
+        os._exit(1)
+    os.setsid()
+    null, file = os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for source, target in ((null, 0), (file, 1), (file, 2)):
+        os.dup2(source, target)
+    random.seed()
+
+
+def _import() -> None:
+    for name in ('bigmodel_jax.cli.commands', *LATE):
+        __import__(name)
+
+
+def main() -> int:
+    """Serves the process that started this one, until it closes our standard input."""
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)  # What a library prints is no answer.
+    # JAX warns of forks, since a process that has started its devices has threads; this one never does.
+    warnings.filterwarnings('ignore', message=r'os\.fork\(\) was called')
+    _import()
+    gc.freeze()  # Else the first collection would copy every page.
+    request = _serve(sys.stdin, answers)
+    if request is not None:
+        sys.argv[1:] = request['arguments']
+        if request['fault']:
+            # What lasts, lasts: a minute of tries would only take time.
+            checkpoints.LAST_TRIES_S = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
+            shim.arm(request['fault'])
+        runpy.run_module('bigmodel_jax', run_name='__main__', alter_sys=True)  # As python -m does.
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Runs a short experiment once for each fault, and looks whether anything was lost.
+
+The law, for each fault: no traceback is printed; the exit status is that of a run that was done (0), of one that
+explained in a message why it stopped (1, 2), or of one that was killed; the same command then comes to the end, with
+the digest, the log, the examples and the checkpoints of a run that nothing disturbed, and with no file besides its.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import rich.table
+
+from bigmodel_jax.reproduce.chaos import campaign, comparison, faults, forks, shim
+from bigmodel_jax.storage import durable_files
+
+FILE = 'faults.json'
+SESSION_S = 120.0  # A session that takes longer hangs.
+GRACE_S = 10.0  # What the other hosts have to end by themselves when one is gone.
+MESSAGE = re.compile(r'^(error|stopped): ', re.MULTILINE)
+UNHANDLED = re.compile(r'Traceback \(most recent call last\)|Exception ignored|Fatal Python error|terminate called')
+LATE_TRIES = 5
+CHANGING = re.compile(r'(events\.out\.\S*|(?<=/d/)[0-9a-f]{16,})$')  # Names with the time or a random number in them.
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What came of one fault."""
+
+    fault: faults.Fault
+    met: str | None  # The path of the call; None if the session did not come so far.
+    statuses: tuple[int | None, ...]  # Of the hosts of the disturbed session; None: it hung.
+    problems: tuple[str, ...]  # How it broke the law.
+
+
+class Sweep:
+    """Prepares what the trials of a command start from, and runs them.
+
+    Args:
+      zygote: its processes have the library of shim.py.
+      command: of the run; its hosts are left to each fault.
+      root: a new directory.
+    """
+
+    def __init__(self, zygote: forks.Zygote, command: campaign.Command, root: pathlib.Path, *, stop_after: int):
+        self._zygote, self._command, self._root, self._stop = zygote, command, root, stop_after
+        self._names: dict[int, set[str]] = {}
+
+    def prepare(self, hosts: int, starts: Collection[str] = faults.STARTS) -> None:
+        """Makes the undisturbed run, and where it is needed one that stopped at a checkpoint, on so many hosts.
+
+        Raises:
+          Failed: one of them does not come to its end.
+        """
+        for start, more in (('fresh', ()), ('resumed', ('--stop-after', str(self._stop)))):
+            if start == 'fresh' or start in starts:
+                self._end_well(hosts, self._place(start, hosts), more)
+        self._names[hosts] = names(self._place('fresh', hosts))
+
+    def counts(self, hosts: int) -> dict[tuple[str, int, int], dict[str, int]]:
+        """(start, hosts, host) -> operation -> how many calls there are."""
+        found = {}
+        for start in faults.STARTS:
+            workdir = self._fresh(start, hosts)
+            logs = [self._root / 'counted' / f'{start}-{hosts}-{host}' for host in range(hosts)]
+            logs[0].parent.mkdir(exist_ok=True)
+            orders: dict[int, list[str | int]] = {}
+            for host, log in enumerate(logs):
+                orders[host] = [str(workdir), 'open', 0, int(shim.Happens.COUNT), 0, 0, str(log)]
+            self._end_well(hosts, workdir, (), orders)
+            for host, log in enumerate(logs):
+                found[start, hosts, host] = dict(
+                    collections.Counter(line.split()[0] for line in log.read_text().splitlines())
+                )
+        return found
+
+    def trial(self, fault: faults.Fault) -> Trial:
+        """Runs a session with the fault, and then the same command until the end."""
+        workdir, log = self._fresh(fault.start, fault.hosts), self._root / 'met'
+        log.unlink(missing_ok=True)
+        statuses, said = self._session(fault.hosts, workdir, (), {fault.host: fault.order(workdir, log)})
+        met = log.read_text().strip() or None if log.exists() else None
+        problems = list(_judge(fault, statuses, said, workdir, met=met is not None))
+        try:
+            self._end_well(fault.hosts, workdir, ())
+        except campaign.Failed as error:
+            problems.append(f'the next start does not come to the end: {error}')
+        else:
+            problems += comparison.differences(self._place('fresh', fault.hosts), workdir)
+            problems += [f'left behind: {name}' for name in sorted(names(workdir) - self._names[fault.hosts])[:3]]
+        return Trial(fault, met, tuple(statuses), tuple(problems))
+
+    def _place(self, start: str, hosts: int) -> pathlib.Path:
+        return self._root / f'{start}-{hosts}'
+
+    def _fresh(self, start: str, hosts: int) -> pathlib.Path:
+        """A directory as a session finds it: without anything, or with a checkpoint."""
+        workdir = self._root / 'trial'
+        shutil.rmtree(workdir, ignore_errors=True)
+        if start == 'resumed':
+            shutil.copytree(self._place(start, hosts), workdir)
+        return workdir
+
+    def _session(
+        self,
+        hosts: int,
+        workdir: pathlib.Path,
+        more: Sequence[str],
+        orders: faults.Orders | None = None,
+    ) -> tuple[list[int | None], str]:
+        """Runs the command; returns each host's status, and what they said."""
+        output = self._root / 'output'
+        shutil.rmtree(output, ignore_errors=True)
+        arguments = [*self._command.arguments, '--workdir', str(workdir), *more]
+        children = self._zygote.run(
+            arguments, hosts=hosts, devices=self._command.devices, output=output, orders=orders or {}
+        )
+        armed = [children[host] for host in orders or {}] or children
+        forks.wait(armed, SESSION_S)
+        statuses = forks.wait(children, GRACE_S if armed[0].poll() else SESSION_S)
+        for child in children:
+            child.kill()
+        forks.wait(children, GRACE_S)
+        return statuses, '\n'.join(child.output.read_text(errors='replace') for child in children)
+
+    def _end_well(
+        self,
+        hosts: int,
+        workdir: pathlib.Path,
+        more: Sequence[str],
+        orders: faults.Orders | None = None,
+    ) -> None:
+        """Runs the command.
+
+        Raises:
+          Failed: it does not end with status 0, or prints a traceback.
+        """
+        for _ in range(LATE_TRIES):
+            statuses, said = self._session(hosts, workdir, more, orders)
+            if campaign.LATE not in said:
+                break
+        if any(statuses) or None in statuses or UNHANDLED.search(said):
+            raise campaign.Failed(f'exit status {statuses}: {said.strip()[-campaign.LAST_WORDS :]}')
+
+
+def _judge(
+    fault: faults.Fault, statuses: Sequence[int | None], said: str, workdir: pathlib.Path, *, met: bool
+) -> Iterator[str]:
+    """How a session with a fault broke the law."""
+    unhandled = UNHANDLED.search(said)
+    if unhandled and campaign.LATE not in said:
+        yield f'it printed a traceback: {said[max(unhandled.start() - 200, 0) :][: campaign.LAST_WORDS]}'
+    allowed = {0, 1, 2} | ({-9} if fault.kills else set())
+    odd = [status for status in statuses if status not in allowed]
+    survivors = fault.hosts > 1 and fault.kills  # They may wait for the one that is gone, until they are killed.
+    if odd and not survivors:
+        yield f'exit status {statuses}'
+    if any(status in (1, 2) for status in statuses) and not MESSAGE.search(said):
+        yield f'exit status {statuses} without a message'
+    if met and fault.kills and statuses[fault.host] != -9:
+        yield f'it was not killed: exit status {statuses}'
+    if statuses[0] == 0 and not any((workdir / durable_files.CHECKPOINTS).glob('[0-9]*')):
+        yield 'exit status 0 without a checkpoint'
+
+
+def names(workdir: pathlib.Path) -> set[str]:
+    """The files of a run, without what differs in the names of equal runs."""
+    found = [str(path.relative_to(workdir)) for path in workdir.rglob('*')]
+    return {CHANGING.sub('*', name) for name in found}
+
+
+def shown(trials: Iterable[Trial]) -> rich.table.Table:
+    """table() for a terminal."""
+    found = table(trials)
+    drawn = rich.table.Table(box=None, pad_edge=False)
+    for column in ('fault', 'trials', 'met', 'broke the law'):
+        drawn.add_column(column, justify='left' if column == 'fault' else 'right')
+    for name, counts in found.items():
+        drawn.add_row(name, *map(str, counts.values()))
+    sums = [sum(counts[column] for counts in found.values()) for column in ('trials', 'met', 'broke the law')]
+    drawn.add_row('all', *map(str, sums))
+    return drawn
+
+
+def table(trials: Iterable[Trial]) -> dict[str, dict[str, int]]:
+    """'write EIO once' -> how many: met, not met, broke the law."""
+    found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for trial in trials:
+        fault = trial.fault
+        name = ' '.join([fault.operation, fault.what, '' if fault.kills else 'lasting' if fault.lasts else 'once'])
+        found[name.strip()].update(
+            {'trials': 1, 'met': int(trial.met is not None), 'broke the law': int(bool(trial.problems))}
+        )
+    return {name: dict(counts) for name, counts in sorted(found.items())}
+
+
+def write(path: pathlib.Path, trials: Sequence[Trial], facts: Mapping[str, object]) -> None:
+    """Writes what was found as JSON."""
+    failures = [
+        {'fault': str(trial.fault), 'met': trial.met, 'statuses': trial.statuses, 'problems': trial.problems}
+        for trial in trials
+        if trial.problems
+    ]
+    path.write_text(json.dumps({**facts, 'counts': table(trials), 'failures': failures}, indent=1) + '\n')

@@ -1,0 +1,262 @@
+"""One step of a run once more, bit for bit: which examples were in its batch, and what each of them lost."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigmodel_jax import config
+from bigmodel_jax.checkpoints.checkpoints import Checkpointer
+from bigmodel_jax.data import batches
+from bigmodel_jax.objectives.objective import Apply
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.reproduce import conditions, diff, repeat, results
+from bigmodel_jax.reproduce.sections import Section
+from bigmodel_jax.run_directory import code, event_log, fingerprints, identity
+from bigmodel_jax.runs import directory, traces
+from bigmodel_jax.train import metrics, prefetch, preparation, step
+from bigmodel_jax.train.state import TrainState
+
+CHARACTERS = 200  # Of the text of an example.
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """What a step was."""
+
+    run: directory.Run
+    step: int
+    restored: int  # The checkpoint from which it was reached; 0: the initial state.
+    skipped: int  # Batches that were left out before it: its batch is step - 1 + skipped.
+    metrics: Mapping[str, float]  # Of this step alone.
+    ids: np.ndarray  # [n] int64: the examples of its batch, in order.
+    losses: (
+        np.ndarray
+    )  # [n] float32: of each of them alone, with the dropout that it had; nan if all its weights are 0.
+    texts: tuple[str, ...]  # What they say; () if the run is not on text.
+    conditions: tuple[Section, ...]  # Of then, and of now.
+    sections: tuple[Section, ...]  # What the run recorded of this step, and what came of it now.
+
+    @property
+    def events(self) -> list[str]:
+        """What is damaged in the run; what it said went wrong in this step, and of how it rolled back before."""
+        return self.run.damage + [
+            record['text']
+            for record in self.run.records
+            if (record['kind'], record['step']) == ('skipped', self.step)
+            or (record['kind'] == 'rollback' and record['step'] < self.step)
+        ]
+
+    @property
+    def worst(self) -> np.ndarray:
+        """[n] int64: the rows of the batch, those whose loss is not finite first, then by falling loss."""
+        finite = np.isfinite(self.losses)
+        return np.lexsort((-np.where(finite, self.losses, 0), finite))
+
+    @property
+    def identical(self) -> bool | None:
+        """Whether it is what the run recorded of it, bit for bit; None if the run recorded nothing."""
+        if not any(section.compared for section in self.sections):
+            return None
+        return not any(section.findings for section in self.sections)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, JSON-ready."""
+        parts = {
+            part: {each.title: each.to_json() for each in getattr(self, part)} for part in ('conditions', 'sections')
+        }
+        examples = [
+            {'row': int(row), 'id': int(self.ids[row]), 'loss': event_log.number(self.losses[row])}
+            for row in self.worst
+        ]
+        return {
+            'run': str(self.run.path),
+            'step': self.step,
+            'restored': self.restored,
+            'skipped': self.skipped,
+            'identical': self.identical,
+            'metrics': {name: event_log.number(value) for name, value in self.metrics.items()},
+            'examples': examples,
+            **parts,
+        }
+
+
+def replay(
+    run: directory.Run, number: int, *, skipped: int | None = None, experiment_file: str | None = None
+) -> Replay:
+    """Runs step `number` again, from the newest good checkpoint before it.
+
+    Args:
+      run: it is only read.
+      skipped: batches left out before it, to see what it was before the run rolled back; None: as it holds.
+      experiment_file: needed only if it defines parts of the experiment; see repeat.experiment_of().
+
+    Raises:
+      InputError: there is no such step, or there are too few devices.
+    """
+    asked = repeat.experiment_of(run, experiment_file)
+    if not 0 < number <= asked.steps:
+        raise config.InputError(f'--step {number}: the experiment has steps 1 to {asked.steps}.')
+    recorded = run.trace or traces.Trace({}, {})
+    session = repeat.sessions_of(run, number - 1, number)[-1][1]
+    asked = repeat.made(run, number)
+    built = preparation.prepare(repeat.on_mesh(asked, session), run.path)
+    identity.check(built.identity, run.path, asked, session=session)
+    with sharding.use(built.place):
+        current, position = _before(run, built, number, skipped)
+        start = position['step']
+        index = functools.partial(_skipped, recorded, position.get('skipped', 0), skipped)
+        step_fn = step.compile_step(built.experiment, built.blueprint, built.place)
+        for at in range(start + 1, number):
+            current, _ = step_fn(current, _batch(built, at - 1 + index(at)))
+        own = number - 1 + index(number)
+        rows = prefetch.read(built.data, own, built.place.local_rows(built.data.rows))
+        losses = _losses(built, current, {name: rows[name] for name in rows if name != batches.ROW_HASH}, number)
+        current, traced = step_fn(current, _batch(built, own))
+        now = _traced(built, current, traced, number=number, skipped=index(number))
+    means = metrics.mean([metrics.read([traced], number)[0].metrics])
+    here, contents = repeat.here(asked, {**session, 'mesh': built.place.sizes})
+    then = repeat.sessions_of(run, start, number)
+    around = conditions.compare(then, [(start, here)], code.Contents(contents, [run.path]))
+    return Replay(
+        run=run,
+        step=number,
+        restored=start,
+        skipped=index(number),
+        metrics=means,
+        ids=built.data.ids(own),
+        losses=losses,
+        texts=_texts(run, rows),
+        conditions=tuple(around),
+        sections=tuple(_compared(run, recorded, now, number=number, means=means)),
+    )
+
+
+def _before(
+    run: directory.Run, built: preparation.Run, number: int, skipped: int | None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The newest good state before a step, and its position."""
+    blueprint = built.blueprint
+    with Checkpointer(run.path, None) as checkpoints:
+        among = [saved for saved in checkpoints.steps if saved < number]
+        while among:
+            found = checkpoints.restore_newest(blueprint.abstract, blueprint.shardings, among)
+            # One that was saved after the run had left out more is of another past.
+            if found is None or skipped is None or found[1].get('skipped', 0) <= skipped:
+                break
+            among = [saved for saved in among if saved < found[1]['step']]
+    return found if among and found is not None else (blueprint.init(), {'step': 0})
+
+
+def _skipped(recorded: traces.Trace, at_start: int, asked: int | None, number: int) -> int:
+    """Batches left out before a step: as asked, or as recorded of it or the last one before it."""
+    if asked is not None:
+        return asked
+    known = [at for at in recorded.certificates if at <= number]
+    return recorded.certificates[max(known)].skipped if known else at_start
+
+
+def _batch(built: preparation.Run, index: int) -> step.Batch:
+    rows = prefetch.read(built.data, index, built.place.local_rows(built.data.rows))
+    return built.place.put_batch(rows, built.data.rows)
+
+
+# ---- the examples -----------------------------------------------------------------------------------------------
+
+
+def _losses(built: preparation.Run, current: TrainState, rows: batches.Batch, number: int) -> np.ndarray:
+    """[n] float32: the loss of each row of the batch alone.
+
+    Row i is put into every place of a microbatch and weighs nothing but in its own place, so that it has the dropout of
+    the real step, and nothing of another row, such as a nan, can reach it.
+    """
+    experiment, data = built.experiment, built.data
+    parts = experiment.microbatches
+    count = data.rows // parts
+    loss = _compiled_loss(built)
+    key, found = step.key(experiment.seed, number - 1), []
+    for row in range(data.rows):
+        # As step.gradient() cuts a batch: rows i, i + parts, i + 2 parts ... are microbatch i.
+        part, place = row % parts, row // parts
+        own_key = key if parts == 1 else jax.random.fold_in(key, part)
+        copies = {name: np.repeat(value[row : row + 1], count, axis=0) for name, value in rows.items()}
+        alone = (np.arange(count) == place).reshape(-1, *[1] * (copies['weights'].ndim - 1))
+        # Not a product: 0 times nan is nan.
+        copies['weights'] = np.where(alone, copies['weights'], 0).astype(copies['weights'].dtype)
+        batch = built.place.put_batch(_of_this_process(built, copies, count), count)
+        found.append(loss(current.params, current.model_state, batch, own_key))
+    return np.array(jax.device_get(found), np.float32)
+
+
+def _of_this_process(built: preparation.Run, rows: batches.Batch, count: int) -> batches.Batch:
+    mine = built.place.local_rows(count)
+    return {name: value[mine] for name, value in rows.items()}
+
+
+def _compiled_loss(built: preparation.Run) -> Callable[..., jax.Array]:
+    objective, module = built.experiment.objective, built.blueprint.module
+
+    def loss(params: Any, model_state: Any, batch: step.Batch, key: jax.Array) -> jax.Array:
+        outcome = objective(Apply(module, params, model_state), batch, key)
+        return (outcome.loss.total / outcome.loss.count).astype(jnp.float32)
+
+    return jax.jit(loss, out_shardings=built.place.replicated)
+
+
+def _texts(run: directory.Run, rows: batches.Batch) -> tuple[str, ...]:
+    """How each example begins, if the run has a tokenizer."""
+    tokenizer = identity.tokenizer_of(run.path)
+    if tokenizer is None or 'targets' not in rows:
+        return ()
+    return tuple(tokenizer.decode(ids[:CHARACTERS].tolist())[:CHARACTERS] for ids in rows['targets'])
+
+
+# ---- what was recorded ------------------------------------------------------------------------------------------
+
+
+def _traced(
+    built: preparation.Run, current: TrainState, traced: step.Trace, *, number: int, skipped: int
+) -> traces.Trace:
+    """The certificate and the fingerprint of the step just done."""
+    stacked = fingerprints.stacked(built.blueprint.axes)
+    take = jax.jit(functools.partial(fingerprints.take, stacked=stacked), out_shardings=built.place.replicated)
+    taken, norms, certificate = jax.device_get(
+        (take(current.params, current.opt_state), traced.norms, traced.certificate)
+    )
+    names = fingerprints.pieces(built.blueprint.abstract.params, stacked)
+    key = jax.device_get(jax.random.key_data(step.key(built.experiment.seed, number - 1)))
+    fingerprint = traces.Fingerprint(
+        key=bytes(key.astype('>u4')).hex(),
+        checksums={name: fingerprints.text(pair) for name, pair in zip(names, taken.checksums)},
+        norms={name: float(norm) for name, norm in zip(names, norms)},
+        optimizer=fingerprints.text(taken.optimizer),
+    )
+    ids, content = fingerprints.text(certificate[:2]), fingerprints.text(certificate[2:])
+    return traces.Trace({number: traces.Certificate(ids, content, skipped)}, {number: fingerprint})
+
+
+def _compared(
+    run: directory.Run, recorded: traces.Trace, now: traces.Trace, *, number: int, means: Mapping[str, float]
+) -> list[Section]:
+    """What the run recorded of the step, beside what came of it now."""
+    before = number - 1
+    held = recorded.certificates.get(number)
+    if held is not None and held.skipped != now.certificates[number].skipped:
+        about = f'the run rolled back; what holds of step {number} is of a batch with {held.skipped} left out before it'
+        return [Section('data', (), about, compared=False)]
+    data = diff.data(recorded, now, ({}, {}), before)
+    data = data._replace(compared=number in recorded.certificates)
+    reported = results.series(run, before).training.get((before, number))
+    if reported is None:
+        about = 'the run reported means of several steps, and not this one alone'
+        of_metrics = Section('metrics', (), about, compared=False)
+    else:
+        of_metrics = results.of_metrics([((before, number), reported, means)], before).section
+    layers = results.layers(recorded, now, before).section
+    if not layers.compared:
+        layers = layers._replace(otherwise=f'the run took no fingerprint of step {number}')
+    return [data, diff.keys(recorded, now, same_seed=True, after=number), of_metrics, layers]

@@ -1,0 +1,160 @@
+"""What each kind of record in metrics.jsonl and trace.jsonl holds, checked when it is read."""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+import annotated_types
+import pydantic
+from typing_extensions import TypedDict  # Pydantic wants this one before Python 3.12.
+
+Step = Annotated[int, annotated_types.Ge(0), annotated_types.Lt(2**53)]
+Time = Annotated[float, annotated_types.Ge(0), annotated_types.Lt(253_402_300_800)]  # To the end of the year 9999.
+Number = pydantic.FiniteFloat | Literal['nan', 'inf', '-inf']
+Metrics = dict[str, Number]
+
+
+class Base(TypedDict):
+    """What every record holds."""
+
+    kind: str
+    step: Step
+    time: Time
+
+
+class Event(Base):
+    """A record of any other kind, such as one that only a newer version knows."""
+
+    name: NotRequired[str]
+    metrics: NotRequired[Metrics]
+    digest: NotRequired[str]
+
+
+class Measured(Base):
+    """Metrics of training, of its speed, or of where its time went."""
+
+    metrics: Metrics
+
+
+class Evaluated(Base):
+    """Metrics that an evaluation found."""
+
+    name: str
+    metrics: Metrics
+
+
+class Sample(TypedDict):
+    """One generated text."""
+
+    prompt: str
+    text: str
+    reference: NotRequired[str]
+
+
+class Samples(Base):
+    """Texts that an evaluation generated."""
+
+    name: str
+    samples: list[Sample]
+
+
+class Piece(TypedDict):
+    """A token."""
+
+    id: int
+    piece: str
+
+
+class Map(TypedDict):
+    """The attention of one sentence, see evaluate/text/maps.py."""
+
+    prompt: str
+    text: str
+    source: list[Piece]
+    target: list[Piece]
+    weights: list[list[list[list[pydantic.FiniteFloat]]]]
+
+
+class Maps(Base):
+    """Attention maps that an evaluation made."""
+
+    name: str
+    maps: list[Map]
+
+
+class Said(Base):
+    """An event in words."""
+
+    text: str
+
+
+class Stopped(Base):
+    """The end of a session before that of the experiment."""
+
+    reason: str
+    digest: str
+
+
+class Finished(Base):
+    """The end of a run."""
+
+    digest: str
+    reason: NotRequired[str | None]  # Why it is before the last step: early stopping.
+
+
+class Certificates(Base):
+    """See train/trace.py."""
+
+    ids: list[str]
+    content: list[str]
+    skipped: Step
+
+
+class Fingerprint(Base):
+    """See train/trace.py."""
+
+    names: list[str]
+    checksums: list[str]
+    norms: list[Number] | None
+    optimizer: str
+    key: str
+
+
+TYPES = {
+    'train': Measured,
+    'speed': Measured,
+    'time': Measured,
+    'evaluation': Evaluated,
+    'samples': Samples,
+    'maps': Maps,
+    **dict.fromkeys(('skipped', 'warning', 'damage', 'code', 'checkpoint_failed', 'slow', 'gap'), Said),
+    'stop': Stopped,
+    'end': Finished,
+    'certificates': Certificates,
+    'fingerprint': Fingerprint,
+}
+_ANY = pydantic.TypeAdapter(Base)
+_ADAPTERS = {kind: pydantic.TypeAdapter(form) for kind, form in TYPES.items()}
+
+
+def problem(record: dict[str, Any]) -> str | None:
+    """What is wrong with a record: the field, and what it should be; None if it is whole."""
+    kind = record.get('kind')
+    adapter = _ADAPTERS.get(kind, _ANY) if isinstance(kind, str) else _ANY
+    try:
+        adapter.validate_python(record, strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = '.'.join(map(str, first['loc']))
+        return f'{path}: {first["msg"].removeprefix("Input ")}'
+    if kind == 'maps' and not all(_rectangular(each['weights']) for each in record['maps']):
+        return 'maps: the weights are no array'
+    return None
+
+
+def _rectangular(nested: list[Any]) -> bool:
+    """Whether lists of lists of equal length, none of which is empty, make an array of four axes."""
+    level = [nested]
+    for _ in range(3):
+        if len(set(map(len, level))) != 1 or not level[0]:
+            return False
+        level = [inner for outer in level for inner in outer]
+    return len(set(map(len, level))) == 1

@@ -1,0 +1,124 @@
+"""The model of a run as it stood at one checkpoint, ready to be evaluated and to write."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from bigmodel_jax import config, differences
+from bigmodel_jax.checkpoints.checkpoints import Checkpointer
+from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.evaluate.text import decoding, decoding_model, samples, translation
+from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory import identity
+from bigmodel_jax.storage import durable_files
+from bigmodel_jax.train import continuing, metrics, preparation, state
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model with its weights at `step`, laid out on the experiment's mesh. The data is opened only to evaluate."""
+
+    path: epath.Path
+    experiment: Experiment
+    place: sharding.Place
+    step: int
+    params: PyTree
+    model_state: PyTree
+    damage: tuple[str, ...] = ()  # A sentence for each newer checkpoint that was damaged, and so not used.
+    averaged: tuple[int, ...] = ()  # The steps of the checkpoints whose mean the parameters are, if they are one.
+
+    @property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer that is stored with the run.
+
+        Where its files are damaged, the copy is used that the checkpoint holds.
+
+        Raises:
+          InputError: there is none: the run was not trained on text; or it is damaged, or not the one of the run.
+        """
+        found = identity.tokenizer_of(self.path, self.path / durable_files.CHECKPOINTS / str(self.step))
+        if found is None:
+            raise config.InputError(f'{self.path} was trained on data without a tokenizer; it cannot write text.')
+        return found
+
+    def evaluate(self) -> dict[str, Mapping[str, Any]]:
+        """Runs every evaluation of the experiment and records the results with the run.
+
+        Returns:
+          evaluation name -> metric -> number, or list of samples. Of the mean of 5 checkpoints, the evaluation 'test'
+          is 'test_average5', here and in the records, beside that of the checkpoint of the same step.
+        """
+        outcomes, evaluators = {}, preparation.evaluators_of(self.experiment, self.place, self.path)
+        with sharding.use(self.place), metrics.open_recorder(self.path) as writer:
+            for each, evaluator in zip(self.experiment.evaluations, evaluators):
+                name = f'{each.name}_average{len(self.averaged)}' if self.averaged else each.name
+                outcomes[name] = evaluator.run(self.params, self.model_state)
+                writer.evaluation(self.step, name, outcomes[name])
+        return outcomes
+
+    def sample(self, prompts: Sequence[str], *, tokens: int, how: decoding.Decoding, seed: int) -> list[str]:
+        """How the model goes on from each prompt, see samples.write(); one with an encoder translates it instead.
+
+        A translation may be `tokens` longer than its source.
+        """
+        decoding.check_texts(prompts)
+        model, rest = self.experiment.model, {'seed': seed, 'model_state': self.model_state, 'place': self.place}
+        if isinstance(model, decoding_model.Generative) and decoding_model.reads_source(model):
+            return translation.translate(model, self.params, self.tokenizer, prompts, how=how, longer_by=tokens, **rest)
+        return samples.write(model, self.params, self.tokenizer, prompts, tokens=tokens, how=how, **rest)
+
+
+def check(path: epath.Path, experiment: Experiment) -> None:
+    """Whether `experiment` is that of the run in `path`, but for circumstances and evaluations of other names.
+
+    Raises:
+      InputError: it is another.
+    """
+    stored = config.normalized(durable_files.read_json(path / durable_files.EXPERIMENT))
+    known = {each.get('name'): each for each in stored['evaluations']}
+    other = [
+        each
+        for each in differences.between(stored, config.to_json(experiment))
+        if each.path.partition('.')[0] not in (*CIRCUMSTANCES, *continuing.FREE)
+    ]
+    for each in config.to_json(experiment)['evaluations']:
+        other += differences.between(known.get(each['name'], each), each, f'evaluation {each["name"]}')
+    if other:
+        lines = '\n'.join(f'  {each}' for each in other)
+        raise config.InputError(
+            f'{path} holds another experiment; nothing was changed. There -> here:\n{lines}\n'
+            'A run is evaluated with its own model. Its evaluations may be others, under other names.'
+        )
+
+
+def restore(
+    path: epath.Path, experiment: Experiment, steps: Sequence[int], step: int | None = None, *, cast: bool = False
+) -> Trained:
+    """The model of the run in `path` at one of its checkpoints.
+
+    Args:
+      experiment: that of the run; another mesh is fine.
+      steps: of the checkpoints, oldest first.
+      step: which; None: the newest that is not damaged.
+      cast: convert weights that are stored with another dtype.
+
+    Raises:
+      InputError: there is no such checkpoint, or it is damaged, or of another experiment.
+    """
+    check(path, experiment)
+    if not steps:
+        raise config.InputError(f'{path} holds no checkpoint yet; train it first.')
+    if step is not None and step not in steps:
+        raise config.InputError(f'{path} holds no checkpoint of step {step}; there are {", ".join(map(str, steps))}.')
+    place = experiment.mesh.build()
+    with sharding.use(place), Checkpointer(path, None) as checkpoints:
+        blueprint = state.blueprint(experiment, place)
+        found = checkpoints.restore_model(blueprint.abstract, blueprint.shardings, step, cast=cast)
+    if found is None:
+        raise config.InputError(f'{path} holds no checkpoint: none of {", ".join(map(str, steps))} is there any more.')
+    return Trained(path, experiment, place, *found, damage=tuple(checkpoints.damage))

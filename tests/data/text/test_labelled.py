@@ -1,0 +1,74 @@
+"""Labelled sentences: tables as they are read, rows as BERT reads them."""
+
+import numpy as np
+import pytest
+
+from bigmodel_jax import config
+from bigmodel_jax.data.sources import tables, text_sources
+from bigmodel_jax.data.text import bert_format, labelled, tokenizers
+
+WORDS = 'a good film with no plot but fine actors who mumble on and on'
+VOCAB = tokenizers.WordPiece(vocab=300, trained_on=text_sources.Texts(texts=(WORDS,)))
+TABLE = 'id\tscore\tone\tother\nx\t1\ta good film\tno plot\ny\t0\twith fine actors who mumble on and on\ta film\n'
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / 'table.tsv'
+    file.write_text(TABLE)
+    return str(file)
+
+
+def data(path, **changes):
+    table = tables.Tsv(path=path, sentences=(2, 3), label=1, header=True)
+    return config.vary(labelled.Labelled(table=table, tokenizer=VOCAB, batch=2, length=32), changes)
+
+
+def test_rows_hold_both_sentences_and_the_label(path):
+    built = data(path).build(0)
+    batch, tokenizer = built.in_order(0), built.examples.tokenizer
+    assert batch['labels'].tolist() == [1, 0]
+    assert batch['weights'].tolist() == [1, 1]
+    real, types = batch['segments'][0] > 0, batch['types'][0]
+    assert tokenizer.decode(batch['inputs'][0][real & (types == 0)]) == 'a good film'
+    assert tokenizer.decode(batch['inputs'][0][real & (types == 1)]) == 'no plot'
+
+
+def test_one_sentence_has_one_separator(path):
+    built = data(path, **{'table.sentences': (2,)}).build(0)
+    batch, special = built.in_order(0), bert_format.specials(built.examples.tokenizer)
+    assert ((batch['inputs'] == special.separator).sum(axis=1) == 1).all()
+    assert not batch['types'].any()
+
+
+def test_long_pairs_are_cut_to_the_row(path):
+    batch = data(path, length=8).build(0).in_order(0)
+    assert batch['inputs'].shape == (2, 8)
+    assert (batch['segments'].sum(axis=1) == 8).all()
+
+
+def test_numbers_are_values(path):
+    batch = data(path, classes=1).build(0).in_order(0)
+    np.testing.assert_array_equal(batch['values'], np.array([1.0, 0.0], np.float32))
+
+
+def test_a_table_is_a_source_of_its_sentences(path):
+    documents = tables.Sentences(table=data(path).table).open()
+    assert list(documents) == ['a good film', 'with fine actors who mumble on and on', 'no plot', 'a film']
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'table.path': 'nowhere.tsv'}, 'There is no file .*nowhere.tsv'),
+        ({'table.label': 4}, 'line 2 has 4 columns; 5 are needed'),
+        ({'table.label': 0}, "label 'x' is not one of 0 to 1"),
+        ({'table.label': 0, 'classes': 1}, "label 'x' is not a number"),
+        ({'table.header': False}, "label 'score'"),
+        ({'length': 3}, 'leaves no room'),
+        ({'tokenizer': tokenizers.Bytes()}, 'use tokenizers.WordPiece'),
+    ],
+)
+def test_wrong_tables_are_refused(path, changes, words):
+    with pytest.raises(config.InputError, match=words):
+        data(path, **changes).build(0)

@@ -1,0 +1,102 @@
+"""Samples: a model that has learned one text by heart writes it; text goes in and comes out."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import drawing
+from bigmodel_jax import config
+from bigmodel_jax.data import batches
+from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.evaluate.text import decoding, samples
+from bigmodel_jax.layers import positions
+from bigmodel_jax.models import decoder
+from bigmodel_jax.objectives import language
+from bigmodel_jax.parallel import sharding
+
+TEXT = 'naïve café 日本'
+PROMPTS = ('naïve', '', TEXT[:-1])
+BYTES = tokenizers.ByteTokenizer()
+MODEL = decoder.gpt(vocab=257, width=32, layers=1, heads=2, length=40)
+
+
+@functools.cache
+def learned():
+    """Parameters that know TEXT by heart, from one end token to the next."""
+    ids = np.array([[BYTES.end, *BYTES.encode(TEXT), BYTES.end]], np.int32)
+    module, optimizer = MODEL.build(), optax.adam(1e-2)
+
+    def loss(params):
+        logits = module.apply({'params': params}, {'inputs': ids[:, :-1]})['logits']
+        return language.cross_entropy(logits, ids[:, 1:])[0].mean()
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = drawing.variables(module, {'inputs': ids[:, :-1]})['params']
+    return jax.jit(lambda params: jax.lax.scan(step, (params, optimizer.init(params)), length=100)[0][0])(params)
+
+
+class TextExamples(batches.ArrayExamples):
+    """Examples with a tokenizer, as those of text have."""
+
+    tokenizer = BYTES
+
+
+def setting(kind=TextExamples, model=MODEL):
+    arrays = {'inputs': np.zeros((4, 8), np.int32)}
+    training = batches.Batches(kind(arrays, below={'inputs': 257}, fingerprint={}), rows=2, seed=0)
+    return evaluation.Setting(
+        model=model,
+        module=model.build(),
+        objective=language.LanguageModel(),
+        open_training=lambda: training,
+        tokenizer=training.examples.tokenizer,
+        place=sharding.MeshShape(data=1).build(),
+        seed=0,
+    )
+
+
+def config_of(*prompts, tokens=12):
+    return samples.Samples(prompts=prompts, tokens=tokens, decoding=decoding.Greedy(), every_steps=10)
+
+
+def test_it_writes_what_it_has_learned():
+    outcome = config_of(*PROMPTS, tokens=18).build(setting()).run(learned(), {})
+    assert outcome == {
+        'samples': [
+            {'prompt': 'naïve', 'text': ' café 日本'},
+            # 18 of 19 bytes: half a character is shown as such.
+            {'prompt': '', 'text': TEXT[:-1] + '\N{REPLACEMENT CHARACTER}'},
+            {'prompt': TEXT[:-1], 'text': '本'},
+        ]
+    }
+
+
+def test_write_needs_no_run():
+    texts = samples.write(MODEL, learned(), BYTES, PROMPTS[::-1], tokens=18, how=decoding.Greedy())
+    assert [texts[0], texts[2]] == ['本', ' café 日本']
+
+
+@pytest.mark.parametrize(
+    ('evaluated', 'place', 'message'),
+    [
+        (config_of('x'), {'kind': batches.ArrayExamples}, 'the training data has no tokenizer'),
+        (config_of('x' * 30), {}, '31 tokens and 12 new ones take 42 positions'),
+        (config_of('x'), {'model': config.vary(MODEL, {'vocab': 100})}, 'but the model knows 0 to 99'),
+        (config_of(), {}, '0 prompts'),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_before_it_runs(evaluated, place, message):
+    with pytest.raises(config.InputError, match=message):
+        evaluated.build(setting(**place))
+
+
+def test_without_learned_positions_there_is_no_limit():
+    config_of('x' * 500).build(setting(model=config.vary(MODEL, {'positions': positions.Sinusoidal()})))

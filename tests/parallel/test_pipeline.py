@@ -1,0 +1,144 @@
+"""A pipeline gives what the layers give one after another: values, gradients and sown losses."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import drawing
+from bigmodel_jax import config
+from bigmodel_jax.layers import attention, blocks, ffn, stacks
+from bigmodel_jax.parallel import pipeline, sharding
+
+ROWS, LENGTH, THERE, WIDTH, LAYERS = 8, 6, 5, 8, 4
+RNG = np.random.default_rng(0)
+X_BTD = RNG.normal(size=(ROWS, LENGTH, WIDTH)).astype(np.float32)
+MEMORY_BSD = RNG.normal(size=(ROWS, THERE, WIDTH)).astype(np.float32)
+
+
+class Sowing(nn.Module):
+    """An Mlp that sows the mean square of its input, and the mean of each channel."""
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        self.sow('losses', 'square', jnp.square(x_BTD).mean())
+        self.sow('losses', 'channels', x_BTD.mean(axis=(0, 1)))
+        return ffn.Mlp(hidden=12).build('mlp')(x_BTD)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SowingFfn(ffn.Ffn):
+    def build(self, name=None):
+        return Sowing(name=name)
+
+
+HEADS = attention.Attention(heads=2)
+BLOCK = blocks.Block(attention=HEADS, ffn=SowingFfn(), cross=config.vary(HEADS, {'causal': False}))
+STACK = stacks.Stack(remat='full').build(BLOCK, LAYERS)
+
+
+def packed(length):
+    """Documents and their positions, other ones in every row."""
+    starts = RNG.random((ROWS, length)) < 0.3
+    segments_BT = 1 + starts.cumsum(axis=1).astype(np.int32)
+    return segments_BT, RNG.integers(0, length, (ROWS, length)).astype(np.int32)
+
+
+def beside():
+    """A context and a memory in which some arrays belong to their rows, and others to all."""
+    segments_BT, positions_BT = packed(LENGTH)
+    segments_BS, _ = packed(THERE)
+    bias_BHTS = RNG.normal(size=(1, 2, LENGTH, LENGTH)).astype(np.float32)
+    context = attention.Context(positions_BT, positions_BT, segments_BT, segments_BT, bias_BHTS)
+    there_BS = np.arange(THERE)[None]
+    return context, (MEMORY_BSD, attention.Context(positions_BT, there_BS, segments_BT, segments_BS))
+
+
+CONTEXT, MEMORY = beside()
+
+
+@functools.cache
+def initial():
+    return drawing.variables(STACK, X_BTD, CONTEXT, MEMORY)['params']
+
+
+def everything(mesh):
+    """The stream, what was sowed, and the gradients for weights, stream, bias and memory."""
+
+    def total(params, x_BTD, bias_BHTS, memory_BSD):
+        inputs = x_BTD, CONTEXT._replace(bias_BHTS=bias_BHTS), (memory_BSD, MEMORY[1])
+        (y_BTD, _), sown = STACK.apply({'params': params}, *inputs, mutable=['losses'])
+        return jnp.sin(y_BTD).sum() + sown['losses']['layers']['ffn']['square'][0].sum(), (y_BTD, sown)
+
+    with sharding.use(mesh.build(jax.devices()[: 1 if mesh.data == 1 else 8])):
+        gradient = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3), has_aux=True))
+        return gradient(initial(), X_BTD, CONTEXT.bias_BHTS, MEMORY_BSD)
+
+
+@pytest.fixture(scope='module')
+def one_device():
+    return everything(sharding.MeshShape(data=1))
+
+
+@pytest.mark.parametrize(
+    'mesh',
+    [
+        sharding.MeshShape(pipeline=4, data=2),
+        sharding.MeshShape(pipeline=2, data=2, tensor=2, pipeline_parts=2),
+        sharding.MeshShape(pipeline=4, fsdp=2, pipeline_parts=1),
+    ],
+    ids=['M=4', 'M=2', 'M=1'],
+)
+def test_a_pipeline_is_the_layers_one_after_another(mesh, one_device):
+    # Float32 sums in another order. Gradients are of order 1 to 10.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), everything(mesh), one_device)
+
+
+def test_every_layer_microbatch_and_replica_has_a_dropout_key_of_its_own():
+    place = sharding.MeshShape(pipeline=4, data=2, pipeline_parts=2).build()
+
+    def layer(weights, x, beside, key):
+        return x + weights * jax.random.uniform(key), {}
+
+    def run(x):
+        return pipeline.run(layer, np.eye(LAYERS), x, None, place=place, key=jax.random.key(0))[0]
+
+    with sharding.use(place):
+        drawn = jax.jit(run)(jnp.zeros((ROWS, 1, LAYERS)))[:, 0]  # Of each row: the number of each layer.
+    by_part = drawn.reshape(2, -1, 2, LAYERS)  # Replica, row of the microbatch, microbatch.
+    np.testing.assert_array_equal(by_part, np.broadcast_to(by_part[:, :1], by_part.shape))
+    assert len(np.unique(by_part[:, 0])) == 2 * 2 * LAYERS
+
+
+def test_the_program_does_not_grow_with_layers_or_microbatches():
+    def lines(layers, parts):
+        place = sharding.MeshShape(pipeline=2, data=1, pipeline_parts=parts).build(jax.devices()[:2])
+        module = stacks.Stack().build(BLOCK, layers)
+        with sharding.use(place):
+            params = jax.eval_shape(module.init, jax.random.key(0), X_BTD, CONTEXT, MEMORY)
+            return jax.jit(module.apply).lower(nn.meta.unbox(params), X_BTD, CONTEXT, MEMORY).as_text().count('\n')
+
+    assert lines(2, 2) == lines(8, 2) == lines(2, 8)
+
+
+@pytest.mark.parametrize(('rows', 'parts'), [(64, 16), (48, 12), (24, 12), (2, 1), (3, 3)])
+def test_how_many_microbatches(rows, parts):
+    """Up to four for each of four stages, so that the rows of each of two devices divide; 3 rows lie on both."""
+    assert pipeline.microbatches(sharding.MeshShape(pipeline=4, data=2).build(), rows) == parts
+
+
+def test_microbatches_that_do_not_divide_are_refused():
+    place = sharding.MeshShape(pipeline=4, data=2, pipeline_parts=5).build()
+    pipeline.check(place, 40)
+    with pytest.raises(config.InputError, match=r'pipeline_parts=5 does not divide the 12 rows .* use 4'):
+        pipeline.check(place, 24)
+
+
+def test_layers_that_do_not_divide_are_refused():
+    place = sharding.MeshShape(pipeline=4, data=2).build()
+    with pytest.raises(config.InputError, match="'layers' of 6 does not divide over pipeline = 4"):
+        place.check('weights', (6, 8), ('layers', 'embed'))

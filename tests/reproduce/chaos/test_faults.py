@@ -1,0 +1,102 @@
+"""A file operation that fails, or a kill at it, loses nothing: a sample of what `scripts/chaos --faults` tries."""
+
+import errno
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from bigmodel_jax.reproduce.chaos import __main__ as command_line
+from bigmodel_jax.reproduce.chaos import faults, forks, shim, sweep
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = str(pathlib.Path(__file__).with_name('small.py'))
+# A loss of power while the first files are written, and a disk that is full for a moment.
+SAMPLE = ('fresh:1:0:write:3:power:once', 'fresh:1:0:mkdir:2:ENOSPC:once')
+
+
+@pytest.fixture(scope='module')
+def zygote(tmp_path_factory):
+    try:
+        library = shim.build(tmp_path_factory.mktemp('library'))
+    except shim.Unavailable as error:
+        pytest.skip(str(error))
+    with forks.Zygote(shim.environment(library)) as server:
+        yield server
+
+
+def swept(zygote, tmp_path, *more):
+    options = command_line.parser().parse_args([SMALL, *more])
+    options.replay = options.replay and [faults.parse(text) for text in options.replay]
+    status = command_line.run(zygote, options, tmp_path)
+    return status, json.loads((tmp_path / sweep.FILE).read_text())
+
+
+def test_no_fault_changes_a_result(zygote, tmp_path, capsys):
+    replay = [part for text in SAMPLE for part in ('--replay', text)]
+    status, found = swept(zygote, tmp_path, *replay)
+    assert (status, found['failures']) == (0, []), capsys.readouterr().out
+    assert sum(counts['met'] for counts in found['counts'].values()) == len(SAMPLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('hosts', [1, 2])
+def test_no_fault_of_many_changes_a_result(zygote, tmp_path, capsys, hosts):
+    status, found = swept(zygote, tmp_path, '--faults', '40', '--hosts', str(hosts), '--seed', '1')
+    assert (status, found['failures']) == (0, []), capsys.readouterr().out
+
+
+def test_a_fault_has_a_name_that_says_it_all():
+    counts = {('fresh', 1, 0): {'write': 2, 'read': 1}, ('resumed', 2, 1): {'rename': 1}}
+    planned = faults.schedule(counts, seed=0, most=None)
+    assert [faults.parse(str(fault)) for fault in planned] == planned
+    assert planned == faults.schedule(counts, seed=0, most=None)
+    assert sorted(map(str, planned)) == sorted(map(str, faults.schedule(counts, seed=1, most=None)))
+    # Of each write: three errors once, two that last, three kills; of a read two and one; of a rename two, two and two.
+    assert len(planned) == 2 * 8 + 3 + 6
+    with pytest.raises(ValueError, match='read:1:half'):
+        faults.parse('fresh:1:0:read:1:half:once')
+
+
+PROGRAM = """
+import os, sys
+from bigmodel_jax.reproduce.chaos import shim
+folder, order = sys.argv[1], sys.argv[2:]
+os.chdir(folder)
+shim.arm([folder, order[0], *map(int, order[1:]), folder + '.log'])
+with open('synced', 'wb', 0) as file:
+    file.write(b'12345678')
+    os.fsync(file.fileno())
+    file.write(b'9')
+with open('unsynced', 'wb', 0) as file:
+    file.write(b'1234')
+os.rename('unsynced', 'renamed')
+try:
+    with open('last', 'wb', 0) as file:
+        file.write(b'12345678')
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.parametrize(
+    ('order', 'status', 'said', 'left'),
+    [
+        (('write', 4, shim.Happens.FAIL, errno.ENOSPC, 0), 0, '28', {'synced': 9, 'renamed': 4, 'last': 0}),
+        (('write', 4, shim.Happens.HALF, 0, 0), -9, '', {'synced': 9, 'renamed': 4, 'last': 4}),
+        (('create', 3, shim.Happens.KILL, 0, 0), -9, '', {'synced': 9, 'renamed': 4}),
+        (('create', 3, shim.Happens.POWER, 0, 0), -9, '', {'synced': 8, 'renamed': 0}),
+        (('rename', 9, shim.Happens.KILL, 0, 0), 0, '', {'synced': 9, 'renamed': 4, 'last': 8}),
+    ],
+)
+def test_the_library_does_what_it_is_told(zygote, tmp_path, order, status, said, left):
+    """The lengths of the files of a small program, against what POSIX says of its calls."""
+    folder, library = tmp_path / 'folder', shim.build(tmp_path)
+    folder.mkdir()
+    command = [sys.executable, '-c', PROGRAM, str(folder), *map(str, order)]
+    done = subprocess.run(command, env=os.environ | shim.environment(library), capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (status, said), done.stderr
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == left

@@ -1,0 +1,112 @@
+"""Runs of older versions: what they do not say has its default, and what is called otherwise now is found."""
+
+import json
+import shutil
+
+import pytest
+import quick_text
+
+from bigmodel_jax import config, migrations
+from bigmodel_jax.data.text import text
+from bigmodel_jax.experiment import CIRCUMSTANCES
+from bigmodel_jax.runs import directory
+from bigmodel_jax.storage import durable_files, integrity
+from bigmodel_jax.train import loop
+
+TEXT = config.class_name(text.Text)
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+    return quick_text.write(tmp_path_factory.mktemp('corpus'))
+
+
+@pytest.fixture(scope='module')
+def trained(corpus, tmp_path_factory):
+    """A run that has stopped half-way."""
+    path = tmp_path_factory.mktemp('run') / 'run'
+    loop.train(quick_text.experiment(corpus), path, stop_after=2)
+    return path
+
+
+@pytest.fixture(scope='module')
+def digest(corpus, trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp('whole') / 'run'
+    shutil.copytree(trained, path)
+    return loop.train(quick_text.experiment(corpus), path).digest
+
+
+def as_of_an_older_version(path, change):
+    """Rewrites a run as if a version had made it whose experiments looked otherwise."""
+    stored = json.loads((path / durable_files.EXPERIMENT).read_text())
+    change(stored)
+    (path / durable_files.SUMS).unlink()
+    (path / durable_files.EXPERIMENT).write_text(json.dumps(stored))
+    for step in (path / durable_files.CHECKPOINTS).iterdir():
+        for name in (
+            durable_files.EXPERIMENT,
+            durable_files.SESSION,
+            *(f'tokenizer/{each.name}' for each in (step / 'tokenizer').iterdir()),
+        ):
+            (step / name).unlink()
+        (step / 'tokenizer').rmdir()
+        record = integrity.unseal((step / integrity.RECORD).read_bytes())
+        record |= {'experiment': integrity.fingerprint(stored, CIRCUMSTANCES)}
+        kept = {name: each for name, each in record['files'].items() if name.split('/')[0] in record['arrays']}
+        (step / integrity.RECORD).write_text(integrity.seal(record | {'files': kept}))
+
+
+def without_defaults(stored):
+    """Removes a field with a default: of the experiment, of a config in it, and of one in a list."""
+    del (
+        stored['start'],
+        stored['optimizer']['clip_norm'],
+        stored['data']['packing'],
+        stored['evaluations'][0]['data']['packing'],
+    )
+
+
+def test_an_absent_field_is_its_default(corpus, trained, digest, tmp_path):
+    path = tmp_path / 'run'
+    shutil.copytree(trained, path)
+    as_of_an_older_version(path, without_defaults)
+    run = directory.open_run(path)
+    assert config.difference(run.experiment, quick_text.experiment(corpus)) == []
+    run.restore().evaluate()
+    assert loop.train(quick_text.experiment(corpus), path).digest == digest
+    # Both of its versions' checkpoints are its own.
+    for step in run.checkpoints:
+        directory.open_run(path).restore(step)
+
+
+def test_a_field_that_is_added_by_hand_does_not_disown_the_checkpoints(corpus, trained, digest, tmp_path):
+    path = tmp_path / 'run'
+    shutil.copytree(trained, path)
+    stored = json.loads((path / durable_files.EXPERIMENT).read_text())
+    without_defaults(stored)
+    (path / durable_files.SUMS).unlink()
+    (path / durable_files.EXPERIMENT).write_text(json.dumps(stored))
+    assert loop.train(quick_text.experiment(corpus), path).digest == digest
+
+
+def test_renamed_classes_and_fields_are_found(corpus, trained, digest, tmp_path, monkeypatch):
+    monkeypatch.setitem(migrations.CLASSES, 'bigmodel_jax.data.text.text:Prose', TEXT)
+    monkeypatch.setitem(migrations.FIELDS, TEXT, {'tokens': 'length', 'shuffle': None})
+
+    def rename(stored):
+        for data in (stored['data'], stored['evaluations'][0]['data']):
+            data |= {'class': 'bigmodel_jax.data.text.text:Prose', 'tokens': data.pop('length'), 'shuffle': True}
+
+    path = tmp_path / 'run'
+    shutil.copytree(trained, path)
+    as_of_an_older_version(path, rename)
+    assert directory.open_run(path).experiment == quick_text.experiment(corpus)
+    assert loop.train(quick_text.experiment(corpus), path).digest == digest
+
+
+def test_a_field_that_is_unknown_is_told_with_the_version_that_wrote_it(trained, tmp_path):
+    path = tmp_path / 'run'
+    shutil.copytree(trained, path)
+    as_of_an_older_version(path, lambda stored: stored['data'].update(shuffle=True))
+    with pytest.raises(config.InputError, match=r"Text has no field 'shuffle'.*(\n.*)*written by bigmodel_jax 0\."):
+        _ = directory.open_run(path).experiment
