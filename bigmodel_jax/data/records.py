@@ -1,6 +1,6 @@
 """Records: the rows of a table or the objects of a file, by number, each a mapping from field to value.
 
-A `RecordSource` config opens `Records`. What their fields mean is said by what reads them: sources.RecordField,
+A `RecordSource` config opens `Records`. What their fields mean is said by what reads them: text_sources.RecordField,
 tables.Columns, tabular.Features, instructions.Instructions.
 """
 

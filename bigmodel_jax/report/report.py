@@ -57,7 +57,7 @@ def write_report(
       seeds: the directories of runs that differ in the seed alone, by which the paper's numbers are judged too.
 
     Raises:
-      InputError: as open_run() and claimed.judge(); or the page cannot be written.
+      InputError: as open_run() and judge.judge(); or the page cannot be written.
     """
     run = directory.open_run(workdir, experiment_file)
     path = run.path / FILE

@@ -250,7 +250,7 @@ class Run:
     # ---- its model ----
 
     def restore(self, step: int | None = None, experiment: Any = None, *, cast: bool = False) -> Any:
-        """The model at a checkpoint (default: the newest), a runs.trained.Trained: its weights, evaluate(), sample().
+        """The model at a checkpoint (default: the newest), a runs.restored_model.Trained: its weights, evaluate(), sample().
 
         Args:
           experiment: the run's own, with another mesh if need be; by default as it is stored.
@@ -266,7 +266,7 @@ class Run:
         )
 
     def average(self, last: int, step: int | None = None, experiment: Any = None) -> Any:
-        """The model whose parameters are the mean of the last checkpoints, a runs.trained.Trained.
+        """The model whose parameters are the mean of the last checkpoints, a runs.restored_model.Trained.
 
         Args:
           last: how many.

@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
     number: int
     metrics: StepMetrics
-    verdict: int  # See optim.guards.
+    verdict: int  # See optim.anomaly_policy.
     certificate: np.ndarray  # [4] uint32; see step.Trace.
 
 

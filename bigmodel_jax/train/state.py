@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
     params: PyTree
     opt_state: PyTree
     model_state: PyTree  # Batch statistics, moving averages, carried recurrent state; empty for most models.
-    levels: Any  # guards.Levels: by which a step is judged.
+    levels: Any  # anomaly_policy.Levels: by which a step is judged.
 
     @property
     def others(self) -> tuple[Any, ...]:

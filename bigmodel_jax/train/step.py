@@ -27,7 +27,7 @@ class Trace(NamedTuple):
     """What a step says of itself; equal on every process."""
 
     metrics: Metrics
-    verdict: jax.Array  # [] int32; see optim.guards.
+    verdict: jax.Array  # [] int32; see optim.anomaly_policy.
     norms: jax.Array  # [N] float32: of the gradient of each piece of the parameters; see fingerprints.pieces().
     certificate: jax.Array  # [4] uint32: what the batch was; see certificate().
 

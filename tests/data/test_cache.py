@@ -124,7 +124,7 @@ class Slow(documents.Documents):
             log.write(f'{start}\\n')
         return [f'text {i}' for i in range(start, stop)]
 
-class Source(sources.Source):
+class Source(text_sources.Source):
     def open(self):
         return Slow()
 

@@ -209,7 +209,7 @@ class Slow(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         pass
 
-print(list(sources.Tfds(name='slow', split='train', data_dir=sys.argv[1]).open()))
+print(list(text_sources.Tfds(name='slow', split='train', data_dir=sys.argv[1]).open()))
 """
 
 

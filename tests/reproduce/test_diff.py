@@ -254,7 +254,7 @@ def test_too_much_for_rounding_is_unexplained(base, on_eight, tmp_path):
 
 
 def test_nan_is_nan(base, tmp_path):
-    poisoned = {'data.nan_example': 3, 'watch.anomalies': experiment.guards.Skip()}
+    poisoned = {'data.nan_example': 3, 'watch.anomalies': experiment.anomaly_policy.Skip()}
     runs = [trained(tmp_path / name, poisoned) for name in ('left', 'right')]
     assert compared(*runs).identical
     found = compared(base, runs[1])

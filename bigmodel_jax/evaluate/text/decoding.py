@@ -141,7 +141,7 @@ def decode(
       end: the token at which a text stops.
       source: token ids [n] for each prompt, for a model with an encoder.
       place: where `params` lie; by default on one device.
-      reader: reading.Recomputing does without the cache, for comparison.
+      reader: decoding_model.Recomputing does without the cache, for comparison.
 
     Raises:
       InputError: a prompt is empty, too long for the model's positions, or holds ids outside its vocabulary.
