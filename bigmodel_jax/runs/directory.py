@@ -250,7 +250,7 @@ class Run:
     # ---- its model ----
 
     def restore(self, step: int | None = None, experiment: Any = None, *, cast: bool = False) -> Any:
-        """The model at a checkpoint (default: the newest), a runs.restored_model.Trained: its weights, evaluate(), sample().
+        """The model at a checkpoint (default: the newest), a restored_model.Trained: its weights, evaluate(), sample().
 
         Args:
           experiment: the run's own, with another mesh if need be; by default as it is stored.

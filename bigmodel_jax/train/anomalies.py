@@ -78,7 +78,8 @@ def describe(step: metrics.Step) -> str | None:
     if not step.metrics.get('loss', (0.0, 1.0))[1]:
         return (
             f'step {step.number}: nothing in its batch counts, as all its weights are 0, so that it has no loss. Leave '
-            'such examples out, use larger batches, or let such steps be skipped: watch.anomalies=anomaly_policy.Skip().'
+            'such examples out, use larger batches, or let such steps be skipped: '
+            'watch.anomalies=anomaly_policy.Skip().'
         )
     values = {name: _ratio(step.metrics[name]) for name in ('loss', 'grad_norm') if name in step.metrics}
     shown = ', '.join(f'{name} {value:.6g}' for name, value in values.items())
