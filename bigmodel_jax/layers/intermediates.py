@@ -1,8 +1,8 @@
 """What a model shows of its inside to a caller who asks for it.
 
 `module.apply(variables, batch, mutable=[intermediates.STREAMS])` returns the outputs and a dict of the collections that
-are named; streams(), maps() and routers() put each in the order of the layers. Nothing is computed or kept for a caller who
-does not ask.
+are named; streams(), maps() and routers() put each in the order of the layers. Nothing is computed or kept
+for a caller who does not ask.
 """
 
 import functools
