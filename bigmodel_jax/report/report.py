@@ -1,5 +1,6 @@
 """report.html: one self-contained page on a run; no script, nothing loaded from elsewhere, light and dark."""
 
+import functools
 import pathlib
 import statistics
 import time
@@ -73,18 +74,25 @@ def write_report(
     return path
 
 
-def render(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> str:
-    """The page on a run; `seeds` are others that differ in the seed alone."""
+@functools.cache
+def environment() -> jinja2.Environment:
+    """The templates of the page."""
     # Samples, prompts, diffs and names may hold HTML: everything is escaped.
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent / 'templates')
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
+    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {
         'whole': quantities.whole, 'duration': progress.duration, 'moment': quantities.moment,
         'number': quantities.number,
     }  # fmt: skip
+    return made
+
+
+def render(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> str:
+    """The page on a run; `seeds` are others that differ in the seed alone."""
     groups = samples(run)
     rows = list(tree.stored_rows(run.stored)) if run.unloaded else tree.rows(run.experiment)
-    return environment.get_template('report.html').render(
+    page = environment().get_template('report.html')
+    return page.render(
         run=run,
         now_s=time.time(),
         last_record_s=max((record['time'] for record in run.records), default=None),

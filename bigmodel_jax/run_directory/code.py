@@ -57,13 +57,11 @@ def describe(experiment: Any, *, program: bool = True) -> Code:
         files[name] = digest
         if len(content) <= STORED_BYTES and len(contents) < STORED_FILES:
             contents[digest] = content
-    listing = _package()
-    digest = hashlib.sha256(listing).hexdigest()
-    contents[digest] = listing
-    package = {'version': __version__, 'sha256': digest, 'git': _package_git()}
+    described, listing = package()
+    contents[described['sha256']] = listing
     named = None if file is None else name_of.get(pathlib.Path(file))
     unknown = sorted(_defining(experiment) & {name for name, each in roots.items() if not hasattr(each, '__file__')})
-    entry = {'package': package, 'files': files, 'experiment_file': named, 'path': file, 'unknown': unknown}
+    entry = {'package': described, 'files': files, 'experiment_file': named, 'path': file, 'unknown': unknown}
     return Code(entry, contents)
 
 
@@ -95,19 +93,16 @@ def _name(module: str, path: pathlib.Path) -> str:
 
 
 @functools.cache
-def _package() -> bytes:
-    """The SHA-256 of every file of this package, in the form of sha256sum."""
+def package() -> tuple[dict[str, Any], bytes]:
+    """This package: 'package' of describe()'s entry, and the SHA-256 of its files in the form of sha256sum."""
     root = pathlib.Path(__file__).parents[1]
     paths = sorted(path for path in root.rglob('*') if path.is_file() and path.suffix != '.pyc')
     lines = [f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root).as_posix()}' for path in paths]
-    return '\n'.join([*lines, '']).encode()
-
-
-@functools.cache
-def _package_git() -> dict[str, Any] | None:
+    listing = '\n'.join([*lines, '']).encode()
     found = git.describe(pathlib.Path(__file__).parent)
     # Which files differ from the commit is known by the list of their checksums.
-    return None if found is None else {name: found[name] for name in ('commit', 'branch', 'dirty')}
+    kept = None if found is None else {name: found[name] for name in ('commit', 'branch', 'dirty')}
+    return {'version': __version__, 'sha256': hashlib.sha256(listing).hexdigest(), 'git': kept}, listing
 
 
 # ---- in a run's directory ---------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """`python -m bigmodel_jax.reproduce.chaos EXPERIMENT ...`: the command line of scripts/chaos."""
 
 import argparse
+import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import rich.console
 
@@ -16,6 +17,8 @@ EXAMPLE = 'scripts/chaos experiments/quickstart.py:smoke --kills 10 --hosts 2 --
 SWEEP = 'scripts/chaos tests/launch/small.py --faults'
 # Most of the time of a small run goes into compiling it.
 FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+# --faults: every fault, or one of each group.
+ALL, EACH = 'all', 'each'
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +36,10 @@ def parser() -> argparse.ArgumentParser:
         ),
         epilog=(
             'Runs on the CPU of this machine. A run of a minute or so with a checkpoint every second shows most;\n'
-            f'for example:\n  {EXAMPLE}\nFor --faults, a run of a few steps with as few files as possible:\n  {SWEEP}'
+            f'for example:\n  {EXAMPLE}\nFor --faults, a run of a few steps with as few files as possible:\n  {SWEEP}\n'
+            'Most of the calls of a run are the same operation on the same kind of file, such as the checkpoints of\n'
+            f'different steps. --faults {EACH} groups the faults by operation, kind of file and way to fail, and runs one\n'
+            'of each group; --seed draws which.'
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -46,10 +52,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         '--faults',
         nargs='?',
-        type=_positive,
-        const=sys.maxsize,
-        metavar='N',
-        help='all single faults of file operations; or N of them, drawn by --seed',
+        type=_how_many,
+        const=ALL,
+        metavar=f'{ALL}|{EACH}|N',
+        help=f'single faults of file operations: {ALL} (the default), one of {EACH} group, or N that --seed draws',
     )
     top.add_argument(
         '--stop-after', type=_positive, default=2, metavar='STEP', help='with --faults: a step with a checkpoint'
@@ -71,6 +77,15 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _how_many(text: str) -> int | str:
+    if text not in (ALL, EACH):
+        try:
+            return _positive(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f'{error}, nor {ALL} or {EACH}') from None
+    return text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs it all; returns the exit status."""
     options = parser().parse_args(argv)
@@ -81,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.faults or options.replay:
         try:
             library = shim.environment(shim.build(root.resolve() / 'library')) | {'XLA_FLAGS': FAST_COMPILE}
+            # What git says of the code is no file of the run, and would take a tenth of the time of every session.
+            library['GIT_DIR'] = os.devnull
             options.replay = options.replay and [faults.parse(text) for text in options.replay]
         except shim.Unavailable as error:
             print(f'Skipped: {error}')
@@ -120,8 +137,8 @@ def _sweep(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path
     for hosts in sorted({fault.hosts for fault in planned} or {options.hosts}):
         runs.prepare(hosts, {fault.start for fault in planned} or faults.STARTS)
     if not planned:
-        planned = faults.schedule(runs.counts(options.hosts), seed=options.seed, most=options.faults)
-    console.print(f'{len(planned)} faults; what is found is in {root / sweep.FILE}')
+        planned = _schedule(runs.calls(options.hosts), options, console)
+    console.print(f'{len(planned)} faults to run; what is found is in {root / sweep.FILE}')
     trials: list[sweep.Trial] = []
     for number, fault in enumerate(planned, 1):
         trials.append(runs.trial(fault))
@@ -135,6 +152,15 @@ def _sweep(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path
     for fault in broken:
         console.print(f'again: --replay {fault}')
     return 1 if broken else 0
+
+
+def _schedule(
+    calls: Mapping[tuple[str, int, int], faults.Calls], options: argparse.Namespace, console: rich.console.Console
+) -> list[faults.Fault]:
+    most = options.faults if isinstance(options.faults, int) else None
+    groups = faults.schedule(calls, seed=options.seed, each=True)
+    console.print(f'A run meets {len(faults.schedule(calls, seed=0))} faults, of {len(groups)} groups.')
+    return groups if options.faults == EACH else faults.schedule(calls, seed=options.seed, most=most)
 
 
 def _run(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) -> int:

@@ -1,7 +1,7 @@
 /* Lets the n-th file operation of a process fail, or kills the process at it; loaded with LD_PRELOAD.
  *
- * Only operations on paths below one directory count. faults_arm() says which directory, which operation, which of its
- * calls, and what happens then; before it is called, everything passes through.
+ * Only operations on paths below one directory count. faults_arm() says which directory, which operation, a pattern of
+ * the paths, which of the calls that match, and what happens then; before it is called, everything passes through.
  *
  * A kill may also lose what was not synced, as a loss of power does: each file that was written since its last fsync is
  * cut to the length it had then (to nothing, if it was new or truncated). Creating, renaming and deleting are taken to
@@ -28,10 +28,10 @@ enum operation { CREATE, OPEN, READ, WRITE, FSYNC, RENAME, MKDIR, UNLINK, OPERAT
 static const char *const NAMES[] = {"create", "open", "read", "write", "fsync", "rename", "mkdir", "unlink"};
 enum { FAIL, KILL, HALF, POWER, COUNT }; /* What happens; COUNT only writes down what would count. */
 
-static char root[PATH_MAX];
+static char root[PATH_MAX], pattern[PATH_MAX];
 static size_t root_length;
 static int armed, target, what, error_number, lasting, fired, log_fd = -1;
-static long nth, counts[OPERATIONS];
+static long nth, matched, counts[OPERATIONS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Files with bytes that were not synced, and the length up to which they were. */
@@ -47,12 +47,15 @@ DECLARE(pwrite); DECLARE(writev); DECLARE(ftruncate); DECLARE(fsync); DECLARE(fd
 DECLARE(renameat); DECLARE(link); DECLARE(mkdir); DECLARE(mkdirat); DECLARE(unlink); DECLARE(unlinkat); DECLARE(rmdir);
 DECLARE(sendfile); DECLARE(copy_file_range);
 
-/* Called by the process itself. `name` is an operation of NAMES, `log` a file to append to. Returns 0 if it is armed. */
-int faults_arm(const char *directory, const char *name, long n, long happens, long error, long for_good, const char *log) {
+/* Called by the process itself. `name` is an operation of NAMES, `paths` a pattern for the path below the directory
+ * ("/" is the directory itself), see matches(); `log` a file to append to. Returns 0 if it is armed. */
+int faults_arm(const char *directory, const char *name, const char *paths, long n, long happens, long error, long for_good,
+               const char *log) {
   for (target = 0; target < OPERATIONS && strcmp(NAMES[target], name); target++) {}
   root_length = strlen(directory);
-  if (root_length >= sizeof root) return -1;
+  if (root_length >= sizeof root || strlen(paths) >= sizeof pattern) return -1;
   strcpy(root, directory);
+  strcpy(pattern, paths);
   nth = n, what = happens, error_number = error, lasting = for_good;
   journal = calloc(1024, sizeof *journal);
   log_fd = REAL(openat)(AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
@@ -119,19 +122,33 @@ static void die(void) { /* With the lock, so that no other thread writes any mor
   for (;;) pause();
 }
 
+static const char *inside(const char *path) { return path[root_length] ? path + root_length : "/"; }
+
+/* In a pattern, '#' stands for a hexadecimal number, and '*' for all the rest of the path. */
+static int matches(const char *expected, const char *path) {
+  for (; *expected && *expected != '*'; expected++) {
+    size_t digits = *expected == '#' ? strspn(path, "0123456789abcdef") : *expected == *path;
+    if (!digits) return 0;
+    path += digits;
+  }
+  return *expected || !*path;
+}
+
 static void say(const char *name, long count, const char *path) {
   char line[PATH_MAX + 64];
-  int length = snprintf(line, sizeof line, "%s %ld %s\n", name, count, path + root_length);
+  int length = snprintf(line, sizeof line, "%s %ld %s\n", name, count, inside(path));
   if (REAL(write)(log_fd, line, length) < 0) {}
 }
 
 /* Counts a call, with the lock held; returns the error with which it fails, 0 if it goes on, -1 if half of it does. */
 static int meet(int operation, const char *path, int takes_room) {
   long count = ++counts[operation];
-  if (what == COUNT) say(NAMES[operation], count, path);
-  if (what == COUNT || operation != target || count < nth)
-    return fired && lasting && error_number == ENOSPC && takes_room ? ENOSPC : 0;
-  if (count > nth) return fired && lasting ? error_number : 0;
+  if (what == COUNT) {
+    say(NAMES[operation], count, path);
+    return 0;
+  }
+  if (fired) return lasting && (operation == target || (error_number == ENOSPC && takes_room)) ? error_number : 0;
+  if (operation != target || !matches(pattern, inside(path)) || ++matched < nth) return 0;
   fired = 1;
   say(NAMES[operation], count, path);
   if (what == FAIL) return error_number;

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import pathlib
 import random
+import re
 from collections.abc import Mapping, Sequence
 
 from bigmodel_jax.reproduce.chaos import shim
@@ -36,6 +37,11 @@ KILLS = {
 WAYS = {'kill': shim.Happens.KILL, 'half': shim.Happens.HALF, 'power': shim.Happens.POWER}
 Orders = Mapping[int, Sequence[str | int]]  # Host -> what shim.arm() is told.
 STARTS = ('fresh', 'resumed')  # Whether the run begins, or goes on from a checkpoint.
+ANY = '*'  # The pattern that every path matches.
+# What differs between the names of files of one kind: steps and random names; and what has the time in it.
+NUMBER = re.compile(r'(?<=/)\d+(?=[./]|$)|(?<![0-9a-f])[0-9a-f]{8,}(?![0-9a-f])')
+TIMED = re.compile(r'(?<=events\.out\.).*')
+Calls = Mapping[tuple[str, str], int]  # (operation, place) -> how many calls there are.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,13 +52,16 @@ class Fault:
     hosts: int
     host: int  # The one that it happens to.
     operation: str  # Of shim.OPERATIONS.
-    n: int  # Which call, from 1.
+    n: int  # Which call, from 1, of those whose path matches.
     what: str  # An error, or a way to be killed.
-    lasts: bool = False  # Every later call fails too; if the disk is full, also the other operations that need room.
+    # Every later call of the operation fails too, whatever its path; if the disk is full, also those that need room.
+    lasts: bool = False
+    path: str = ANY  # A pattern for the path below the run's directory, as place() gives.
 
     def __str__(self) -> str:
         words = (self.start, self.hosts, self.host, self.operation, self.n, self.what)
-        return ':'.join(map(str, (*words, 'lasting' if self.lasts else 'once')))
+        path = () if self.path == ANY else (self.path,)
+        return ':'.join(map(str, (*words, 'lasting' if self.lasts else 'once', *path)))
 
     @property
     def kills(self) -> bool:
@@ -68,7 +77,7 @@ class Fault:
         """
         happens = WAYS.get(self.what, shim.Happens.FAIL)
         number = 0 if self.kills else getattr(errno, self.what)
-        return [str(directory), self.operation, self.n, int(happens), number, int(self.lasts), str(log)]
+        return [str(directory), self.operation, self.path, self.n, int(happens), number, int(self.lasts), str(log)]
 
 
 def parse(text: str) -> Fault:
@@ -77,29 +86,37 @@ def parse(text: str) -> Fault:
     Raises:
       ValueError: it is none.
     """
-    start, hosts, host, operation, n, what, last = text.split(':')
+    start, hosts, host, operation, n, what, last, *path = text.split(':', 7)
     known = operation in shim.OPERATIONS and what in (*ERRORS[operation], *KILLS[operation])
     if not known or start not in STARTS or last not in ('once', 'lasting'):
         raise ValueError(text)
-    lasts = last == 'lasting'
-    return Fault(start=start, hosts=int(hosts), host=int(host), operation=operation, n=int(n), what=what, lasts=lasts)
+    where = {'hosts': int(hosts), 'host': int(host), 'n': int(n), 'path': path[0] if path else ANY}
+    return Fault(start=start, operation=operation, what=what, lasts=last == 'lasting', **where)
 
 
-def schedule(counts: Mapping[tuple[str, int, int], Mapping[str, int]], *, seed: int, most: int | None) -> list[Fault]:
+def place(path: str) -> str:
+    """The pattern of the paths of all files of the same kind: '/checkpoints/12.partial' -> '/checkpoints/#.partial'."""
+    return NUMBER.sub('#', TIMED.sub(ANY, path))
+
+
+def schedule(
+    calls: Mapping[tuple[str, int, int], Calls], *, seed: int, most: int | None = None, each: bool = False
+) -> list[Fault]:
     """Every fault that a run can meet, or `most` of them, in an order that follows from the seed.
 
     Args:
-      counts: (start, hosts, host) -> operation -> how many calls there are.
+      calls: of (start, hosts, host).
+      each: one fault of each group: of the calls of one operation on one place, one is drawn for each way to fail.
     """
-    every = [
-        Fault(start=start, hosts=hosts, host=host, operation=operation, n=n, what=what, lasts=lasts)
-        for (start, hosts, host), calls in sorted(counts.items())
-        for operation in shim.OPERATIONS
-        for n in range(1, calls.get(operation, 0) + 1)
-        for what, lasts in _kinds(operation)
-    ]
-    random.Random(seed).shuffle(every)
-    return every[:most]
+    dice, found = random.Random(seed), []
+    for (start, hosts, host), counts in sorted(calls.items()):
+        for (operation, path), count in sorted(counts.items()):
+            common = {'start': start, 'hosts': hosts, 'host': host, 'operation': operation, 'path': path}
+            for what, lasts in _kinds(operation):
+                numbers = [dice.randint(1, count)] if each else range(1, count + 1)
+                found += [Fault(**common, n=n, what=what, lasts=lasts) for n in numbers]
+    dice.shuffle(found)
+    return found[:most]
 
 
 def _kinds(operation: str) -> Sequence[tuple[str, bool]]:

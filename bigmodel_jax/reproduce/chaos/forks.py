@@ -22,11 +22,20 @@ from typing import IO, Any
 
 from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.launch import simulation
+from bigmodel_jax.report import report
 from bigmodel_jax.reproduce.chaos import shim
+from bigmodel_jax.run_directory import code
 
 POLL_S = 0.01
 # What a run imports only once it needs it.
-LATE = ('tensorboardX', 'jinja2', 'tensorboardX.event_file_writer', 'jax.experimental.multihost_utils')
+LATE = (
+    'bigmodel_jax.cli.completion',
+    'bigmodel_jax.console.output',
+    'jax.experimental.multihost_utils',
+    'jaxlib.mlir.dialects.mhlo',
+    'tensorboardX',
+    'tensorboardX.event_file_writer',
+)
 
 
 class Child:
@@ -168,9 +177,14 @@ def _become(output: pathlib.Path, parent: int) -> None:
     random.seed()
 
 
-def _import() -> None:
+def _prepare() -> None:
+    """Does once what every process would do in the same way, without touching a device."""
     for name in ('bigmodel_jax.cli.commands', *LATE):
         __import__(name)
+    code.package()
+    templates = report.environment()
+    for name in templates.list_templates():
+        templates.get_template(name)
 
 
 def main() -> int:
@@ -179,7 +193,7 @@ def main() -> int:
     os.dup2(2, 1)  # What a library prints is no answer.
     # JAX warns of forks, since a process that has started its devices has threads; this one never does.
     warnings.filterwarnings('ignore', message=r'os\.fork\(\) was called')
-    _import()
+    _prepare()
     gc.freeze()  # Else the first collection would copy every page.
     request = _serve(sys.stdin, answers)
     if request is not None:

@@ -61,8 +61,8 @@ class Sweep:
                 self._end_well(hosts, self._place(start, hosts), more)
         self._names[hosts] = names(self._place('fresh', hosts))
 
-    def counts(self, hosts: int) -> dict[tuple[str, int, int], dict[str, int]]:
-        """(start, hosts, host) -> operation -> how many calls there are."""
+    def calls(self, hosts: int) -> dict[tuple[str, int, int], faults.Calls]:
+        """The calls of (start, hosts, host), by operation and place."""
         found = {}
         for start in faults.STARTS:
             workdir = self._fresh(start, hosts)
@@ -70,12 +70,11 @@ class Sweep:
             logs[0].parent.mkdir(exist_ok=True)
             orders: dict[int, list[str | int]] = {}
             for host, log in enumerate(logs):
-                orders[host] = [str(workdir), 'open', 0, int(shim.Happens.COUNT), 0, 0, str(log)]
+                orders[host] = [str(workdir), 'open', faults.ANY, 0, int(shim.Happens.COUNT), 0, 0, str(log)]
             self._end_well(hosts, workdir, (), orders)
             for host, log in enumerate(logs):
-                found[start, hosts, host] = dict(
-                    collections.Counter(line.split()[0] for line in log.read_text().splitlines())
-                )
+                lines = [line.split(' ', 2) for line in log.read_text().splitlines()]
+                found[start, hosts, host] = collections.Counter((name, faults.place(path)) for name, _, path in lines)
         return found
 
     def trial(self, fault: faults.Fault) -> Trial:
