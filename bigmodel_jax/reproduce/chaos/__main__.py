@@ -37,9 +37,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=(
             'Runs on the CPU of this machine. A run of a minute or so with a checkpoint every second shows most;\n'
             f'for example:\n  {EXAMPLE}\nFor --faults, a run of a few steps with as few files as possible:\n  {SWEEP}\n'
-            'Most of the calls of a run are the same operation on the same kind of file, such as the checkpoints of\n'
-            f'different steps. --faults {EACH} groups the faults by operation, kind of file and way to fail, and runs one\n'
-            'of each group; --seed draws which.'
+            'Many calls of a run are the same operation on the same kind of file, such as the checkpoints of other\n'
+            f'steps. --faults {EACH} groups the faults by operation, kind of file and way to fail, and runs one of\n'
+            'each group; --seed draws which.'
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

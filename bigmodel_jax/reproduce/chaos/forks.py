@@ -5,6 +5,7 @@ touching a device, and forks a process for each host, which goes on as if it had
 chaos on Linux; a run on a pod starts its processes in the usual way.
 """
 
+import atexit
 import contextlib
 import gc
 import json
@@ -189,12 +190,15 @@ def _prepare() -> None:
 
 def main() -> int:
     """Serves the process that started this one, until it closes our standard input."""
+    status = [1]  # Of an exception that nobody catches.
+    atexit.register(_end, status)  # The first to be registered is the last to be called.
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)  # What a library prints is no answer.
     # JAX warns of forks, since a process that has started its devices has threads; this one never does.
     warnings.filterwarnings('ignore', message=r'os\.fork\(\) was called')
     _prepare()
     gc.freeze()  # Else the first collection would copy every page.
+    gc.set_threshold(20_000)  # A short run has little to collect.
     request = _serve(sys.stdin, answers)
     if request is not None:
         sys.argv[1:] = request['arguments']
@@ -202,8 +206,21 @@ def main() -> int:
             # What lasts, lasts: a minute of tries would only take time.
             checkpoints.LAST_TRIES_S = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
             shim.arm(request['fault'])
-        runpy.run_module('bigmodel_jax', run_name='__main__', alter_sys=True)  # As python -m does.
+        try:
+            runpy.run_module('bigmodel_jax', run_name='__main__', alter_sys=True)  # As python -m does.
+        except SystemExit as end:
+            status[0] = end.code or 0
+            raise
+    status[0] = 0
     return 0
+
+
+def _end(status: Sequence[int]) -> None:
+    """Ends the process; the interpreter would first free one by one the objects that it shares with the server."""
+    gc.collect()  # What is unreachable may have something to say, such as an exception that was never retrieved.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status[0])
 
 
 if __name__ == '__main__':

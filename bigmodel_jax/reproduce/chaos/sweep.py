@@ -3,6 +3,7 @@
 The law, for each fault: no traceback is printed; the exit status is that of a run that was done (0), of one that
 explained in a message why it stopped (1, 2), or of one that was killed; the same command then comes to the end, with
 the digest, the log, the examples and the checkpoints of a run that nothing disturbed, and with no file besides its.
+A session that came to its end all the same, and left exactly that with undamaged checkpoints, needs no other start.
 """
 
 import collections
@@ -14,9 +15,11 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import rich.table
+from etils import epath
 
+from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.reproduce.chaos import campaign, comparison, faults, forks, shim
-from bigmodel_jax.storage import durable_files
+from bigmodel_jax.storage import durable_files, integrity
 
 FILE = 'faults.json'
 SESSION_S = 120.0  # A session that takes longer hangs.
@@ -84,14 +87,21 @@ class Sweep:
         statuses, said = self._session(fault.hosts, workdir, (), {fault.host: fault.order(workdir, log)})
         met = log.read_text().strip() or None if log.exists() else None
         problems = list(_judge(fault, statuses, said, workdir, met=met is not None))
-        try:
-            self._end_well(fault.hosts, workdir, ())
-        except campaign.Failed as error:
-            problems.append(f'the next start does not come to the end: {error}')
-        else:
-            problems += comparison.differences(self._place('fresh', fault.hosts), workdir)
-            problems += [f'left behind: {name}' for name in sorted(names(workdir) - self._names[fault.hosts])[:3]]
+        if any(statuses) or None in statuses or self._amiss(fault.hosts, workdir):
+            try:
+                self._end_well(fault.hosts, workdir, ())
+            except campaign.Failed as error:
+                problems.append(f'the next start does not come to the end: {error}')
+            else:
+                problems += self._amiss(fault.hosts, workdir)
         return Trial(fault, met, tuple(statuses), tuple(problems))
+
+    def _amiss(self, hosts: int, workdir: pathlib.Path) -> list[str]:
+        """What differs between a run that came to its end and the undisturbed one."""
+        found = comparison.differences(self._place('fresh', hosts), workdir)
+        found += [f'left behind: {name}' for name in sorted(names(workdir) - self._names[hosts])[:3]]
+        found += [f'missing: {name}' for name in sorted(self._names[hosts] - names(workdir))[:3]]
+        return found + list(_damaged(workdir))
 
     def _place(self, start: str, hosts: int) -> pathlib.Path:
         return self._root / f'{start}-{hosts}'
@@ -164,6 +174,15 @@ def _judge(
         yield f'it was not killed: exit status {statuses}'
     if statuses[0] == 0 and not any((workdir / durable_files.CHECKPOINTS).glob('[0-9]*')):
         yield 'exit status 0 without a checkpoint'
+
+
+def _damaged(workdir: pathlib.Path) -> Iterator[str]:
+    """The checkpoints of a run that are not as they were written."""
+    for path in sorted((workdir / durable_files.CHECKPOINTS).glob('[0-9]*')):
+        try:
+            integrity.check(epath.Path(path), step=int(path.name), ours=lambda *_: True, items=tuple(checkpoints.ITEMS))
+        except (integrity.Damaged, ValueError) as error:
+            yield f'checkpoint {path.name}: {error}'
 
 
 def names(workdir: pathlib.Path) -> set[str]:
