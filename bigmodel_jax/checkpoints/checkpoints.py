@@ -110,6 +110,7 @@ class Checkpointer:
         self._list()
         self._saver = None if policy is None else saving.Saver(self._store, guard)
         self._saving: tuple[int, dict[str, float], concurrent.futures.Future[saving.Outcome]] | None = None
+        self._undeleted: set[int] = set()  # Those that are not kept, and could not be deleted yet.
         self._said: list[str] = []
         self._failed: str | None = None  # Why the last save failed.
         self._tries, self._retry_at, self._began = 0, 0.0, time.monotonic()
@@ -174,7 +175,7 @@ class Checkpointer:
         }
         items = {item: flatten(_part(state, item)) for item in ITEMS}
         contents = saving.Contents(items=items, attachments=dict(self.attachments), record=record)
-        old = self._superseded(step, numbers)
+        old = {*self._superseded(step, numbers), *self._undeleted} - {step}
         begun = self._saver.start(self._path(step), contents, first=self._sync_logs, then=lambda: self._delete(old))
         self._saving = step, numbers, begun
 
@@ -235,12 +236,24 @@ class Checkpointer:
             self._failed = f'The checkpoint of step {step} was not saved: {outcome.failed}.'
             self._said.append(self._failed)
             return
-        for old in self._superseded(step, metrics):
-            self._metrics.pop(old)
+        old = self._superseded(step, metrics)
         self._left.clear()
         self._tries, self._failed, self._metrics[step] = 0, None, metrics
-        if outcome.remark is not None:
-            self._said.append(f'Checkpoints that are not kept could not be deleted: {outcome.remark}.')
+        self._deleted(old, outcome.remark)
+
+    def _deleted(self, steps: Collection[int], problem: str | None) -> None:
+        """Takes note of what was to be deleted."""
+        self._metrics = {step: each for step, each in self._metrics.items() if step not in steps}
+        self._undeleted = {*self._undeleted, *steps} - self._metrics.keys() if problem else set()
+        self._said += [f'Checkpoints that are not kept could not be deleted: {problem}.'] if problem else []
+
+    def retain(self) -> None:
+        """Waits for the last save, and deletes what the policy does not keep, if that could not be done before."""
+        self._settle()
+        assert self._saver is not None, 'opened for reading only'
+        old = {*self._undeleted, *(self._superseded(self.newest, self._metrics[self.newest]) if self._metrics else ())}
+        if old:
+            self._deleted(old, self._saver.on_first(lambda: self._delete(old)))
 
     def _superseded(self, step: int, metrics: dict[str, float]) -> list[int]:
         """The checkpoints that go when one of `step` has come. Later ones are of a path that the run has left."""
@@ -257,6 +270,7 @@ class Checkpointer:
             sync()
 
     def _delete(self, steps: Collection[int]) -> None:
+        self._guard()
         for step in steps:
             if durable_files.exists(self._path(step)):
                 self._store.delete(self._path(step))

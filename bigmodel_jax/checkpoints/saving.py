@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ class Saver:
     """
 
     def __init__(self, store: stores.Store, guard: Callable[[], None] = appending.nothing):
+        logging.getLogger('asyncio').addFilter(_is_news)
         self._store, self._guard = store, guard
         self._talk, self._background_talk = channel.Channel(WAIT_S), channel.Channel(2 * WAIT_S)
         # Two threads: one does the work, the other waits for it, to tell the other processes.
@@ -93,6 +95,10 @@ class Saver:
         concurrent.futures.wait([started])
         commit = functools.partial(self._commit, final, contents, sums, first)
         return self._herald.submit(self._finish, final, started=started, commit=commit, then=then)
+
+    def on_first(self, action: Callable[[], None]) -> str | None:
+        """Runs `action` on the first process, while nothing is being saved; why it failed, on all."""
+        return self._on_first(action, self._talk)
 
     def _finish(
         self,
@@ -160,6 +166,11 @@ class Saver:
         return reason(future.exception())
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a message of asyncio is more than the traceback of one of several writes that failed: one is told."""
+    return not record.getMessage().partition('\n')[0].endswith('exception was never retrieved')
+
+
 def _worker() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
 
@@ -183,12 +194,16 @@ def _start(directory: epath.Path, items: Mapping[str, Arrays]) -> list[Any]:
     """Copies the arrays and starts to write them; returns what to wait for."""
 
     async def start() -> list[Any]:
-        # Of several writes that fail one is told; asyncio would print the tracebacks of the others.
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         futures = []
-        for name, arrays in items.items():
-            saved = ocp.args.PyTreeSave(arrays, ocdbt_target_data_file_size=FILE_BYTES)
-            futures += await handler().async_save(directory / name, args=saved) or []
+        try:
+            for name, arrays in items.items():
+                saved = ocp.args.PyTreeSave(arrays, ocdbt_target_data_file_size=FILE_BYTES)
+                futures += await handler().async_save(directory / name, args=saved) or []
+        finally:
+            # When one write fails the others still run, and report to this loop, which must not be closed before.
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            if others:
+                await asyncio.wait(others)
         return futures
 
     return asyncio.run(start())

@@ -142,6 +142,8 @@ def _session(
         session.heed(gaps.KIND, start, gaps.missing(directory, position))
         with watching.Watcher(session.clock, functools.partial(session.heed, 'slow')):
             current, number, stopped_by = session.steps(current, start)
+        checkpoints.retain()
+        session.heed('warning', number, *checkpoints.failures())
         result = Result(directory, number, digest(current), stopped_by, session.latest)
         early = session.early.reason if stopped_by == early_stopping.REASON else None
         kind = 'end' if early or not stopped_by else 'stop'

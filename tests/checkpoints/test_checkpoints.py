@@ -271,13 +271,19 @@ def test_the_last_save_is_insisted_on(tmp_path, state, monkeypatch):
         assert store.finish().startswith('The checkpoint of step 6 was not saved: ')
 
 
-def test_what_cannot_be_deleted_is_told(tmp_path, state):
-    with opened(tmp_path, Checkpoints(keep_last=1), store=Failing('delete', 1)) as store:
+def test_what_cannot_be_deleted_is_told_and_tried_again(tmp_path, state):
+    """At the next save, at the end of the session, and at that of the next one, though it saves nothing."""
+    said = ['Checkpoints that are not kept could not be deleted: 503 Service Unavailable, at delete.']
+    with opened(tmp_path, Checkpoints(keep_last=1), store=Failing('delete', 3)) as store:
         save(store, state, 2, 4)
-        assert store.steps == [4]
-        assert store.failures() == [
-            'Checkpoints that are not kept could not be deleted: 503 Service Unavailable, at delete.'
-        ]
+        assert (store.steps, names(tmp_path), store.failures()) == ([4], ['2', '4'], said)
+        save(store, state, 6)
+        assert (store.steps, names(tmp_path), store.failures()) == ([6], ['2', '4', '6'], said)
+        store.retain()
+        assert (store.steps, names(tmp_path), store.failures()) == ([6], ['2', '4', '6'], said)
+    with opened(tmp_path, Checkpoints(keep_last=1)) as store:
+        store.retain()
+        assert (store.steps, names(tmp_path), store.failures()) == ([6], ['6'], [])
 
 
 def test_a_full_disk_is_one_sentence_before_anything_is_written(tmp_path):

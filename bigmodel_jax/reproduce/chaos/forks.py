@@ -26,6 +26,7 @@ from bigmodel_jax.launch import simulation
 from bigmodel_jax.report import report
 from bigmodel_jax.reproduce.chaos import shim
 from bigmodel_jax.run_directory import code
+from bigmodel_jax.storage import durable_files
 
 POLL_S = 0.01
 # What a run imports only once it needs it.
@@ -204,7 +205,8 @@ def main() -> int:
         sys.argv[1:] = request['arguments']
         if request['fault']:
             # What lasts, lasts: a minute of tries would only take time.
-            checkpoints.LAST_TRIES_S = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
+            checkpoints.LAST_TRIES_S = (0.01, 0.01)
+            durable_files.WAITS_S = tuple(0.01 for _ in durable_files.WAITS_S)
             shim.arm(request['fault'])
         try:
             runpy.run_module('bigmodel_jax', run_name='__main__', alter_sys=True)  # As python -m does.
