@@ -212,12 +212,11 @@ class Checkpointer:
         Raises:
           NotSaved: it failed every time.
         """
-        for wait_s in (*LAST_TRIES_S, None):
+        for wait_s in (*LAST_TRIES_S, 0.0):
             self.save(state, position, metrics)
             if self.finish() is None:
                 return
-            if wait_s is not None:
-                time.sleep(wait_s)
+            time.sleep(wait_s)
         kept = f'the newest checkpoint is of step {self.newest}' if self._metrics else 'there is no checkpoint'
         raise NotSaved(
             f'{self._failed} Tried {len(LAST_TRIES_S) + 1} times. The work since then is lost: {kept}. Make '
@@ -250,9 +249,9 @@ class Checkpointer:
     def retain(self) -> None:
         """Waits for the last save, and deletes what the policy does not keep, if that could not be done before."""
         self._settle()
-        assert self._saver is not None, 'opened for reading only'
-        old = {*self._undeleted, *(self._superseded(self.newest, self._metrics[self.newest]) if self._metrics else ())}
-        if old:
+        newest = self.newest
+        old = self._undeleted.union(() if newest is None else self._superseded(newest, self._metrics[newest]))
+        if old and self._saver is not None:
             self._deleted(old, self._saver.on_first(lambda: self._delete(old)))
 
     def _superseded(self, step: int, metrics: dict[str, float]) -> list[int]:
@@ -260,10 +259,8 @@ class Checkpointer:
         assert self._policy is not None  # Else there is nothing to save.
         gone = [other for other in self._metrics if other > step or (other in self._left and other != step)]
         kept = {other: self._metrics[other] for other in self._metrics if other < step and other not in gone}
-        return (
-            retention.superseded(kept | {step: metrics}, self._policy, self._direction, rolls_back=self._rolls_back)
-            + gone
-        )
+        kept[step] = metrics
+        return gone + retention.superseded(kept, self._policy, self._direction, rolls_back=self._rolls_back)
 
     def _sync_logs(self) -> None:
         for sync in self.logs:
@@ -349,10 +346,8 @@ class Checkpointer:
             if self._is_gone(step):
                 self._list()
                 problem = f'The run deleted checkpoint {self._path(step)} while it was read'
-            raise config.InputError(f'{problem}. Use another step: {self._listed()}.') from error
-
-    def _listed(self) -> str:
-        return f'there are {", ".join(map(str, self.steps))}' if self._metrics else 'there is none'
+            there = f'there are {", ".join(map(str, self.steps))}' if self._metrics else 'there is none'
+            raise config.InputError(f'{problem}. Use another step: {there}.') from error
 
     def _newest(self, read: Callable[[int], Any], among: Collection[int] | None) -> Any:
         for _ in range(CHANGES):

@@ -14,7 +14,7 @@ from bigmodel_jax.reproduce.chaos import campaign, campaign_report, comparison, 
 
 UNDISTURBED, DISTURBED = 'undisturbed', 'disturbed'
 EXAMPLE = 'scripts/chaos experiments/quickstart.py:smoke --kills 10 --hosts 2 --set mesh.data=-1'
-SWEEP = 'scripts/chaos tests/launch/small.py --faults'
+SWEEP = 'scripts/chaos tests/reproduce/chaos/small.py --faults'
 # Most of the time of a small run goes into compiling it.
 FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 # --faults: every fault, or one of each group.

@@ -1,5 +1,6 @@
 """Single faults of file operations, and the schedule of all those that a run can meet."""
 
+import collections
 import dataclasses
 import errno
 import pathlib
@@ -106,17 +107,18 @@ def schedule(
 
     Args:
       calls: of (start, hosts, host).
-      each: one fault of each group: of the calls of one operation on one place, one is drawn for each way to fail.
+      each: one fault of each group: of all faults of one operation on one kind of file that fail in the same way.
     """
-    dice, found = random.Random(seed), []
+    dice, groups = random.Random(seed), collections.defaultdict(list)
     for (start, hosts, host), counts in sorted(calls.items()):
         for (operation, path), count in sorted(counts.items()):
-            common = {'start': start, 'hosts': hosts, 'host': host, 'operation': operation, 'path': path}
+            where = {'start': start, 'hosts': hosts, 'host': host, 'operation': operation, 'path': path}
             for what, lasts in _kinds(operation):
-                numbers = [dice.randint(1, count)] if each else range(1, count + 1)
-                found += [Fault(**common, n=n, what=what, lasts=lasts) for n in numbers]
-    dice.shuffle(found)
-    return found[:most]
+                found = [Fault(**where, n=n, what=what, lasts=lasts) for n in range(1, count + 1)]
+                groups[operation, path, what, lasts] += found
+    planned = [fault for group in groups.values() for fault in ([dice.choice(group)] if each else group)]
+    dice.shuffle(planned)
+    return planned[:most]
 
 
 def _kinds(operation: str) -> Sequence[tuple[str, bool]]:

@@ -8,6 +8,7 @@ chaos on Linux; a run on a pod starts its processes in the usual way.
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
 import pathlib
@@ -23,7 +24,6 @@ from typing import IO, Any
 
 from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.launch import simulation
-from bigmodel_jax.report import report
 from bigmodel_jax.reproduce.chaos import shim
 from bigmodel_jax.run_directory import code
 from bigmodel_jax.storage import durable_files
@@ -182,9 +182,9 @@ def _become(output: pathlib.Path, parent: int) -> None:
 def _prepare() -> None:
     """Does once what every process would do in the same way, without touching a device."""
     for name in ('bigmodel_jax.cli.commands', *LATE):
-        __import__(name)
+        importlib.import_module(name)
     code.package()
-    templates = report.environment()
+    templates = importlib.import_module('bigmodel_jax.report.report').environment()
     for name in templates.list_templates():
         templates.get_template(name)
 

@@ -13,7 +13,7 @@ import pytest
 from bigmodel_jax.reproduce.chaos import __main__ as command_line
 from bigmodel_jax.reproduce.chaos import comparison, forks
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 TINY = str(ROOT / 'tests' / 'tiny.py')
 SMALL = ('--set', 'model.layers=1', '--set', 'evaluations=()')
 

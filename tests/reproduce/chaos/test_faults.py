@@ -12,18 +12,22 @@ import pytest
 from bigmodel_jax.reproduce.chaos import __main__ as command_line
 from bigmodel_jax.reproduce.chaos import faults, forks, shim, sweep
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 SMALL = str(pathlib.Path(__file__).with_name('small.py'))
-# A loss of power while the first files are written, and a disk that is full for a moment.
-SAMPLE = ('fresh:1:0:write:3:power:once', 'fresh:1:0:mkdir:2:ENOSPC:once')
+# The last checkpoint is there, and the power is lost before the one that it replaces is deleted.
+SAMPLE = ('fresh:1:0:rename:1:power:once:/checkpoints/#',)
 
 
 @pytest.fixture(scope='module')
-def zygote(tmp_path_factory):
+def library(tmp_path_factory):
     try:
-        library = shim.build(tmp_path_factory.mktemp('library'))
+        return shim.build(tmp_path_factory.mktemp('library'))
     except shim.Unavailable as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope='module')
+def zygote(library):
     with forks.Zygote(shim.environment(library)) as server:
         yield server
 
@@ -50,15 +54,46 @@ def test_no_fault_of_many_changes_a_result(zygote, tmp_path, capsys, hosts):
 
 
 def test_a_fault_has_a_name_that_says_it_all():
-    counts = {('fresh', 1, 0): {'write': 2, 'read': 1}, ('resumed', 2, 1): {'rename': 1}}
-    planned = faults.schedule(counts, seed=0, most=None)
+    calls = {('fresh', 1, 0): {('write', '/a'): 2, ('read', '/b'): 1}, ('resumed', 2, 1): {('rename', '/c/#'): 1}}
+    planned = faults.schedule(calls, seed=0)
     assert [faults.parse(str(fault)) for fault in planned] == planned
-    assert planned == faults.schedule(counts, seed=0, most=None)
-    assert sorted(map(str, planned)) == sorted(map(str, faults.schedule(counts, seed=1, most=None)))
+    assert planned == faults.schedule(calls, seed=0)
+    assert sorted(map(str, planned)) == sorted(map(str, faults.schedule(calls, seed=1)))
     # Of each write: three errors once, two that last, three kills; of a read two and one; of a rename two, two and two.
     assert len(planned) == 2 * 8 + 3 + 6
+    assert str(faults.parse('fresh:1:0:read:1:EIO:once')) == 'fresh:1:0:read:1:EIO:once'
     with pytest.raises(ValueError, match='read:1:half'):
         faults.parse('fresh:1:0:read:1:half:once')
+
+
+def test_of_each_group_one_fault_is_run():
+    calls = {
+        ('fresh', 1, 0): {('write', '/a'): 9, ('read', '/b'): 9},
+        ('resumed', 1, 0): {('write', '/a'): 1, ('write', '/b'): 1},
+    }
+
+    def group(fault):
+        return fault.operation, fault.path, fault.what, fault.lasts
+
+    groups = {group(fault) for fault in faults.schedule(calls, seed=0)}
+    drawn = [faults.schedule(calls, seed=seed, each=True) for seed in range(30)]
+    assert all({group(fault) for fault in each} == groups and len(each) == len(groups) == 19 for each in drawn)
+    found = {(fault.start, fault.n) for each in drawn for fault in each if fault.path == '/a'}
+    assert found == {('resumed', 1), *(('fresh', n) for n in range(1, 10))}
+
+
+@pytest.mark.parametrize(
+    ('path', 'place'),
+    [
+        ('/checkpoints/12.partial/model/_METADATA', '/checkpoints/#.partial/model/_METADATA'),
+        ('/checkpoints/12', '/checkpoints/#'),
+        ('/SHA256SUMS.0123abcd.partial', '/SHA256SUMS.#.partial'),
+        ('/checkpoints/2/model/ocdbt.process_1/d/0123456789abcdef0', '/checkpoints/#/model/ocdbt.process_1/d/#'),
+        ('/tensorboard/events.out.tfevents.1700000000.host-1.local', '/tensorboard/events.out.*'),
+    ],
+)
+def test_paths_of_one_kind_have_one_name(path, place):
+    assert faults.place(path) == place
 
 
 PROGRAM = """
@@ -66,7 +101,7 @@ import os, sys
 from bigmodel_jax.reproduce.chaos import shim
 folder, order = sys.argv[1], sys.argv[2:]
 os.chdir(folder)
-shim.arm([folder, order[0], *map(int, order[1:]), folder + '.log'])
+shim.arm([folder, *order[:2], *map(int, order[2:]), folder + '.log'])
 with open('synced', 'wb', 0) as file:
     file.write(b'12345678')
     os.fsync(file.fileno())
@@ -85,16 +120,19 @@ except OSError as error:
 @pytest.mark.parametrize(
     ('order', 'status', 'said', 'left'),
     [
-        (('write', 4, shim.Happens.FAIL, errno.ENOSPC, 0), 0, '28', {'synced': 9, 'renamed': 4, 'last': 0}),
-        (('write', 4, shim.Happens.HALF, 0, 0), -9, '', {'synced': 9, 'renamed': 4, 'last': 4}),
-        (('create', 3, shim.Happens.KILL, 0, 0), -9, '', {'synced': 9, 'renamed': 4}),
-        (('create', 3, shim.Happens.POWER, 0, 0), -9, '', {'synced': 8, 'renamed': 0}),
-        (('rename', 9, shim.Happens.KILL, 0, 0), 0, '', {'synced': 9, 'renamed': 4, 'last': 8}),
+        (('write', '*', 4, shim.Happens.FAIL, errno.ENOSPC, 0), 0, '28', {'synced': 9, 'renamed': 4, 'last': 0}),
+        (('write', '*', 4, shim.Happens.HALF, 0, 0), -9, '', {'synced': 9, 'renamed': 4, 'last': 4}),
+        (('create', '*', 3, shim.Happens.KILL, 0, 0), -9, '', {'synced': 9, 'renamed': 4}),
+        (('create', '*', 3, shim.Happens.POWER, 0, 0), -9, '', {'synced': 8, 'renamed': 0}),
+        (('rename', '*', 9, shim.Happens.KILL, 0, 0), 0, '', {'synced': 9, 'renamed': 4, 'last': 8}),
+        (('write', '/l#st', 1, shim.Happens.HALF, 0, 0), -9, '', {'synced': 9, 'renamed': 4, 'last': 4}),
+        (('write', '/l*', 1, shim.Happens.HALF, 0, 0), -9, '', {'synced': 9, 'renamed': 4, 'last': 4}),
+        (('write', '/#', 1, shim.Happens.HALF, 0, 0), 0, '', {'synced': 9, 'renamed': 4, 'last': 8}),
     ],
 )
-def test_the_library_does_what_it_is_told(zygote, tmp_path, order, status, said, left):
+def test_the_library_does_what_it_is_told(library, tmp_path, order, status, said, left):
     """The lengths of the files of a small program, against what POSIX says of its calls."""
-    folder, library = tmp_path / 'folder', shim.build(tmp_path)
+    folder = tmp_path / 'folder'
     folder.mkdir()
     command = [sys.executable, '-c', PROGRAM, str(folder), *map(str, order)]
     done = subprocess.run(command, env=os.environ | shim.environment(library), capture_output=True, text=True, cwd=ROOT)

@@ -17,7 +17,7 @@ import pytest
 from bigmodel_jax.reproduce.chaos import comparison, forks, observer
 from bigmodel_jax.run_directory import event_log
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 STEPS, SAVES, DEVICES = 40, 5, 2
 SETTINGS = {
     'steps': STEPS, 'evaluations': (), 'model.layers': 1, 'mesh.data': -1,
