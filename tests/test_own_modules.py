@@ -128,3 +128,10 @@ def test_debug_prints_the_whole_traceback_and_names_cannot_write_to_the_terminal
 def test_a_name_with_marks_of_colour_is_shown_as_it_is(tmp_path, capsys):
     assert __main__.main(argv=['show', TINY, '--set', "name='[/x]\\x1b[31m'"]) == 0
     assert '[/x]\\x1b[31m' in capsys.readouterr().out
+
+
+def test_no_module_of_the_package_is_a_persons_own():
+    """Else every run would store the package among the code of its experiment."""
+    package = pathlib.Path(config.__file__).parent
+    assert not [path for path in package.rglob('*.py') if own_modules.is_own(str(path))]
+    assert own_modules.is_own(TINY)

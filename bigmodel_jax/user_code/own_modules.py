@@ -29,7 +29,7 @@ def _installed() -> tuple[pathlib.Path, ...]:
     """The folders of Python, of what is installed, and of this package."""
     paths = [sysconfig.get_paths()[name] for name in ('stdlib', 'platstdlib', 'purelib', 'platlib')]
     paths += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple(dict.fromkeys([*(pathlib.Path(path).resolve() for path in paths), pathlib.Path(__file__).parent]))
+    return tuple(dict.fromkeys([*(pathlib.Path(path).resolve() for path in paths), pathlib.Path(__file__).parents[1]]))
 
 
 @functools.cache

@@ -67,7 +67,7 @@ def alive(pid):
 @pytest.mark.parametrize('end', ['leave', 'die'])
 def test_nothing_outlives_who_started_it(tmp_path, end):
     program = (
-        'import os, pathlib, sys\nfrom bigmodel_jax.launch import forks\n'
+        'import os, pathlib, sys\nfrom bigmodel_jax.reproduce.chaos import forks\n'
         'with forks.Zygote() as zygote:\n'
         f'    children = zygote.run(["train", {TINY!r}, "--workdir", {str(tmp_path / "run")!r}], hosts=2, devices=1,'
         f' output=pathlib.Path({str(tmp_path)!r}))\n'
