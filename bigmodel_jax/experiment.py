@@ -69,6 +69,7 @@ class Experiment:
     mesh: sharding.MeshShape = sharding.MeshShape()
     checkpoints: Checkpoints = Checkpoints()
     watch: Watch = Watch()
+    workers: config.NonNegative = 1  # Threads that read batches ahead, on each host; 0: none, each is read when needed.
     claims: tuple[papers.Claim, ...] = ()  # What its paper says of it.
 
     def __repr__(self) -> str:
@@ -80,7 +81,7 @@ class Experiment:
 
 
 # Fields that say where and how often, not what: a run may go on after they change.
-CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'claims')
+CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'workers', 'claims')
 
 
 def check(experiment: Experiment) -> Experiment:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bigmodel_jax import differences
+from bigmodel_jax.experiment import CIRCUMSTANCES
 from bigmodel_jax.reproduce import conditions, results, sections, verdict
 from bigmodel_jax.reproduce.sections import Finding, Section
 from bigmodel_jax.run_directory import code
@@ -16,9 +17,8 @@ from bigmodel_jax.runs import directory, traces
 from bigmodel_jax.storage import durable_files
 
 # Of the circumstances, which may change within a run (experiment.CIRCUMSTANCES), only these can change a number.
-NO_EFFECT = ('name', 'checkpoints', 'watch', 'claims')
+NO_EFFECT = ('name', 'checkpoints', 'watch', 'workers', 'claims')
 MESH, FIXED_ORDER, POLICY = 'mesh', 'mesh.fixed_order', 'watch.anomalies'
-CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'claims')
 # What a session records of its data: the field, the word for it, and for what a difference speaks if not for the data.
 FINGERPRINTS = (
     ('data', 'source', None),

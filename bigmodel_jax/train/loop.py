@@ -128,7 +128,7 @@ def _session(
     with (
         metrics.open_writer(directory, wandb=wandb, details=config.to_json(experiment), **how) as writer,
         progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=run.unit) as shown,
-        prefetch.Feed(run.data, run.place, start, Route.of(position)) as ahead,
+        prefetch.Prefetcher(run.data, run.place, start, Route.of(position), workers=experiment.workers) as ahead,
         trace.Tracer(directory, run.blueprint, place=run.place, seed=experiment.seed, **how) as tracer,
         profiling.Profiler(profile, directory) as profiler,
     ):
@@ -157,7 +157,7 @@ class Equipment(NamedTuple):
     checkpoints: Checkpointer
     writer: metrics.Writer
     shown: progress.Progress
-    ahead: prefetch.Feed
+    ahead: prefetch.Prefetcher
     tracer: trace.Tracer
     asked: preemption.Interrupt
     profiler: profiling.Profiler

@@ -1,61 +1,76 @@
-"""Batches on the devices, read ahead by a thread while the devices compute."""
+"""Batches on the devices, read ahead by worker threads while the devices compute.
 
-import collections
-import concurrent.futures
+The workers are Grain's. They are threads, not processes: what takes long in reading (decompressing images, copying
+arrays, reading files) releases Python's lock, nothing has to be copied from one process to another, and none is left
+behind when a run is stopped (scripts/benchmark/workers.py measures both).
+"""
 
+import sys
+from typing import TypeVar
+
+import grain
 import jax
 
 from bigmodel_jax.data import batches
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import route
 
-AHEAD = 2  # Batches ready or being read; more only costs memory.
+T = TypeVar('T')
 
 
-class Feed:
+class Prefetcher:
     """The training batches of the steps after `start`, as a context manager.
 
-    Each has one field more, batches.ROW_HASH, from which the step makes its certificate.
+    Each has one field more, batches.ROW_HASH, from which the step makes its certificate. Which batch a step gets, and
+    every number in it, is the same for any number of workers.
 
     Args:
       data: what to read.
       place: where the rows go; this process reads only its own.
-      route: which batch each step takes.
+      start: the step after which reading begins.
+      taken: which batch each step takes.
+      workers: threads that read batches ahead, each another batch; 0: each batch is read when it is asked for. So many
+        batches and one more are held in memory.
     """
 
-    def __init__(self, data: batches.Batches, place: sharding.Place, start: int, taken: route.Route):
+    def __init__(
+        self, data: batches.Batches, place: sharding.Place, start: int, taken: route.Route, *, workers: int = 1
+    ):
         self._data, self._place, self._step, self._route = data, place, start, taken
         self._rows = place.local_rows(data.rows)
-        self._reader = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='feed')
-        self._ahead: collections.deque[concurrent.futures.Future[dict[str, jax.Array]]] = collections.deque()
+        self._workers = workers
+        self._batches: grain.DatasetIterator[dict[str, jax.Array]] | None = None
 
-    def __enter__(self) -> 'Feed':
+    def __enter__(self) -> 'Prefetcher':
         self.seek(self._step, self._route)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.shutdown(cancel_futures=True)
+        if self._batches is not None:
+            self._batches.close()  # Its threads end after the batches that they are reading now.
 
     def seek(self, step: int, taken: route.Route) -> None:
-        """Goes on after `step`, on that route."""
-        for future in self._ahead:
-            future.cancel()
-        self._ahead.clear()
-        self._step, self._route = step, taken
-        for _ in range(AHEAD):
-            self._submit()
+        """Continues after `step`, on that route."""
+        if self._batches is not None:
+            self._batches.close()
+        steps = grain.MapDataset.range(step + 1, sys.maxsize)
+        self._batches = read_ahead(steps.map(lambda number: self._read(taken.batch(number))), self._workers)
 
     def next(self) -> dict[str, jax.Array]:
         """The next batch; raises whatever reading it raised."""
-        self._submit()
-        return self._ahead.popleft().result()
-
-    def _submit(self) -> None:
-        self._step += 1
-        self._ahead.append(self._reader.submit(self._read, self._route.batch(self._step)))
+        assert self._batches is not None, 'used outside of its context'
+        return next(self._batches)
 
     def _read(self, index: int) -> dict[str, jax.Array]:
         return self._place.put_batch(read(self._data, index, self._rows), self._data.rows)
+
+
+def read_ahead(elements: 'grain.MapDataset[T]', workers: int) -> 'grain.DatasetIterator[T]':
+    """The elements in order; the next ones are made by so many threads, in an order that does not matter."""
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers + 1 if workers else 0)
+    iterator = iter(elements.to_iter_dataset(options))
+    iterator.start_prefetch()
+    return iterator
 
 
 def read(data: batches.Batches, index: int, rows: batches.Rows) -> batches.Batch:
