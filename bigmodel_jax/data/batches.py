@@ -109,7 +109,9 @@ class Batches:
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
         # Grain's shuffle is a stateless permutation, another in each epoch; only indices go through it.
-        return grain.MapDataset.range(len(self.examples)).seed(self.seed).shuffle().repeat()
+        order = grain.MapDataset.range(len(self.examples)).seed(self.seed).shuffle().repeat()
+        order[0]  # Sets up Grain's statistics, which several threads must not do at once.
+        return order
 
     def _positions(self, index: int, rows: Rows | None) -> np.ndarray:
         """[n] int64: where the rows of batch `index` stand in the whole stream of examples."""

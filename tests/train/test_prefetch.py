@@ -32,7 +32,7 @@ class Broken(batches.Batches):
         return super().read(step, ids, rows)
 
 
-def read(place, workers, count, start=0, route=None):
+def read(place, workers, count, *, start=0, route=None):
     with prefetch.Prefetcher(data(), place, start, route or Route(), workers=workers) as ahead:
         return [{name: np.asarray(array) for name, array in ahead.next().items()} for _ in range(count)]
 
