@@ -13,6 +13,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.objectives.objective import Apply, Mean
+from bigmodel_jax.objectives.rngs import Rngs, evaluation_key
 from bigmodel_jax.parallel import sharding
 
 PyTree = Any
@@ -56,7 +57,7 @@ class LossEvaluator(evaluation.Evaluator):
         rows, declared = self._data.rows, self._setting.objective.directions
         fields = self._data.fields.items()
         batch = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields}
-        names = with_perplexity(self._shapes(params, model_state, batch))
+        names = with_perplexity(self._shapes(params, model_state, batch, number=0))
         return {name: declared.get(name, metric.known(name)) for name in names}
 
     def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, float]:
@@ -64,8 +65,8 @@ class LossEvaluator(evaluation.Evaluator):
         mine = self._place.local_rows(rows)
         for index in range(self._count):
             batch = self._place.put_batch(self._data.in_order(index, mine), rows)
-            totals = self._zeros(params, model_state, batch) if totals is None else totals
-            totals = self._step(totals, params, model_state, batch)
+            totals = self._zeros(params, model_state, batch, number=index) if totals is None else totals
+            totals = self._step(totals, params, model_state, batch, number=index)
         return means(jax.device_get(totals))
 
 
@@ -75,16 +76,19 @@ def eval_step(
     model_state: PyTree,
     batch: dict[str, jax.Array],
     *,
+    number: jax.Array | int,
     setting: evaluation.Setting,
 ) -> Totals:
-    """`totals` and those of one more batch; None stands for none so far."""
+    """`totals` and those of batch `number`; None stands for none so far."""
+    rngs = Rngs(evaluation_key(setting.seed, number), setting.objective.streams)
     with sharding.use(setting.place):
-        found = setting.objective(Apply(setting.module, params, model_state), batch, None).metrics
+        apply = Apply(setting.module, params, model_state)
+        found = setting.objective(apply, batch, train=False, rngs=rngs).metrics
     return found if totals is None else jax.tree.map(jnp.add, totals, found)
 
 
-def _zeros(step: Any, *arguments: PyTree) -> Totals:
-    return jax.tree.map(jnp.zeros_like, jax.eval_shape(functools.partial(step, None), *arguments))
+def _zeros(step: Any, *arguments: PyTree, number: jax.Array) -> Totals:
+    return jax.tree.map(jnp.zeros_like, jax.eval_shape(functools.partial(step, None), *arguments, number=number))
 
 
 def means(totals: Totals) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What every model is to the rest of the framework: a config that builds a Flax Linen module and checks its inputs."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Literal
 
@@ -20,9 +21,10 @@ class Model:
     """Interface of the model configs.
 
     The module they build maps a batch (a dict of arrays) to a dict of arrays. `module.init(key, batch)` makes its
-    weights. Any Flax Linen module will do. In training it has the random stream 'dropout', in evaluation it has not:
-    `nn.Dropout(0.1, deterministic=not self.has_rng('dropout'))`,
-    `nn.BatchNorm(use_running_average=not self.has_rng('dropout'))`.
+    weights. Any Flax Linen module will do. Training and evaluation are told apart by the argument `train` of its
+    __call__, if it has one: `nn.Dropout(0.1, deterministic=not train)`, `nn.BatchNorm(use_running_average=not train)`.
+    Another module tells them apart by the random stream 'dropout', which it has in training alone:
+    `deterministic=not self.has_rng('dropout')`; the layers of this package drop out where there is that stream.
     """
 
     def build(self, name: str | None = None) -> nn.Module:
@@ -31,6 +33,16 @@ class Model:
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:
         """Raises InputError if batches with these fields do not fit the model."""
+
+
+def training_mode(module: nn.Module, *, train: bool, method: str | None = None) -> dict[str, bool]:
+    """{'train': train} for a method that has an argument of this name, {} for any other.
+
+    Args:
+      method: of the module; None: __call__.
+    """
+    function = getattr(type(module), method or '__call__')
+    return {'train': train} if 'train' in inspect.signature(function).parameters else {}
 
 
 def check_opened(model: Model, fields: Mapping[str, batches.Field]) -> None:

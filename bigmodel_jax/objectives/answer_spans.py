@@ -1,6 +1,7 @@
 """Spans: where in a row an answer begins and where it ends."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
@@ -18,9 +19,11 @@ class AnswerSpans(objective.Objective):
     Source: Devlin et al. (2018), arXiv:1810.04805, section 4.2; halved, as in the released code.
     """
 
-    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
-        outputs, side = apply(batch, key=key)
+    def __call__(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> objective.Outcome:
+        outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         starts_B, ends_B = (objective.counted(batch[name], batch['weights']) for name in ('starts', 'ends'))
         start_B, _ = language.cross_entropy(outputs['start_logits'], starts_B)
         end_B, _ = language.cross_entropy(outputs['end_logits'], ends_B)
-        return objective.Outcome.of(Mean.weighted((start_B + end_B) / 2, batch['weights']), {}, side)
+        return objective.Outcome.of(Mean.weighted((start_B + end_B) / 2, batch['weights']), {}, auxiliary)

@@ -1,6 +1,7 @@
 """Classification: one label for each row."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
@@ -18,11 +19,13 @@ class Classification(objective.Objective):
 
     label_smoothing: config.Probability = 0.0
 
-    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
-        outputs, side = apply(batch, key=key)
+    def __call__(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> objective.Outcome:
+        outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         logits_BV, labels_B, weights_B = outputs['logits'], batch['labels'], batch['weights']
         labels_B = objective.counted(labels_B, weights_B)
         loss_B, _ = language.cross_entropy(logits_BV, labels_B, label_smoothing=self.label_smoothing)
         loss = Mean.weighted(loss_B, weights_B)
         accuracy = Mean.weighted(logits_BV.argmax(axis=-1) == labels_B, weights_B)
-        return objective.Outcome.of(loss, {'accuracy': accuracy}, side)
+        return objective.Outcome.of(loss, {'accuracy': accuracy}, auxiliary)

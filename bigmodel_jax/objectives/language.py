@@ -1,6 +1,7 @@
 """Next-token cross-entropy that never holds the float32 logits of the whole batch."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +67,10 @@ class LanguageModel(objective.Objective):
     z_loss: config.Rate = 0.0
     logits_mib: config.Positive = 256  # Float32 logits held at a time on a device; longer batches are cut along T.
 
-    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
-        (x_BTD, _), side = apply(batch, key=key, method='features')
+    def __call__(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> objective.Outcome:
+        (x_BTD, _), auxiliary = apply(batch, train=train, rngs=rngs, method='features')
         head, _ = apply(method='head')
         arrays = batch['targets'], batch['weights']
         rows, length = batch['targets'].shape
@@ -77,7 +80,7 @@ class LanguageModel(objective.Objective):
             # A row of padding stands for no text.
             count = objective.counted(batch['bytes'], batch['weights'].max(axis=1)).sum(dtype=jnp.float32)
             metrics['bits_per_byte'] = Mean(metrics['nll'].total / jnp.log(2.0), count)
-        return objective.Outcome.of(loss, metrics, side)
+        return objective.Outcome.of(loss, metrics, auxiliary)
 
     def piece(
         self, head: embeddings.Head, x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array

@@ -1,6 +1,7 @@
 """Masked language modelling, and telling whether one sentence follows another."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,10 @@ class MaskedLanguageModel(objective.Objective):
 
     next_sentence: config.Rate = 1.0  # How much the second mean counts; 0 for the 'No NSP' of table 5.
 
-    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
-        outputs, side = apply(batch, key=key)
+    def __call__(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> objective.Outcome:
+        outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         logits_BNV = outputs['mlm_logits']
         rows_B = (batch['weights'].max(axis=1) > 0).astype(jnp.float32)  # 0 where a row is padding.
         weights_BN = batch.get('place_weights', batch['weights']) * rows_B[:, None]
@@ -43,4 +46,4 @@ class MaskedLanguageModel(objective.Objective):
             loss = Mean(nll.total + share * follows.total, nll.count)
             hits_B = (nsp_BV[:, 1] > nsp_BV[:, 0]) == (elsewhere_B == 1)
             metrics |= {'nsp_nll': follows, 'nsp_accuracy': Mean.weighted(hits_B, rows_B)}
-        return objective.Outcome.of(loss, metrics, side)
+        return objective.Outcome.of(loss, metrics, auxiliary)

@@ -1,6 +1,7 @@
-"""What is minimised: a pure function of (apply, batch, key) that returns totals and counts."""
+"""What is minimised: a pure function of (apply, batch, train, rngs) that returns totals and counts."""
 
 import dataclasses
+import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -45,11 +46,11 @@ def counted(values: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights != 0, values, 0)
 
 
-class Side(NamedTuple):
-    """What a model says besides its outputs."""
+class Auxiliary(NamedTuple):
+    """The auxiliary outputs of a model."""
 
     model_state: PyTree  # Its collections after this batch.
-    losses: dict[str, jax.Array]  # What its layers ask to be minimised too, weighted and summed over them: [] float32.
+    losses: dict[str, jax.Array]  # The auxiliary losses of its layers, weighted and summed over them: [] float32.
 
 
 class Outcome(NamedTuple):
@@ -64,23 +65,25 @@ class Outcome(NamedTuple):
     model_state: PyTree = {}  # noqa: RUF012  # The model's collections that this batch changed; most models have none.
 
     @classmethod
-    def of(cls, loss: Mean, metrics: dict[str, Mean], side: Side) -> 'Outcome':
-        """Of a loss to which the losses of the layers are added; these, and the sum as 'loss', are metrics too.
+    def of(cls, loss: Mean, metrics: dict[str, Mean], auxiliary: Auxiliary) -> 'Outcome':
+        """The outcome of a loss to which the auxiliary losses are added; these, and the sum as 'loss', are metrics too.
 
-        They are means over the batch already. Each counts as often as the loss, so that in the mean they stand as they
-        are; of microbatches, or in evaluation of batches, they become the weighted mean.
+        Auxiliary losses are means over the batch already. Each gets the count of the loss, so that the mean is the
+        value itself; of several microbatches, or batches of an evaluation, it is the weighted mean.
         """
-        asked = {name: Mean(value * loss.count, loss.count) for name, value in side.losses.items()}
-        loss = Mean(sum((mean.total for mean in asked.values()), loss.total), loss.count)
-        return cls(loss, {'loss': loss, **metrics, **asked}, side.model_state)
+        added = {name: Mean(value * loss.count, loss.count) for name, value in auxiliary.losses.items()}
+        loss = Mean(sum((mean.total for mean in added.values()), loss.total), loss.count)
+        return cls(loss, {'loss': loss, **metrics, **added}, auxiliary.model_state)
 
 
 @dataclasses.dataclass(frozen=True)
 class Apply:
-    """A model with its weights: `outputs, side = apply(batch, key=key)`.
+    """A model with its weights: `outputs, auxiliary = apply(batch, train=train, rngs=rngs)`.
 
     Args of a call:
-      key: of dropout; without one the model is in evaluation.
+      train: whether the model is in training. It is passed on to a method that has an argument of this name.
+      rngs: the random streams that the module gets, by name. In evaluation it does not get 'dropout', by which modules
+        without that argument tell training from evaluation.
       method: name of another method of the module, such as 'features'.
     """
 
@@ -88,22 +91,31 @@ class Apply:
     params: PyTree
     model_state: PyTree
 
-    def __call__(self, *inputs: Any, key: jax.Array | None = None, method: str | None = None) -> tuple[Any, Side]:
-        rngs = {} if key is None else {'dropout': key}
+    def __call__(
+        self,
+        *inputs: Any,
+        train: bool = False,
+        rngs: Mapping[str, jax.Array] = types.MappingProxyType({}),
+        method: str | None = None,
+    ) -> tuple[Any, Auxiliary]:
+        streams = {name: rngs[name] for name in rngs if train or name != 'dropout'}
+        mode = model.training_mode(self.module, train=train, method=method)
         variables = {'params': self.params, **self.model_state}
-        mutable = [LOSSES] if key is None else [LOSSES, *self.model_state]
+        mutable = [LOSSES, *self.model_state] if train else [LOSSES]
         try:
-            outputs, changed = self.module.apply(variables, *inputs, rngs=rngs, mutable=mutable, method=method)
+            outputs, changed = self.module.apply(
+                variables, *inputs, rngs=streams, mutable=mutable, method=method, **mode
+            )
         except model.ChangesState as error:
-            # What it gives would depend on the examples that happen to be in a batch.
+            # Its outputs would depend on which examples happen to be in a batch.
             raise config.InputError(
-                f'{type(self.module).__name__} changes {", ".join(self.model_state)} in evaluation. A module is in '
-                "training where it has the random stream 'dropout', so pass to the layer (nn.BatchNorm, nn.Dropout "
-                "...): use_running_average=not self.has_rng('dropout'), or deterministic=not self.has_rng('dropout')."
+                f'{type(self.module).__name__} changes {", ".join(self.model_state)} in evaluation. Give its __call__ '
+                'an argument `train: bool`, which it gets, and pass to the layer (nn.BatchNorm, nn.Dropout ...): '
+                'use_running_average=not train, or deterministic=not train.'
             ) from error
         changed = dict(changed)
         losses = _by_name(changed.pop(LOSSES, {}))
-        return outputs, Side(self.model_state | changed, losses)
+        return outputs, Auxiliary(self.model_state | changed, losses)
 
 
 def _by_name(losses: PyTree) -> dict[str, jax.Array]:
@@ -120,14 +132,28 @@ class Objective:
 
     Attributes:
       directions: which way its own metrics are better, where evaluate/metric.py does not know them by name.
+      streams: the random streams that it, or the model, draws from; see objectives/rngs.py.
     """
 
     directions: ClassVar[Mapping[str, Literal['lower', 'higher']]] = {}
+    streams: ClassVar[tuple[str, ...]] = ('dropout',)
 
-    def __call__(self, apply: Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> Outcome:
+    def __call__(
+        self, apply: Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> Outcome:
         """The loss of `batch`.
 
         Args:
-          key: for dropout, masking and the like; None in evaluation.
+          train: whether this is training. In evaluation `rngs` has keys too, for an objective that draws noise.
+          rngs: the key of each stream in `streams`, by name; in evaluation those of the batch's number.
         """
         raise NotImplementedError
+
+    def per_example(
+        self, apply: Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> jax.Array | None:
+        """The loss of each example alone, [B] float32, nan where nothing in it has a weight; without auxiliary losses.
+
+        None: the loss is no mean over examples, as where examples are compared with one another.
+        """
+        return None

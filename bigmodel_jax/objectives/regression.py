@@ -1,6 +1,7 @@
 """Regression: one number for each row."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ class Regression(objective.Objective):
     Batch: 'values' [B] float32, 'weights' [B]. The model returns 'values' [B].
     """
 
-    def __call__(self, apply: objective.Apply, batch: dict[str, jax.Array], key: jax.Array | None) -> objective.Outcome:
-        outputs, side = apply(batch, key=key)
+    def __call__(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> objective.Outcome:
+        outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         weights_B = batch['weights']
         error_B = objective.counted(outputs['values'].astype(jnp.float32) - batch['values'], weights_B)
-        return objective.Outcome.of(Mean.weighted(jnp.square(error_B), weights_B), {}, side)
+        return objective.Outcome.of(Mean.weighted(jnp.square(error_B), weights_B), {}, auxiliary)

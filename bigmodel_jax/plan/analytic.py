@@ -18,6 +18,7 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.layers import attention, moe, stacks
 from bigmodel_jax.objectives import language
 from bigmodel_jax.objectives.objective import Apply
+from bigmodel_jax.objectives.rngs import Rngs
 from bigmodel_jax.parallel import pipeline, sharding
 from bigmodel_jax.plan import count, estimates, formulas, request, slices
 from bigmodel_jax.train import state, step
@@ -160,7 +161,8 @@ def _residuals(experiment: Experiment, blueprint: state.Blueprint, batch: dict[s
     def backward(params: PyTree, part: PyTree, key: jax.Array) -> PyTree:
         def loss(params: PyTree) -> jax.Array:
             apply = Apply(blueprint.module, params, blueprint.abstract.model_state)
-            return experiment.objective(apply, part, key).loss.total
+            rngs = Rngs(key, experiment.objective.streams)
+            return experiment.objective(apply, part, train=True, rngs=rngs).loss.total
 
         return jax.vjp(loss, params)[1]
 

@@ -8,6 +8,7 @@ from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.kernels import paths
 from bigmodel_jax.objectives import objective
+from bigmodel_jax.objectives.rngs import Rngs
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import state
 
@@ -37,7 +38,9 @@ def _attention_paths(experiment: Experiment, place: sharding.Place) -> dict[str,
 
         def loss(params: Any, model_state: Any, batch: dict[str, jax.Array]) -> Any:
             apply = objective.Apply(blueprint.module, params, model_state)
-            return experiment.objective(apply, batch, jax.random.key(0))
+            return experiment.objective(
+                apply, batch, train=True, rngs=Rngs(jax.random.key(0), experiment.objective.streams)
+            )
 
         with paths.noted() as taken:
             jax.eval_shape(loss, blueprint.abstract.params, blueprint.abstract.model_state, batch)

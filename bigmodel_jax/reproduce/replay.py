@@ -13,6 +13,7 @@ from bigmodel_jax import config
 from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.data import batches
 from bigmodel_jax.objectives.objective import Apply
+from bigmodel_jax.objectives.rngs import Rngs
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.reproduce import conditions, diff, repeat, results
 from bigmodel_jax.reproduce.sections import Section
@@ -201,7 +202,7 @@ def _compiled_loss(built: preparation.Run) -> Callable[..., jax.Array]:
     objective, module = built.experiment.objective, built.blueprint.module
 
     def loss(params: Any, model_state: Any, batch: step.Batch, key: jax.Array) -> jax.Array:
-        outcome = objective(Apply(module, params, model_state), batch, key)
+        outcome = objective(Apply(module, params, model_state), batch, train=True, rngs=Rngs(key, objective.streams))
         return (outcome.loss.total / outcome.loss.count).astype(jnp.float32)
 
     return jax.jit(loss, out_shardings=built.place.replicated)

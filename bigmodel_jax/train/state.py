@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from bigmodel_jax.data import counter_rng
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.models import model
 from bigmodel_jax.objectives.objective import LOSSES
 from bigmodel_jax.optim import anomaly_policy
 from bigmodel_jax.parallel import pipeline, sharding
@@ -93,7 +94,8 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
 def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], seed: int) -> PyTree:
     # The values do not matter to the weights, so the compiler drops the computation that they feed.
     batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in example.items()}
-    variables = module.init(counter_rng.key(seed), batch)
+    mode = model.training_mode(module, train=False)
+    variables = module.init(counter_rng.key(seed), batch, **mode)
     return {name: collection for name, collection in variables.items() if name not in OF_A_BATCH}
 
 

@@ -12,6 +12,7 @@ import optax
 from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.objectives.objective import Apply, Mean, Objective, Outcome
+from bigmodel_jax.objectives.rngs import Rngs
 from bigmodel_jax.optim import anomaly_policy
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import digest, fingerprints
@@ -81,7 +82,9 @@ def gradient_of_total(
     """gradient(), but of the total of the loss, so that those of several parts of a batch can be added."""
 
     def total(params: PyTree, model_state: PyTree, part: Batch, key: jax.Array) -> tuple[jax.Array, Outcome]:
-        outcome = objective(Apply(apply.module, params, model_state), part, key)
+        outcome = objective(
+            Apply(apply.module, params, model_state), part, train=True, rngs=Rngs(key, objective.streams)
+        )
         return outcome.loss.total, outcome
 
     if microbatches == 1:

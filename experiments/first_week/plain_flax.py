@@ -28,10 +28,10 @@ class PerceptronModule(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, batch):
-        training, x_BP = self.has_rng('dropout'), batch['image'].reshape(batch['image'].shape[0], -1)
-        x_BF = nn.relu(nn.BatchNorm(use_running_average=not training)(nn.Dense(self.width)(x_BP)))
-        return {'logits': nn.Dense(2)(nn.Dropout(0.1, deterministic=not training)(x_BF))}
+    def __call__(self, batch, train: bool):
+        x_BP = batch['image'].reshape(batch['image'].shape[0], -1)
+        x_BF = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Dense(self.width)(x_BP)))
+        return {'logits': nn.Dense(2)(nn.Dropout(0.1, deterministic=not train)(x_BF))}
 
 
 def experiment(path: str = 'data/shapes.npz') -> Experiment:

@@ -74,7 +74,9 @@ def setting(place=None):
 def expected(count=COUNT):
     data = {name: value[:count] for name, value in examples().items()}
     apply = objective.Apply(MODEL.build(), params(), {})
-    metrics = jax.jit(lambda data: language.LanguageModel(label_smoothing=0.1)(apply, data, None).metrics)(data)
+    metrics = jax.jit(
+        lambda data: language.LanguageModel(label_smoothing=0.1)(apply, data, train=False, rngs={}).metrics
+    )(data)
     means = {name: float(mean.total / mean.count) for name, mean in metrics.items()}
     return means | {'perplexity': np.exp(means['nll'])}
 
@@ -106,21 +108,21 @@ def test_the_mesh_changes_nothing():
 class Traced(language.LanguageModel):
     """Counts how often it is traced."""
 
-    def __call__(self, apply, batch, key):
-        TRACES.append(key)
-        return super().__call__(apply, batch, key)
+    def __call__(self, apply, batch, *, train, rngs):
+        TRACES.append(train)
+        return super().__call__(apply, batch, train=train, rngs=rngs)
 
 
 TRACES: list[object] = []
 
 
-def test_it_compiles_once_and_gives_no_key():
+def test_it_compiles_once_and_is_not_in_training():
     evaluator = loss.Loss(data=Tokens(batch=4), every_steps=1).build(dataclasses.replace(setting(), objective=Traced()))
     evaluator.run(params(), {})
     traces = len(TRACES)
     evaluator.run(params(), {})
     assert len(TRACES) == traces <= 2  # Once for the shapes of the sums, once for the step.
-    assert set(TRACES) == {None}
+    assert set(TRACES) == {False}
 
 
 def test_what_does_not_fit_is_refused_before_it_runs():
@@ -135,8 +137,8 @@ def test_what_does_not_fit_is_refused_before_it_runs():
 class WithRare(language.LanguageModel):
     """And the share of a token that the data never has."""
 
-    def __call__(self, apply, batch, key):
-        outcome = super().__call__(apply, batch, key)
+    def __call__(self, apply, batch, *, train, rngs):
+        outcome = super().__call__(apply, batch, train=train, rngs=rngs)
         here = (batch['targets'] == 99) * batch['weights']
         return outcome._replace(metrics=outcome.metrics | {'rare': objective.Mean.weighted(here, here)})
 

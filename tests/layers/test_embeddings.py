@@ -77,7 +77,7 @@ def test_the_loss_in_pieces_knows_the_whole_output_layer():
     assert loss.pieces(2, 256, 2_048) == 4
 
     def in_pieces(params):
-        outcome = loss(objective.Apply(module, params, {}), batch, None)
+        outcome = loss(objective.Apply(module, params, {}), batch, train=False, rngs={})
         return outcome.loss.total / outcome.loss.count
 
     def whole(params):

@@ -37,7 +37,7 @@ def loss_of(model):
     module, loss = model.build(), language.LanguageModel(label_smoothing=0.1)
 
     def total(params):
-        outcome = loss(objective.Apply(module, params, {}), BATCH, None)
+        outcome = loss(objective.Apply(module, params, {}), BATCH, train=False, rngs={})
         return outcome.loss.total / outcome.loss.count
 
     return total

@@ -75,7 +75,7 @@ def outcome(objective_config, data):
     """(gradients, metrics) of an objective."""
 
     def total(params):
-        result = objective_config(objective.Apply(MODEL.build(), params, {}), data, None)
+        result = objective_config(objective.Apply(MODEL.build(), params, {}), data, train=False, rngs={})
         return result.loss.total / result.loss.count, result.metrics
 
     return jax.jit(jax.grad(total, has_aux=True))(params())
@@ -83,7 +83,7 @@ def outcome(objective_config, data):
 
 @jax.jit
 def measured(data):
-    return SMOOTHED(objective.Apply(MODEL.build(), params(), {}), data, None).metrics
+    return SMOOTHED(objective.Apply(MODEL.build(), params(), {}), data, train=False, rngs={}).metrics
 
 
 @functools.cache
@@ -174,7 +174,7 @@ def test_classification_is_the_mean_over_rows_with_weight():
         logits, labels, losses = (oracles[key] for key in ('x', 'y', 'ce_label_smoothing_0_1'))
     data = {'labels': jnp.asarray(labels), 'weights': jnp.array([1.0, 1.0, 0.0, 1.0])}
     apply = objective.Apply(Scores(), jnp.asarray(logits), {})
-    result = classification.Classification(label_smoothing=0.1)(apply, data, None)
+    result = classification.Classification(label_smoothing=0.1)(apply, data, train=False, rngs={})
     np.testing.assert_allclose(result.loss, (losses[[0, 1, 3]].sum(), 3.0), rtol=1e-6)
     hits = (logits.argmax(-1) == labels)[[0, 1, 3]].sum()
     np.testing.assert_allclose(result.metrics['accuracy'], (hits, 3.0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.objectives import answer_spans, masked, regression
-from bigmodel_jax.objectives.objective import Side
+from bigmodel_jax.objectives.objective import Auxiliary
 
 B, N, V = 3, 4, 7
 RANDOM = np.random.default_rng(0)
@@ -23,7 +23,7 @@ def outcome(objective, outputs, batch):
     arrays = {name: jnp.asarray(array, jnp.float32) for name, array in outputs.items()}
 
     def compute(arrays, batch):
-        return objective(lambda _, key: (arrays, Side({}, {})), batch, None)
+        return objective(lambda _, **how: (arrays, Auxiliary({}, {})), batch, train=False, rngs={})
 
     return jax.jit(compute)(arrays, {name: jnp.asarray(array) for name, array in batch.items()})
 

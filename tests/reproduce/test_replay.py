@@ -12,6 +12,7 @@ from bigmodel_jax.console import terminal
 from bigmodel_jax.data.sources import text_sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.objectives.objective import Apply
+from bigmodel_jax.objectives.rngs import Rngs
 from bigmodel_jax.reproduce import repeat, replay, verify_view
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import loop, prefetch, preparation, step
@@ -130,7 +131,7 @@ def test_a_row_alone_has_the_loss_that_it_has_in_the_batch(rolled):
     for row in (0, 5):
         weights = batch['weights'] * (np.arange(8) == row)[:, None]
         apply = Apply(built.blueprint.module, state.params, state.model_state)
-        outcome = built.experiment.objective(apply, batch | {'weights': weights}, step.key(0, 0))
+        outcome = built.experiment.objective(apply, batch | {'weights': weights}, train=True, rngs=Rngs(step.key(0, 0)))
         assert found.losses[row] == pytest.approx(float(outcome.loss.total / outcome.loss.count), rel=1e-6)
 
 

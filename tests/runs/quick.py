@@ -51,11 +51,11 @@ class LayeredModule(nn.Module):
 class Tokens(objective.Objective):
     """Mean cross-entropy over the tokens of weight 1."""
 
-    def __call__(self, apply, batch, key):
-        outputs, side = apply(batch, key=key)
+    def __call__(self, apply, batch, *, train, rngs):
+        outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         loss_BT, _ = language.cross_entropy(outputs['logits'], batch['targets'])
         loss = Mean.weighted(loss_BT, batch['weights'])
-        return objective.Outcome.of(loss, {'tokens': Mean.of(batch['weights'].sum())}, side)
+        return objective.Outcome.of(loss, {'tokens': Mean.of(batch['weights'].sum())}, auxiliary)
 
 
 def experiment() -> Experiment:

@@ -79,10 +79,10 @@ class TableModule(nn.Module):
 class Tokens(objective.Objective):
     """Mean cross-entropy over the tokens."""
 
-    def __call__(self, apply, batch, key):
-        outputs, side = apply(batch, key=key)
+    def __call__(self, apply, batch, *, train, rngs):
+        outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         loss_BT, _ = language.cross_entropy(outputs['logits'], batch['targets'])
-        return objective.Outcome.of(Mean.weighted(loss_BT, batch['weights']), {}, side)
+        return objective.Outcome.of(Mean.weighted(loss_BT, batch['weights']), {}, auxiliary)
 
 
 def experiment() -> Experiment:

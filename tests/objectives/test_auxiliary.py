@@ -11,6 +11,7 @@ from bigmodel_jax import config
 from bigmodel_jax.models import decoder, seq2seq
 from bigmodel_jax.objectives import classification, language, objective
 from bigmodel_jax.objectives.objective import Mean
+from bigmodel_jax.objectives.rngs import Rngs
 
 VOCAB, LAYERS, ROWS, LENGTH = 32, 3, 2, 8
 MIXTRAL = decoder.mixtral(
@@ -41,8 +42,8 @@ def uniform(params):
 def outcome(model, batch=BATCH, training=False):
     module = model.build()
     params = uniform(drawing.variables(module, batch)['params'])
-    key = jax.random.key(0) if training else None
-    return language.LanguageModel()(objective.Apply(module, params, {}), batch, key)
+    apply = objective.Apply(module, params, {})
+    return language.LanguageModel()(apply, batch, train=training, rngs=Rngs(jax.random.key(0)))
 
 
 ASKED = {'balance': 0.5 * LAYERS, 'router_z': 0.25 * LAYERS * np.log(4) ** 2}
@@ -83,7 +84,7 @@ def test_losses_move_the_router():
     params = drawing.variables(module, BATCH)['params']
 
     def total(params, losses):
-        found = language.LanguageModel()(objective.Apply(module, params, {}), BATCH, None)
+        found = language.LanguageModel()(objective.Apply(module, params, {}), BATCH, train=False, rngs={})
         return found.metrics['loss' if losses else 'nll'].total
 
     with_losses, without = (jax.grad(total)(params, losses)['blocks']['layers'] for losses in (True, False))
@@ -106,7 +107,7 @@ class Counter(nn.Module):
 def test_state_and_losses_are_kept_apart(training, batches):
     batch = {'inputs': jnp.eye(3), 'labels': jnp.arange(3), 'weights': jnp.ones(3)}
     apply = objective.Apply(Counter(), {'scale': jnp.ones(())}, {'statistics': {'batches': jnp.float32(5.0)}})
-    found = classification.Classification()(apply, batch, jax.random.key(0) if training else None)
+    found = classification.Classification()(apply, batch, train=training, rngs=Rngs(jax.random.key(0)))
     assert found.model_state == {'statistics': {'batches': batches}}
     np.testing.assert_allclose(found.metrics['two'], (6.0, 3.0))
     nll = np.log(np.e + 2) - 1
@@ -115,5 +116,5 @@ def test_state_and_losses_are_kept_apart(training, batches):
 
 def test_an_outcome_without_side_losses_is_the_loss():
     loss = Mean(jnp.float32(3.0), jnp.float32(2.0))
-    found = objective.Outcome.of(loss, {}, objective.Side({'a': 1}, {}))
+    found = objective.Outcome.of(loss, {}, objective.Auxiliary({'a': 1}, {}))
     assert found == objective.Outcome(loss, {'loss': loss}, {'a': 1})
