@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ class Model:
         """Raises InputError if batches with these fields do not fit the model."""
 
 
-def training_mode(module: nn.Module, *, train: bool, method: str | None = None) -> dict[str, bool]:
+def training_mode(module: nn.Module, *, train: bool, method: str | None = None) -> dict[str, Any]:
     """{'train': train} for a method that has an argument of this name, {} for any other.
 
     Args:
