@@ -41,9 +41,9 @@ class Digits(batches.Data):
     @property
     def fields(self) -> Mapping[str, batches.Field]:
         return {
-            'image': batches.Field((SIDE, SIDE), np.dtype(np.float32)),
-            'labels': batches.Field((), np.dtype(np.int32), CLASSES),
-            'weights': batches.Field((), np.dtype(np.float32)),
+            'image': batches.Field((SIDE, SIDE), np.dtype(np.float32), ('height', 'width')),
+            'labels': batches.Field((), np.dtype(np.int32), (), CLASSES),
+            'weights': batches.Field((), np.dtype(np.float32), ()),
         }
 
     def build(self, seed: int) -> batches.Batches:
@@ -58,7 +58,7 @@ class Digits(batches.Data):
             'labels': labels[mine].astype(np.int32),
         }
         fingerprint = {'name': 'scikit-learn digits', 'held_out': self.held_out}
-        examples = batches.ArrayExamples(arrays, below={'labels': CLASSES}, fingerprint=fingerprint)
+        examples = batches.ArrayExamples(arrays, self.fields, fingerprint=fingerprint)
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
 

@@ -22,8 +22,9 @@ class Rows(batches.Data):
 
     @property
     def fields(self):
-        tokens = batches.Field((self.length,), np.dtype(np.int32), 1_024)
-        return {'inputs': tokens, 'targets': tokens, 'weights': batches.Field((self.length,), np.dtype(np.float32))}
+        tokens = batches.Field((self.length,), np.dtype(np.int32), ('length',), 1_024)
+        weights = batches.Field((self.length,), np.dtype(np.float32), ('length',))
+        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
 
 
 def experiment(**changes):

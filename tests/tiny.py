@@ -20,8 +20,8 @@ VOCAB, LENGTH, EXAMPLES = 64, 16, 100
 class Poisoned(batches.ArrayExamples):
     """Examples of which some are read with weights of nan: as arrays they would be refused."""
 
-    def __init__(self, arrays, *, below, fingerprint, rows=()):
-        super().__init__(arrays, below=below, fingerprint=fingerprint)
+    def __init__(self, arrays, fields, *, fingerprint, rows=()):
+        super().__init__(arrays, fields, fingerprint=fingerprint)
         self._rows = np.array(list(rows), np.int64)
 
     def gather(self, indices, epochs, seed):
@@ -42,8 +42,9 @@ class Counting(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        integers = batches.Field((LENGTH,), np.dtype(np.int32), VOCAB)
-        return {'inputs': integers, 'targets': integers, 'weights': batches.Field((LENGTH,), np.dtype(np.float32))}
+        tokens = batches.Field((LENGTH,), np.dtype(np.int32), ('length',), VOCAB)
+        weights = batches.Field((LENGTH,), np.dtype(np.float32), ('length',))
+        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
 
     def build(self, seed: int) -> batches.Batches:
         random = np.random.default_rng(self.rows_seed)
@@ -54,9 +55,8 @@ class Counting(batches.Data):
             rows[self.wild_example] = random.integers(0, VOCAB, LENGTH + 1)
             weights[self.wild_example] *= 1_000
         arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights}
-        below = {'inputs': VOCAB, 'targets': VOCAB}
         poisoned = range(EXAMPLES) if self.poisoned else () if self.nan_example is None else (self.nan_example,)
-        examples = Poisoned(arrays, below=below, fingerprint={'name': 'counting'}, rows=poisoned)
+        examples = Poisoned(arrays, self.fields, fingerprint={'name': 'counting'}, rows=poisoned)
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
 

@@ -23,33 +23,63 @@ def problems_of_lengths(arrays: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def problems_of_fields(fields: Mapping[str, Any], declared: Mapping[str, Any]) -> list[str]:
-    """Where the fields of opened data are not those that its config declared; both by name."""
+    """Where the fields of opened data are not those that its config declared; both batches.Field by name."""
     found = []
-    for name, (shape, dtype, below) in declared.items():
-        if name not in fields:
-            found.append(f'{name!r} is declared, but the examples have only {", ".join(sorted(fields))}.')
+    for name, field in declared.items():
+        problems = _of_one(name, field, fields, {each: fields[each].shape for each in fields})
+        found += problems
+        if problems:
             continue
-        shape_here, dtype_here, below_here = fields[name]
-        if tuple(shape) != tuple(shape_here):
-            found.append(
-                f'{name!r} is declared with the shape {list(shape)} of an example, but has {list(shape_here)}.'
-            )
-        if np.dtype(dtype) != np.dtype(dtype_here):
-            found.append(
-                f'{name!r} is declared as {np.dtype(dtype)}, but is {np.dtype(dtype_here)}; '
-                f'convert it with .astype(np.{np.dtype(dtype)}).'
-            )
-        if None not in (below, below_here) and below_here > below:
-            found.append(f'{name!r} is declared to stay below {below}, but reaches {below_here - 1}.')
+        here = fields[name]
+        if field.axes != here.axes:
+            found.append(f'{name!r} is declared with axes={field.axes}, but its examples have axes={here.axes}.')
+        if field.upper_bound is not None and here.upper_bound is not None and here.upper_bound > field.upper_bound:
+            found.append(f'{name!r} is declared to stay below {field.upper_bound}, but reaches {here.upper_bound - 1}.')
     return found
 
 
-def problem_of_values(name: str, array: np.ndarray, below: int | None, ids: np.ndarray | None = None) -> str | None:
-    """The first value of a field that may not stand there; None if there is none.
+def problems_of_shapes(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> list[str]:
+    """Where arrays [n, ...] of n examples do not have the shapes and dtypes that `fields` says; both by name."""
+    shapes = {name: array.shape[1:] for name, array in arrays.items()}
+    return [problem for name, field in fields.items() for problem in _of_one(name, field, arrays, shapes)]
+
+
+def _of_one(name: str, field: Any, found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What is wrong with the shape and dtype of the field `name` among what was found."""
+    if name not in found:
+        return [f'{name!r} is declared, but the examples have only {", ".join(sorted(found))}.']
+    problems, dtype = [], found[name].dtype
+    if field.shape != tuple(shapes[name]):
+        problems.append(
+            f'{name!r} is declared with the shape {list(field.shape)} of an example, but has {list(shapes[name])}.'
+        )
+    if field.dtype != dtype:
+        problems.append(
+            f'{name!r} is declared as {field.dtype}, but is {dtype}; convert it with .astype(np.{field.dtype}).'
+        )
+    return problems
+
+
+def problems_of_arrays(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> list[str]:
+    """What is wrong with arrays [n, ...] that hold all examples, each of which a field must describe."""
+    unknown = [
+        f'{name!r} is not described by any field of the data ({", ".join(sorted(fields))}); declare it or leave it out.'
+        for name in sorted(arrays.keys() - fields.keys())
+    ]
+    values = (
+        problem_of_values(name, arrays[name], field.upper_bound) for name, field in fields.items() if name in arrays
+    )
+    return [*unknown, *problems_of_shapes(arrays, fields), *(problem for problem in values if problem)]
+
+
+def problem_of_values(
+    name: str, array: np.ndarray, upper_bound: int | None, ids: np.ndarray | None = None
+) -> str | None:
+    """The first value of a field that is not allowed; None if there is none.
 
     Args:
       array: [n, ...], of n examples.
-      below: what integers must stay below, if that is known.
+      upper_bound: that integers must be less than, if it is known.
       ids: [n]: the numbers of the examples; None: 0 .. n - 1.
     """
     if not array.size:
@@ -59,10 +89,10 @@ def problem_of_values(name: str, array: np.ndarray, below: int | None, ids: np.n
         if np.isfinite(array.sum(dtype=np.float64)) or np.isfinite(array).all():
             return None
         wrong, rule = ~np.isfinite(array), 'which is not a finite number'
-    elif below is not None and np.issubdtype(array.dtype, np.integer):
-        if array.min() >= 0 and array.max() < below:
+    elif upper_bound is not None and np.issubdtype(array.dtype, np.integer):
+        if array.min() >= 0 and array.max() < upper_bound:
             return None
-        wrong, rule = (array < 0) | (array >= below), f'but must be at least 0 and below {below}'
+        wrong, rule = (array < 0) | (array >= upper_bound), f'but must be at least 0 and below {upper_bound}'
     else:
         return None
     example, *place = (int(i) for i in np.argwhere(wrong)[0])

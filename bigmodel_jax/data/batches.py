@@ -4,9 +4,10 @@ A `Data` config builds `Batches`: random-access `Examples` in an order that is a
 Every batch is a dict of arrays whose first axis is the batch, and has `weights`: 0 marks padding, in loss and metrics.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import numpy as np
@@ -20,12 +21,34 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio.
 Rows = slice | np.ndarray  # Of a batch, counted from 0; an array has their numbers, [n] int64.
 
 
-class Field(NamedTuple):
-    """One array of a batch: its shape without the batch axis, its dtype, and for integers the bound they stay below."""
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One array of a batch: `Field((T,), np.dtype(np.int32), ('length',), vocab)` are token ids of shape [B, T].
 
-    shape: tuple[int, ...]
+    Raises:
+      InputError: `axes` does not name every dimension of `shape`.
+    """
+
+    shape: tuple[int, ...]  # Of one example, without the batch axis.
     dtype: np.dtype
-    below: int | None = None
+    axes: tuple[str, ...]  # What each dimension is: ('length',), ('height', 'width', 'channels'), ('features',), ().
+    upper_bound: int | None = None  # Of integers: each is at least 0 and less than this; None if it is not known.
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'shape', tuple(self.shape))
+        object.__setattr__(self, 'dtype', np.dtype(self.dtype))
+        named = isinstance(self.axes, tuple | list) and all(isinstance(axis, str) for axis in self.axes)
+        if not named or len(self.axes) != len(self.shape):
+            raise config.InputError(
+                f'Field: axes={self.axes!r} should be a tuple with a name for each of the {len(self.shape)} dimensions '
+                f"of shape={self.shape}: ('length',) for a sequence, ('height', 'width', 'channels') for an image, "
+                "('features',) for a vector, () for one number."
+            )
+        object.__setattr__(self, 'axes', tuple(self.axes))
+
+    def sizes(self, axis: str) -> tuple[int, ...]:
+        """The sizes of the dimensions called `axis`; () if there is none."""
+        return tuple(size for size, name in zip(self.shape, self.axes) if name == axis)
 
 
 class Examples:
@@ -56,21 +79,23 @@ class Examples:
 class ArrayExamples(Examples):
     """Examples that fit in memory: a dict of arrays with a common first axis. `weights` of 1 is added where absent.
 
+    Args:
+      fields: what the arrays are, each by its name.
+
     Raises:
-      InputError: their lengths differ, there are none, an id is negative or not `below`, or a number not finite.
+      InputError: the arrays are not what `fields` says, there are none, or a number is not finite.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], *, below: Mapping[str, int], fingerprint: Mapping[str, Any]):
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field], *, fingerprint: Mapping[str, Any]
+    ):
         checking.refuse(checking.problems_of_lengths(arrays) if arrays else ['There is no array.'])
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        found = [checking.problem_of_values(name, array, below.get(name)) for name, array in arrays.items()]
-        checking.refuse([problem for problem in found if problem])
         count = len(next(iter(arrays.values())))
         self._arrays = {'weights': np.ones(count, np.float32), **arrays}
-        self.fields = {
-            name: Field(array.shape[1:], array.dtype, below.get(name)) for name, array in self._arrays.items()
-        }
+        self.fields = {'weights': Field((), np.dtype(np.float32), ()), **fields}
         self.fingerprint = {**fingerprint, 'examples': count}
+        checking.refuse(checking.problems_of_arrays(self._arrays, self.fields))
 
     def __len__(self) -> int:
         return len(self._arrays['weights'])
@@ -79,8 +104,8 @@ class ArrayExamples(Examples):
         return {name: array[indices] for name, array in self._arrays.items()}
 
     def problems(self, declared: Mapping[str, Field]) -> list[str]:
-        bounds = {name: field.below for name, field in declared.items() if name in self._arrays}
-        found = [checking.problem_of_values(name, self._arrays[name], below) for name, below in bounds.items()]
+        bounds = {name: field.upper_bound for name, field in declared.items() if name in self._arrays}
+        found = [checking.problem_of_values(name, self._arrays[name], bound) for name, bound in bounds.items()]
         return super().problems(declared) + [problem for problem in found if problem]
 
     def blanks(self, rows: int) -> str | None:
@@ -149,11 +174,10 @@ class Batches:
         except Exception as error:
             error.add_note(f'while reading the examples {", ".join(map(str, ids[:8].tolist()))} ... of a batch')
             raise
-        here = {name: Field(array.shape[1:], array.dtype) for name, array in batch.items()}
-        found: list[str | None] = [*checking.problems_of_fields(here, self.fields)] or [
-            checking.problem_of_values(name, batch[name], field.below, ids)
+        found: list[str | None] = [*checking.problems_of_shapes(batch, self.fields)] or [
+            checking.problem_of_values(name, batch[name], field.upper_bound, ids)
             for name, field in self.fields.items()
-            if field.below is not None
+            if field.upper_bound is not None
         ]
         checking.refuse([problem for problem in found if problem])
         return batch

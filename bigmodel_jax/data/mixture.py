@@ -180,24 +180,25 @@ def _agreed(parts: Sequence[tuple[str, Mapping[str, batches.Field]]]) -> dict[st
             raise config.InputError(
                 f'A mixture needs the same fields in all parts: {has} gives {odd[0]!r} and {lacks} does not.'
             )
-        for field, (shape, dtype, _) in fields.items():
-            if (shape, dtype) != theirs[field][:2]:
+        for field in fields:
+            if _shown(fields[field]) != _shown(theirs[field]):
                 raise config.InputError(
                     f'A mixture needs the same fields in all parts: {field!r} of {name} is '
                     f'{_shown(theirs[field])}, that of {first} {_shown(fields[field])}.'
                 )
-    return {field: fields[field]._replace(below=_bound(field, parts)) for field in fields}
+    return {name: dataclasses.replace(field, upper_bound=_bound(name, parts)) for name, field in fields.items()}
 
 
 def _bound(field: str, parts: Sequence[tuple[str, Mapping[str, batches.Field]]]) -> int | None:
-    """What the integers of a field stay below in every part; None if it is not known of one."""
-    bounds = [theirs[field].below for _, theirs in parts]
+    """The upper bound of the integers of a field in every part; None if it is not known of one."""
+    bounds = [theirs[field].upper_bound for _, theirs in parts]
     known = [bound for bound in bounds if bound is not None]
     return max(known) if len(known) == len(bounds) else None
 
 
 def _shown(field: batches.Field) -> str:
-    return f'{np.dtype(field.dtype).name}{list(field.shape)}'
+    sizes = ', '.join(f'{axis}={size}' for axis, size in zip(field.axes, field.shape))
+    return f'{field.dtype.name}[{sizes}]'
 
 
 def _shared_tokenizer(parts: Mapping[str, batches.Batches]) -> Any:

@@ -18,7 +18,7 @@ class Saved(tokenizers.Vocabulary):
     directory: str
 
     @property
-    def below(self) -> int | None:
+    def upper_bound(self) -> int | None:
         return self.build().size if is_saved(self.directory) else None
 
     def build(self) -> Tokenizer:

@@ -26,7 +26,7 @@ class Elsewhere(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return {name: batches.Field((self.length,), np.dtype(np.int32), self.vocab) for name in self.names}
+        return {name: batches.Field((self.length,), np.dtype(np.int32), ('length',), self.vocab) for name in self.names}
 
     def build(self, seed: int) -> batches.Batches:
         raise config.InputError(

@@ -1,5 +1,6 @@
 """What a family of published models is: how its config.json, its tensors and its inputs are ours."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -77,13 +78,16 @@ class Family:
 
     def check(self, batch: Mapping[str, np.ndarray], model: Any) -> None:
         """Raises InputError if the model cannot read a batch."""
+        # The inputs of language models: sequences, and numbers of an example.
         fields = {
-            name: batches.Field(array.shape[1:], array.dtype, below=int(array.max(initial=0)) + 1)
+            name: batches.Field(
+                array.shape[1:], array.dtype, ('length',) * (array.ndim - 1), int(array.max(initial=0)) + 1
+            )
             for name, array in batch.items()
         }
         if 'positions' in fields:  # As long as the last position, whatever is left out before it.
-            longest = max(fields['inputs'].shape[0], fields['positions'].below or 0)
-            fields['inputs'] = fields['inputs']._replace(shape=(longest,))
+            longest = max(fields['inputs'].shape[0], fields['positions'].upper_bound or 0)
+            fields['inputs'] = dataclasses.replace(fields['inputs'], shape=(longest,))
         if model.block.attention.window is not None:  # Which may be longer than what is asked here.
             model = config.vary(model, {'block.attention.window': None})
         model.check(fields)

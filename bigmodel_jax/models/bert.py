@@ -68,7 +68,7 @@ class Bert(model.Model):
             raise config.InputError(
                 f'model.length={self.length} is shorter than the data ({length} tokens); use at least {length}.'
             )
-        kinds = fields['types'].below if 'types' in fields else None
+        kinds = fields['types'].upper_bound if 'types' in fields else None
         if kinds is not None and kinds > self.types:
             raise config.InputError(f'model.types={self.types}, but the data tells {kinds} kinds of sentences apart.')
         stacks.check(self.block, self.width, length)
@@ -221,7 +221,7 @@ class Classifier(model.Model):
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:
         self.encoder.check(fields)
-        known = fields['labels'].below if 'labels' in fields else None
+        known = fields['labels'].upper_bound if 'labels' in fields else None
         if known is not None and known != self.classes:
             raise config.InputError(f'model.classes={self.classes}, but the data has {known} labels.')
 

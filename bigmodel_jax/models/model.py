@@ -1,5 +1,6 @@
 """What every model is to the rest of the framework: a config that builds a Flax Linen module and checks its inputs."""
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -53,13 +54,14 @@ def check_opened(model: Model, fields: Mapping[str, batches.Field]) -> None:
     """
     model.check(fields)
     for name, field in fields.items():
-        if field.below is None and np.issubdtype(field.dtype, np.integer):
+        if field.upper_bound is None and np.issubdtype(field.dtype, np.integer):
             try:
-                model.check({**fields, name: field._replace(below=np.iinfo(np.int32).max)})
+                model.check({**fields, name: dataclasses.replace(field, upper_bound=np.iinfo(np.int32).max)})
             except config.InputError as error:
                 raise config.InputError(
-                    f'The data does not say what the ids of {name!r} stay below, so that an id that the model does not '
-                    f'have would be taken for another. Declare it: batches.Field({field.shape}, dtype, below).'
+                    f'The data gives no upper bound for the ids of {name!r}, so that an id that the model does not '
+                    'have would be taken for another. Declare it: '
+                    f'batches.Field({field.shape}, dtype, {field.axes}, upper_bound).'
                 ) from error
 
 
@@ -85,8 +87,8 @@ def check_dtype(dtype: Dtype) -> None:
 
 def check_tokens(field: batches.Field, *, vocab: int) -> None:
     """Raises InputError if token ids of `field` can reach `vocab`."""
-    if field.below is not None and field.below > vocab:
+    if field.upper_bound is not None and field.upper_bound > vocab:
         raise config.InputError(
-            f'model.vocab={vocab} is too small: the tokenizer has {field.below} tokens. '
-            f'Use model.vocab={-(-field.below // 64) * 64}, the next multiple of 64, which shards well.'
+            f'model.vocab={vocab} is too small: the tokenizer has {field.upper_bound} tokens. '
+            f'Use model.vocab={-(-field.upper_bound // 64) * 64}, the next multiple of 64, which shards well.'
         )

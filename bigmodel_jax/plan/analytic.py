@@ -55,8 +55,9 @@ class Traced:
 
     @property
     def length(self) -> int:
-        """Of the longest array of a batch; 1 where a row is no sequence."""
-        return max((field.shape[0] for field in self.experiment.data.fields.values() if field.shape), default=1)
+        """Of the longest sequence of an example; 1 where the data has none, as images have."""
+        fields = self.experiment.data.fields.values()
+        return max((size for field in fields for size in field.sizes('length')), default=1)
 
     @functools.cached_property
     def weights(self) -> list[formulas.Weight]:
@@ -236,7 +237,7 @@ def _name(traced: Traced, shape: tuple[int, ...], index: int) -> str | None:
     if index <= 1 and ((size == traced.rows and size not in shape[:index]) or size % tokens == 0):
         return 'batch'
     # Where there are as many rows as positions, the first of the two is the batch.
-    if size == traced.length and shape[:index].count(size) == (traced.length == traced.rows) and index <= 3:
+    if size == traced.length > 1 and shape[:index].count(size) == (traced.length == traced.rows) and index <= 3:
         return 'length'
     return traced.logical.get(size) if size not in (traced.rows, traced.length) else None
 

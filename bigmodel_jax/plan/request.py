@@ -57,7 +57,7 @@ def check_shapes(experiment: Experiment, on: slices.Slice) -> None:
             f'data.batch={rows} does not divide over {parts} shards of the batch x microbatches='
             f'{experiment.microbatches}; use a multiple of {unit}, such as {-(-rows // unit) * unit}.'
         )
-    lengths = {field.shape[0] for field in experiment.data.fields.values() if field.shape}
+    lengths = {size for field in experiment.data.fields.values() for size in field.sizes('length')}
     for length, (logical, word) in itertools.product(
         lengths, (('length', 'sequence'), ('stream', 'sequence x tensor'))
     ):

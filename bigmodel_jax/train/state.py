@@ -70,8 +70,9 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
     place.check('A microbatch', (rows // experiment.microbatches,), ('batch',))
     pipeline.check(place, rows // experiment.microbatches)
     for name, field in fields.items():
-        if len(field.shape) == 1:
-            place.check(f'{name} of the data', field.shape, ('length',))
+        # Only a sequence is split over devices within an example.
+        axes = tuple(axis if axis == 'length' else None for axis in field.axes)
+        place.check(f'{name} of the data', field.shape, axes)
     module = experiment.model.build()
     example = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields.items()}
     variables = functools.partial(_variables, module, example, experiment.seed)

@@ -46,8 +46,9 @@ class RandomTokens(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        tokens = batches.Field((LENGTH,), np.dtype(np.int32), VOCAB)
-        return {'inputs': tokens, 'targets': tokens, 'weights': batches.Field((LENGTH,), np.dtype(np.float32))}
+        tokens = batches.Field((LENGTH,), np.dtype(np.int32), ('length',), VOCAB)
+        weights = batches.Field((LENGTH,), np.dtype(np.float32), ('length',))
+        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
 
 
 class Found(NamedTuple):

@@ -110,8 +110,8 @@ class RandomTokens(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        tokens = batches.Field((self.length,), np.dtype(np.int32), self.vocab)
-        weights = batches.Field((self.length,), np.dtype(np.float32))
+        tokens = batches.Field((self.length,), np.dtype(np.int32), ('length',), self.vocab)
+        weights = batches.Field((self.length,), np.dtype(np.float32), ('length',))
         return {'inputs': tokens, 'targets': tokens, 'weights': weights}
 
 

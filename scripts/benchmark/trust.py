@@ -48,14 +48,15 @@ class Random(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return self.build(0).fields
+        tokens = batches.Field((self.length,), np.dtype(np.int32), ('length',), self.vocab)
+        weights = batches.Field((self.length,), np.dtype(np.float32), ('length',))
+        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
 
     def build(self, seed: int) -> batches.Batches:
         tokens = np.random.default_rng(seed).integers(0, self.vocab, (1, self.length)).astype(np.int32)
         arrays = {name: np.broadcast_to(tokens, (EXAMPLES, self.length)) for name in ('inputs', 'targets')}
         arrays['weights'] = np.broadcast_to(np.ones((1, self.length), np.float32), (EXAMPLES, self.length))
-        below = {'inputs': self.vocab, 'targets': self.vocab}
-        examples = batches.ArrayExamples(arrays, below=below, fingerprint={'name': 'random'})
+        examples = batches.ArrayExamples(arrays, self.fields, fingerprint={'name': 'random'})
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
 

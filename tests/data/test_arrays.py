@@ -50,11 +50,11 @@ CHANGES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows(batches.Data):
-    """Rows of random ids with one fault; `below` is what the arrays are checked with, the fields always declare V."""
+    """Rows of random ids with one fault. The fields declare V; the arrays are checked with it if `is_bounded`."""
 
     batch: config.Positive = 2
     fault: str = ''
-    below: int | None = V
+    is_bounded: bool = True
 
     @property
     def fields(self):
@@ -64,32 +64,34 @@ class Rows(batches.Data):
         ids = np.random.default_rng(0).integers(0, V, (COUNT, T)).astype(np.int32)
         arrays = {'inputs': ids.copy(), 'targets': ids.copy(), 'weights': np.ones((COUNT, T), np.float32)}
         arrays = CHANGES[self.fault][0](arrays) if self.fault else arrays
-        below = {} if self.below is None else {'inputs': self.below, 'targets': self.below}
-        return batches.Batches(batches.ArrayExamples(arrays, below=below, fingerprint={}), rows=self.batch, seed=seed)
+        bounds = {} if self.is_bounded else {'upper_bound': None}
+        fields = {name: dataclasses.replace(field, **bounds) for name, field in self.fields.items()}
+        return batches.Batches(batches.ArrayExamples(arrays, fields, fingerprint={}), rows=self.batch, seed=seed)
 
 
 def build(**data):
     return preparation.build(config.vary(tiny.experiment(), {'data': Rows(**data), 'evaluations': ()}))
 
 
-@pytest.mark.parametrize('below', [V, None], ids=['bounded', 'declared'])
+@pytest.mark.parametrize('is_bounded', [True, False], ids=['bounded', 'declared'])
 @pytest.mark.parametrize('fault', CHANGES)
-def test_a_fault_of_the_arrays_is_told_before_the_start(fault, below):
+def test_a_fault_of_the_arrays_is_told_before_the_start(fault, is_bounded):
     with pytest.raises(config.InputError) as caught:
-        build(fault=fault, below=below)
+        build(fault=fault, is_bounded=is_bounded)
     assert CHANGES[fault][1] in str(caught.value)
 
 
 def test_the_data_of_an_evaluation_is_checked_too():
-    evaluations = (loss.Loss(data=Rows(fault='large id', below=None), every_steps=1),)
+    evaluations = (loss.Loss(data=Rows(fault='large id', is_bounded=False), every_steps=1),)
     with pytest.raises(config.InputError, match="'inputs' is 99 in example 2"):
         preparation.build(config.vary(tiny.experiment(), {'evaluations': evaluations}))
 
 
 def test_all_faults_are_one_message():
     arrays = {'a': np.array([5, -1]), 'b': np.array([0.0, np.nan])}
+    fields = {'a': batches.Field((), np.dtype(np.int64), (), 5), 'b': batches.Field((), np.dtype(np.float64), ())}
     with pytest.raises(config.InputError, match=r"(?s)'a' is 5 in example 0.*'b' is nan in example 1"):
-        batches.ArrayExamples(arrays, below={'a': 5}, fingerprint={})
+        batches.ArrayExamples(arrays, fields, fingerprint={})
 
 
 def test_examples_that_do_not_count_may_be_among_others():
@@ -101,8 +103,8 @@ class Wild(batches.Examples):
 
     def __init__(self, wrong):
         self._wrong, self.fingerprint = wrong, {}
-        weights = batches.Field((), np.dtype(np.float32))
-        self.fields = {'x': batches.Field((2,), np.dtype(np.int32), 9), 'weights': weights}
+        weights = batches.Field((), np.dtype(np.float32), ())
+        self.fields = {'x': batches.Field((2,), np.dtype(np.int32), ('length',), 9), 'weights': weights}
 
     def __len__(self):
         return 5
@@ -125,10 +127,10 @@ def test_an_example_that_is_read_wrong_is_named(read):
 
 def test_ids_that_a_model_looks_up_need_a_bound():
     fields = tiny.Counting(batch=2).fields
-    unbounded = {**fields, 'inputs': fields['inputs']._replace(below=None)}
-    with pytest.raises(config.InputError, match="does not say what the ids of 'inputs' stay below"):
-        models.check_opened(tiny.experiment().model, unbounded)
-    models.check_opened(tiny.experiment().model, {**fields, 'note': fields['inputs']._replace(below=None)})
+    unbounded = dataclasses.replace(fields['inputs'], upper_bound=None)
+    with pytest.raises(config.InputError, match="gives no upper bound for the ids of 'inputs'"):
+        models.check_opened(tiny.experiment().model, {**fields, 'inputs': unbounded})
+    models.check_opened(tiny.experiment().model, {**fields, 'note': unbounded})
 
 
 ODD = {
@@ -168,3 +170,16 @@ def test_a_weighted_mean_leaves_out_what_has_no_weight():
     values, weights = jnp.array([jnp.nan, 2.0, jnp.inf, 4.0]), jnp.array([0.0, 1.0, 0.0, -0.5])
     mean = objective.Mean.weighted(values, weights)
     assert (float(mean.total), float(mean.count)) == (0.0, 0.5)
+
+
+@pytest.mark.parametrize('axes', [(), ('length',), ('height', 'width', 'channels'), 'hw', 64, (0, 1)])
+def test_axes_that_do_not_name_every_dimension_are_refused(axes):
+    with pytest.raises(config.InputError, match=r'a tuple with a name for each of the 2 dimensions of shape=\(8, 9\)'):
+        batches.Field((8, 9), np.dtype(np.float32), axes)
+    assert batches.Field((8, 9), np.dtype(np.float32), ('height', 'width')).sizes('width') == (9,)
+
+
+def test_an_array_that_no_field_describes_is_refused():
+    fields = {'a': batches.Field((), np.dtype(np.int64), (), 5)}
+    with pytest.raises(config.InputError, match="'b' is not described by any field of the data"):
+        batches.ArrayExamples({'a': np.arange(3), 'b': np.arange(3)}, fields, fingerprint={})

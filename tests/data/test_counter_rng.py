@@ -22,7 +22,8 @@ def test_every_seed_has_its_own_key_and_small_ones_that_of_jax():
 
 
 def order(seed):
-    examples = batches.ArrayExamples({'inputs': np.zeros((1_000, 1), np.int32)}, below={}, fingerprint={})
+    fields = {'inputs': batches.Field((), np.dtype(np.int32), ())}
+    examples = batches.ArrayExamples({'inputs': np.zeros(1_000, np.int32)}, fields, fingerprint={})
     return tuple(batches.Batches(examples, rows=8, seed=seed).ids(0).tolist())
 
 

@@ -30,8 +30,8 @@ class Noisy(batches.Data):
 
     @property
     def fields(self):
-        noise = batches.Field((4,), np.dtype(np.float32))
-        return {'noise': noise, 'weights': batches.Field((), np.dtype(np.float32))}
+        noise = batches.Field((4,), np.dtype(np.float32), ('features',))
+        return {'noise': noise, 'weights': batches.Field((), np.dtype(np.float32), ())}
 
     def build(self, seed):
         return batches.Batches(NoisyExamples(self), rows=self.batch, seed=seed)

@@ -33,13 +33,16 @@ class Numbers(batches.Data):
 
     @property
     def fields(self):
-        return {self.name: batches.Field((), np.dtype(self.kind), self.first + self.count), 'epoch': INTEGER} | WEIGHT
+        return {
+            self.name: batches.Field((), np.dtype(self.kind), (), self.first + self.count),
+            'epoch': INTEGER,
+        } | WEIGHT
 
     def build(self, seed):
         return batches.Batches(NumberExamples(self), rows=self.batch, seed=seed)
 
 
-INTEGER, WEIGHT = batches.Field((), np.dtype(np.int64)), {'weights': batches.Field((), np.dtype(np.float32))}
+INTEGER, WEIGHT = batches.Field((), np.dtype(np.int64), ()), {'weights': batches.Field((), np.dtype(np.float32), ())}
 
 
 class NumberExamples(batches.Examples):
@@ -172,7 +175,7 @@ def test_a_mixture_of_texts(texts, packing, tmp_path):
     assert built.fields == data.fields
     batch = built.training(3)
     assert {name: (array.shape[1:], array.dtype) for name, array in batch.items()} == {
-        name: field[:2] for name, field in built.fields.items()
+        name: (field.shape, field.dtype) for name, field in built.fields.items()
     }
     assert built.examples.tokenizer.size == 257
     built.examples.tokenizer.save(tmp_path / tokenizers.FOLDER)
@@ -226,5 +229,5 @@ def test_no_mixture(changes):
 
 
 def test_bounds_of_integers_cover_all_parts():
-    assert numbers(30, 7, weights=(3, 1)).fields['x'].below == 1_007
-    assert numbers(30, 7, weights=(3, 1)).fields['epoch'].below is None
+    assert numbers(30, 7, weights=(3, 1)).fields['x'].upper_bound == 1_007
+    assert numbers(30, 7, weights=(3, 1)).fields['epoch'].upper_bound is None

@@ -37,20 +37,19 @@ class Tokens(batches.Data):
     """The examples; without weights if `silent`."""
 
     batch: config.Positive
-    below: int = 19
+    upper_bound: int = 19
     silent: bool = False
 
     @property
     def fields(self):
         integers, floats = (np.dtype(name) for name in ('int32', 'float32'))
-        tokens = batches.Field((6,), integers, self.below)
-        floats = {'weights': batches.Field((6,), floats), 'bytes': batches.Field((), floats)}
+        tokens = batches.Field((6,), integers, ('length',), self.upper_bound)
+        floats = {'weights': batches.Field((6,), floats, ('length',)), 'bytes': batches.Field((), floats, ())}
         return {'inputs': tokens, 'targets': tokens, **floats}
 
     def build(self, seed):
         arrays = examples() | ({'weights': np.zeros((COUNT, 6), np.float32)} if self.silent else {})
-        bounds = {'inputs': self.below, 'targets': self.below}
-        return batches.Batches(batches.ArrayExamples(arrays, below=bounds, fingerprint={}), rows=self.batch, seed=seed)
+        return batches.Batches(batches.ArrayExamples(arrays, self.fields, fingerprint={}), rows=self.batch, seed=seed)
 
 
 @functools.cache
@@ -127,7 +126,7 @@ def test_it_compiles_once_and_is_not_in_training():
 
 def test_what_does_not_fit_is_refused_before_it_runs():
     with pytest.raises(config.InputError, match=r'model\.vocab=19 is too small'):
-        loss.Loss(data=Tokens(batch=4, below=20), every_steps=1).build(setting())
+        loss.Loss(data=Tokens(batch=4, upper_bound=20), every_steps=1).build(setting())
     place = sharding.MeshShape(data=8).build()
     with pytest.raises(config.InputError, match='batch=4 does not divide over the 8'):
         loss.Loss(data=Tokens(batch=4), every_steps=1).build(setting(place))

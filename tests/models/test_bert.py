@@ -105,11 +105,11 @@ def test_one_class_is_a_number():
         ({'vocab': 40}, {}, 'model.vocab=40 is too small'),
         ({'types': 1}, {}, 'model.types=1'),
         ({'block.attention.heads': 3}, {}, 'does not divide'),
-        ({}, {'labels': batches.Field((), np.dtype(np.int32), 2)}, 'model.classes=3, but the data has 2 labels'),
+        ({}, {'labels': batches.Field((), np.dtype(np.int32), (), 2)}, 'model.classes=3, but the data has 2 labels'),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(changes, fields, words):
-    known = {name: batches.Field((T,), np.dtype(np.int32), 2) for name in ('types', 'segments')}
-    known |= {'inputs': batches.Field((T,), np.dtype(np.int32), 50)} | fields
+    known = {name: batches.Field((T,), np.dtype(np.int32), ('length',), 2) for name in ('types', 'segments')}
+    known |= {'inputs': batches.Field((T,), np.dtype(np.int32), ('length',), 50)} | fields
     with pytest.raises(config.InputError, match=words):
         bert.Classifier(encoder=config.vary(SMALL, changes), classes=3).check(known)

@@ -126,8 +126,8 @@ def test_dropout_needs_a_key_and_uses_it():
     np.testing.assert_allclose(without, compiled('learned')(batch), rtol=1e-5, atol=1e-5)
 
 
-def fields(length, below):
-    return {'inputs': batches.Field((length,), np.dtype(np.int32), below)}
+def fields(length, upper_bound):
+    return {'inputs': batches.Field((length,), np.dtype(np.int32), ('length',), upper_bound)}
 
 
 @pytest.mark.parametrize(

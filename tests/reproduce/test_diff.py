@@ -42,8 +42,7 @@ class Stored(batches.Data):
         rows = np.load(self.path)
         arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:]}
         arrays['weights'] = np.ones(arrays['inputs'].shape, np.float32)
-        below = {'inputs': tiny.VOCAB, 'targets': tiny.VOCAB}
-        examples = batches.ArrayExamples(arrays, below=below, fingerprint={'name': 'stored'})
+        examples = batches.ArrayExamples(arrays, self.fields, fingerprint={'name': 'stored'})
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
 

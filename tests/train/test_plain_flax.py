@@ -39,9 +39,9 @@ class Images(batches.Data):
     @property
     def fields(self):
         return {
-            'image': batches.Field((SIDE, SIDE, 3), np.dtype(np.float32)),
-            'labels': batches.Field((), np.dtype(np.int32), CLASSES),
-            'weights': batches.Field((), np.dtype(np.float32)),
+            'image': batches.Field((SIDE, SIDE, 3), np.dtype(np.float32), ('height', 'width', 'channels')),
+            'labels': batches.Field((), np.dtype(np.int32), (), CLASSES),
+            'weights': batches.Field((), np.dtype(np.float32), ()),
         }
 
     def build(self, seed):
@@ -49,7 +49,7 @@ class Images(batches.Data):
         labels = random.integers(0, CLASSES, 64).astype(np.int32)
         image = labels[:, None, None, None] + random.random((64, SIDE, SIDE, 3), np.float32)
         arrays = {'image': image.astype(np.float32), 'labels': labels}
-        examples = batches.ArrayExamples(arrays, below={'labels': CLASSES}, fingerprint={})
+        examples = batches.ArrayExamples(arrays, self.fields, fingerprint={})
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
 

@@ -33,11 +33,11 @@ class Features(batches.Data):
     @property
     def fields(self) -> Mapping[str, batches.Field]:
         floats = np.dtype(np.float32)
-        label = {'labels': batches.Field((), np.dtype(np.int32), self.classes)}
+        label = {'labels': batches.Field((), np.dtype(np.int32), (), self.classes)}
         return {
-            'features': batches.Field((len(self.columns),), floats),
-            **({'values': batches.Field((), floats)} if self.classes == 1 else label),
-            'weights': batches.Field((), floats),
+            'features': batches.Field((len(self.columns),), floats, ('features',)),
+            **({'values': batches.Field((), floats, ())} if self.classes == 1 else label),
+            'weights': batches.Field((), floats, ()),
         }
 
     def build(self, seed: int) -> batches.Batches:
@@ -60,9 +60,7 @@ def _examples(data: Features) -> batches.ArrayExamples:
         arrays['values'] = labels.numbers(written, found.where)
     else:
         arrays['labels'] = labels.ids(written, found.where, classes=data.classes, names=names)
-    examples = batches.ArrayExamples(arrays, below={}, fingerprint=fingerprint)
-    examples.fields = data.fields
-    return examples
+    return batches.ArrayExamples(arrays, data.fields, fingerprint=fingerprint)
 
 
 def matrix(

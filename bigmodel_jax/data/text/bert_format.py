@@ -33,13 +33,13 @@ def specials(tokenizer: tokenizers.Tokenizer) -> Specials:
     return Specials(*(int(i) for i in ids if i is not None))
 
 
-def fields(length: int, below: int | None) -> dict[str, batches.Field]:
+def fields(length: int, upper_bound: int | None) -> dict[str, batches.Field]:
     """The arrays of laid out rows: `inputs`, `types` and `segments`, [n, T] int32."""
-    integers = np.dtype(np.int32)
+    integers, axes = np.dtype(np.int32), ('length',)
     return {
-        'inputs': batches.Field((length,), integers, below),
-        'types': batches.Field((length,), integers, 2),
-        'segments': batches.Field((length,), integers, 2),
+        'inputs': batches.Field((length,), integers, axes, upper_bound),
+        'types': batches.Field((length,), integers, axes, 2),
+        'segments': batches.Field((length,), integers, axes, 2),
     }
 
 

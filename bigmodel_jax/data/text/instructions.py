@@ -39,7 +39,7 @@ class Instructions(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return text.Documents().fields(self.length, self.tokenizer.below)
+        return text.Documents().fields(self.length, self.tokenizer.upper_bound)
 
     def build(self, seed: int) -> text.TextBatches:
         return text.TextBatches(InstructionExamples(self), rows=self.batch, seed=seed)

@@ -32,7 +32,7 @@ class Labelled(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return _fields(self, self.tokenizer.below)
+        return _fields(self, self.tokenizer.upper_bound)
 
     def build(self, seed: int) -> batches.Batches:
         if self.length < 2 + self.table.sentences_per_row:
@@ -40,10 +40,11 @@ class Labelled(batches.Data):
         return batches.Batches(LabelledExamples(self), rows=self.batch, seed=seed)
 
 
-def _fields(data: Labelled, below: int | None) -> dict[str, batches.Field]:
-    floats = batches.Field((), np.dtype(np.float32))
-    label = {'values': floats} if data.classes == 1 else {'labels': batches.Field((), np.dtype(np.int32), data.classes)}
-    return {**bert_format.fields(data.length, below), **label, 'weights': floats}
+def _fields(data: Labelled, upper_bound: int | None) -> dict[str, batches.Field]:
+    floats = batches.Field((), np.dtype(np.float32), ())
+    labels = batches.Field((), np.dtype(np.int32), (), data.classes)
+    label = {'values': floats} if data.classes == 1 else {'labels': labels}
+    return {**bert_format.fields(data.length, upper_bound), **label, 'weights': floats}
 
 
 class LabelledExamples(batches.ArrayExamples):
@@ -64,5 +65,4 @@ class LabelledExamples(batches.ArrayExamples):
             'table': dict(table.fingerprint), 'tokenizer': self.tokenizer.fingerprint, 'length': data.length
         }  # fmt: skip
         fingerprint |= {'labels': list(self.label_names)} if self.label_names else {}
-        super().__init__(arrays, below={}, fingerprint=fingerprint)
-        self.fields = _fields(data, self.tokenizer.size)
+        super().__init__(arrays, _fields(data, self.tokenizer.size), fingerprint=fingerprint)

@@ -38,7 +38,7 @@ class Pairs(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return _fields(self.length, self.tokenizer.below)
+        return _fields(self.length, self.tokenizer.upper_bound)
 
     def build(self, seed: int) -> 'text.TextBatches':
         sides = tuple(tokens.tokenized(side, self.tokenizer, keep_empty=True) for side in (self.source, self.target))
@@ -51,13 +51,13 @@ class Pairs(batches.Data):
         return text.TextBatches(PairExamples(*sides, length=self.length), rows=self.batch, seed=seed)
 
 
-def _fields(length: int, below: int | None) -> dict[str, batches.Field]:
-    row, integers = (length,), np.dtype(np.int32)
-    of_target = text.Documents().fields(length, below)
+def _fields(length: int, upper_bound: int | None) -> dict[str, batches.Field]:
+    row, integers, axes = (length,), np.dtype(np.int32), ('length',)
+    of_target = text.Documents().fields(length, upper_bound)
     return {
-        'source': batches.Field(row, integers, below),
-        'source_segments': batches.Field(row, integers),
-        'source_positions': batches.Field(row, integers, length),
+        'source': batches.Field(row, integers, axes, upper_bound),
+        'source_segments': batches.Field(row, integers, axes),
+        'source_positions': batches.Field(row, integers, axes, length),
         **of_target,
     }
 

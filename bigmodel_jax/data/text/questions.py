@@ -102,7 +102,7 @@ class Questions(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return _fields(self, self.tokenizer.below)
+        return _fields(self, self.tokenizer.upper_bound)
 
     def build(self, seed: int) -> 'QuestionBatches':
         if self.length < self.question + 3 + 1:
@@ -110,10 +110,10 @@ class Questions(batches.Data):
         return QuestionBatches(QuestionExamples(self), rows=self.batch, seed=seed)
 
 
-def _fields(data: Questions, below: int | None) -> dict[str, batches.Field]:
-    place = batches.Field((), np.dtype(np.int32), data.length)
-    weights = batches.Field((), np.dtype(np.float32))
-    return {**bert_format.fields(data.length, below), 'starts': place, 'ends': place, 'weights': weights}
+def _fields(data: Questions, upper_bound: int | None) -> dict[str, batches.Field]:
+    place = batches.Field((), np.dtype(np.int32), (), data.length)
+    weights = batches.Field((), np.dtype(np.float32), ())
+    return {**bert_format.fields(data.length, upper_bound), 'starts': place, 'ends': place, 'weights': weights}
 
 
 def _check(asked: Sequence[Question]) -> None:
@@ -183,8 +183,7 @@ class QuestionExamples(batches.ArrayExamples):
             'questions': dict(known), 'tokenizer': self.tokenizer.fingerprint,
             'length': data.length, 'stride': data.stride,
         }  # fmt: skip
-        super().__init__(arrays, below={}, fingerprint=fingerprint)
-        self.fields = _fields(data, self.tokenizer.size)
+        super().__init__(arrays, _fields(data, self.tokenizer.size), fingerprint=fingerprint)
 
     @functools.cache  # noqa: B019  # As long as the examples; a text has several questions.
     def context(self, text: str) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,7 @@ class SentencePairs(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return _fields(self, self.tokenizer.below)
+        return _fields(self, self.tokenizer.upper_bound)
 
     def build(self, seed: int) -> batches.Batches:
         if self.length < 5:
@@ -52,15 +52,16 @@ class SentencePairs(batches.Data):
         return batches.Batches(PairExamples(corpus, self), rows=self.batch, seed=seed)
 
 
-def _fields(pairs: SentencePairs, below: int | None) -> dict[str, batches.Field]:
-    integers, floats, most = np.dtype(np.int32), np.dtype(np.float32), (pairs.masking.most,)
+def _fields(pairs: SentencePairs, upper_bound: int | None) -> dict[str, batches.Field]:
+    integers, floats = np.dtype(np.int32), np.dtype(np.float32)
+    most, axes = (pairs.masking.most,), ('predictions',)
     return {
-        **bert_format.fields(pairs.length, below),
-        'weights': batches.Field((pairs.length,), floats),
-        'places': batches.Field(most, integers, pairs.length),
-        'targets': batches.Field(most, integers, below),
-        'place_weights': batches.Field(most, floats),
-        'elsewhere': batches.Field((), integers, 2),
+        **bert_format.fields(pairs.length, upper_bound),
+        'weights': batches.Field((pairs.length,), floats, ('length',)),
+        'places': batches.Field(most, integers, axes, pairs.length),
+        'targets': batches.Field(most, integers, axes, upper_bound),
+        'place_weights': batches.Field(most, floats, axes),
+        'elsewhere': batches.Field((), integers, (), 2),
     }
 
 

@@ -46,8 +46,8 @@ class SpanCorruption(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        below = self.tokenizer.below
-        return _fields(self.sizes, None if below is None else below + self.sentinels)
+        bound = self.tokenizer.upper_bound
+        return _fields(self.sizes, None if bound is None else bound + self.sentinels)
 
     def build(self, seed: int) -> 'text.TextBatches':
         sizes, corpus = self.sizes, tokens.tokenized(self.source, self.tokenizer)
@@ -111,14 +111,14 @@ def fit(length: int, *, corrupted: float, span: float) -> Sizes:
     return found
 
 
-def _fields(sizes: Sizes, below: int | None) -> dict[str, batches.Field]:
-    integers, written = np.dtype(np.int32), (sizes.target,)
+def _fields(sizes: Sizes, upper_bound: int | None) -> dict[str, batches.Field]:
+    integers, written, axes = np.dtype(np.int32), (sizes.target,), ('length',)
     return {
-        'source': batches.Field((sizes.source,), integers, below),
-        'inputs': batches.Field(written, integers, below),
-        'targets': batches.Field(written, integers, below),
-        'weights': batches.Field(written, np.dtype(np.float32)),
-        'bytes': batches.Field((), np.dtype(np.float32)),
+        'source': batches.Field((sizes.source,), integers, axes, upper_bound),
+        'inputs': batches.Field(written, integers, axes, upper_bound),
+        'targets': batches.Field(written, integers, axes, upper_bound),
+        'weights': batches.Field(written, np.dtype(np.float32), axes),
+        'bytes': batches.Field((), np.dtype(np.float32), ()),
     }
 
 

@@ -17,14 +17,14 @@ from bigmodel_jax.data.text import packing, tokenizers, tokens
 class Packing:
     """Interface of the configs that say how a stream of tokens becomes rows."""
 
-    def fields(self, length: int, below: int | None) -> dict[str, batches.Field]:
-        """The arrays of a batch; token ids stay below `below`, if that is known."""
-        row, integers, floats = (length,), np.dtype(np.int32), np.dtype(np.float32)
+    def fields(self, length: int, upper_bound: int | None) -> dict[str, batches.Field]:
+        """The arrays of a batch; token ids are less than `upper_bound`, if that is known."""
+        row, axes, integers, floats = (length,), ('length',), np.dtype(np.int32), np.dtype(np.float32)
         return {
-            'inputs': batches.Field(row, integers, below),
-            'targets': batches.Field(row, integers, below),
-            'weights': batches.Field(row, floats),
-            'bytes': batches.Field((), floats),
+            'inputs': batches.Field(row, integers, axes, upper_bound),
+            'targets': batches.Field(row, integers, axes, upper_bound),
+            'weights': batches.Field(row, floats, axes),
+            'bytes': batches.Field((), floats, ()),
         }
 
     def examples(self, corpus: tokens.Corpus, length: int) -> 'TokenExamples':
@@ -51,12 +51,12 @@ class Documents(Packing):
     Source: best-fit decreasing, as in Ding et al. (2024), arXiv:2404.10830.
     """
 
-    def fields(self, length: int, below: int | None) -> dict[str, batches.Field]:
-        row, integers = (length,), np.dtype(np.int32)
+    def fields(self, length: int, upper_bound: int | None) -> dict[str, batches.Field]:
+        row, axes, integers = (length,), ('length',), np.dtype(np.int32)
         return {
-            **super().fields(length, below),
-            'segments': batches.Field(row, integers),
-            'positions': batches.Field(row, integers, length),
+            **super().fields(length, upper_bound),
+            'segments': batches.Field(row, integers, axes),
+            'positions': batches.Field(row, integers, axes, length),
         }
 
     def examples(self, corpus: tokens.Corpus, length: int) -> 'TokenExamples':
@@ -85,7 +85,7 @@ class Text(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return self.packing.fields(self.length, self.tokenizer.below)
+        return self.packing.fields(self.length, self.tokenizer.upper_bound)
 
     def build(self, seed: int) -> 'TextBatches':
         corpus = tokens.tokenized(self.source, self.tokenizer)

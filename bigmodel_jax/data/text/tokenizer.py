@@ -45,7 +45,7 @@ def cut_between_words(text: str) -> Iterator[str]:
 class Tokenizer:
     """Text to numbers and back. `decode(encode(text)) == text` unless the class says otherwise."""
 
-    size: int  # Every id is below it.
+    size: int  # Every id is less than it.
     end: int  # Stands between documents, and before the first. Never part of what encode() returns.
     chat_template: str | None = None  # Jinja text that renders a conversation, of tokenizers that come with one.
     parts: Callable[[str], Iterator[str]] = staticmethod(whole)  # Of a text, whose ids, joined, are encode(text).
@@ -119,8 +119,8 @@ class Vocabulary:
     """Interface of the configs that build a tokenizer."""
 
     @property
-    def below(self) -> int | None:
-        """What every id stays below, as far as it is known before any training."""
+    def upper_bound(self) -> int | None:
+        """What every id is less than, if that is known before any training."""
         return None
 
     def build(self) -> Tokenizer:

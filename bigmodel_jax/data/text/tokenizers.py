@@ -63,7 +63,7 @@ class Bytes(Vocabulary):
     """UTF-8 bytes: 256 ids, and 256 for the end of a document. Nothing to train; any text."""
 
     @property
-    def below(self) -> int:
+    def upper_bound(self) -> int:
         return ByteTokenizer.size
 
     def build(self) -> Tokenizer:
@@ -160,7 +160,7 @@ class Bpe(Vocabulary):
     trained_on: text_sources.Source
 
     @property
-    def below(self) -> int:
+    def upper_bound(self) -> int:
         return self.vocab
 
     def build(self) -> Tokenizer:
@@ -191,7 +191,7 @@ class WordPiece(Vocabulary):
     lowercase: bool = True
 
     @property
-    def below(self) -> int:
+    def upper_bound(self) -> int:
         return self.vocab
 
     def build(self) -> Tokenizer:
@@ -292,7 +292,7 @@ class SentencePiece(Vocabulary):
     kind: Literal['unigram', 'bpe'] = 'unigram'
 
     @property
-    def below(self) -> int:
+    def upper_bound(self) -> int:
         return self.vocab
 
     def build(self) -> Tokenizer:

@@ -79,9 +79,9 @@ class Images(batches.Data):
     @property
     def fields(self) -> Mapping[str, batches.Field]:
         return {
-            'image': batches.Field(self.shape, np.dtype(np.float32)),
-            'labels': batches.Field((), np.dtype(np.int32), self.classes),
-            'weights': batches.Field((), np.dtype(np.float32)),
+            'image': batches.Field(self.shape, np.dtype(np.float32), ('height', 'width', 'channels')),
+            'labels': batches.Field((), np.dtype(np.int32), (), self.classes),
+            'weights': batches.Field((), np.dtype(np.float32), ()),
         }
 
     def build(self, seed: int) -> batches.Batches:

@@ -56,7 +56,7 @@ def test_batches_have_the_fields_that_were_promised(built):
     batch = built.training(0)
     for name, field in data().fields.items():
         assert (batch[name].shape[1:], batch[name].dtype) == (field.shape, field.dtype), name
-        assert field.below is None or batch[name].max() < field.below
+        assert field.upper_bound is None or batch[name].max() < field.upper_bound
     assert set(batch) == set(data().fields)
 
 

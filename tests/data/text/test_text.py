@@ -36,7 +36,7 @@ def test_batches_are_as_declared(data, batches):
     assert data.fields == batches.fields
     for name, field in batches.fields.items():
         assert (batch[name].shape, batch[name].dtype) == ((8, *field.shape), field.dtype), name
-        assert field.below is None or batch[name].max() < field.below
+        assert field.upper_bound is None or batch[name].max() < field.upper_bound
 
 
 def test_an_epoch_sees_each_row_once(batches):

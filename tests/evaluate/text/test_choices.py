@@ -38,7 +38,8 @@ class TextExamples(batches.ArrayExamples):
 
 def setting(kind=TextExamples, model=MODEL):
     arrays = {'inputs': np.zeros((4, 8), np.int32)}
-    data = batches.Batches(kind(arrays, below={'inputs': 257}, fingerprint={}), rows=2, seed=0)
+    fields = {'inputs': batches.Field((8,), np.dtype(np.int32), ('length',), 257)}
+    data = batches.Batches(kind(arrays, fields, fingerprint={}), rows=2, seed=0)
     return evaluation.Setting(
         model=model,
         module=model.build(),

@@ -23,8 +23,8 @@ VOCAB, LENGTH, EXAMPLES, WIDTH = 16, 4, 64, 4
 class Poisoned(batches.ArrayExamples):
     """Examples of which some are read with weights of nan: as arrays they would be refused."""
 
-    def __init__(self, arrays, *, below, fingerprint, rows):
-        super().__init__(arrays, below=below, fingerprint=fingerprint)
+    def __init__(self, arrays, fields, *, fingerprint, rows):
+        super().__init__(arrays, fields, fingerprint=fingerprint)
         self._rows = np.array(list(rows), np.int64)
 
     def gather(self, indices, epochs, seed):
@@ -42,15 +42,15 @@ class Pairs(batches.Data):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        integers = batches.Field((LENGTH,), np.dtype(np.int32), VOCAB)
-        return {'inputs': integers, 'targets': integers, 'weights': batches.Field((LENGTH,), np.dtype(np.float32))}
+        tokens = batches.Field((LENGTH,), np.dtype(np.int32), ('length',), VOCAB)
+        weights = batches.Field((LENGTH,), np.dtype(np.float32), ('length',))
+        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
 
     def build(self, seed: int) -> batches.Batches:
         rows = np.random.default_rng(0).integers(0, VOCAB, (EXAMPLES, LENGTH + 1)).astype(np.int32)
         weights = np.ones((EXAMPLES, LENGTH), np.float32)
         arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights}
-        below = {'inputs': VOCAB, 'targets': VOCAB}
-        examples = Poisoned(arrays, below=below, fingerprint={'name': 'pairs'}, rows=self.nan_examples)
+        examples = Poisoned(arrays, self.fields, fingerprint={'name': 'pairs'}, rows=self.nan_examples)
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
 
