@@ -35,7 +35,14 @@ def snippet(start: str) -> str:
 
 def test_every_snippet_is_executed_below():
     own = 'from bigmodel_jax'
-    starts = ('def experiment()', 'mesh=', 'claims=(', f'{own}.interop', f'{own} import experiment', f'{own} import sh')
+    starts = (
+        'def experiment()',
+        'mesh=',
+        'claims=(',
+        f'{own}.interop',
+        f'{own} import experiment',
+        f'{own}.parallel import sh',
+    )
     assert {snippet(start) for start in starts} == set(SNIPPETS)
     assert len(COMMANDS) > 15
 
@@ -93,7 +100,7 @@ def test_a_run_and_its_parts_can_be_used_from_python(tmp_path, monkeypatch, caps
     key = jax.random.key(0)
     arrays = {name: jax.random.normal(key, (2, 8, 4, 16)) for name in ('q_BTHK', 'k_BSGK', 'v_BSGK')}
     names |= arrays
-    exec(snippet('from bigmodel_jax import sharding'), names)
+    exec(snippet('from bigmodel_jax.parallel import sharding'), names)
     assert names['y_BTHK'].shape == (2, 8, 4, 16)
     assert int(names['state'].step) == 1
 

@@ -13,9 +13,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from bigmodel_jax import config
-from bigmodel_jax.data import (
-    preparation_progress,
-)
+from bigmodel_jax.data import builders, preparation_progress  # noqa: F401  `builders` makes ours known to TFDS.
 from bigmodel_jax.data.sources import documents
 from bigmodel_jax.data.text import encoding
 
