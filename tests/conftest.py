@@ -1,5 +1,6 @@
 """The machine that every test sees: eight simulated CPU devices, and caches that live and die with the session."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -31,8 +32,18 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 
+@pytest.hookimpl(optionalhook=True)  # Of pytest-xdist.
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Gives a worker neighbouring tests, so that the two seldom make the fixtures of the same file."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Makes the devices, in this process only: a subprocess sees one, unless it asks for more."""
+    # What was imported stays: the collector need not go through it again and again.
+    gc.freeze()
     if all(item.path.name in WITHOUT_JAX for item in session.items):
         return
     import jax

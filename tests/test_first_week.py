@@ -12,6 +12,7 @@ FILES = sorted((pathlib.Path(__file__).parents[1] / 'experiments' / 'first_week'
 MOST_LINES = 15  # Of own code.
 # Those whose model and objective other tests train in every run.
 SLOW = (
+    'plain_flax',
     'text_folder',
     'csv_labels',
     'chats',

@@ -24,8 +24,15 @@ MESHES = [
 ]
 
 
-@pytest.mark.parametrize('name', cases.VARIANTS)
-@pytest.mark.parametrize('mesh', MESHES, ids=['sequence8', 'sequence4-tensor2', 'data2-sequence2-tensor2'])
+# The other variants compute on one mesh.
+@pytest.mark.parametrize(
+    ('mesh', 'name'),
+    [
+        pytest.param(mesh, name, marks=[] if number == 2 or name == 'everything' else [pytest.mark.slow])
+        for number, mesh in enumerate(MESHES)
+        for name in cases.VARIANTS
+    ],
+)
 def test_a_ring_computes_what_one_device_does(name, mesh):
     scores, shape = cases.VARIANTS[name]
     inputs = cases.draw(queries=64, **shape)

@@ -27,7 +27,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+# 'everything' has each of the other variants' options.
+OFTEN = ('both ways', 'one for all', 'everything', 'cross')
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.slow]) for name in VARIANTS]
+)
 def test_splash_computes_what_the_plain_way_does(name):
     scores, shape = VARIANTS[name]
     inputs = cases.draw(batch=1, queries=256, **shape)

@@ -1,5 +1,7 @@
 """Routed experts against a loop over tokens in float64, against dense experts, and on every kind of mesh."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,7 @@ def looped(p, x_BTD, top_k):
 def test_equals_a_loop_over_tokens(top_k):
     """Every token is there, whatever its experts: none is dropped."""
     module, params = built(config.vary(ROUTED, {'top_k': top_k}))
-    y_BTD = module.apply({'params': params}, X_BTD)
+    y_BTD = jax.jit(module.apply)({'params': params}, X_BTD)
     np.testing.assert_allclose(y_BTD, looped(params, X_BTD, top_k), atol=1e-5)
 
 
@@ -50,7 +52,8 @@ def test_no_token_is_dropped_when_all_choose_one_expert():
     module, params = built(config.vary(ROUTED, {'top_k': 1}))
     x_BTD = np.abs(X_BTD)
     params['router'] = params['router'].at[:, 3].set(10.0)
-    np.testing.assert_allclose(module.apply({'params': params}, x_BTD), looped(params, x_BTD, 1), atol=1e-5)
+    y_BTD = jax.jit(module.apply)({'params': params}, x_BTD)
+    np.testing.assert_allclose(y_BTD, looped(params, x_BTD, 1), atol=1e-5)
 
 
 def dense(p, x_BTD):
@@ -77,12 +80,15 @@ def test_gradients_are_those_of_dense_experts():
 
 MESHES = [
     {'expert': 8},
+    {'expert': 2, 'fsdp': 2, 'tensor': 2},
+    {'fsdp': 2, 'sequence': 4},
+]
+# Axes that those above have in mixtures.
+MORE_MESHES = [
     {'tensor': 8},
     {'fsdp': 8},
-    {'expert': 2, 'fsdp': 2, 'tensor': 2},
     {'expert': 2, 'sequence': 2, 'tensor': 2},
     {'expert': 4, 'data': 2},
-    {'fsdp': 2, 'sequence': 4},
 ]
 
 
@@ -112,7 +118,9 @@ def assert_same(found, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
-@pytest.mark.parametrize('mesh', MESHES, ids=str)
+@pytest.mark.parametrize(
+    'mesh', [*MESHES, *[pytest.param(mesh, marks=pytest.mark.slow) for mesh in MORE_MESHES]], ids=str
+)
 def test_eight_devices_give_what_one_gives(alone, mesh):
     assert_same(outcome(mesh=mesh), alone)
 
@@ -171,7 +179,8 @@ def test_imbalance_is_one_for_a_uniform_router_and_e_for_one_that_always_says_th
 def sown(routed):
     module, params = built(routed)
     params['router'] = jnp.zeros_like(params['router'])
-    return module.apply({'params': params}, X_BTD, mutable=['losses'])[1].get('losses', {})
+    apply = jax.jit(functools.partial(module.apply, mutable=['losses']))
+    return apply({'params': params}, X_BTD)[1].get('losses', {})
 
 
 def test_losses_are_weighted():

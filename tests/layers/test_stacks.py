@@ -44,10 +44,16 @@ def expected():
 @pytest.mark.parametrize(
     ('scan', 'remat'),
     [
-        *((True, policy) for policy in stacks.POLICIES if policy != 'none'),
+        (True, 'full'),
         (True, ('query', 'middle')),
-        (False, 'full'),
         (False, 'none'),
+        # What these keep is counted below in every run.
+        *(
+            pytest.param(True, policy, marks=pytest.mark.slow)
+            for policy in stacks.POLICIES
+            if policy not in ('none', 'full')
+        ),
+        pytest.param(False, 'full', marks=pytest.mark.slow),
     ],
 )
 def test_compilation_changes_nothing(scan, remat, expected):

@@ -87,7 +87,8 @@ def one_device():
 @pytest.mark.parametrize(
     'mesh',
     [
-        sharding.MeshShape(pipeline=4, data=2),
+        # The others have its axes between them.
+        pytest.param(sharding.MeshShape(pipeline=4, data=2), marks=pytest.mark.slow),
         sharding.MeshShape(pipeline=2, data=2, tensor=2, pipeline_parts=2),
         sharding.MeshShape(pipeline=4, fsdp=2, pipeline_parts=1),
     ],

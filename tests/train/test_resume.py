@@ -23,7 +23,7 @@ def undisturbed(tmp_path_factory):
 # Before the first report, at a report, between reports, at a checkpoint, at an evaluation, and just before the end.
 @pytest.mark.parametrize(
     'stops',
-    [(7, 13), (1, 2, 3), *[pytest.param((stop,), marks=pytest.mark.slow) for stop in [1, 3, 8, 10, 19]]],
+    [(7, 13), *[pytest.param(stops, marks=pytest.mark.slow) for stops in [(1, 2, 3), (1,), (3,), (8,), (10,), (19,)]]],
     ids=str,
 )
 def test_stopped_anywhere_and_started_again_it_is_the_same_run(undisturbed, stops, tmp_path):
