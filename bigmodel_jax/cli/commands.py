@@ -171,16 +171,16 @@ def evaluate(options: argparse.Namespace) -> None:
     else:
         trained = processes.together(lambda: run.average(options.average, options.step, experiment))
     _warn_of(trained.damage)
-    outcomes = trained.evaluate()
+    found = trained.evaluate()
     if not processes.is_first():
         return
     if trained.averaged:
         print(f'the mean of the checkpoints of steps {", ".join(map(str, trained.averaged))}')
-    for name, outcome in outcomes.items():
-        for key, value in outcome.items():
-            if isinstance(value, float):
-                print(f'{terminal.printable(name)}/{key}: {progress.short(value)}')
-    if not outcomes:
+    for name, result in found.items():
+        for key, measured in result.metrics.items():
+            unit = f' {measured.unit}' if measured.unit else ''
+            print(f'{terminal.printable(name)}/{key}: {progress.short(measured.value)}{unit}')
+    if not found:
         print('The experiment has no evaluations.')
 
 

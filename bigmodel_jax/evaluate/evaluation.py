@@ -63,13 +63,32 @@ def describe(tokenizer: Tokenizer) -> str:
     return ', '.join([type(tokenizer).__name__, f'{tokenizer.size:,} tokens', *hashes])
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found.
+
+    Attributes:
+      metrics: by name; recorded, charted and compared.
+      records: lists of JSON-ready records by their kind. Generated texts are 'samples' and have 'prompt' and 'text',
+        and 'reference' where there is one.
+    """
+
+    metrics: Mapping[str, metric.Metric] = dataclasses.field(default_factory=dict)
+    records: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The values of the metrics alone."""
+        return {name: float(measured.value) for name, measured in self.metrics.items()}
+
+
 class Evaluator:
     """An evaluation that is ready to run."""
 
     fingerprint: Mapping[str, Any] = {}  # JSON-ready: what the data is that it reads, if it has any of its own.
 
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions | None:
-        """The metrics that run() gives, each with the direction in which it is better; computes nothing.
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions | None:
+        """The metrics that run() gives, each with its direction and unit; computes nothing.
 
         None: they are not known before it has run. Such an evaluation can be asked only for metrics whose names are in
         evaluate/metric.py.
@@ -79,12 +98,8 @@ class Evaluator:
         """
         return None
 
-    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
-        """Metrics by name: floats, or lists of JSON-ready records.
-
-        Records of texts are called 'samples' and have 'prompt' and 'text', and 'reference' where there is one. Who
-        scores by a library says how in 'signatures': records of 'metric' and 'signature'.
-        """
+    def run(self, params: PyTree, model_state: PyTree) -> EvaluationResult:
+        """Evaluates the model with these weights."""
         raise NotImplementedError
 
 
@@ -146,13 +161,13 @@ def direction(
         listed = config.nearest(where, evaluators) if evaluators else ' The experiment has no evaluations.'
         raise config.InputError(f'{field}={name!r} is not of the form evaluation/metric.{listed}')
     measured = evaluators[where].metrics(params, model_state)
-    found = metric.known(own) if measured is None else measured.get(own)
+    found = (metric.known(own) if measured is None else measured.get(own, metric.Definition())).direction
     if measured is not None and own not in measured:
         near = config.nearest(own, measured) if measured else ' It measures nothing that is a number.'
         raise config.InputError(f'{field}={name!r}: the evaluation {where!r} has no metric {own!r}.{near}')
     if found is None:
         raise config.InputError(
             f'{field}={name!r}: nothing says whether a high or a low {own!r} is better. Declare it: in an objective as '
-            f"directions = {{{own!r}: 'higher'}} or 'lower', in an evaluator as the method metrics()."
+            f"directions = {{{own!r}: 'higher'}} or 'lower', in an evaluator as a metric.Definition in metrics()."
         )
     return found

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -53,21 +53,28 @@ class LossEvaluator(evaluation.Evaluator):
         zeros = functools.partial(_zeros, step)
         self._zeros = jax.jit(zeros, out_shardings=setting.place.replicated)
 
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
-        rows, declared = self._data.rows, self._setting.objective.directions
-        fields = self._data.fields.items()
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
+        rows, fields = self._data.rows, self._data.fields.items()
         batch = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields}
         names = with_perplexity(self._shapes(params, model_state, batch, number=0))
-        return {name: declared.get(name, metric.known(name)) for name in names}
+        return {name: self._definition(name) for name in names}
 
-    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, float]:
+    def _definition(self, name: str) -> metric.Definition:
+        """What a metric is, of which the objective may declare the direction."""
+        found = metric.known(name)
+        return dataclasses.replace(found, direction=self._setting.objective.directions.get(name, found.direction))
+
+    def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         rows, totals = self._data.rows, None
         mine = self._place.local_rows(rows)
         for index in range(self._count):
             batch = self._place.put_batch(self._data.in_order(index, mine), rows)
             totals = self._zeros(params, model_state, batch, number=index) if totals is None else totals
             totals = self._step(totals, params, model_state, batch, number=index)
-        return means(jax.device_get(totals))
+        found = means(jax.device_get(totals))
+        return evaluation.EvaluationResult(
+            {name: self._definition(name).measured(value) for name, value in found.items()}
+        )
 
 
 def eval_step(

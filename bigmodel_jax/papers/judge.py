@@ -9,6 +9,7 @@ from bigmodel_jax import claims as papers
 from bigmodel_jax import config
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.console import quantities
+from bigmodel_jax.evaluate import metric
 from bigmodel_jax.papers import checks
 from bigmodel_jax.reproduce import sections
 from bigmodel_jax.runs import directory
@@ -96,7 +97,8 @@ def measured(claim: papers.Measured, facts: checks.Facts, runs: Sequence[directo
     ours = ', '.join(quantities.number(value) for value in values)
     if scored:
         return verdict(NOT_COMPARABLE, f'because {scored[0]}', ours)
-    return verdict(*_by_value(claim, values, [run.experiment.seed for run in runs]), ours)
+    direction = runs[-1].measured(claim.metric).direction
+    return verdict(*_by_value(claim, values, [run.experiment.seed for run in runs], direction), ours)
 
 
 def _incomparable(claim: papers.Measured, facts: checks.Facts) -> str:
@@ -127,31 +129,33 @@ def _other_signature(claim: papers.Measured, run: directory.Run) -> str:
     """In which way the metric was scored differently; nothing if it was not, or the paper does not say."""
     if claim.signature is None:
         return ''
-    evaluation, _, name = claim.metric.rpartition('/')
-    here = [
-        entry['signature']
-        for record in run.records
-        if record['kind'] == 'signatures' and record['name'] == evaluation
-        for entry in record['signatures']
-        if entry['metric'] == name
-    ]
-    if here and here[-1] == claim.signature:
+    here = run.measured(claim.metric).signature
+    if here == claim.signature:
         return ''
-    return f'its signature is {here[-1] if here else "not recorded"} here and {claim.signature} in the paper'
+    return f'its signature is {here or "not recorded"} here and {claim.signature} in the paper'
 
 
-def _by_value(claim: papers.Measured, values: Sequence[float], seeds: Sequence[int]) -> tuple[str, str]:
-    """The verdict, and its reason."""
+def _by_value(
+    claim: papers.Measured, values: Sequence[float], seeds: Sequence[int], direction: metric.Direction | None
+) -> tuple[str, str]:
+    """The verdict, and its reason.
+
+    Args:
+      direction: in which the metric is better, so that a value outside the tolerance is called better or worse.
+    """
     mean = statistics.fmean(values)
     off = mean - claim.value
     # The tolerance is a decimal number, half a printed digit; neither it nor the difference is exact in binary.
     within = abs(off) <= claim.tolerance * (1 + 1e-9)
+    shown = f'{off:+.3g}'
+    if direction is not None and math.isfinite(off) and not within:
+        shown += ', better' if metric.is_better(mean, claim.value, direction) else ', worse'
     if len(values) == 1:
-        off_by = f'{off:+.3g}; one seed: no interval'
+        off_by = f'{shown}; one seed: no interval'
         return (MATCHED, off_by) if within else (NOT_REPRODUCED, off_by)
     low, high = interval(values)
     of = f'mean {quantities.number(mean)} of seeds {", ".join(map(str, seeds))}; '
-    about = f'{of}{off:+.3g}; 95% interval {quantities.number(low)} to {quantities.number(high)}'
+    about = f'{of}{shown}; 95% interval {quantities.number(low)} to {quantities.number(high)}'
     if within:
         return MATCHED, about
     return (WITHIN_NOISE if low <= claim.value <= high else NOT_REPRODUCED), about

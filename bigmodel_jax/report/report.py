@@ -25,7 +25,8 @@ FILE = 'report.html'
 LARGE_CHART, SMALL_CHART = (920.0, 330.0), (450.0, 190.0)
 # What follows from another metric, or from the clock alone, gets no chart.
 WITHOUT_CHART = ('loss', 'perplexity', 'seconds_per_step')
-TITLES = {'grad_norm': 'Gradient norm', 'nll': 'Negative log-likelihood', 'tokens_per_s': 'Tokens per second'}
+TITLES = {'grad_norm': 'Gradient norm', 'nll': 'Negative log-likelihood', 'bleu': 'BLEU'}
+ARROWS = {'lower': '\N{DOWNWARDS ARROW}', 'higher': '\N{UPWARDS ARROW}'}  # In which direction a metric is better.
 # Bounds that keep the page small, whatever the run.
 SAMPLE_GROUPS, SAMPLE_CHARACTERS, DIFF_CHARACTERS, TABLE_ROWS = 12, 3_000, 60_000, 60
 
@@ -163,17 +164,23 @@ def tiles(run: directory.Run) -> Iterator[Tile]:
 
 
 def _evaluation_tiles(run: directory.Run, evaluation: str) -> Iterator[Tile]:
-    word = evaluation.capitalize()
     if f'{evaluation}/loss' in run.metric_names:
-        steps, values = run.metrics(f'{evaluation}/loss')
-        note = f'step {steps[-1]:,}'
-        best = metrics.best(dict(enumerate(values.tolist())), 'lower')
-        if best is not None and metrics.is_better(values[best], values[-1], 'lower'):
-            note = f'best {quantities.number(values[best])} at {steps[best]:,}'
-        yield Tile(f'{word} loss', quantities.number(values[-1]), note)
-    for metric in ('perplexity', 'bits_per_byte', 'accuracy'):
+        yield Tile(f'{evaluation.capitalize()} loss', *_last_and_best(run, f'{evaluation}/loss'))
+    for metric in ('perplexity', 'bits_per_byte', 'accuracy', 'bleu'):
         if f'{evaluation}/{metric}' in run.metric_names:
-            yield Tile(title(metric), quantities.number(last(run, f'{evaluation}/{metric}')), evaluation)
+            value, note = _last_and_best(run, f'{evaluation}/{metric}')
+            yield Tile(title(metric), value, f'{evaluation}, {note}')
+
+
+def _last_and_best(run: directory.Run, name: str) -> tuple[str, str]:
+    """The last value of a metric of an evaluation; and its step, or an earlier value that is better."""
+    steps, values = run.metrics(name)
+    measured, note = run.measured(name), f'step {steps[-1]:,}'
+    if measured.direction is not None:
+        best = metrics.best(dict(enumerate(values.tolist())), measured.direction)
+        if best is not None and metrics.is_better(values[best], values[-1], measured.direction):
+            note = f'best {quantities.number(values[best])} at {steps[best]:,}'
+    return quantities.number(values[-1]), note
 
 
 def baselines(run: directory.Run) -> list[str]:
@@ -236,8 +243,15 @@ def evaluation_table(run: directory.Run) -> dict[str, tuple[list[str], list[tupl
             (step, [quantities.number(column[step]) if step in column else '' for column in columns.values()])
             for step in spaced(steps, TABLE_ROWS)
         ]
-        tables[evaluation] = ([title(name.rpartition('/')[2]) for name in names], rows)
+        tables[evaluation] = ([_heading(run, name) for name in names], rows)
     return tables
+
+
+def _heading(run: directory.Run, name: str) -> str:
+    """The metric of an evaluation as a heading, with its unit and the direction in which it is better."""
+    measured, found = run.measured(name), title(name.rpartition('/')[2])
+    unit = '' if measured.unit.lower() == found.lower() else measured.unit
+    return ' '.join(filter(None, [found, unit and f'({unit})', ARROWS.get(measured.direction or '')]))
 
 
 def spaced(items: Sequence[Any], most: int) -> list[Any]:

@@ -34,11 +34,34 @@ class Measured(Base):
     metrics: Metrics
 
 
+class About(TypedDict):
+    """What a metric is, see evaluate/metric.py."""
+
+    direction: NotRequired[Literal['lower', 'higher']]
+    unit: NotRequired[str]
+    signature: NotRequired[str]
+
+
 class Evaluated(Base):
     """Metrics that an evaluation found."""
 
     name: str
     metrics: Metrics
+    about: NotRequired[dict[str, About]]  # Records of older versions have none.
+
+
+class Signature(TypedDict):
+    """How a metric was computed."""
+
+    metric: str
+    signature: str
+
+
+class Signatures(Base):
+    """How the metrics of an evaluation were computed; older versions recorded it apart from the metrics."""
+
+    name: str
+    signatures: list[Signature]
 
 
 class Sample(TypedDict):
@@ -123,6 +146,7 @@ TYPES = {
     'speed': Measured,
     'time': Measured,
     'evaluation': Evaluated,
+    'signatures': Signatures,
     'samples': Samples,
     'maps': Maps,
     **dict.fromkeys(('skipped', 'warning', 'damage', 'code', 'checkpoint_failed', 'slow', 'gap'), Said),

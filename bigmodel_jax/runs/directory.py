@@ -14,6 +14,7 @@ from etils import epath
 from bigmodel_jax import __version__, config
 from bigmodel_jax.checkpoints import restoring
 from bigmodel_jax.console import quantities
+from bigmodel_jax.evaluate import metric
 from bigmodel_jax.run_directory import event_log, run_files
 from bigmodel_jax.run_directory import segments as segments_lib
 from bigmodel_jax.runs import goodput, traces
@@ -198,6 +199,29 @@ class Run:
             raise config.InputError(f'{self.path}: no metric {name!r}.{config.nearest(name, self.metric_names)}')
         steps, values = zip(*sorted(self._series[name].items()))
         return np.array(steps, np.int64), np.array(values, np.float64)
+
+    def measured(self, name: str) -> metric.Metric:
+        """The last value of a metric of an evaluation, with its direction, unit and signature, as far as recorded.
+
+        Raises:
+          InputError: the run has no metric of this name.
+        """
+        value = self.metrics(name)[1][-1].item()
+        evaluation, _, own = name.rpartition('/')
+        return metric.Metric.recorded(own, value, self._about.get(evaluation, {}).get(own))
+
+    @functools.cached_property
+    def _about(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Evaluation -> metric -> what the last record says of it."""
+        found: dict[str, dict[str, dict[str, str]]] = {}
+        for record in self.records:
+            if record['kind'] == 'evaluation':
+                found.setdefault(record['name'], {}).update(record.get('about', {}))
+            elif record['kind'] == 'signatures':  # Of older versions.
+                for entry in record['signatures']:
+                    about = metric.known(entry['metric']).measured(0.0).about()
+                    found.setdefault(record['name'], {})[entry['metric']] = {**about, 'signature': entry['signature']}
+        return found
 
     @property
     def samples(self) -> list[Record]:

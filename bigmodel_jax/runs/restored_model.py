@@ -1,7 +1,7 @@
 """The model of a run as it stood at one checkpoint, ready to be evaluated and to write."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -9,6 +9,7 @@ from etils import epath
 from bigmodel_jax import config, differences
 from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.evaluate.text import decoding, decoding_model, samples, translation
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
 from bigmodel_jax.parallel import sharding
@@ -46,20 +47,20 @@ class Trained:
             raise config.InputError(f'{self.path} was trained on data without a tokenizer; it cannot write text.')
         return found
 
-    def evaluate(self) -> dict[str, Mapping[str, Any]]:
+    def evaluate(self) -> dict[str, evaluation.EvaluationResult]:
         """Runs every evaluation of the experiment and records the results with the run.
 
         Returns:
-          evaluation name -> metric -> number, or list of samples. Of the mean of 5 checkpoints, the evaluation 'test'
-          is 'test_average5', here and in the records, beside that of the checkpoint of the same step.
+          what each evaluation found, by its name. Of the mean of 5 checkpoints, the evaluation 'test' is
+          'test_average5', here and in the records, beside that of the checkpoint of the same step.
         """
-        outcomes, evaluators = {}, preparation.evaluators_of(self.experiment, self.place, self.path)
+        found, evaluators = {}, preparation.evaluators_of(self.experiment, self.place, self.path)
         with sharding.use(self.place), metrics.open_recorder(self.path) as writer:
             for each, evaluator in zip(self.experiment.evaluations, evaluators):
                 name = f'{each.name}_average{len(self.averaged)}' if self.averaged else each.name
-                outcomes[name] = evaluator.run(self.params, self.model_state)
-                writer.evaluation(self.step, name, outcomes[name])
-        return outcomes
+                found[name] = evaluator.run(self.params, self.model_state)
+                writer.evaluation(self.step, name, found[name])
+        return found
 
     def sample(self, prompts: Sequence[str], *, tokens: int, how: decoding.Decoding, seed: int) -> list[str]:
         """How the model goes on from each prompt, see samples.write(); one with an encoder translates it instead.

@@ -1,7 +1,6 @@
 """The metrics by which the best checkpoint is kept and a run stops early: in which direction they are better."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from bigmodel_jax import config
 from bigmodel_jax.evaluate import evaluation, metric
@@ -31,15 +30,15 @@ def direction(
     return evaluation.direction(name, by_name, params=abstract.params, model_state=abstract.model_state, field=field)
 
 
-def missing(keep_best: str | None, name: str, outcome: Mapping[str, Any]) -> str | None:
+def missing(keep_best: str | None, name: str, found: evaluation.EvaluationResult) -> str | None:
     """A sentence if the evaluation `name` did not give the metric that was asked of it.
 
     This can happen only to an evaluation of one's own that does not declare its metrics.
     """
     where, _, own = (keep_best or '').partition('/')
-    if where != name or own in outcome:
+    if where != name or own in found.metrics:
         return None
-    near = config.nearest(own, [key for key, value in outcome.items() if isinstance(value, float)])
+    near = config.nearest(own, list(found.metrics))
     return (
         f'checkpoints.keep_best={keep_best!r}: the evaluation {name!r} gave no metric {own!r}, so no checkpoint is '
         f'kept as the best.{near}'

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bigmodel_jax.evaluate import metric
+from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.experiment import EarlyStopping, Experiment
 from bigmodel_jax.hosts import processes
 
@@ -59,9 +59,9 @@ class Monitor:
         else:
             self._waited += 1
 
-    def missing(self, name: str, outcome: Mapping[str, Any]) -> str | None:
+    def missing(self, name: str, found: evaluation.EvaluationResult) -> str | None:
         """A sentence if the evaluation `name` did not give the metric, as one that does not declare its metrics may."""
-        if self._asked is None or not self.reads(name) or self._asked.metric.partition('/')[2] in outcome:
+        if self._asked is None or not self.reads(name) or self._asked.metric.partition('/')[2] in found.metrics:
             return None
         return f'{FIELD}={self._asked.metric!r}: the evaluation {name!r} did not give this metric; it is not counted.'
 

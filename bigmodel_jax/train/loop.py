@@ -325,11 +325,11 @@ class Session:
         keep_best, fresh = self.run.experiment.checkpoints.keep_best, {}
         for each, evaluator in self.evaluations_due(number):
             with self.clock.phase('evaluation'):
-                outcome = evaluator.run(current.params, current.model_state)
-                fresh |= self.writer.evaluation(number, each.name, outcome)
-            self.shown.evaluation(number, each.name, outcome)
-            self.heed('keep_best', number, best.missing(keep_best, each.name, outcome))
-            self.heed('warning', number, self.early.missing(each.name, outcome))
+                found = evaluator.run(current.params, current.model_state)
+                fresh |= self.writer.evaluation(number, each.name, found)
+            self.shown.evaluation(number, each.name, found)
+            self.heed('keep_best', number, best.missing(keep_best, each.name, found))
+            self.heed('warning', number, self.early.missing(each.name, found))
         self.early.see(number, fresh)
         self.latest |= fresh
         self.hook(number, fresh)

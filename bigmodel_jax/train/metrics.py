@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
+from bigmodel_jax.evaluate.evaluation import EvaluationResult
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.run_directory import boards, event_log, locking, series, tracking
 from bigmodel_jax.storage import appending
@@ -142,17 +143,15 @@ class Writer:
         if self._tracker is not None:
             self._tracker.log(shown, step)
 
-    def evaluation(self, step: int, name: str, outcome: Mapping[str, Any]) -> dict[str, float]:
-        """What an evaluation found; returns its numbers as 'name/metric'.
-
-        Its lists of records, such as 'samples' and 'signatures', become events of that kind.
-        """
-        numbers = {key: value for key, value in outcome.items() if isinstance(value, float)}
+    def evaluation(self, step: int, name: str, found: EvaluationResult) -> dict[str, float]:
+        """Records what an evaluation found; returns the values of its metrics as 'name/metric'."""
+        numbers = found.values
         if numbers:
-            self.scalars('evaluation', step, numbers, name=name)
-        for key in sorted(outcome.keys() - numbers.keys()):
-            self.event(key, step, **{'name': name, key: list(outcome[key])})
-        self.texts(step, name, outcome.get('samples', []))
+            about = {key: measured.about() for key, measured in found.metrics.items()}
+            self.scalars('evaluation', step, numbers, name=name, about=about)
+        for key, records in sorted(found.records.items()):
+            self.event(key, step, **{'name': name, key: list(records)})
+        self.texts(step, name, found.records.get('samples', []))
         return {f'{name}/{key}': value for key, value in numbers.items()}
 
     def histograms(self, step: int, found: Mapping[str, Any]) -> None:

@@ -4,11 +4,11 @@ import contextlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import rich.progress
 
 from bigmodel_jax.console import terminal
+from bigmodel_jax.evaluate.evaluation import EvaluationResult
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.storage import appending
 
@@ -75,9 +75,9 @@ class Progress:
         if not self._live.disable:
             self._live.update(self._task, completed=step)
 
-    def evaluation(self, step: int, name: str, outcome: Mapping[str, Any]) -> None:
+    def evaluation(self, step: int, name: str, found: EvaluationResult) -> None:
         """The numbers of an evaluation, on a line that stays."""
-        numbers = [f'{key} {short(value)}' for key, value in outcome.items() if isinstance(value, float)]
+        numbers = [f'{key} {short(measured.value)}' for key, measured in found.metrics.items()]
         if numbers:
             self.say(f'step {step}/{self._steps}  {name}: {"  ".join(numbers)}')
 

@@ -89,18 +89,18 @@ def close(found, wanted):
 @pytest.mark.parametrize('rows', [4, 21])
 def test_the_last_batch_may_be_short(rows):
     evaluator = loss.Loss(data=Tokens(batch=rows), every_steps=1).build(setting())
-    close(evaluator.run(params(), {}), expected())
+    close(evaluator.run(params(), {}).values, expected())
 
 
 def test_only_the_first_batches():
     evaluator = loss.Loss(data=Tokens(batch=4), every_steps=1, max_batches=3).build(setting())
-    close(evaluator.run(params(), {}), expected(12))
+    close(evaluator.run(params(), {}).values, expected(12))
 
 
 def test_the_mesh_changes_nothing():
     place = sharding.MeshShape(data=2, fsdp=2, tensor=2).build()
     evaluator = loss.Loss(data=Tokens(batch=8), every_steps=1).build(setting(place))
-    close(evaluator.run(jax.device_put(params(), place.replicated), {}), expected())
+    close(evaluator.run(jax.device_put(params(), place.replicated), {}).values, expected())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,10 +144,10 @@ class WithRare(language.LanguageModel):
 
 def test_a_metric_without_a_weight_is_nan_and_the_others_are_as_they_are():
     rare = dataclasses.replace(setting(), objective=WithRare(label_smoothing=0.1))
-    found = dict(loss.Loss(data=Tokens(batch=4), every_steps=1).build(rare).run(params(), {}))
+    found = loss.Loss(data=Tokens(batch=4), every_steps=1).build(rare).run(params(), {}).values
     assert np.isnan(found.pop('rare'))
     close(found, expected())
-    silent = loss.Loss(data=Tokens(batch=21, silent=True), every_steps=1).build(setting()).run(params(), {})
+    silent = loss.Loss(data=Tokens(batch=21, silent=True), every_steps=1).build(setting()).run(params(), {}).values
     assert np.isnan(silent['loss'])
     assert np.isnan(silent['perplexity'])
 
@@ -156,7 +156,14 @@ def test_it_declares_what_it_gives():
     evaluator = loss.Loss(data=Tokens(batch=4), every_steps=1).build(setting())
     declared = evaluator.metrics(*jax.eval_shape(lambda: (params(), {})))
     assert declared.keys() == expected().keys()
-    assert {name for name, direction in declared.items() if direction == 'higher'} == {'accuracy'}
+    assert {name for name, each in declared.items() if each.direction == 'higher'} == {'accuracy'}
+    assert {name: each.unit for name, each in declared.items()} == {
+        'loss': '', 'nll': 'nats', 'accuracy': '', 'perplexity': '', 'bits_per_byte': 'bits',
+    }  # fmt: skip
+    found = evaluator.run(params(), {}).metrics
+    assert {name: (each.direction, each.unit) for name, each in found.items()} == {
+        name: (each.direction, each.unit) for name, each in declared.items()
+    }
 
 
 def test_a_hopeless_model_has_infinite_perplexity():

@@ -54,12 +54,16 @@ class Own(evaluation.Evaluator):
 @pytest.mark.parametrize(
     ('name', 'declared', 'message'),
     [
-        ('own/cost', {'cost': None}, "whether a high or a low 'cost' is better. Declare it"),
+        ('own/cost', {'cost': metric.Definition()}, "whether a high or a low 'cost' is better. Declare it"),
         ('own/cost', None, "whether a high or a low 'cost' is better. Declare it"),
-        ('own/cots', {'cost': 'lower'}, "the evaluation 'own' has no metric 'cots'. Did you mean 'cost'?"),
+        (
+            'own/cots',
+            {'cost': metric.Definition('lower')},
+            "has no metric 'cots'. Did you mean 'cost'?",
+        ),
         ('own/x', {}, 'It measures nothing that is a number'),
-        ('own', {'cost': 'lower'}, 'is not of the form evaluation/metric'),
-        ('onw/cost', {'cost': 'lower'}, "Did you mean 'own'?"),
+        ('own', {'cost': metric.Definition('lower')}, 'is not of the form evaluation/metric'),
+        ('onw/cost', {'cost': metric.Definition('lower')}, "Did you mean 'own'?"),
     ],
 )
 def test_a_metric_that_cannot_be_compared_is_refused(name, declared, message):
@@ -73,7 +77,7 @@ def test_a_direction_is_declared_or_known_by_name():
     def found(name, declared):
         return evaluation.direction(name, {'own': Own(declared)}, params={}, model_state={}, field='x')
 
-    assert found('own/cost', {'cost': 'lower'}) == 'lower'
+    assert found('own/cost', {'cost': metric.Definition('lower')}) == 'lower'
     assert found('own/accuracy', None) == 'higher'
     assert found('own/balance_loss', None) == 'lower'
 
@@ -86,10 +90,13 @@ def test_a_run_knows_the_direction_of_its_best_checkpoint():
 
 
 def test_an_evaluation_that_gave_another_metric_is_said():
-    said = best.missing('own/cost', 'own', {'costs': 1.0, 'samples': []})
+    def found(*names):
+        return evaluation.EvaluationResult({name: metric.Metric(1.0) for name in names})
+
+    said = best.missing('own/cost', 'own', found('costs'))
     assert said is not None
     assert "no metric 'cost'" in said
     assert "'costs'" in said
-    assert best.missing('own/cost', 'own', {'cost': 1.0}) is None
-    assert best.missing('own/cost', 'other', {}) is None
-    assert best.missing(None, 'own', {}) is None
+    assert best.missing('own/cost', 'own', found('cost')) is None
+    assert best.missing('own/cost', 'other', found()) is None
+    assert best.missing(None, 'own', found()) is None

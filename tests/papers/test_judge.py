@@ -7,6 +7,7 @@ import pytest
 
 from bigmodel_jax import claims, config
 from bigmodel_jax.__main__ import main
+from bigmodel_jax.evaluate import metric
 from bigmodel_jax.papers import judge
 from bigmodel_jax.report import report
 from bigmodel_jax.run_directory import event_log
@@ -27,10 +28,9 @@ def run_with(workdir, *every, score=None, signature=None, seed=0, **changes):
     (workdir / 'experiment.json').write_text(json.dumps(config.to_json(experiment)))
     with event_log.Writer(workdir / event_log.FILE) as writer:
         if score is not None:
-            writer.append({'kind': 'evaluation', 'step': 100, 'name': 'test', 'metrics': {'bleu': score}})
-        if signature is not None:
-            signatures = [{'metric': 'bleu', 'signature': signature}]
-            writer.append({'kind': 'signatures', 'step': 100, 'name': 'test', 'signatures': signatures})
+            about = {'direction': 'higher', 'unit': 'BLEU'} | ({} if signature is None else {'signature': signature})
+            record = {'kind': 'evaluation', 'step': 100, 'name': 'test', 'metrics': {'bleu': score}}
+            writer.append({**record, 'about': {'bleu': about}})
     return directory.open_run(workdir)
 
 
@@ -44,8 +44,8 @@ def only(run, seeds=()):
     [
         (27.3, judge.MATCHED, '+0; one seed: no interval'),
         (27.25, judge.MATCHED, '-0.05; one seed: no interval'),
-        (27.24, judge.NOT_REPRODUCED, '-0.06; one seed: no interval'),
-        (28.3, judge.NOT_REPRODUCED, '+1; one seed: no interval'),
+        (27.24, judge.NOT_REPRODUCED, '-0.06, worse; one seed: no interval'),
+        (28.3, judge.NOT_REPRODUCED, '+1, better; one seed: no interval'),
         (float('nan'), judge.NOT_REPRODUCED, '+nan; one seed: no interval'),
     ],
 )
@@ -142,3 +142,18 @@ def test_no_claim_is_left_out(tmp_path, capfd):
 def test_a_page_without_claims_does_not_speak_of_them(tmp_path):
     page = report.render(directory.open_run(run_maker.finished(tmp_path / 'a', steps=100)))
     assert 'What the paper says' not in page
+
+
+def test_the_signature_in_the_log_of_an_older_version_counts(tmp_path):
+    run = run_with(tmp_path / 'a', bleu(signature=SIGNATURE), score=27.3)
+    log = run.path / event_log.FILE
+    older = [{key: value for key, value in record.items() if key != 'about'} for record in event_log.read(log)]
+    log.unlink()
+    with event_log.Writer(log) as writer:
+        for record in older:
+            writer.append(record)
+        signatures = [{'metric': 'bleu', 'signature': SIGNATURE}]
+        writer.append({'kind': 'signatures', 'step': 100, 'name': 'test', 'signatures': signatures})
+    again = directory.open_run(run.path)
+    assert only(again).verdict == judge.MATCHED
+    assert again.measured('test/bleu') == metric.Metric(27.3, 'higher', 'BLEU', SIGNATURE)

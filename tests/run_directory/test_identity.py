@@ -60,7 +60,7 @@ def test_a_run_is_read_with_its_own_tokenizer(corpus, moved_back):
     trained = run.restore()
     assert trained.tokenizer.fingerprint == identity.recorded_tokenizer(run.path)
     again = trained.evaluate()['validation']
-    assert again['loss'] == pytest.approx(run.metrics('validation/loss')[1][-1], rel=1e-6)  # Float32 sums.
+    assert again.values['loss'] == pytest.approx(run.metrics('validation/loss')[1][-1], rel=1e-6)  # Float32 sums.
 
 
 def test_a_finished_run_is_evaluated_without_its_training_data(corpus, trained, tmp_path):
@@ -75,7 +75,7 @@ def test_a_finished_run_is_evaluated_without_its_training_data(corpus, trained, 
     finally:
         (corpus / 'away').rename(corpus / 'train.txt')
         (corpus / 'away too').rename(corpus / 'held_out.txt')
-    assert found['loss'] == pytest.approx(run.metrics('validation/loss')[1][-1], rel=1e-6)
+    assert found.values['loss'] == pytest.approx(run.metrics('validation/loss')[1][-1], rel=1e-6)
 
 
 def test_other_evaluation_data_is_not_taken_for_that_of_the_run(corpus, trained, tmp_path):

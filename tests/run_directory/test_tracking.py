@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.run_directory import series, tracking
 from bigmodel_jax.train import metrics
 
@@ -94,7 +94,7 @@ def test_an_evaluation_of_any_name_has_curves_of_its_own(tmp_path, runs, name):
     with metrics.Writer(epath.Path(tmp_path), start=0, wandb='p', details={}) as writer:
         writer.scalars('train', 10, {'loss': 3.0})
         writer.scalars('speed', 10, {'loss': 4.0})
-        writer.evaluation(10, name, {'loss': 2.0})
+        writer.evaluation(10, name, evaluation.EvaluationResult({'loss': metric.Metric(2.0, 'lower')}))
     shown = {key: value for _, values in runs[0].logged for key, value in values.items()}
     assert sorted(shown.values()) == [2.0, 3.0, 4.0]
     assert shown['train/loss'] == 3.0

@@ -97,6 +97,6 @@ def test_evaluate_says_what_it_averaged_and_keeps_it_apart(run, capsys):
     again = directory.open_run(run.path)
     steps, losses = again.metrics('validation_average4/loss')
     assert steps.tolist() == [8]
-    assert losses[0] == run.average(4).evaluate()['validation_average4']['loss']
+    assert losses[0] == run.average(4).evaluate()['validation_average4'].values['loss']
     assert losses[0] not in before[1]
     np.testing.assert_array_equal(again.metrics('validation/loss'), before)

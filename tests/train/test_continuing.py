@@ -169,7 +169,7 @@ def test_other_evaluations_of_a_finished_run_have_names_of_their_own(corpus, tmp
     assert list(found) == ['on_train']
     after = directory.open_run(tmp_path / 'run')
     assert after.metrics('validation/loss')[1].tolist() == before
-    assert after.metrics('on_train/loss')[1].tolist() == [pytest.approx(found['on_train']['loss'])]
+    assert after.metrics('on_train/loss')[1].tolist() == [pytest.approx(found['on_train'].values['loss'])]
     del elsewhere['evaluations.0.name']
     with pytest.raises(config.InputError, match=r'evaluation validation\.data\.source\.path'):
         run.restore(experiment=config.vary(experiment, elsewhere))

@@ -121,7 +121,7 @@ def test_its_batch_statistics_are_trained_and_used_in_evaluation(trained):
     run = verbs.open_run(trained.workdir).restore()
     mean = run.model_state['batch_stats']['BatchNorm_0']['mean']
     assert np.abs(np.asarray(mean)).max() > 0
-    assert run.evaluate()['validation']['loss'] == pytest.approx(trained.metrics['validation/loss'])
+    assert run.evaluate()['validation'].values['loss'] == pytest.approx(trained.metrics['validation/loss'])
     assert set(run.model_state) == {'batch_stats'}  # What a module notes of a batch is no state.
 
 

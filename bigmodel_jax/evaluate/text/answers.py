@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from bigmodel_jax.parallel import sharding
 
 PyTree = Any
 SIGNATURE = 'SQuAD 1.1, lower case, without punctuation and articles'
+METRICS = dict.fromkeys(('exact_match', 'f1'), metric.Definition('higher', '%'))
 
 
 def normalize(answer: str) -> str:
@@ -76,10 +77,10 @@ class AnswersEvaluator(evaluation.Evaluator):
             outputs, _ = Apply(self._setting.module, params, model_state)(batch)
         return outputs['start_logits'], outputs['end_logits']
 
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
-        return {'exact_match': 'higher', 'f1': 'higher'}
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
+        return METRICS
 
-    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
+    def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         data, place, examples = self._data, self._setting.place, self._data.examples
         best: dict[int, tuple[float, str]] = {}  # Question -> score and text.
         for index in range(data.steps_per_pass):
@@ -94,19 +95,18 @@ class AnswersEvaluator(evaluation.Evaluator):
         # Where no score is a number, no span is the best, and there is no answer.
         return self._scored([best.get(number, (-np.inf, ''))[1] for number in range(len(examples.questions))])
 
-    def _scored(self, found: list[str]) -> Mapping[str, Any]:
+    def _scored(self, found: list[str]) -> evaluation.EvaluationResult:
         asked = self._data.examples.questions
         pairs = [(answer, question.answers) for answer, question in zip(found, asked)]
         records = [
             {'question': question.text, 'text': answer, 'reference': question.answers[0]}
             for question, answer in zip(asked[: self._answers.shown], found)
         ]
-        return {
-            'exact_match': 100 * float(np.mean([exact_match(*pair) for pair in pairs])),
-            'f1': 100 * float(np.mean([f1(*pair) for pair in pairs])),
-            'signatures': [{'metric': name, 'signature': SIGNATURE} for name in ('exact_match', 'f1')],
-            'answers': records,
+        scored = {
+            name: metric.Metric(100 * float(np.mean([score(*pair) for pair in pairs])), 'higher', '%', SIGNATURE)
+            for name, score in (('exact_match', exact_match), ('f1', f1))
         }
+        return evaluation.EvaluationResult(scored, {'answers': records})
 
 
 def best_span(starts: np.ndarray, ends: np.ndarray, *, longest: int) -> tuple[float, int, int]:

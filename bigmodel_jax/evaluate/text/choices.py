@@ -5,7 +5,7 @@ Source: Brown et al. (2020), arXiv:2005.14165, section 2.4.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,11 @@ from bigmodel_jax.evaluate.text import likelihood, tasks
 PyTree = Any
 
 RULES = ('accuracy', 'accuracy_per_token', 'accuracy_unconditional')  # By which a completion is chosen.
+METRICS: metric.Definitions = {
+    **dict.fromkeys(RULES, metric.Definition('higher')),
+    'examples': metric.Definition(),
+    'truncated': metric.Definition('lower', 'examples'),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,13 +112,15 @@ class ChoicesEvaluator(evaluation.Evaluator):
             content.update(str([ids.tolist() for ids in request]).encode())
         self.fingerprint = {'examples': len(examples), 'sha256': content.hexdigest()}
 
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
-        return {**dict.fromkeys(RULES, 'higher'), 'examples': None, 'truncated': 'lower'}
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
+        return METRICS
 
-    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, float]:
+    def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         setting = self._setting
         scorer = likelihood.Scorer(setting.model, params, model_state, rows=self._choices.batch, place=setting.place)
-        return metrics(self._examples, scorer([each for example in self._examples for each in example.requests]))
+        scores = scorer([each for example in self._examples for each in example.requests])
+        found = metrics(self._examples, scores)
+        return evaluation.EvaluationResult({name: METRICS[name].measured(value) for name, value in found.items()})
 
 
 def metrics(examples: Sequence[Example], scores: Sequence[likelihood.Score]) -> dict[str, float]:

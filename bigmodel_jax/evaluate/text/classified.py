@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import math
 import types
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -91,7 +90,7 @@ class Spearman(Score):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classified(evaluation.Evaluation):
-    """Scores of the model's labels (or numbers) of every row of `data`, and 'signatures', which say what scored them.
+    """Scores of the model's labels (or numbers) of every row of `data`.
 
     All scores are nan if the model gives nan for a row, or if no row has a weight.
 
@@ -127,10 +126,10 @@ class ClassifiedEvaluator(evaluation.Evaluator):
         known = ~jnp.isnan(outputs['logits']).any(axis=-1)
         return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), known, batch['weights']
 
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
-        return {score.name: score.direction for score in self._classified.scores}
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
+        return {score.name: metric.Definition(score.direction) for score in self._classified.scores}
 
-    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
+    def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         data, place, found = self._data, self._setting.place, []
         for index in range(data.steps_per_pass):
             batch = place.put_batch(data.in_order(index, place.local_rows(data.rows)), data.rows)
@@ -139,16 +138,21 @@ class ClassifiedEvaluator(evaluation.Evaluator):
         counted = weights > 0
         # What is not a number is no label, and of no rows there is no score.
         scored = counted.any() and known[counted].all()
-        scores = {
-            score.name: score(truth[counted], predicted[counted]) if scored else math.nan
-            for score in self._classified.scores
-        }
-        return {**scores, 'signatures': [signature(score) for score in self._classified.scores]}
+        return evaluation.EvaluationResult(
+            {
+                score.name: metric.Metric(
+                    score(truth[counted], predicted[counted]) if scored else math.nan,
+                    score.direction,
+                    signature=signature(score),
+                )
+                for score in self._classified.scores
+            }
+        )
 
 
-def signature(score: Score) -> dict[str, str]:
+def signature(score: Score) -> str:
     """Which library, and version of it, gives a score."""
-    return {'metric': score.name, 'signature': f'{score.library} {load(score.library).__version__}'}
+    return f'{score.library} {load(score.library).__version__}'
 
 
 def load(name: str) -> types.ModuleType:

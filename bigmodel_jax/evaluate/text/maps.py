@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -63,10 +63,10 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
         self._maps, self._setting, self._tokenizer, self._sources = maps, setting, tokenizer, sources
         self._shown = jax.jit(functools.partial(_shown, setting), out_shardings=setting.place.replicated)
 
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
         return {}
 
-    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
+    def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         maps, setting, end = self._maps, self._setting, self._tokenizer.end
         found = decoding.decode(
             setting.model,
@@ -91,7 +91,7 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
             }
             for sentence, source, target, weights_LHTS in zip(maps.sentences, self._sources, targets, weights)
         ]
-        return {'maps': records}
+        return evaluation.EvaluationResult(records={'maps': records})
 
     def _weights(self, params: PyTree, model_state: PyTree, targets: Sequence[np.ndarray]) -> list[np.ndarray]:
         """[L, H, T, S] of each sentence, read as one batch in which each is padded."""

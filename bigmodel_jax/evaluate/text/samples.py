@@ -1,7 +1,7 @@
 """Texts that the model writes."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,10 @@ class SamplesEvaluator(evaluation.Evaluator):
     def __init__(self, samples: Samples, setting: evaluation.Setting, tokenizer: tokenizers.Tokenizer):
         self._samples, self._setting, self._tokenizer = samples, setting, tokenizer
 
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
         return {}
 
-    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, list[dict[str, str]]]:
+    def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         samples, setting = self._samples, self._setting
         texts = write(
             setting.model,
@@ -61,7 +61,8 @@ class SamplesEvaluator(evaluation.Evaluator):
             model_state=model_state,
             place=setting.place,
         )
-        return {'samples': [{'prompt': prompt, 'text': text} for prompt, text in zip(samples.prompts, texts)]}
+        records = [{'prompt': prompt, 'text': text} for prompt, text in zip(samples.prompts, texts)]
+        return evaluation.EvaluationResult(records={'samples': records})
 
 
 def write(

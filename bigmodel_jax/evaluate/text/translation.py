@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ PyTree = Any
 class Translation(evaluation.Evaluation):
     """BLEU of the translations of `source` against `target`, one reference for each sentence.
 
-    Gives 'bleu'; 'signatures', which say how it was scored (Post, 2018, arXiv:1804.08771); and the first `shown`
+    Gives 'bleu', whose signature says how it was scored (Post, 2018, arXiv:1804.08771), and the first `shown`
     translations as 'samples' with 'prompt', 'text' and 'reference'. A translation may be `longer_by` tokens longer than
     its source (Vaswani et al., 2017, section 6.1: 50).
     """
@@ -79,10 +79,10 @@ class TranslationEvaluator(evaluation.Evaluator):
         content = json.dumps(texts).encode()
         self.fingerprint = {'sentences': len(texts[0]), 'sha256': hashlib.sha256(content).hexdigest()}
 
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Directions:
-        return {'bleu': 'higher'}
+    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
+        return {'bleu': metric.KNOWN['bleu']}
 
-    def run(self, params: PyTree, model_state: PyTree) -> Mapping[str, Any]:
+    def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         how, setting, (sentences, references) = self._translation, self._setting, self._texts
         found = translate(
             setting.model,
@@ -101,8 +101,8 @@ class TranslationEvaluator(evaluation.Evaluator):
             {'prompt': sentence, 'text': text, 'reference': reference}
             for sentence, text, reference in zip(sentences[: how.shown], found, references)
         ]
-        signature = {'metric': 'bleu', 'signature': str(bleu.get_signature())}
-        return {'bleu': float(score.score), 'signatures': [signature], 'samples': records}
+        measured = metric.Metric(float(score.score), 'higher', 'BLEU', str(bleu.get_signature()))
+        return evaluation.EvaluationResult({'bleu': measured}, {'samples': records})
 
 
 def translate(

@@ -1,12 +1,13 @@
 """What a model that knows only how often each token occurs would reach: the first thing a language model must beat."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from bigmodel_jax import config
 from bigmodel_jax.data.text import text
 from bigmodel_jax.evaluate import evaluation, metric
+
+METRICS = {'loss': metric.Definition('lower', 'nats'), 'bits_per_byte': metric.Definition('lower', 'bits')}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,9 @@ class UnigramEvaluator(evaluation.Evaluator):
     def __init__(self, entropy: text.UnigramEntropy):
         self._entropy = entropy
 
-    def metrics(self, params: Any, model_state: Any) -> metric.Directions:
-        return {'loss': 'lower', 'bits_per_byte': 'lower'}
+    def metrics(self, params: Any, model_state: Any) -> metric.Definitions:
+        return METRICS
 
-    def run(self, params: Any, model_state: Any) -> Mapping[str, float]:
-        return {'loss': self._entropy.nats_per_token, 'bits_per_byte': self._entropy.bits_per_byte}
+    def run(self, params: Any, model_state: Any) -> evaluation.EvaluationResult:
+        values = {'loss': self._entropy.nats_per_token, 'bits_per_byte': self._entropy.bits_per_byte}
+        return evaluation.EvaluationResult({name: METRICS[name].measured(value) for name, value in values.items()})

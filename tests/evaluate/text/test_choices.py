@@ -107,7 +107,7 @@ def test_a_question_is_never_shown_its_own_answer(tmp_path):
 
 def test_the_metrics_are_those_of_the_scores():
     params = drawing.variables(MODEL.build(), {'inputs': np.zeros((1, 64), np.int32)})['params']
-    found = SHOTS.build(setting()).run(params, {})
+    found = SHOTS.build(setting()).run(params, {}).values
     examples = choices.encoded(SHOTS, BYTES, seed=0)
     scores = likelihood.Scorer(MODEL, params, rows=4)([each for example in examples for each in example.requests])
     assert found == choices.metrics(examples, scores)

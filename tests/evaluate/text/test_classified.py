@@ -69,8 +69,8 @@ def test_every_row_counts_once(rows):
     found = classified.Classified(data=rows, scores=scores, every_steps=1).build(setting).run(params, {})
     truth = said(model, params, rows)
     wanted = metrics.accuracy_score, metrics.matthews_corrcoef, metrics.f1_score
-    assert [found[score.name] for score in scores] == pytest.approx([score(LABELS, truth) for score in wanted])
-    assert [each['metric'] for each in found['signatures']] == ['accuracy', 'matthews', 'f1']
+    assert [found.values[score.name] for score in scores] == pytest.approx([score(LABELS, truth) for score in wanted])
+    assert all(each.signature.startswith('sklearn ') for each in found.metrics.values())
 
 
 @pytest.mark.slow

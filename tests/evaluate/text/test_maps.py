@@ -12,7 +12,7 @@ from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.models import decoder
 from bigmodel_jax.report import heatmaps
 
-FILE = pathlib.Path(__file__).parents[2] / 'experiments' / 'chinese_english.py'
+FILE = pathlib.Path(__file__).parents[3] / 'experiments' / 'chinese_english.py'
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +34,7 @@ def record(smoke):
     maps = config.vary(smoke.evaluations[2], {'longer_by': 2})
     tokens = np.zeros((1, 4), np.int32)
     params = drawing.variables(model.build(), {'source': tokens, 'inputs': tokens})['params']
-    (found,) = maps.build(setting(smoke, model)).run(params, {})['maps']
+    (found,) = maps.build(setting(smoke, model)).run(params, {}).records['maps']
     return found
 
 

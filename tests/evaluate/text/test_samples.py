@@ -70,7 +70,7 @@ def config_of(*prompts, tokens=12):
 
 def test_it_writes_what_it_has_learned():
     outcome = config_of(*PROMPTS, tokens=18).build(setting()).run(learned(), {})
-    assert outcome == {
+    assert outcome.records == {
         'samples': [
             {'prompt': 'naïve', 'text': ' café 日本'},
             # 18 of 19 bytes: half a character is shown as such.

@@ -9,6 +9,7 @@ import sacrebleu
 from bigmodel_jax import config, verbs
 from bigmodel_jax.data.sources import text_sources
 from bigmodel_jax.data.text import pairs, tokenizers
+from bigmodel_jax.evaluate import metric
 from bigmodel_jax.evaluate.text import decoding, translation
 from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.layers import attention, blocks, ffn, norms, positions
@@ -71,8 +72,7 @@ def test_the_score_is_that_of_sacrebleu_on_the_texts_in_order(run):
     scorer = sacrebleu.metrics.BLEU(tokenize='char')
     assert score > 0
     assert score == scorer.corpus_score(found, [SENTENCES]).score
-    (record,) = [record for record in run.records if record['kind'] == 'signatures']
-    assert record['signatures'] == [{'metric': 'bleu', 'signature': str(scorer.get_signature())}]
+    assert run.measured('test/bleu') == metric.Metric(score, 'higher', 'BLEU', str(scorer.get_signature()))
     assert [(each['prompt'], each['text']) for each in run.samples[0]['samples']] == list(zip(SENTENCES, found))[:5]
     assert SENTENCES[0] in (run.path / 'report.html').read_text()
 
