@@ -23,7 +23,7 @@ class Facts(Protocol):
         ...
 
     def setting(self, path: str) -> Any:
-        """The value of a field, such as 'model.block.attention.heads'."""
+        """The value of a field, such as 'model.block.mixer.heads'."""
         ...
 
     def learning_rate(self, step: int) -> float:

@@ -37,13 +37,17 @@ MODULES = {
     'evaluate.tasks': 'evaluate.text.tasks',
     'evaluate.translation': 'evaluate.text.translation',
     'evaluate.unigram': 'evaluate.text.unigram',
+    'layers.plain': 'layers.attention',
     'optim.guards': 'optim.anomaly_policy',
     'sharding': 'parallel.sharding',
 }
 # Class, as 'module:Class' of today's module -> its name now.
 CLASSES: dict[str, str] = {}
 # Class, as it is called now -> field -> its name now; None for one that is gone and whose value has no effect any more.
-FIELDS: dict[str, dict[str, str | None]] = {}
+FIELDS: dict[str, dict[str, str | None]] = {
+    'bigmodel_jax.layers.blocks:Block': {'attention': 'mixer'},
+    'bigmodel_jax.models.decoder:Decoder': {'alternates': 'interleaved'},
+}
 
 
 def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ RECIPE: tuple[claims.Claim, ...] = (
     claims.Setting(where='A.2', path='optimizer.weight_decay', value=0.01),
     claims.Setting(where='A.2', path='model.dropout', value=0.1),
     claims.Setting(where='A.2', path='model.block.residual.dropout', value=0.1),
-    claims.Setting(where='A.2', path='model.block.attention.dropout', value=0.1),
+    claims.Setting(where='A.2', path='model.block.mixer.dropout', value=0.1),
     claims.Setting(where='3.1', path='data.masking.rate', value=0.15),
 )
 MASKING: tuple[claims.Claim, ...] = (
@@ -84,7 +84,7 @@ def sizes(*, layers: int, width: int, heads: int, where: str = 'section 3') -> t
     return (
         claims.Setting(where=where, path='model.layers', value=layers),
         claims.Setting(where=where, path='model.width', value=width),
-        claims.Setting(where=where, path='model.block.attention.heads', value=heads),
+        claims.Setting(where=where, path='model.block.mixer.heads', value=heads),
     )
 
 
@@ -262,7 +262,7 @@ def _objectives() -> dict[str, Experiment]:
     left_to_right = {
         'name': 'ltr_no_nsp',
         'objective.next_sentence': 0.0,
-        'model.block.attention.causal': True,
+        'model.block.mixer.causal': True,
         'data': rows,
         'evaluations.0.data': held_out,
         'microbatches': 4,  # Logits of every token.

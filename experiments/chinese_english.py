@@ -43,7 +43,7 @@ def model(*, vocab: int, width: int, layers: int, heads: int, dropout: float) ->
         encoder_layers=layers,
         decoder_layers=layers,
         block=blocks.Block(
-            attention=attention.Attention(heads=heads, init=init),
+            mixer=attention.Attention(heads=heads, init=init),
             ffn=ffn.Mlp(hidden=4 * width, activation=activations.Relu(), bias=True, init=init),
             residual=blocks.PreNorm(norm=norms.LayerNorm(), dropout=dropout),
         ),

@@ -20,6 +20,7 @@ from bigmodel_jax.config import vary
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
+from bigmodel_jax.kernels import context
 from bigmodel_jax.layers import activations, attention, blocks, ffn, norms, positions, stacks, weights
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import classification
@@ -78,7 +79,7 @@ class PatchTransformer(model.Model):
         side = model.need(fields, 'image', 'PatchTransformer').shape[0]
         if side % self.patch:
             raise config.InputError(f'model.patch={self.patch} does not divide the {side} pixels of a side.')
-        stacks.check(self.block, self.width, (side // self.patch) ** 2)
+        self.block.check(self.width, (side // self.patch) ** 2)
 
 
 class PatchTransformerModule(nn.Module):
@@ -97,7 +98,7 @@ class PatchTransformerModule(nn.Module):
         x_BTD = jnp.einsum('BTP,PD->BTD', patches_BTP, project_PD)
         x_BTD = positions.Learned(length=count**2).build('positions').embed(x_BTD, None)
         here = jnp.arange(count**2)[None]
-        x_BTD, _ = stacks.Stack().build(c.block, c.layers, 'blocks')(x_BTD, attention.Context(here, here))
+        x_BTD, _ = stacks.Stack().build((c.block,), c.layers, 'blocks')(x_BTD, context.Context(here, here))
         x_BD = norms.LayerNorm().build('norm')(x_BTD).mean(axis=1)
         axes = {'embed': c.width, 'classes': CLASSES}
         output_DV = weights.weight(self, 'output', axes, init=weights.FanIn(), inputs=('embed',), dtype=jnp.float32)
@@ -114,7 +115,7 @@ def experiment() -> Experiment:
             width=64,
             layers=3,
             block=blocks.Block(
-                attention=attention.Attention(heads=4, causal=False),
+                mixer=attention.Attention(heads=4, causal=False),
                 ffn=ffn.Mlp(hidden=128, activation=activations.Gelu()),
                 residual=blocks.PreNorm(norm=norms.LayerNorm(), dropout=0.1),
             ),

@@ -186,7 +186,7 @@ def dimensions(name: str, size: Size) -> list[claims.Claim]:
     )
     settings: dict[str, int] = {'model.layers': size.layers}
     if name not in INSTEAD:
-        settings |= {'model.block.attention.heads': size.heads, 'model.width': size.width}
+        settings |= {'model.block.mixer.heads': size.heads, 'model.width': size.width}
     return [product, *(claims.Setting(where='table 2.1', path=path, value=value) for path, value in settings.items())]
 
 

@@ -95,7 +95,7 @@ def llama2_70b() -> Experiment:
     base = llama2('70B', decoder.LLAMA2_70B, peak=1.5e-4, parameters=68_976_648_192)
     # A table that is often copied gives it the 22,016 of Llama 1 65B, with which it would have 55.9 billion parameters.
     hidden = claims.Shape(where='released weights', parameter='blocks.layers.ffn.up', value=(80, 8_192, 28_672))
-    grouped = claims.Setting(where='released weights', path='model.block.attention.kv_heads', value=8)
+    grouped = claims.Setting(where='released weights', path='model.block.mixer.kv_heads', value=8)
     return vary(base, {'claims': (*base.claims, hidden, grouped)})
 
 
@@ -109,8 +109,8 @@ def llama3(size: str, model: decoder.Decoder, table: dict[str, int], *, peak: fl
     every = (
         claims.Parameters(where='released weights', value=parameters, printed=size),
         *(claims.Setting(where='table 3', path=path, value=value) for path, value in table.items()),
-        claims.Setting(where='table 3', path='model.block.attention.kv_heads', value=8),
-        claims.Setting(where='table 3', path='model.block.attention.rotary.base', value=500_000.0),
+        claims.Setting(where='table 3', path='model.block.mixer.kv_heads', value=8),
+        claims.Setting(where='table 3', path='model.block.mixer.rotary.base', value=500_000.0),
         # The table leaves out the 256 special tokens.
         claims.Setting(where='table 3', path='model.vocab', value=128_000, relative=0.0021),
         claims.LearningRate(where='table 3', step=8_000, value=peak),
@@ -125,7 +125,7 @@ def columns(layers: int, width: int, hidden: int, heads: int) -> dict[str, int]:
         'model.layers': layers,
         'model.width': width,
         'model.block.ffn.hidden': hidden,
-        'model.block.attention.heads': heads,
+        'model.block.mixer.heads': heads,
     }
 
 
@@ -177,8 +177,8 @@ def smoke() -> Experiment:
         'model.width': 48,
         'model.layers': 2,
         'model.stack': stacks.Stack(),
-        'model.block.attention.heads': 4,
-        'model.block.attention.kv_heads': 2,
+        'model.block.mixer.heads': 4,
+        'model.block.mixer.kv_heads': 2,
         'model.block.ffn.hidden': 96,
         'mesh': sharding.MeshShape(data=1),
         'watch.log_every': 5,

@@ -45,7 +45,7 @@ def experiment(path: str = 'data/tinyshakespeare/input.txt') -> Experiment:
             layers=LAYERS,
             positions=positions.Learned(length=LENGTH),
             block=blocks.Block(
-                attention=attention.Attention(heads=4, init=INIT, out_init=OUT_INIT),
+                mixer=attention.Attention(heads=4, init=INIT, out_init=OUT_INIT),
                 ffn=ffn.Mlp(
                     hidden=4 * WIDTH, activation=activations.Gelu(approximate=False), init=INIT, out_init=OUT_INIT
                 ),

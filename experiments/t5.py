@@ -101,7 +101,7 @@ MODELS_1_1 = {
 
 def dropped(model: seq2seq.Seq2Seq, rate: float) -> seq2seq.Seq2Seq:
     """With dropout on embeddings, attention weights and the outputs of sublayers (of the places in section 2.1)."""
-    places = ('embedding.dropout', 'block.attention.dropout', 'block.residual.dropout')
+    places = ('embedding.dropout', 'block.mixer.dropout', 'block.residual.dropout')
     return vary(model, dict.fromkeys(places, rate))
 
 
@@ -213,9 +213,9 @@ def smoke() -> Experiment:
         'model.encoder_layers': 1,
         'model.decoder_layers': 1,
         'model.stack': stacks.Stack(scan=False),
-        'model.block.attention.heads': 4,
-        'model.block.attention.head_width': 8,
-        'model.block.attention.dropout': 0.0,
+        'model.block.mixer.heads': 4,
+        'model.block.mixer.head_width': 8,
+        'model.block.mixer.dropout': 0.0,
         'model.block.residual.dropout': 0.0,
         'model.embedding.dropout': 0.0,
         'model.block.ffn.hidden': 96,

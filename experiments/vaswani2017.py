@@ -68,10 +68,10 @@ class NarrowModule(attention.AttentionModule):
 
     def _narrow(self, x_BTD: jax.Array, name: str) -> jax.Array:
         c, D = self.config, x_BTD.shape[-1]
-        (cut, heads), wide = self._cut(name), c.width_of_head(D)
-        axes = {'embed': D, cut: heads, 'head': c.key_width}
+        heads, wide = self._heads(name), c.width_of_head(D)
+        axes = {'embed': D, **heads, 'head': c.key_width}
         matrix_DHK = weights.weight(self, name, axes, init=c.init, inputs=('embed',), dtype=x_BTD.dtype)
-        (x_BTHK,) = collective_matmul.out_of_stream(x_BTD, ('BTD,DHK->BTHK',), (matrix_DHK,), cuts=(cut,))
+        (x_BTHK,) = collective_matmul.out_of_stream(x_BTD, ('BTD,DHK->BTHK',), (matrix_DHK,), cuts=tuple(heads))
         if name == 'query':  # The scores are divided by sqrt(wide), and should be by sqrt(key_width).
             x_BTHK = x_BTHK * jnp.asarray((wide / c.key_width) ** 0.5, x_BTHK.dtype)
         return jnp.pad(x_BTHK, ((0, 0), (0, 0), (0, 0), (0, wide - c.key_width)))
@@ -220,7 +220,7 @@ def recipe_claims(*, width: int, heads: int, hidden: int, dropout: float, steps:
     settings: dict[str, dict[str, Any]] = {
         'table 3': {
             'model.encoder_layers': 6, 'model.decoder_layers': 6, 'model.width': width, 'steps': steps,
-            'model.block.ffn.hidden': hidden, 'model.block.attention.heads': heads,
+            'model.block.ffn.hidden': hidden, 'model.block.mixer.heads': heads,
         },
         'section 3.4': {'model.embedding.tied': True, 'model.embedding.scaled': True},
         'section 5.1': {'model.vocab': 37_000},
@@ -284,9 +284,9 @@ def sweep() -> dict[str, Experiment]:
     """Table 3."""
     both = ('model.block.residual.dropout', 'model.embedding.dropout')
     changes: dict[str, dict[str, Any]] = {
-        **{f'A_heads{heads}': {'model.block.attention.heads': heads} for heads in (1, 4, 16, 32)},
+        **{f'A_heads{heads}': {'model.block.mixer.heads': heads} for heads in (1, 4, 16, 32)},
         **{
-            f'B_keys{keys}': {'model.block.attention': Narrow(heads=8, key_width=keys, init=XAVIER)}
+            f'B_keys{keys}': {'model.block.mixer': Narrow(heads=8, key_width=keys, init=XAVIER)}
             for keys in (16, 32)
         },
         **{

@@ -37,8 +37,8 @@ class Stranger:
         ('layers', 2.0, 'layers = 2.0 (a float): should be a valid integer'),
         ('layers', True, 'layers = True (a bool): should be a valid integer'),
         ('layers', 0, 'layers = 0 (a int): should be greater than 0'),
-        ('block.attention.dropout', 1.0, 'block.attention.dropout = 1.0 (a float): should be less than 1'),
-        ('block.attention.dropout', float('nan'), 'should be a finite number'),
+        ('block.mixer.dropout', 1.0, 'block.mixer.dropout = 1.0 (a float): should be less than 1'),
+        ('block.mixer.dropout', float('nan'), 'should be a finite number'),
         ('block.ffn', norms.LayerNorm(), 'block.ffn = LayerNorm() (a LayerNorm): should be a Ffn'),
         ('dtype', 'float16', "should be 'float32', 'bfloat16' or 'float64'"),
         ('norm', 3, 'norm = 3 (a int): should be a Norm'),
@@ -105,17 +105,17 @@ def test_what_json_cannot_hold_is_refused():
 
 
 def test_vary_changes_only_what_it_says():
-    varied = config.vary(MODEL, {'block.attention.heads': 2, 'width': 32})
-    assert (varied.block.attention.heads, varied.width) == (2, 32)
-    assert [each.path for each in config.difference(MODEL, varied)] == ['width', 'block.attention.heads']
-    assert config.vary(varied, {'block.attention.heads': 4, 'width': 16}) == MODEL
+    varied = config.vary(MODEL, {'block.mixer.heads': 2, 'width': 32})
+    assert (varied.block.mixer.heads, varied.width) == (2, 32)
+    assert [each.path for each in config.difference(MODEL, varied)] == ['width', 'block.mixer.heads']
+    assert config.vary(varied, {'block.mixer.heads': 4, 'width': 16}) == MODEL
 
 
 @pytest.mark.parametrize(
     ('path', 'message'),
     [
         ('widht', "widht: Decoder has no field 'widht'. Did you mean 'width'?"),
-        ('block.atention.heads', "block.atention: Block has no field 'atention'. Did you mean 'attention'?"),
+        ('block.mixr.heads', "block.mixr: Block has no field 'mixr'. Did you mean 'mixer'?"),
         ('width.x', 'width is 16, which has no fields; set width itself'),
         ('block.cross.heads', 'block.cross is None, which has no fields'),
     ],
@@ -129,7 +129,7 @@ def test_a_misspelt_path_is_named_with_the_nearest(path, message):
 def test_vary_remembers_where_a_value_came_from():
     varied = settings.parse_settings(config.vary(MODEL, {'block': MODEL.block, 'width': 32}), ['layers=3'])
     assert config.origin_of(varied, 'layers') == '--set layers=3'
-    assert config.origin_of(varied, 'block.attention.heads').startswith('test_config.py:')
+    assert config.origin_of(varied, 'block.mixer.heads').startswith('test_config.py:')
     assert config.origin_of(varied, 'vocab') is None
 
 

@@ -23,7 +23,7 @@ def arms():
 def test_narrow_keys_are_the_attention_of_equation_1(arms):
     """Against NumPy in float64: scores are divided by the square root of the width of the keys."""
     B, T, D, H, K, V = 2, 5, 12, 2, 3, 6
-    narrow = config.vary(arms['B_keys16'].model.block.attention, {'heads': H, 'key_width': K, 'causal': False})
+    narrow = config.vary(arms['B_keys16'].model.block.mixer, {'heads': H, 'key_width': K, 'causal': False})
     rng = np.random.default_rng(0)
     shapes = {'query': (D, H, K), 'key': (D, H, K), 'value': (D, H, V), 'out': (H, V, D)}
     drawn = {name: rng.normal(size=shape) for name, shape in shapes.items()}

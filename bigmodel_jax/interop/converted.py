@@ -9,6 +9,7 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.interop import reference
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
@@ -42,7 +43,7 @@ def experiment(name: str, model: Any) -> Experiment:
         name=name,
         steps=1,
         # As long as the model's band of attention, which longer data alone makes sense of.
-        data=Elsewhere(names=names, vocab=model.vocab, length=model.block.attention.window or 1),
+        data=Elsewhere(names=names, vocab=model.vocab, length=reference.attention_of(model).window or 1),
         model=model,
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(schedule=schedules.Constant(peak=0.0)),

@@ -88,8 +88,8 @@ class Family:
         if 'positions' in fields:  # As long as the last position, whatever is left out before it.
             longest = max(fields['inputs'].shape[0], fields['positions'].upper_bound or 0)
             fields['inputs'] = dataclasses.replace(fields['inputs'], shape=(longest,))
-        if model.block.attention.window is not None:  # Which may be longer than what is asked here.
-            model = config.vary(model, {'block.attention.window': None})
+        if reference.attention_of(model).window is not None:  # Which may be longer than what is asked here.
+            model = config.vary(model, {'block.mixer.window': None})
         model.check(fields)
 
     def absent(self, table: rules.Table) -> tuple[str, ...]:
@@ -119,7 +119,7 @@ class Family:
         """
         model = config.check(self.model(self.read(values, where)))
         # What a layer finds wrong with itself it says when it is built.
-        model.block.attention.width_of_head(model.width)
+        reference.attention_of(model).width_of_head(model.width)
         model.block.ffn.build()
         return model
 
@@ -149,7 +149,7 @@ class Family:
 
 def decoder_sizes(model: decoder.Decoder | bert.Bert) -> dict[str, int]:
     """The sizes of the letters of a model with one stack."""
-    shape = model.block.attention
+    shape = reference.attention_of(model)
     return {
         'layer': model.layers,
         'V': model.vocab,
@@ -183,7 +183,7 @@ def decoder_outputs(
 
 def seq2seq_sizes(model: seq2seq.Seq2Seq) -> dict[str, int]:
     """The sizes of the letters of a Seq2Seq."""
-    shape = model.block.attention
+    shape = reference.attention_of(model)
     return {
         'encoder': model.encoder_layers,
         'decoder': model.decoder_layers,

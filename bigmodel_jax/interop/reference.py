@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import activations, intermediates, positions
+from bigmodel_jax.layers import activations, attention, intermediates, positions
 
 IGNORED = -100  # A label that does not count.
 ACTIVATIONS: dict[str, activations.Activation] = {
@@ -42,6 +42,12 @@ def need(value: Any, kind: type, what: str) -> Any:
     if not isinstance(value, kind):
         raise config.InputError(f'{what} should be a {kind.__name__}, not {config.format_value(value)}.')
     return value
+
+
+def attention_of(model: Any) -> attention.Attention:
+    """The attention of a model's layers, which every family has."""
+    mixer: attention.Attention = need(model.block.mixer, attention.Attention, 'model.block.mixer')
+    return mixer
 
 
 def learned_length(known: Any) -> int:

@@ -1,4 +1,4 @@
-"""What attention is asked: where queries and keys stand, which keys a query sees, and what is done to the scores."""
+"""The inputs of attention: queries, keys and values, their positions, and which keys a query attends to."""
 
 import enum
 from typing import NamedTuple
@@ -9,24 +9,31 @@ import jax.numpy as jnp
 
 @jax.tree_util.register_static
 class Order(enum.Enum):
-    """What is known of the positions before anything is computed: part of a program, not of its inputs."""
+    """What is known of the positions when the program is traced: static, so it is not an input of the program."""
 
     UNKNOWN = 'unknown'
-    COUNTED = 'counted'  # 0, 1, 2 ... in every row, of queries and keys alike.
+    CONTIGUOUS = 'contiguous'  # 0, 1, 2 ... in every row, for queries and keys alike.
 
     @classmethod
     def of(cls, positions_BT: jax.Array | None) -> 'Order':
-        """Of positions as a batch gives them; None stands for counted ones."""
-        return cls.COUNTED if positions_BT is None else cls.UNKNOWN
+        """The order of the positions in a batch; None stands for contiguous ones."""
+        return cls.CONTIGUOUS if positions_BT is None else cls.UNKNOWN
+
+
+class Memory(NamedTuple):
+    """The output of an encoder, to which cross-attention attends."""
+
+    x_BSD: jax.Array
+    context: 'Context'  # The positions and segments of cross-attention: keys are positions of the encoder's input.
 
 
 class Context(NamedTuple):
-    """Where queries and keys stand; from it follows which keys a query sees.
+    """What all layers read beside the residual stream: the positions and segments of queries and keys.
 
     Positions are [B, T] and [B, S], or [1, T] and [1, S] where all rows agree. Segments number the documents of a
-    packed row from 1, 0 being padding; None where each row is one document. The tokens of a document stand side by side
-    and in order, so that within a row distances are those of the places in the array. Without segments only `order`
-    says so; a kernel that counts places is not used before it does.
+    packed row from 1, and 0 is padding; None where each row is one document. The tokens of a document are adjacent and
+    in order, so within a row differences of positions equal differences of array indices. Without segments only `order`
+    guarantees this, and kernels that compare array indices are used only where it is guaranteed.
     """
 
     query_positions_BT: jax.Array
@@ -35,17 +42,18 @@ class Context(NamedTuple):
     key_segments_BS: jax.Array | None = None
     bias_BHTS: jax.Array | None = None
     order: Order = Order.UNKNOWN
+    memory: Memory | None = None
 
     @property
     def segments(self) -> tuple[jax.Array, jax.Array] | None:
-        """Those of the queries and of the keys, where there are both."""
+        """The segments of the queries and of the keys, where both are given."""
         if self.query_segments_BT is None or self.key_segments_BS is None:
             return None
         return self.query_segments_BT, self.key_segments_BS
 
 
 class Scores(NamedTuple):
-    """Which scores count, and what happens to them on their way to weights."""
+    """Which scores are masked, and how the others become attention weights."""
 
     causal: bool = False  # Only keys at the query's position or before.
     window: int | None = None  # Only keys less than this many positions away (Beltagy et al., 2020, section 3.1).
@@ -69,12 +77,28 @@ class Scores(NamedTuple):
 
 
 def scale_of(head_width: int, scale: float | None) -> float:
-    """What products of queries and keys are multiplied by: `scale`, or 1 / sqrt(K)."""
+    """The factor of the products of queries and keys: `scale`, or 1 / sqrt(K)."""
     return head_width**-0.5 if scale is None else scale
 
 
+class Query(NamedTuple):
+    """One call of attention: the input of every kernel."""
+
+    q_BTHK: jax.Array
+    k_BSGK: jax.Array
+    v_BSGK: jax.Array
+    context: Context
+    scores: Scores = Scores()
+    heads: str = 'heads'  # The logical axis along which the mesh splits the heads of all three.
+
+    @property
+    def mask_BTS(self) -> jax.Array | None:
+        """Which keys each query attends to; see visible()."""
+        return visible(self.context, causal=self.scores.causal, window=self.scores.window)
+
+
 def visible(context: Context, *, causal: bool, window: int | None) -> jax.Array | None:
-    """[B or 1, T, S] bool: whether query t may see key s; None if every query sees every key.
+    """[B or 1, T, S] bool: whether query t attends to key s; None if every query attends to every key.
 
     Args:
       causal, window: see Scores.

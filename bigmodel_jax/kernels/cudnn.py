@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax
 
-from bigmodel_jax.kernels.context import Context, Order, Scores, visible
+from bigmodel_jax.kernels.context import Order, Query, Scores, visible
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
 from bigmodel_jax.parallel import sharding
 
@@ -20,10 +20,10 @@ class Cudnn(Kernel):
 
     implementation: Literal['cudnn', 'xla'] = 'cudnn'
 
-    def obstacle(self, case: Case) -> str | None:
-        return next(self._obstacles(case), None)
+    def unsupported_reason(self, case: Case) -> str | None:
+        return next(self._reasons(case), None)
 
-    def _obstacles(self, case: Case) -> Iterator[str]:
+    def _reasons(self, case: Case) -> Iterator[str]:
         if self.implementation == 'cudnn' and case.platform != 'gpu':
             yield 'cudnn needs an NVIDIA GPU'
         if self.implementation == 'cudnn' and case.q.dtype.name not in HALF:
@@ -36,7 +36,7 @@ class Cudnn(Kernel):
             yield f'cudnn needs heads of a multiple of 8 channels up to {LARGEST_HEAD}, not {head_width}'
         if case.scores.window is not None and not case.scores.causal:
             yield 'cudnn has a window for causal attention only'
-        if not case.places_tell or case.segments:
+        if not case.positions_are_indices or case.segments:
             lengths = (case.q.shape[1], case.k.shape[1])
             if any(length % 2 for length in lengths):
                 yield f'cudnn needs even lengths where segments mask keys, not {" and ".join(map(str, lengths))}'
@@ -44,23 +44,15 @@ class Cudnn(Kernel):
             yield 'cudnn needs whole rows, but the length is split'
         yield from uneven(case)
 
-    def attend(
-        self,
-        q_BTHK: jax.Array,
-        k_BSGK: jax.Array,
-        v_BSGK: jax.Array,
-        context: Context,
-        *,
-        scores: Scores,
-        heads: str = 'heads',
-    ) -> jax.Array:
-        by_place = context.order is Order.COUNTED or context.segments is not None
-        by_place = by_place and q_BTHK.shape[1] == k_BSGK.shape[1]
-        # What cuDNN can tell by places it skips; the rest is masked.
-        masked = Scores() if by_place else scores
+    def attend(self, query: Query) -> jax.Array:
+        context, scores = query.context, query.scores
+        by_index = context.order is Order.CONTIGUOUS or context.segments is not None
+        by_index = by_index and query.q_BTHK.shape[1] == query.k_BSGK.shape[1]
+        # What cuDNN masks by array index it skips; the mask hides the rest.
+        masked = Scores() if by_index else scores
         mask_BTS = visible(context, causal=masked.causal, window=masked.window)
-        counted = scores if by_place else Scores()
-        window = None if counted.window is None else (counted.window - 1, 0 if counted.causal else counted.window - 1)
+        indexed = scores if by_index else Scores()
+        window = None if indexed.window is None else (indexed.window - 1, 0 if indexed.causal else indexed.window - 1)
 
         def local(q_bThK: jax.Array, k_bSgK: jax.Array, v_bSgK: jax.Array, mask_bTS: jax.Array | None) -> jax.Array:
             return jax.nn.dot_product_attention(
@@ -69,11 +61,11 @@ class Cudnn(Kernel):
                 v_bSgK,
                 mask=None if mask_bTS is None else mask_bTS[:, None],
                 scale=scores.scale,
-                is_causal=counted.causal,
+                is_causal=indexed.causal,
                 local_window_size=window,
                 implementation=self.implementation,
             )
 
-        axes = ('batch', None, heads, None)
+        axes = ('batch', None, query.heads, None)
         run = sharding.on_each(local, inputs=(axes, axes, axes, rows(mask_BTS, None)), outputs=axes)
-        return run(q_BTHK, k_BSGK, v_BSGK, mask_BTS)
+        return run(*query[:3], mask_BTS)

@@ -1,4 +1,4 @@
-"""The interface of the ways to compute attention, and all that decides whether one of them can."""
+"""The interface of attention kernels, and what decides whether a kernel supports a call."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -6,93 +6,80 @@ from typing import NamedTuple
 
 import jax
 
-from bigmodel_jax.kernels.context import Context, Order, Scores
+from bigmodel_jax.kernels.context import Order, Query, Scores
 from bigmodel_jax.parallel import sharding
 
-# Logical axes whose cuts decide how attention is computed.
+# Logical axes whose sharding decides how attention is computed.
 AXES = ('batch', 'length', 'heads', 'kv_heads', 'all_heads')
 
 
 class Case(NamedTuple):
-    """One attention: what is computed, and on what."""
+    """What is known of a call of attention when the program is traced."""
 
     platform: str | None  # 'cpu', 'gpu' or 'tpu'; None outside of a mesh.
-    shards: Mapping[str, int]  # Into how many parts each of AXES is cut.
+    shards: Mapping[str, int]  # Into how many parts each of AXES is split.
     q: jax.ShapeDtypeStruct  # [B, T, H, K]
     k: jax.ShapeDtypeStruct  # [B, S, G, K]
     scores: Scores = Scores()
     segments: bool = False
     bias: bool = False
-    counted: bool = False  # See Order.
+    contiguous: bool = False  # See Order.
 
     @property
-    def places_tell(self) -> bool:
-        """Whether the places of query and key in the array say as much as their positions."""
+    def positions_are_indices(self) -> bool:
+        """Whether a kernel may compare the array indices of query and key instead of their positions."""
         if not self.scores.causal and self.scores.window is None:
             return True
-        return (self.segments or self.counted) and self.q.shape[1] == self.k.shape[1]
+        return (self.segments or self.contiguous) and self.q.shape[1] == self.k.shape[1]
 
-    def without_cuts_of_length(self) -> 'Case':
-        """The same after an exchange of positions for heads."""
+    def with_whole_rows(self) -> 'Case':
+        """The same after the all-to-all that exchanges positions for heads."""
         cuts = {'length': 1, 'heads': self.shards['all_heads'], 'kv_heads': self.shards['all_heads']}
         return self._replace(shards={**self.shards, **cuts})
 
 
-def case_of(q_BTHK: jax.Array, k_BSGK: jax.Array, context: Context, scores: Scores) -> Case:
-    """The case of these arrays on the mesh in use."""
-    place = sharding.current()
+def case_of(query: Query) -> Case:
+    """The case of a call on the mesh in use."""
+    place, q_BTHK, k_BSGK = sharding.current(), query.q_BTHK, query.k_BSGK
     return Case(
         platform=None if place is None else place.platform,
         shards={axis: sharding.shards(axis) for axis in AXES},
         q=jax.ShapeDtypeStruct(q_BTHK.shape, q_BTHK.dtype),
         k=jax.ShapeDtypeStruct(k_BSGK.shape, k_BSGK.dtype),
-        scores=scores,
-        segments=context.segments is not None,
-        bias=context.bias_BHTS is not None,
-        counted=context.order is Order.COUNTED,
+        scores=query.scores,
+        segments=query.context.segments is not None,
+        bias=query.context.bias_BHTS is not None,
+        contiguous=query.context.order is Order.CONTIGUOUS,
     )
 
 
-VISIBLE = 'visible_pairs_'  # Begins the name of a scope, which ends in the share of the scores that count.
+VISIBLE = 'visible_pairs_'  # The prefix of a scope's name; the rest is the share of the scores that are not masked.
 
 
-def counted_share(case: Case) -> contextlib.AbstractContextManager[None]:
-    """A scope whose name tells whoever counts FLOPs which share of the scores the mask leaves."""
+def visible_share(case: Case) -> contextlib.AbstractContextManager[None]:
+    """A scope whose name says which share of the scores is not masked, for the count of FLOPs."""
     share = case.scores.visible_share(case.q.shape[1], case.k.shape[1])
     return jax.named_scope(f'{VISIBLE}{share:.9f}')
 
 
 class Kernel:
-    """Interface of the configs that stand for a way to compute attention."""
+    """Interface of the configs of attention kernels."""
 
-    def obstacle(self, case: Case) -> str | None:
-        """Why it cannot compute this case, as a clause that goes after 'since'; None if it can."""
+    def unsupported_reason(self, case: Case) -> str | None:
+        """Why the kernel does not support this case, as a clause that follows 'since'; None if it does."""
         raise NotImplementedError
 
     def label(self, case: Case) -> str:
-        """What it is called in a sentence."""
+        """The name of the kernel in messages."""
         return type(self).__name__.lower()
 
-    def attend(
-        self,
-        q_BTHK: jax.Array,
-        k_BSGK: jax.Array,
-        v_BSGK: jax.Array,
-        context: Context,
-        *,
-        scores: Scores,
-        heads: str = 'heads',
-    ) -> jax.Array:
-        """The weighted sum of the values, [B, T, H, K], as layers.plain.attend() defines it.
-
-        Args:
-          heads: the logical axis that cuts the heads of all three.
-        """
+    def attend(self, query: Query) -> jax.Array:
+        """The weighted sum of the values, [B, T, H, K], as layers.attention.dot_product_attention() defines it."""
         raise NotImplementedError
 
 
 def not_fused(name: str, case: Case) -> Iterator[str]:
-    """Obstacles that all fused kernels share: the scores never leave the chip."""
+    """What no fused kernel supports."""
     if case.bias:
         yield f'{name} has no bias'
     if case.scores.dropout_rate > 0:
@@ -102,7 +89,7 @@ def not_fused(name: str, case: Case) -> Iterator[str]:
 
 
 def uneven(case: Case) -> Iterator[str]:
-    """Obstacles of what runs on each device's own part: the parts must be equal."""
+    """What no kernel supports that runs on each device's own part: dimensions that do not divide."""
     for axis, size in (('batch', case.q.shape[0]), ('heads', case.q.shape[2]), ('kv_heads', case.k.shape[2])):
         if size % case.shards[axis]:
             yield f'{size} of {axis} do not divide over {case.shards[axis]} devices'

@@ -18,7 +18,7 @@ from jax import ad_checkpoint
 
 from bigmodel_jax import config
 from bigmodel_jax.kernels import context as contexts
-from bigmodel_jax.kernels.context import Context, Scores
+from bigmodel_jax.kernels.context import Context, Query
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
 from bigmodel_jax.parallel import sharding
 
@@ -75,10 +75,10 @@ class Ring(Kernel):
 
     block: config.Positive = 1_024
 
-    def obstacle(self, case: Case) -> str | None:
-        return next(self._obstacles(case), None)
+    def unsupported_reason(self, case: Case) -> str | None:
+        return next(self._reasons(case), None)
 
-    def _obstacles(self, case: Case) -> Iterator[str]:
+    def _reasons(self, case: Case) -> Iterator[str]:
         yield from not_fused('ring attention', case)
         parts = case.shards['length']
         for length in (case.q.shape[1], case.k.shape[1]):
@@ -89,26 +89,19 @@ class Ring(Kernel):
     def label(self, case: Case) -> str:
         return f'ring of {case.shards["length"]}'
 
-    def attend(
-        self,
-        q_BTHK: jax.Array,
-        k_BSGK: jax.Array,
-        v_BSGK: jax.Array,
-        context: Context,
-        *,
-        scores: Scores,
-        heads: str = 'heads',
-    ) -> jax.Array:
+    def attend(self, query: Query) -> jax.Array:
         place = sharding.current()
         names = () if place is None else place.names('length')
         size = sharding.shards('length')
+        scores = query.scores
         options = Options(scores.causal, scores.window, scores.soft_cap, names, size, self.block)
 
+        q_BTHK, k_BSGK, v_BSGK, context = query[:4]
         B, T, H, K = q_BTHK.shape
         G = k_BSGK.shape[2]
         q_BTGRK = scores.scaled(q_BTHK).reshape(B, T, G, H // G, K)
         query_segments_BT, key_segments_BS = context.segments or (None, None)
-        axes: sharding.LogicalAxes = ('batch', 'length', heads, None)
+        axes: sharding.LogicalAxes = ('batch', 'length', query.heads, None)
         query_axes = ((*axes, None), rows(context.query_positions_BT, 'length'), rows(query_segments_BT, 'length'))
         key_axes = (axes, axes, rows(context.key_positions_BS, 'length'), rows(key_segments_BS, 'length'))
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import config
-from bigmodel_jax.kernels.context import Context, Scores
+from bigmodel_jax.kernels.context import Query, Scores
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
 from bigmodel_jax.parallel import sharding
 
@@ -27,10 +27,10 @@ class Splash(Kernel):
     block: config.Positive | None = None  # None: see largest_block().
     interpret: bool = False  # Runs the kernel step by step on any platform, for tests.
 
-    def obstacle(self, case: Case) -> str | None:
-        return next(self._obstacles(case), None)
+    def unsupported_reason(self, case: Case) -> str | None:
+        return next(self._reasons(case), None)
 
-    def _obstacles(self, case: Case) -> Any:
+    def _reasons(self, case: Case) -> Any:
         if case.platform != 'tpu' and not self.interpret:
             yield 'splash needs a TPU'
         if self.block is not None and self.block % LANES:
@@ -39,25 +39,16 @@ class Splash(Kernel):
         lengths = (case.q.shape[1], case.k.shape[1])
         if any(length % LANES for length in lengths):
             yield f'splash needs lengths that are multiples of {LANES}, not {" and ".join(map(str, lengths))}'
-        if not case.places_tell:
-            yield 'splash tells past from future by places, but positions are given without segments'
+        if not case.positions_are_indices:
+            yield 'splash masks the future by array index, but positions are given without segments'
         if case.shards['length'] > 1:
             yield 'splash needs whole rows, but the length is split'
         yield from uneven(case)
 
-    def attend(
-        self,
-        q_BTHK: jax.Array,
-        k_BSGK: jax.Array,
-        v_BSGK: jax.Array,
-        context: Context,
-        *,
-        scores: Scores,
-        heads: str = 'heads',
-    ) -> jax.Array:
+    def attend(self, query: Query) -> jax.Array:
         def local(q_bThK: jax.Array, k_bSgK: jax.Array, v_bSgK: jax.Array, *segments: jax.Array) -> jax.Array:
-            kernel = self._kernel(q_bThK.shape, k_bSgK.shape[1], scores)
-            q_bhTK = scores.scaled(q_bThK).swapaxes(1, 2)
+            kernel = self._kernel(q_bThK.shape, k_bSgK.shape[1], query.scores)
+            q_bhTK = query.scores.scaled(q_bThK).swapaxes(1, 2)
             k_bgSK, v_bgSK = k_bSgK.swapaxes(1, 2), v_bSgK.swapaxes(1, 2)
             if not segments:
                 return jax.vmap(kernel)(q_bhTK, k_bgSK, v_bgSK).swapaxes(1, 2)
@@ -66,9 +57,9 @@ class Splash(Kernel):
             )
             return y_bhTK.swapaxes(1, 2)
 
-        axes, segments = ('batch', None, heads, None), context.segments or ()
+        axes, segments = ('batch', None, query.heads, None), query.context.segments or ()
         run = sharding.on_each(local, inputs=(axes, axes, axes, *(rows(each, None) for each in segments)), outputs=axes)
-        return run(q_BTHK, k_BSGK, v_BSGK, *segments)
+        return run(*query[:3], *segments)
 
     def _kernel(self, shape: tuple[int, ...], keys: int, scores: Scores) -> Any:
         """The kernel for one row, with q [H, T, K] of `shape` [.., T, H, K] and `keys` keys."""

@@ -1,62 +1,111 @@
-"""Attention: the module that owns the projections.
+"""Multi-head attention: softmax(q k^T / sqrt(K)) v, and the module that owns the projections.
 
-The weighted sum stands in plain.py, which keys a query sees in kernels/context.py; kernels/paths.py chooses what
-computes the sum.
+kernels/context.py defines which keys a query attends to; kernels/paths.py chooses a fused kernel where there is one.
 """
 
 import dataclasses
 import functools
-import math
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import ad_checkpoint
 
-from bigmodel_jax import config
+from bigmodel_jax import config, precision
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import paths
-from bigmodel_jax.kernels.context import Context, Scores, scale_of
-from bigmodel_jax.layers import intermediates, plain, positions, weights
+from bigmodel_jax.kernels.context import Context, Query, Scores, scale_of
+from bigmodel_jax.layers import dropout, intermediates, kv_cache, layer, positions, weights
 from bigmodel_jax.parallel import collective_matmul, sharding
 
-
-class Cache(NamedTuple):
-    """Keys and values of the positions read so far; slot s holds position s."""
-
-    k_BSGK: jax.Array
-    v_BSGK: jax.Array
+# Finite, not -inf: a row that attends to no key (padding) would make softmax return NaN, and NaN gradients spread.
+MASKED = -1e9
 
 
-def split_heads(k_BSGK: jax.Array, heads: int) -> jax.Array:
-    """Keys or values whose heads divide over the mesh axes of 'kv_heads': each is repeated where there are too few.
+# ---- mathematics ------------------------------------------------------------------------------------------------
 
-    Every device of the tensor axis then holds those that its query heads look at, one at least. The weights that make
-    them are not split (Pope et al., 2022, arXiv:2211.05102, section 3.3).
+
+def dot_product_attention(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    *,
+    mask_BTS: jax.Array | None = None,
+    bias_BHTS: jax.Array | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    dropout_key: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(K)) v for each head, [B, T, H, K].
 
     Args:
-      heads: of the queries, which must divide.
+      k_BSGK, v_BSGK: each of the G key/value heads serves H / G neighbouring query heads (Ainslie et al., 2023).
+      mask_BTS, bias_BHTS, scale, soft_cap: see attention_weights().
+      dropout_key: of the dropout on the attention weights, at `dropout_rate`.
+
+    Source: Vaswani et al. (2017), arXiv:1706.03762, equation 1.
     """
-    G, parts = k_BSGK.shape[2], sharding.shards('kv_heads')
-    if G % parts == 0 or heads % math.lcm(G, parts):
-        return k_BSGK
-    return jnp.repeat(k_BSGK, math.lcm(G, parts) // G, axis=2)
+    weights_BGRTS = attention_weights(
+        q_BTHK, k_BSGK, mask_BTS=mask_BTS, bias_BHTS=bias_BHTS, scale=scale, soft_cap=soft_cap
+    ).astype(v_BSGK.dtype)
+    if dropout_key is not None:
+        weights_BGRTS = dropout.dropout(weights_BGRTS, dropout_key, rate=dropout_rate)
+    y_BTGRK = jnp.einsum('BGRTS,BSGK->BTGRK', weights_BGRTS, v_BSGK)
+    return y_BTGRK.reshape(q_BTHK.shape)
 
 
-def _place(x_BTHK: jax.Array, heads: str) -> jax.Array:
-    """Queries, keys or values with their length and heads split; a length that does not divide stays whole."""
-    length = 'length' if x_BTHK.shape[1] % sharding.shards('length') == 0 else None
-    return sharding.constrain(x_BTHK, 'batch', length, heads, None)
+def attention_weights(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    *,
+    mask_BTS: jax.Array | None = None,
+    bias_BHTS: jax.Array | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(K)), the weight of each key for each query, [B, G, R, T, S] in float32 or float64.
+
+    Args:
+      mask_BTS: [B or 1, T, S] bool; a query that attends to no key gets equal weights, for the caller to ignore.
+      bias_BHTS: added to the scores.
+      scale: of the scores, instead of 1 / sqrt(K).
+      soft_cap: scores are squashed to (-soft_cap, soft_cap) by tanh before the mask (Gemma 2, section 2).
+    """
+    B, T, H, K = q_BTHK.shape
+    S, G = k_BSGK.shape[1:3]
+    q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K) * jnp.asarray(scale_of(K, scale), q_BTHK.dtype)
+    scores_BGRTS = jnp.einsum('BTGRK,BSGK->BGRTS', q_BTGRK, k_BSGK, preferred_element_type=precision.sums(q_BTHK.dtype))
+    if bias_BHTS is not None:
+        scores_BGRTS = scores_BGRTS + bias_BHTS.reshape(-1, G, H // G, T, S)
+    if soft_cap is not None:
+        scores_BGRTS = soft_cap * jnp.tanh(scores_BGRTS / soft_cap)
+    if mask_BTS is not None:
+        scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, MASKED)
+    return jax.nn.softmax(scores_BGRTS, axis=-1)
 
 
-def write(cache: Cache, k_BTGK: jax.Array, v_BTGK: jax.Array, positions_BT: jax.Array) -> Cache:
-    """The cache with the keys and values of `positions_BT` stored in their slots."""
-    rows_B1 = jnp.arange(k_BTGK.shape[0])[:, None]
-    return Cache(
-        k_BSGK=cache.k_BSGK.at[rows_B1, positions_BT].set(k_BTGK.astype(cache.k_BSGK.dtype)),
-        v_BSGK=cache.v_BSGK.at[rows_B1, positions_BT].set(v_BTGK.astype(cache.v_BSGK.dtype)),
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plain(kernels.Kernel):
+    """dot_product_attention() without a fused kernel: for every case on every platform."""
+
+    def unsupported_reason(self, case: kernels.Case) -> str | None:
+        return None
+
+    def attend(self, query: Query) -> jax.Array:
+        scores = query.scores
+        options = {'dropout_key': scores.dropout_key, 'dropout_rate': scores.dropout_rate, **_weights_options(query)}
+        return ad_checkpoint.checkpoint_name(dot_product_attention(*query[:3], **options), 'attention')
+
+
+def _weights_options(query: Query) -> dict[str, Any]:
+    """The keyword arguments of attention_weights() for a query."""
+    scores, bias_BHTS = query.scores, query.context.bias_BHTS
+    return {'mask_BTS': query.mask_BTS, 'bias_BHTS': bias_BHTS, 'scale': scores.scale, 'soft_cap': scores.soft_cap}
+
+
+# ---- config -----------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +119,7 @@ class DotProduct:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Attention:
+class Attention(layer.Mixer):
     """Multi-head attention, with grouped key/value heads if `kv_heads` is less than `heads`."""
 
     heads: config.Positive  # H
@@ -84,10 +133,27 @@ class Attention:
     dropout: config.Probability = 0.0
     init: weights.Initializer = weights.FanIn()
     out_init: weights.Initializer | None = None  # None: like `init`.
-    kernel: kernels.Kernel | None = None  # None: the best that can; see kernels/paths.py. Decoding is always plain.
+    kernel: kernels.Kernel | None = None  # None: the best supported one; see kernels/paths.py. Decoding is plain.
+
+    label = 'attention'
 
     def build(self, name: str | None = None) -> nn.Module:
         return AttentionModule(self, name=name)
+
+    def initial_state(self, rows: int, length: int, *, width: int, dtype: str) -> kv_cache.KeyValueCache:
+        shape = (rows, length, self.kv_heads or self.heads, self.width_of_head(width))
+        return kv_cache.KeyValueCache.empty(shape, dtype)
+
+    def check(self, width: int, length: int) -> None:
+        self.width_of_head(width)
+        if self.window is not None and self.window > length:
+            raise config.InputError(
+                f'attention.window={self.window} is longer than the data ({length} tokens); '
+                'leave it out, or use longer data.'
+            )
+
+    def bidirectional(self) -> 'Attention':
+        return dataclasses.replace(self, causal=False)
 
     def width_of_head(self, width: int) -> int:
         """K for a model of this width.
@@ -110,11 +176,14 @@ class Attention:
         return head_width
 
     def query_init(self, width: int) -> weights.Initializer:
-        """What draws the matrix of the queries: first scores are as large as with a scale of 1 / sqrt(K)."""
+        """The initializer of the query matrix: initial scores are as large as with a scale of 1 / sqrt(K)."""
         if self.scores.scale is None:
             return self.init
         head_width = self.width_of_head(width)
         return weights.Times(init=self.init, factor=scale_of(head_width, None) / self.scores.scale)
+
+
+# ---- module -----------------------------------------------------------------------------------------------------
 
 
 class AttentionModule(nn.Module):
@@ -124,16 +193,20 @@ class AttentionModule(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, context: Context, memory_BSD: jax.Array | None = None, cache: Cache | None = None
-    ) -> tuple[jax.Array, Cache | None]:
-        """Attends from `x_BTD` to itself, or to `memory_BSD`.
+        self,
+        x_BTD: jax.Array,
+        context: Context,
+        state: kv_cache.KeyValueCache | None = None,
+        *,
+        memory_BSD: jax.Array | None = None,
+    ) -> tuple[jax.Array, kv_cache.KeyValueCache | None]:
+        """Attends from `x_BTD` to itself, or to `memory_BSD` (cross-attention).
 
         Args:
-          memory_BSD: what keys and values are made of in cross-attention.
-          cache: earlier keys and values; this call's are stored at the query positions, and all are attended to.
+          state: earlier keys and values; this call's are stored at the query positions, and all are attended to.
 
         Returns:
-          [B, T, D], and the cache with the new keys and values (None without a cache).
+          [B, T, D], and the state with the new keys and values.
         """
         c, D, dtype = self.config, x_BTD.shape[-1], x_BTD.dtype
         if memory_BSD is None:
@@ -143,24 +216,25 @@ class AttentionModule(nn.Module):
         if c.rotary is not None:
             rotate = functools.partial(positions.rotary, base=c.rotary.base, scaling=c.rotary.scaling)
             q_BTHK = rotate(q_BTHK, context.query_positions_BT)
-            # Keys of this call stand at the query positions; those in the cache were rotated when they were stored.
-            here_BS = context.key_positions_BS if cache is None else context.query_positions_BT
-            k_BSGK = rotate(k_BSGK, here_BS)
-        scores = self._scores()
-        if cache is None:
-            y_BTHK = self._attend(q_BTHK, k_BSGK, v_BSGK, context=context, scores=scores)
+            # Keys of this call have the query positions; those in the cache were rotated when they were stored.
+            k_BSGK = rotate(k_BSGK, context.key_positions_BS if state is None else context.query_positions_BT)
+        query = Query(q_BTHK, k_BSGK, v_BSGK, context, self._scores())
+        if state is None:
+            y_BTHK = paths.attend(query, plain=Plain(), forced=c.kernel, layer='/'.join(self.path))
         else:
-            cache = write(cache, k_BSGK, v_BSGK, context.query_positions_BT)
-            k_BSGK, v_BSGK = cache.k_BSGK.astype(dtype), cache.v_BSGK.astype(dtype)
-            y_BTHK = plain.Plain().attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
-        if intermediates.asked(self, intermediates.MAPS):  # Whatever computes the sum may never have had the weights.
-            intermediates.show(self, intermediates.MAPS, 'weights', plain.shown(q_BTHK, k_BSGK, context, scores))
+            state = state.updated(k_BSGK, v_BSGK, context.query_positions_BT)
+            query = query._replace(k_BSGK=state.k_BSGK.astype(dtype), v_BSGK=state.v_BSGK.astype(dtype))
+            y_BTHK = Plain().attend(query)
+        if intermediates.asked(self, intermediates.MAPS):  # A fused kernel never has the weights in memory.
+            weights_BGRTS = attention_weights(*query[:2], **_weights_options(query))
+            weights_BHTS = weights_BGRTS.reshape(-1, c.heads, *weights_BGRTS.shape[3:])
+            intermediates.show(self, intermediates.MAPS, 'weights', weights_BHTS)
         axes = {'heads': c.heads, 'head': c.width_of_head(D), 'embed': D}
         out_HKD = weights.weight(self, 'out', axes, init=c.out_init or c.init, inputs=('heads', 'head'), dtype=dtype)
         y_BTD = collective_matmul.into_stream('BTHK,HKD->BTD', y_BTHK, out_HKD, cut='heads')
         if c.bias:
             y_BTD = y_BTD + weights.vector(self, 'out_bias', {'embed': D}, value=0.0, dtype=dtype)
-        return y_BTD, cache
+        return y_BTD, state
 
     def _scores(self) -> Scores:
         c = self.config
@@ -169,46 +243,31 @@ class AttentionModule(nn.Module):
             return scores
         return scores._replace(dropout_rate=c.dropout, dropout_key=self.make_rng('dropout'))
 
-    def _attend(
-        self, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, *, context: Context, scores: Scores
-    ) -> jax.Array:
-        """The weighted sum of the values, by what suits the mesh in use."""
-        k_BSGK, v_BSGK = (split_heads(x, q_BTHK.shape[2]) for x in (k_BSGK, v_BSGK))
-        q_BTHK = ad_checkpoint.checkpoint_name(_place(q_BTHK, 'heads'), 'query')
-        k_BSGK = ad_checkpoint.checkpoint_name(_place(k_BSGK, 'kv_heads'), 'key')
-        v_BSGK = ad_checkpoint.checkpoint_name(_place(v_BSGK, 'kv_heads'), 'value')
-        case = kernels.case_of(q_BTHK, k_BSGK, context, scores)
-        path = paths.choose(case, plain.Plain(), self.config.kernel)
-        paths.note('/'.join(self.path), path)
-        with kernels.counted_share(case):  # The name alone; it computes nothing.
-            return path.kernel.attend(q_BTHK, k_BSGK, v_BSGK, context, scores=scores)
-
     def _project(self, x_BTD: jax.Array, *names: str) -> list[jax.Array]:
         """Queries, keys or values [B, T, H or G, K] of an input."""
         c, D, dtype = self.config, x_BTD.shape[-1], x_BTD.dtype
-        cuts = tuple(self._cut(name) for name in names)
+        head_axes = [self._heads(name) for name in names]
         matrices = []
-        for name, (cut, heads) in zip(names, cuts):
-            axes = {'embed': D, cut: heads, 'head': c.width_of_head(D)}
+        for name, heads in zip(names, head_axes):
+            axes = {'embed': D, **heads, 'head': c.width_of_head(D)}
             init = c.query_init(D) if name == 'query' else c.init
             matrices.append(weights.weight(self, name, axes, init=init, inputs=('embed',), dtype=dtype))
         subscripts = ('BTD,DHK->BTHK',) * len(names)
-        found = list(
-            collective_matmul.out_of_stream(x_BTD, subscripts, tuple(matrices), cuts=tuple(cut for cut, _ in cuts))
-        )
-        for i, (name, (cut, heads)) in enumerate(zip(names, cuts)):
-            if c.bias:
-                axes = {cut: heads, 'head': c.width_of_head(D)}
+        cuts = tuple(next(iter(heads)) for heads in head_axes)
+        found = list(collective_matmul.out_of_stream(x_BTD, subscripts, tuple(matrices), cuts=cuts))
+        if c.bias:
+            for i, (name, heads) in enumerate(zip(names, head_axes)):
+                axes = {**heads, 'head': c.width_of_head(D)}
                 found[i] = found[i] + weights.vector(self, f'{name}_bias', axes, value=0.0, dtype=dtype)
         return found
 
-    def _cut(self, name: str) -> tuple[str, int]:
+    def _heads(self, name: str) -> dict[str, int]:
         """The logical axis of the heads of a projection, and how many there are."""
         heads = self.config.heads if name == 'query' else self.config.kv_heads or self.config.heads
-        logical = 'heads' if name == 'query' else 'kv_heads'
-        if logical == 'kv_heads' and heads % sharding.shards(logical):
-            logical = 'shared_kv_heads'  # No rule splits them; see split_heads().
+        axis = 'heads' if name == 'query' else 'kv_heads'
+        if axis == 'kv_heads' and heads % sharding.shards(axis):
+            axis = 'shared_kv_heads'  # No rule splits them; see paths.repeat_heads().
         place = sharding.current()
-        if place is not None:  # Else the first constraint would fail, in other words.
-            place.check(f'attention.{logical}', (heads,), (logical,))
-        return logical, heads
+        if place is not None:  # Otherwise the first constraint would fail, with a less helpful message.
+            place.check(f'attention.{axis}', (heads,), (axis,))
+        return {axis: heads}

@@ -1,4 +1,4 @@
-"""A Transformer block: attention, cross-attention if there is an encoder, and a feed-forward layer, with residuals."""
+"""A block: a mixer such as attention, and a feed-forward layer, each with a residual connection."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from flax import linen as nn
 from jax import ad_checkpoint
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import dropout, ffn, intermediates, norms
-from bigmodel_jax.layers.attention import Attention, Cache, Context
+from bigmodel_jax.kernels.context import Context
+from bigmodel_jax.layers import attention, dropout, ffn, intermediates, layer, norms
 from bigmodel_jax.parallel import sharding
 
 Sublayer = Callable[[jax.Array], jax.Array]
@@ -50,16 +50,27 @@ class PostNorm(Residual):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Block:
-    """One layer of a Transformer. `cross` attends to an encoder's output, and is None where there is no encoder."""
+class Block(layer.Layer):
+    """One layer of a residual network: a mixer of positions and a feed-forward layer, each with a residual connection.
 
-    attention: Attention
+    `cross` attends to an encoder's output, and is None where there is no encoder.
+    """
+
+    mixer: layer.Mixer
     ffn: ffn.Ffn
     residual: Residual = PreNorm()
-    cross: Attention | None = None
+    cross: attention.Attention | None = None
 
     def build(self, name: str | None = None) -> nn.Module:
         return BlockModule(self, name=name)
+
+    def initial_state(self, rows: int, length: int, *, width: int, dtype: str) -> layer.PyTree:
+        return self.mixer.initial_state(rows, length, width=width, dtype=dtype)
+
+    def check(self, width: int, length: int) -> None:
+        self.mixer.check(width, length)
+        if self.cross is not None:
+            self.cross.width_of_head(width)
 
 
 class BlockModule(nn.Module):
@@ -69,38 +80,28 @@ class BlockModule(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x_BTD: jax.Array,
-        context: Context,
-        memory: tuple[jax.Array, Context] | None = None,
-        cache: Cache | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
-        """The stream [B, T, D] after this layer, and the layer's cache.
+        self, x_BTD: jax.Array, context: Context, state: layer.PyTree = None
+    ) -> tuple[jax.Array, layer.PyTree]:
+        """The residual stream [B, T, D] after this layer, and the state of its mixer; see layer.Layer."""
+        c = self.config
 
-        Args:
-          memory: an encoder's output [B, S, D], and where its tokens stand as keys.
-          cache: see AttentionModule.
-        """
-        c, updated = self.config, cache
-
-        def attend(y_BTD: jax.Array) -> jax.Array:
-            nonlocal updated
-            y_BTD, updated = c.attention.build('attention')(y_BTD, context, cache=cache)
+        def mix(y_BTD: jax.Array) -> jax.Array:
+            nonlocal state
+            y_BTD, state = c.mixer.build(c.mixer.label)(y_BTD, context, state)
             return y_BTD
 
-        x_BTD = self._join('attention', x_BTD, attend)
-        if c.cross is not None and memory is not None:
-            look, (memory_BSD, there) = c.cross.build('cross'), memory
-            x_BTD = self._join('cross', x_BTD, lambda y_BTD: look(y_BTD, there, memory_BSD=memory_BSD)[0])
+        x_BTD = self._join(c.mixer.label, x_BTD, mix, entry='stream')
+        if c.cross is not None and context.memory is not None:
+            cross, (memory_BSD, keys) = c.cross.build('cross'), context.memory
+            x_BTD = self._join('cross', x_BTD, lambda y_BTD: cross(y_BTD, keys, memory_BSD=memory_BSD)[0])
         x_BTD = self._join('ffn', x_BTD, lambda y_BTD: c.ffn.build('ffn')(y_BTD))
         intermediates.show(self, intermediates.STREAMS, 'after', x_BTD)
-        return x_BTD, updated
+        return x_BTD, state
 
-    def _join(self, name: str, x_BTD: jax.Array, sublayer: Sublayer) -> jax.Array:
+    def _join(self, name: str, x_BTD: jax.Array, sublayer: Sublayer, *, entry: str = 'middle') -> jax.Array:
         residual = self.config.residual
         norm = residual.norm.build(f'{name}_norm')
-        # Rematerialisation policies know it by this name.
-        x_BTD = ad_checkpoint.checkpoint_name(x_BTD, 'stream' if name == 'attention' else 'middle')
+        x_BTD = ad_checkpoint.checkpoint_name(x_BTD, entry)  # Rematerialisation policies know it by this name.
 
         def on_all_positions(y_BTD: jax.Array) -> jax.Array:
             # The norms, the sums and dropout see 1 / tensor of the positions, the sublayers all (Korthikanti et al.,

@@ -17,6 +17,7 @@ STREAMS = 'streams'  # The stream [B, T, D] where it enters a stack, and after e
 MAPS = 'maps'  # The weights [B, H, T, S] of each attention, before dropout.
 ROUTERS = 'routers'  # The logits [B, T, E] of each router.
 COLLECTIONS = (STREAMS, MAPS, ROUTERS)
+TURN = 'turn'  # The layers of an interleaved pattern are called turn0, turn1 ...
 
 
 def asked(module: nn.Module, collection: str) -> bool:
@@ -53,7 +54,7 @@ def maps(kept: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
     found = {}
     for name, stack in kept.items():
         layers = stack['layers']
-        sublayers = layers.get('turn0', layers)
+        sublayers = layers.get(f'{TURN}0', layers)
         found[name] = {each: _in_order(layers, _reader(each, 'weights')) for each in sublayers}
     return found
 
@@ -73,8 +74,8 @@ def _reader(*path: str) -> Callable[[Any], jax.Array]:
 
 
 def _in_order(layers: Mapping[str, Any], read: Callable[[Any], jax.Array]) -> jax.Array:
-    """What all layers show, [L, ...]; layers that take turns keep theirs apart."""
-    if 'turn0' not in layers:
+    """What all layers sow, [L, ...]; the layers of an interleaved pattern keep theirs apart."""
+    if f'{TURN}0' not in layers:
         return read(layers)
     turns = jnp.stack([read(layers[f'turn{place}']) for place in range(len(layers))], axis=1)
     return turns.reshape(-1, *turns.shape[2:])

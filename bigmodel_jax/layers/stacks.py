@@ -1,6 +1,7 @@
-"""A block repeated: scanned by default, so that compile time does not grow with depth; unrolled on request.
+"""Layers repeated: scanned by default, so that compile time does not grow with depth, or unrolled.
 
-Both keep one set of weights with a leading 'layers' axis, and compute the same numbers from it.
+Both keep one set of weights with a leading 'layers' axis, and compute the same numbers from it. The layers may be of
+any kind and carry any pytree; see layer.py.
 """
 
 import dataclasses
@@ -8,10 +9,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import attention, blocks, intermediates
+from bigmodel_jax.layers import intermediates, layer
 from bigmodel_jax.parallel import pipeline, sharding
 
 # What layers name for the backward pass, per token: the stream [D] where it enters the layer and between its sublayers
@@ -19,6 +21,10 @@ from bigmodel_jax.parallel import pipeline, sharding
 # that enter the activation of the feed-forward layer [F each; without a gate there is 'up' alone].
 Name = Literal['stream', 'middle', 'query', 'key', 'value', 'attention', 'gate', 'up']
 Policy = Callable[..., Any]
+PyTree = Any
+Pattern = tuple[layer.Layer, ...]  # The kinds of layers, in turn; mostly one.
+State = tuple[PyTree, ...]  # Of each layer of the pattern; see initial_state().
+Call = Callable[..., tuple[PyTree, PyTree]]
 
 _named = jax.checkpoint_policies.save_only_these_names
 # What the backward pass keeps from the forward pass beside the input of each layer; the rest is computed again.
@@ -60,168 +66,133 @@ class Stack:
     scan: bool = True
     remat: Literal['none', 'full', 'attention', 'heads', 'projections', 'dots', 'offload'] | tuple[Name, ...] = 'none'
 
-    def build(
-        self, block: blocks.Block, layers: int, name: str | None = None, *, alternates: tuple[blocks.Block, ...] = ()
-    ) -> nn.Module:
-        """Layer i is the (i mod n)-th of the n blocks `block, *alternates`."""
-        return StackModule(self, block=block, layers=layers, alternates=alternates, name=name)
+    def build(self, pattern: Pattern, layers: int, name: str | None = None) -> nn.Module:
+        """The module of `layers` layers: layer i is the (i mod n)-th of the n layers of `pattern`."""
+        return StackModule(self, pattern=pattern, layers=layers, name=name)
 
     @property
     def policy(self) -> Policy | None:
         """What jax.checkpoint may keep; None to keep everything."""
         return POLICIES[self.remat] if isinstance(self.remat, str) else _named(*self.remat)
 
-    @property
-    def layer(self) -> type[nn.Module]:
-        """What makes a layer out of a block: BlockModule, under the policy."""
+    def rematerialized(self, call: Call) -> Call:
+        """`call`, whose backward pass keeps what the policy says."""
         if self.policy is None:
-            return blocks.BlockModule
+            return call
         # Inside a scan nothing can be merged across the checkpoint anyway; unrolled, XLA must be kept from it.
-        return nn.remat(blocks.BlockModule, policy=self.policy, prevent_cse=not self.scan)
+        return nn.remat(call, policy=self.policy, prevent_cse=not self.scan)
 
 
-class GroupModule(nn.Module):
-    """One layer of each of several kinds, which take turns: what is repeated where layers alternate."""
+def _call(module: nn.Module, carry: PyTree, inputs: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+    return module(carry, inputs, state)
+
+
+class PatternModule(nn.Module):
+    """Owns one layer of each kind of an interleaved pattern, 'turn0', 'turn1' ...: what is repeated there."""
 
     config: Stack
-    kinds: tuple[blocks.Block, ...]
+    pattern: Pattern
 
     @nn.compact
     def __call__(
-        self,
-        x_BTD: jax.Array,
-        context: attention.Context,
-        memory: tuple[jax.Array, attention.Context] | None = None,
-        cache: attention.Cache | None = None,
-    ) -> tuple[jax.Array, attention.Cache | None]:
-        """As of BlockModule; the arrays of the cache have a leading axis, the layers of the group."""
-        caches = []
-        for place, kind in enumerate(self.kinds):
-            own = None if cache is None else attention.Cache(*(leaf[place] for leaf in cache))
-            x_BTD, own = self.config.layer(kind, name=f'turn{place}')(x_BTD, context, memory, own)
-            caches.append(own)
-        return x_BTD, None if cache is None else jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *caches)
+        self, carry: PyTree, inputs: PyTree, states: tuple[PyTree, ...] | None
+    ) -> tuple[PyTree, tuple[PyTree, ...] | None]:
+        """As of a layer; `states` has one state for each layer of the pattern."""
+        after, call = [], self.config.rematerialized(_call)
+        for index, each in enumerate(self.pattern):
+            state = None if states is None else states[index]
+            carry, state = call(each.build(f'{intermediates.TURN}{index}'), carry, inputs, state)
+            after.append(state)
+        return carry, None if states is None else tuple(after)
 
 
 class StackModule(nn.Module):
-    """Owns `layers` copies of a block's weights, stacked along a leading 'layers' axis.
-
-    Where n kinds of layers take turns, each kind has its own: 'turn0', 'turn1' ..., layers / n copies each.
-    """
+    """Owns the weights of `layers` layers, stacked along a leading 'layers' axis; of a pattern of n layers each has its
+    own, layers / n copies."""
 
     config: Stack
-    block: blocks.Block
+    pattern: Pattern
     layers: int
-    alternates: tuple[blocks.Block, ...] = ()
 
     @nn.compact
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        context: attention.Context,
-        memory: tuple[jax.Array, attention.Context] | None = None,
-        cache: attention.Cache | None = None,
-    ) -> tuple[jax.Array, attention.Cache | None]:
-        """The stream after all layers, and the updated cache, whose arrays have a leading axis L.
+    def __call__(self, carry: PyTree, inputs: PyTree, state: State | None = None) -> tuple[PyTree, State | None]:
+        """What the last layer hands on, and the state of all layers; see initial_state().
 
-        Where the mesh cuts the layers into stages, the batch flows through them as in
-        parallel/pipeline.py. Decoding with
-        a cache does not: a step of one token has nothing to fill a pipeline with.
+        Where the mesh splits the layers into stages, the batch flows through them as in parallel/pipeline.py. Reading
+        in pieces, with a state, does not use the pipeline: a step of one token has nothing to fill it with.
         """
-        intermediates.show(self, intermediates.STREAMS, 'before', x_BTD)
+        intermediates.show(self, intermediates.STREAMS, 'before', carry)
         place = sharding.current()
-        if place is not None and place.shards('layers') > 1 and cache is None and not self.is_initializing():
-            return self._flow(place, x_BTD, context, memory), None
-        kinds = (self.block, *self.alternates)
-        repeats = self.layers // len(kinds)
-        body = GroupModule if self.alternates else self.config.layer
+        if place is not None and place.shards('layers') > 1 and state is None and not self.is_initializing():
+            return self._pipelined(place, carry, inputs), None
+        repeats = self.layers // len(self.pattern)
         scanned = nn.scan(
-            body,
-            variable_axes={'params': 0, 'losses': 0, **dict.fromkeys(intermediates.COLLECTIONS, 0)},
-            split_rngs={'params': True, 'dropout': True},
-            in_axes=(nn.broadcast, nn.broadcast, 0),
+            self._repeated_call(),
+            variable_axes={True: 0},
+            split_rngs={True: True},
+            in_axes=(nn.broadcast, 0),
             length=repeats,
             unroll=1 if self.config.scan else repeats,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )
-        if not self.alternates:
-            return scanned(self.block, name='layers')(x_BTD, context, memory, cache)
-        if cache is not None:
-            cache = jax.tree.map(lambda leaf: leaf.reshape(repeats, len(kinds), *leaf.shape[1:]), cache)
-        x_BTD, cache = scanned(self.config, kinds, name='layers')(x_BTD, context, memory, cache)
-        return x_BTD, jax.tree.map(lambda leaf: leaf.reshape(self.layers, *leaf.shape[2:]), cache)
+        repeated = self._repeated(name='layers')
+        if len(self.pattern) > 1:
+            return scanned(repeated, carry, inputs, state)
+        carry, after = scanned(repeated, carry, inputs, None if state is None else state[0])
+        return carry, None if state is None else (after,)
 
-    def _flow(
-        self,
-        place: sharding.Place,
-        x_BTD: jax.Array,
-        context: attention.Context,
-        memory: tuple[jax.Array, attention.Context] | None,
-    ) -> jax.Array:
-        """The stream after all layers, each stage of them on its own devices."""
+    def _repeated(self, name: str | None) -> nn.Module:
+        """The module that is repeated: a layer, or one layer of each kind."""
+        if len(self.pattern) > 1:
+            return PatternModule(self.config, self.pattern, name=name)
+        return self.pattern[0].build(name)
+
+    def _repeated_call(self) -> Call:
+        """How it is called: the layers of a pattern are rematerialized one by one."""
+        return _call if len(self.pattern) > 1 else self.config.rematerialized(_call)
+
+    def _pipelined(self, place: sharding.Place, x_BTD: jax.Array, inputs: PyTree) -> jax.Array:
+        """The residual stream after all layers, each stage of them on its own devices."""
         if any(intermediates.asked(self, collection) for collection in intermediates.COLLECTIONS):
             raise config.InputError(
-                f'{", ".join(intermediates.COLLECTIONS)} are not shown where the mesh cuts the layers into stages; '
+                f'{", ".join(intermediates.COLLECTIONS)} are not shown where the mesh splits the layers into stages; '
                 'use mesh.pipeline=1.'
             )
-        kinds, policy = (self.block, *self.alternates), self.config.policy
-        block = (
-            GroupModule(self.config, kinds, parent=None)
-            if self.alternates
-            else blocks.BlockModule(self.block, parent=None)
-        )
+        repeated, policy = self._repeated(name=None).clone(parent=None), self.config.policy
         kept = ['losses'] if self.is_mutable_collection('losses') else []
 
-        def layer(weights: Any, x_BTD: jax.Array, beside: Any, key: jax.Array | None) -> tuple[jax.Array, Any]:
+        def apply(weights: PyTree, x_BTD: jax.Array, inputs: PyTree, key: jax.Array | None) -> tuple[jax.Array, Any]:
             rngs = {} if key is None else {'dropout': key}
-            (x_BTD, _), sown = block.apply({'params': weights}, x_BTD, *beside, rngs=rngs, mutable=kept)
+            (x_BTD, _), sown = repeated.apply({'params': weights}, x_BTD, inputs, None, rngs=rngs, mutable=kept)
             return x_BTD, sown.get('losses', {})
 
-        if policy is not None and not self.alternates:  # A group does so for each of its layers.
-            layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+        if policy is not None and len(self.pattern) == 1:  # A pattern does so for each of its layers.
+            apply = jax.checkpoint(apply, policy=policy, prevent_cse=False)
         weights = self.variables['params']['layers']
         key = self.make_rng('dropout') if self.has_rng('dropout') else None
-        x_BTD, sown = pipeline.run(layer, weights, x_BTD, (context, memory), place=place, key=key)
+        x_BTD, sown = pipeline.run(apply, weights, x_BTD, inputs, place=place, key=key)
         if sown:
             # Where, and in the form in which, the scan above leaves them.
             self.put_variable('losses', 'layers', sown)
         return x_BTD
 
 
-def empty_cache(block: blocks.Block, *, layers: int, rows: int, length: int, width: int, dtype: str) -> attention.Cache:
-    """A cache for `rows` sequences of up to `length` positions, [L, B, S, G, K] each."""
-    shape = (layers, rows, length, *_cached(block, width))
-    return attention.Cache(k_BSGK=jax.numpy.zeros(shape, dtype), v_BSGK=jax.numpy.zeros(shape, dtype))
+def initial_state(pattern: Pattern, layers: int, rows: int, length: int, *, width: int, dtype: str) -> State:
+    """The state of all layers before the first token of `rows` sequences of up to `length` tokens.
+
+    One tree for each layer of the pattern; its arrays have a leading axis of layers / n, then the rows.
+    """
+    repeats = layers // len(pattern)
+    states = tuple(each.initial_state(rows, length, width=width, dtype=dtype) for each in pattern)
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], repeats, axis=0), states)
 
 
-def check(block: blocks.Block, width: int, length: int) -> None:
-    """Raises InputError where a block cannot be built for a model of this width or inputs of this length."""
-    block.attention.width_of_head(width)
-    if block.cross is not None:
-        block.cross.width_of_head(width)
-    if block.attention.window is not None and block.attention.window > length:
+def check(pattern: Pattern, layers: int, *, width: int, length: int) -> None:
+    """Raises InputError where `layers` layers of a model of this width, for inputs of this length, cannot be these."""
+    if layers % len(pattern):
         raise config.InputError(
-            f'attention.window={block.attention.window} is longer than the data ({length} tokens); '
-            'leave it out, or use longer data.'
+            f'layers={layers} does not divide into the {len(pattern)} layers of the interleaved pattern; '
+            f'use a multiple of {len(pattern)}.'
         )
-
-
-def check_turns(kinds: tuple[blocks.Block, ...], layers: int, width: int, length: int) -> None:
-    """Raises InputError where `layers` layers of a model of this width cannot be of these kinds in turn."""
-    if layers % len(kinds):
-        raise config.InputError(
-            f'layers={layers} does not divide into groups of {len(kinds)} layers, the block and its alternates; '
-            f'use a multiple of {len(kinds)}.'
-        )
-    for kind in kinds:
-        check(kind, width, length)
-    # One cache serves all layers.
-    shapes = {_cached(kind, width) for kind in kinds}
-    if len(shapes) > 1:
-        shown = ' and '.join(f'{heads} heads of {channels}' for heads, channels in sorted(shapes))
-        raise config.InputError(f'Layers that take turns need keys of one shape, but there are {shown}.')
-
-
-def _cached(block: blocks.Block, width: int) -> tuple[int, int]:
-    """Key heads of a layer, and the channels of each."""
-    return block.attention.kv_heads or block.attention.heads, block.attention.width_of_head(width)
+    for each in pattern:
+        each.check(width, length)

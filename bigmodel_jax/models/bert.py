@@ -71,7 +71,7 @@ class Bert(model.Model):
         kinds = fields['types'].upper_bound if 'types' in fields else None
         if kinds is not None and kinds > self.types:
             raise config.InputError(f'model.types={self.types}, but the data tells {kinds} kinds of sentences apart.')
-        stacks.check(self.block, self.width, length)
+        self.block.check(self.width, length)
 
 
 class InputModule(nn.Module):
@@ -159,7 +159,7 @@ class EncoderModule(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.embedding = InputModule(c)
-        self.blocks = c.stack.build(c.block, c.layers)
+        self.blocks = c.stack.build((c.block,), c.layers)
         self.pooler = PoolerModule(c)
 
     def features(self, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -170,7 +170,7 @@ class EncoderModule(nn.Module):
         # Padding looks at the first sentence, as in the released code, where it is hidden as a key alone.
         asking_BT = None if segments_BT is None else jnp.maximum(segments_BT, 1)
         order = contexts.Order.of(known_BT)
-        x_BTD, _ = self.blocks(x_BTD, attention.Context(here_BT, here_BT, asking_BT, segments_BT, order=order))
+        x_BTD, _ = self.blocks(x_BTD, contexts.Context(here_BT, here_BT, asking_BT, segments_BT, order=order))
         return x_BTD, self.pooler(x_BTD)
 
 
@@ -276,7 +276,7 @@ def bert(*, vocab: int, width: int, layers: int, heads: int, **changes: Any) -> 
     """BERT of any size: PostNorm blocks with biases, exact GELU, F = 4 D, dropout 0.1 everywhere."""
     init = weights.Normal(stddev=0.02)
     block = blocks.Block(
-        attention=attention.Attention(heads=heads, causal=False, bias=True, dropout=0.1, init=init),
+        mixer=attention.Attention(heads=heads, causal=False, bias=True, dropout=0.1, init=init),
         ffn=ffn.Mlp(hidden=4 * width, activation=activations.Gelu(approximate=False), bias=True, init=init),
         residual=blocks.PostNorm(norm=NORM, dropout=0.1),
     )

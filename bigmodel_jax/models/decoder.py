@@ -11,7 +11,19 @@ from flax import linen as nn
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.kernels import context as contexts
-from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, moe, norms, positions, stacks, weights
+from bigmodel_jax.layers import (
+    activations,
+    attention,
+    blocks,
+    embeddings,
+    ffn,
+    kv_cache,
+    moe,
+    norms,
+    positions,
+    stacks,
+    weights,
+)
 from bigmodel_jax.models import model
 
 
@@ -32,7 +44,7 @@ class Decoder(model.Model):
     embedding: embeddings.Embedding = embeddings.Embedding()
     dtype: model.Dtype = 'float32'
     stack: stacks.Stack = stacks.Stack()
-    alternates: tuple[blocks.Block, ...] = ()  # Layers take turns with `block`: `block`, the first of these, and so on.
+    interleaved: tuple[blocks.Block, ...] = ()  # The layer pattern is `block`, then these, and so on in turn.
 
     def build(self, name: str | None = None) -> nn.Module:
         model.check_dtype(self.dtype)
@@ -42,13 +54,16 @@ class Decoder(model.Model):
         tokens = model.need(fields, 'inputs', 'Decoder')
         model.check_tokens(tokens, vocab=self.vocab)
         check_length(self.positions, tokens.shape[0])
-        stacks.check_turns((self.block, *self.alternates), self.layers, self.width, tokens.shape[0])
+        stacks.check(self.pattern, self.layers, width=self.width, length=tokens.shape[0])
 
-    def empty_cache(self, rows: int, length: int) -> attention.Cache:
-        """Keys and values for `rows` sequences of up to `length` positions."""
-        return stacks.empty_cache(
-            self.block, layers=self.layers, rows=rows, length=length, width=self.width, dtype=self.dtype
-        )
+    @property
+    def pattern(self) -> tuple[blocks.Block, ...]:
+        """The layers that take turns."""
+        return (self.block, *self.interleaved)
+
+    def initial_state(self, rows: int, length: int) -> stacks.State:
+        """The state of the layers before the first token of `rows` sequences of up to `length` tokens."""
+        return stacks.initial_state(self.pattern, self.layers, rows, length, width=self.width, dtype=self.dtype)
 
 
 def check_length(known: positions.Positions | None, length: int) -> None:
@@ -68,29 +83,34 @@ class DecoderModule(nn.Module):
         c = self.config
         self.embedding = c.embedding.build(c.vocab, c.width, c.dtype)
         self.positions = None if c.positions is None else c.positions.build()
-        self.blocks = c.stack.build(c.block, c.layers, alternates=c.alternates)
+        self.blocks = c.stack.build(c.pattern, c.layers)
         self.norm = None if c.norm is None else c.norm.build()
 
-    def __call__(self, batch: Mapping[str, jax.Array], cache: attention.Cache | None = None) -> dict[str, Any]:
-        """{'logits': [B, T, V]}, and 'cache' if one is given. With a cache the batch needs 'positions'."""
-        x_BTD, cache = self.features(batch, cache)
+    def __call__(self, batch: Mapping[str, jax.Array], state: stacks.State | None = None) -> dict[str, Any]:
+        """{'logits': [B, T, V]}, and 'state' if one is given: `batch` goes on where it ends, and needs 'positions'."""
+        x_BTD, state = self.features(batch, state)
         outputs = {'logits': self.unembed(x_BTD)}
-        return outputs if cache is None else {**outputs, 'cache': cache}
+        return outputs if state is None else {**outputs, 'state': state}
 
     def features(
-        self, batch: Mapping[str, jax.Array], cache: attention.Cache | None = None
-    ) -> tuple[jax.Array, attention.Cache | None]:
-        """[B, T, D] before the output matrix, so that a loss can take the logits in pieces; and the cache."""
-        slots = None if cache is None else cache.k_BSGK.shape[2]
+        self, batch: Mapping[str, jax.Array], state: stacks.State | None = None
+    ) -> tuple[jax.Array, stacks.State | None]:
+        """[B, T, D] before the output matrix, so that a loss can take the logits in pieces; and the state.
+
+        With a state 'segments' are 0 where padding, which no state remembers, and 1 elsewhere.
+        """
+        slots = kv_cache.slots(state)
         x_BTD, here_BT, bias = embed(
             self.embedding, self.positions, batch['inputs'], batch.get('positions'), slots=slots
         )
         there_BS = here_BT if slots is None else jnp.arange(slots)[None]
         segments_BT = batch.get('segments')
         order = contexts.Order.of(batch.get('positions'))
-        context = attention.Context(here_BT, there_BS, segments_BT, segments_BT, bias, order)
-        x_BTD, cache = self.blocks(x_BTD, context, None, cache)
-        return x_BTD if self.norm is None else self.norm(x_BTD), cache
+        # A cache has no segments: no query attends to a slot of its own future, where the padding of a prompt lies.
+        key_segments_BT = segments_BT if state is None else None
+        context = contexts.Context(here_BT, there_BS, segments_BT, key_segments_BT, bias, order)
+        x_BTD, state = self.blocks(x_BTD, context, state)
+        return x_BTD if self.norm is None else self.norm(x_BTD), state
 
     def head(self) -> embeddings.Head:
         """The output layer, for a loss that takes the logits in pieces."""
@@ -113,7 +133,7 @@ def embed(
 
     Args:
       embedding, known: modules of the embedding and of the positions.
-      slots: slots of the cache, which hold the keys; None where the keys are the tokens themselves.
+      slots: slots of the key-value cache; None where the keys are the tokens themselves.
     """
     x_BTD = embedding(tokens_BT)
     here_BT = jnp.arange(tokens_BT.shape[1])[None] if positions_BT is None else positions_BT
@@ -133,7 +153,7 @@ def gpt(*, vocab: int, width: int, layers: int, heads: int, length: int, **chang
     init = weights.Normal(stddev=0.02)
     out_init = weights.Normal(stddev=0.02 * (2 * layers) ** -0.5)
     block = blocks.Block(
-        attention=attention.Attention(heads=heads, bias=True, init=init, out_init=out_init),
+        mixer=attention.Attention(heads=heads, bias=True, init=init, out_init=out_init),
         ffn=ffn.Mlp(hidden=4 * width, activation=activations.Gelu(), bias=True, init=init, out_init=out_init),
         residual=blocks.PreNorm(norm=norms.LayerNorm()),
     )
@@ -144,7 +164,7 @@ def gpt(*, vocab: int, width: int, layers: int, heads: int, length: int, **chang
 
 def banded(model: Decoder, window: int) -> Decoder:
     """Every second layer sees the last `window` positions only (Brown et al., 2020, arXiv:2005.14165, section 2.1)."""
-    return config.vary(model, {'alternates': (config.vary(model.block, {'attention.window': window}),)})
+    return config.vary(model, {'interleaved': (config.vary(model.block, {'mixer.window': window}),)})
 
 
 def llama(
@@ -157,7 +177,7 @@ def llama(
     """
     rms = norms.RmsNorm(epsilon=1e-5)
     block = blocks.Block(
-        attention=attention.Attention(heads=heads, kv_heads=kv_heads, rotary=positions.Rotary(base=rope_base)),
+        mixer=attention.Attention(heads=heads, kv_heads=kv_heads, rotary=positions.Rotary(base=rope_base)),
         ffn=ffn.Gated(hidden=hidden),
         residual=blocks.PreNorm(norm=rms),
     )
@@ -179,7 +199,7 @@ def llama32(*, width: int, layers: int, heads: int, hidden: int) -> Decoder:
     Source: the released configurations.
     """
     sizes = {'width': width, 'layers': layers, 'heads': heads, 'hidden': hidden}
-    own = {'embedding.tied': True, 'block.attention.rotary.scaling': positions.Llama3Scaling(factor=32.0)}
+    own = {'embedding.tied': True, 'block.mixer.rotary.scaling': positions.Llama3Scaling(factor=32.0)}
     return config.vary(llama(vocab=128_256, kv_heads=8, rope_base=500_000.0, **sizes), own)
 
 
@@ -235,7 +255,7 @@ MISTRAL_7B = llama(
     kv_heads=8,
     hidden=14_336,
     rope_base=10_000.0,
-    **{'block.attention.window': 4_096},
+    **{'block.mixer.window': 4_096},
 )
 # Jiang et al. (2024), table 1; 13 of its 47 billion parameters see a token.
 MIXTRAL_8X7B = mixtral(vocab=32_000, width=4_096, layers=32, heads=32, kv_heads=8, hidden=14_336, experts=8)

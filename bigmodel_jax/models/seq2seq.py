@@ -11,7 +11,18 @@ from flax import linen as nn
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.kernels import context as contexts
-from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks, weights
+from bigmodel_jax.layers import (
+    activations,
+    attention,
+    blocks,
+    embeddings,
+    ffn,
+    kv_cache,
+    norms,
+    positions,
+    stacks,
+    weights,
+)
 from bigmodel_jax.models import decoder, model
 
 
@@ -44,24 +55,31 @@ class Seq2Seq(model.Model):
             tokens = model.need(fields, name, 'Seq2Seq')
             model.check_tokens(tokens, vocab=self.vocab)
             decoder.check_length(self.positions, tokens.shape[0])
-        stacks.check(self.block, self.width, fields['inputs'].shape[0])
+        if self.block.cross is None and not isinstance(self.block.mixer, attention.Attention):
+            raise config.InputError(
+                f'model.block.mixer is {type(self.block.mixer).__name__}(), which cannot attend to the encoder; '
+                'set model.block.cross, for example to Attention(heads=8, causal=False).'
+            )
+        for block in (self.encoder_block, self.decoder_block):
+            block.check(self.width, fields['inputs'].shape[0])
 
-    def empty_cache(self, rows: int, length: int) -> attention.Cache:
-        """Keys and values of the decoder for `rows` sequences of up to `length` positions."""
-        return stacks.empty_cache(
-            self.block, layers=self.decoder_layers, rows=rows, length=length, width=self.width, dtype=self.dtype
-        )
+    def initial_state(self, rows: int, length: int) -> stacks.State:
+        """The state of the decoder before the first token of `rows` sequences of up to `length` tokens."""
+        blocks_of = (self.decoder_block,)
+        return stacks.initial_state(blocks_of, self.decoder_layers, rows, length, width=self.width, dtype=self.dtype)
 
     @property
     def encoder_block(self) -> blocks.Block:
-        """The block of the encoder: sees both ways."""
-        both_ways = dataclasses.replace(self.block.attention, causal=False)
-        return dataclasses.replace(self.block, attention=both_ways)
+        """The block of the encoder, which attends to the whole source."""
+        return dataclasses.replace(self.block, mixer=self.block.mixer.bidirectional())
 
     @property
     def decoder_block(self) -> blocks.Block:
         """The block of the decoder: attends to the encoder's output too, where positions do not compare."""
-        cross = self.block.cross or dataclasses.replace(self.block.attention, causal=False, rotary=None, window=None)
+        if self.block.cross is not None:
+            return self.block
+        assert isinstance(self.block.mixer, attention.Attention)  # See check().
+        cross = dataclasses.replace(self.block.mixer, causal=False, rotary=None, window=None)
         return dataclasses.replace(self.block, cross=cross)
 
 
@@ -75,16 +93,16 @@ class Seq2SeqModule(nn.Module):
         self.embedding = c.embedding.build(c.vocab, c.width, c.dtype)
         self.encoder_positions = None if c.positions is None else c.positions.both_ways().build()
         self.decoder_positions = None if c.positions is None else c.positions.build()
-        self.encoder = c.stack.build(c.encoder_block, c.encoder_layers)
-        self.decoder = c.stack.build(c.decoder_block, c.decoder_layers)
+        self.encoder = c.stack.build((c.encoder_block,), c.encoder_layers)
+        self.decoder = c.stack.build((c.decoder_block,), c.decoder_layers)
         self.encoder_norm = None if c.norm is None else c.norm.build()
         self.decoder_norm = None if c.norm is None else c.norm.build()
 
-    def __call__(self, batch: Mapping[str, jax.Array], cache: attention.Cache | None = None) -> dict[str, Any]:
-        """{'logits': [B, T, V]}, and 'cache' if one is given. With a cache the batch needs 'positions'."""
-        x_BTD, cache = self.features(batch, cache)
+    def __call__(self, batch: Mapping[str, jax.Array], state: stacks.State | None = None) -> dict[str, Any]:
+        """{'logits': [B, T, V]}, and 'state' if one is given: 'inputs' go on where it ends, and need 'positions'."""
+        x_BTD, state = self.features(batch, state)
         outputs = {'logits': self.unembed(x_BTD)}
-        return outputs if cache is None else {**outputs, 'cache': cache}
+        return outputs if state is None else {**outputs, 'state': state}
 
     def encode(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """The encoder's output [B, S, D]."""
@@ -93,29 +111,30 @@ class Seq2SeqModule(nn.Module):
             self.embedding, self.encoder_positions, batch['source'], batch.get('source_positions')
         )
         order = contexts.Order.of(batch.get('source_positions'))
-        context = attention.Context(here_BS, here_BS, asking(segments_BS), segments_BS, bias, order)
+        context = contexts.Context(here_BS, here_BS, asking(segments_BS), segments_BS, bias, order)
         x_BSD, _ = self.encoder(x_BSD, context)
         return x_BSD if self.encoder_norm is None else self.encoder_norm(x_BSD)
 
     def features(
-        self, batch: Mapping[str, jax.Array], cache: attention.Cache | None = None
-    ) -> tuple[jax.Array, attention.Cache | None]:
-        """[B, T, D] before the output matrix; and the cache of the decoder's own keys and values."""
+        self, batch: Mapping[str, jax.Array], state: stacks.State | None = None
+    ) -> tuple[jax.Array, stacks.State | None]:
+        """[B, T, D] before the output matrix; and the state of the decoder's layers."""
         memory_BSD = self.encode(batch) if 'memory' not in batch else batch['memory']
         segments_BT, source_segments_BS = batch.get('segments'), batch.get('source_segments')
-        slots = None if cache is None else cache.k_BSGK.shape[2]
+        slots = kv_cache.slots(state)
         x_BTD, here_BT, bias = decoder.embed(
             self.embedding, self.decoder_positions, batch['inputs'], batch.get('positions'), slots=slots
         )
         there_BS = here_BT if slots is None else jnp.arange(slots)[None]
         order = contexts.Order.of(batch.get('positions'))
-        context = attention.Context(here_BT, there_BS, asking(segments_BT), segments_BT, bias, order)
+        key_segments_BT = segments_BT if state is None else None  # A cache has none; see decoder.py.
+        context = contexts.Context(here_BT, there_BS, asking(segments_BT), key_segments_BT, bias, order)
         if source_segments_BS is not None and segments_BT is None:  # One pair in each row, the source padded.
             segments_BT = jnp.ones(batch['inputs'].shape, jnp.int32)
         source_BS = jnp.arange(memory_BSD.shape[1])[None]
-        cross = attention.Context(here_BT, source_BS, asking(segments_BT), source_segments_BS)
-        x_BTD, cache = self.decoder(x_BTD, context, (memory_BSD, cross), cache)
-        return x_BTD if self.decoder_norm is None else self.decoder_norm(x_BTD), cache
+        cross = contexts.Context(here_BT, source_BS, asking(segments_BT), source_segments_BS)
+        x_BTD, state = self.decoder(x_BTD, context._replace(memory=contexts.Memory(memory_BSD, cross)), state)
+        return x_BTD if self.decoder_norm is None else self.decoder_norm(x_BTD), state
 
     def head(self) -> embeddings.Head:
         """The output layer, for a loss that takes the logits in pieces."""
@@ -149,7 +168,7 @@ def transformer(
     """
     init = weights.Xavier()
     block = blocks.Block(
-        attention=attention.Attention(heads=heads, init=init),
+        mixer=attention.Attention(heads=heads, init=init),
         ffn=ffn.Mlp(hidden=hidden, activation=activations.Relu(), bias=True, init=init),
         residual=blocks.PostNorm(dropout=dropout),
     )
@@ -175,7 +194,7 @@ def marian(*, vocab: int, width: int, layers: int, heads: int, hidden: int, leng
     """
     base = transformer(vocab=vocab, width=width, layers=layers, heads=heads, hidden=hidden, dropout=0.1)
     own = {
-        'block.attention.bias': True,
+        'block.mixer.bias': True,
         'positions': positions.SinusoidTable(length=length),
         'embedding.output_bias': True,
     }
@@ -192,7 +211,7 @@ def t5(
     """
     rms = norms.RmsNorm(epsilon=1e-6)
     block = blocks.Block(
-        attention=attention.Attention(heads=heads, head_width=head_width, scores=attention.DotProduct(scale=1.0)),
+        mixer=attention.Attention(heads=heads, head_width=head_width, scores=attention.DotProduct(scale=1.0)),
         ffn=ffn.Mlp(hidden=hidden, activation=activations.Relu()),
         residual=blocks.PreNorm(norm=rms),
     )

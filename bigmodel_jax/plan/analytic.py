@@ -70,7 +70,7 @@ class Traced:
     @property
     def turns(self) -> int:
         """How many kinds of layers take turns: `layers` counts groups of so many."""
-        return 1 + len(getattr(self.experiment.model, 'alternates', ()))
+        return 1 + len(getattr(self.experiment.model, 'interleaved', ()))
 
     @property
     def itemsize(self) -> int:

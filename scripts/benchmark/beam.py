@@ -37,7 +37,7 @@ class Taken(NamedTuple):
 def make(options: argparse.Namespace) -> tuple[seq2seq.Seq2Seq, Any]:
     """A model, and weights under which the end token is the least likely of all."""
     block = blocks.Block(
-        attention=attention.Attention(heads=max(options.width // 64, 1)),
+        mixer=attention.Attention(heads=max(options.width // 64, 1)),
         ffn=ffn.Mlp(hidden=4 * options.width),
         residual=blocks.PreNorm(norm=norms.LayerNorm()),
     )

@@ -118,7 +118,7 @@ class RandomTokens(batches.Data):
 def our_experiment(size: Size, *, scan: bool) -> Experiment:
     model = decoder.gpt(vocab=size.vocab, width=size.width, layers=size.layers, heads=size.heads, length=size.length)
     changes = {
-        'block.attention.bias': False,
+        'block.mixer.bias': False,
         'block.ffn.bias': False,
         'block.ffn.activation': activations.Gelu(approximate=False),
         'block.residual.norm.bias': False,

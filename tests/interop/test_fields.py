@@ -58,10 +58,8 @@ def test_the_tables_hold_every_field_of_the_reference_that_is_installed():
 @pytest.mark.parametrize('name', FAMILIES)
 def test_what_a_file_does_not_say_is_the_default_of_the_reference(name):
     said, unsaid = (describe(name, values) for values in (RECORDED['families'][name]['complete'], {}))
-    width = said.block.attention.width_of_head(said.width)  # Which the reference writes and a model need not.
-    assert (
-        config.difference(*(config.vary(each, {'block.attention.head_width': width}) for each in (said, unsaid))) == []
-    )
+    width = said.block.mixer.width_of_head(said.width)  # Which the reference writes and a model need not.
+    assert config.difference(*(config.vary(each, {'block.mixer.head_width': width}) for each in (said, unsaid))) == []
 
 
 @pytest.mark.parametrize('name', FAMILIES)
@@ -118,7 +116,7 @@ def test_what_is_not_implemented_or_contradicts_itself_is_refused_by_name(name, 
 
 
 def test_null_is_not_the_same_as_missing():
-    windows = [describe('mistral', values).block.attention.window for values in ({}, {'sliding_window': None})]
+    windows = [describe('mistral', values).block.mixer.window for values in ({}, {'sliding_window': None})]
     assert windows == [4_096, None]
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigmodel_jax.kernels.context import Context, Order, Scores
-from bigmodel_jax.layers import plain as formula
+from bigmodel_jax.kernels.context import Context, Order, Query, Scores
+from bigmodel_jax.layers import attention as formula
 from bigmodel_jax.parallel import sharding
 
 
@@ -19,6 +19,9 @@ class Inputs(NamedTuple):
     v_BSGK: np.ndarray
     context: Context
     dy_BTHK: np.ndarray
+
+    def query(self, scores):
+        return Query(*self[:4], scores)
 
 
 def draw(*, batch=2, queries=32, keys=None, heads=8, kv_heads=8, width=16, packed=False, seed=0):
@@ -32,7 +35,7 @@ def draw(*, batch=2, queries=32, keys=None, heads=8, kv_heads=8, width=16, packe
     arrays = normal(batch, queries, heads, width), *keys_and_values
     dy_BTHK = normal(batch, queries, heads, width)
     if not packed:
-        context = Context(jnp.arange(queries)[None], jnp.arange(keys)[None], order=Order.COUNTED)
+        context = Context(jnp.arange(queries)[None], jnp.arange(keys)[None], order=Order.CONTIGUOUS)
         return Inputs(*arrays, context, dy_BTHK)
     query_segments_BT, query_positions_BT = pack(rng, batch, queries)
     segments_BS, positions_BS = (query_segments_BT, query_positions_BT) if keys == queries else pack(rng, batch, keys)
@@ -53,25 +56,25 @@ def pack(rng, batch, length):
     return jnp.asarray(segments_BT), jnp.asarray(positions_BT, jnp.int32)
 
 
-def outcome(compute, inputs):
-    """The result of compute(q, k, v, context), and its gradients for q, k and v."""
+def outcome(kernel, inputs, scores):
+    """The result of a kernel, and its gradients for q, k and v."""
 
     def both(inputs):
-        y_BTHK, back = jax.vjp(lambda *qkv: compute(*qkv, inputs.context), *inputs[:3])
+        y_BTHK, back = jax.vjp(lambda *qkv: kernel.attend(Query(*qkv, inputs.context, scores)), *inputs[:3])
         return y_BTHK, *back(inputs.dy_BTHK)
 
     return jax.jit(both)(inputs)
 
 
 def plain(inputs, scores):
-    return outcome(lambda *arrays: formula.Plain().attend(*arrays, scores=scores), inputs)
+    return outcome(formula.Plain(), inputs, scores)
 
 
 def on_mesh(kernel, inputs, scores, *, mesh=None):
     """What a kernel makes of the inputs on a mesh."""
     place = (mesh or sharding.MeshShape(data=1)).build()
     with sharding.use(place):
-        return outcome(lambda *arrays: kernel.attend(*arrays, scores=scores), inputs)
+        return outcome(kernel, inputs, scores)
 
 
 def assert_close(found, expected, atol):

@@ -46,16 +46,16 @@ def test_what_stands_in_its_way():
     inputs = cases.draw()
     kernel = cudnn.Cudnn()
     half = jax.ShapeDtypeStruct((2, 32, 8, 16), jnp.bfloat16)
-    case = kernels.case_of(*inputs[:2], inputs.context, Scores(causal=True))._replace(platform='gpu', q=half)
-    assert kernel.obstacle(case) is None
-    assert kernel.obstacle(case._replace(platform='tpu')) == 'cudnn needs an NVIDIA GPU'
+    case = kernels.case_of(inputs.query(Scores(causal=True)))._replace(platform='gpu', q=half)
+    assert kernel.unsupported_reason(case) is None
+    assert kernel.unsupported_reason(case._replace(platform='tpu')) == 'cudnn needs an NVIDIA GPU'
     full = jax.ShapeDtypeStruct(half.shape, jnp.float32)
-    assert kernel.obstacle(case._replace(q=full)) == 'cudnn computes in bfloat16 or float16, not float32'
-    assert kernel.obstacle(case._replace(bias=True)) == 'cudnn has no bias'
-    assert kernel.obstacle(case._replace(scores=Scores(soft_cap=5.0))) == 'cudnn has no soft cap'
-    assert 'for causal attention only' in kernel.obstacle(case._replace(scores=Scores(window=5)))
+    assert kernel.unsupported_reason(case._replace(q=full)) == 'cudnn computes in bfloat16 or float16, not float32'
+    assert kernel.unsupported_reason(case._replace(bias=True)) == 'cudnn has no bias'
+    assert kernel.unsupported_reason(case._replace(scores=Scores(soft_cap=5.0))) == 'cudnn has no soft cap'
+    assert 'for causal attention only' in kernel.unsupported_reason(case._replace(scores=Scores(window=5)))
     wide = jax.ShapeDtypeStruct((2, 32, 8, 256), jnp.bfloat16)
-    assert 'up to 128, not 256' in kernel.obstacle(case._replace(q=wide))
+    assert 'up to 128, not 256' in kernel.unsupported_reason(case._replace(q=wide))
     odd = jax.ShapeDtypeStruct((2, 33, 8, 16), jnp.bfloat16)
-    assert 'not 33 and 32' in kernel.obstacle(case._replace(q=odd, segments=True))
-    assert kernel.obstacle(case._replace(q=odd, k=odd)) is None
+    assert 'not 33 and 32' in kernel.unsupported_reason(case._replace(q=odd, segments=True))
+    assert kernel.unsupported_reason(case._replace(q=odd, k=odd)) is None

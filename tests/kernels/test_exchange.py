@@ -6,8 +6,8 @@ from kernels import cases
 
 from bigmodel_jax.kernels import exchange, splash
 from bigmodel_jax.kernels import kernel as kernels
-from bigmodel_jax.kernels.context import Scores
-from bigmodel_jax.layers import plain
+from bigmodel_jax.kernels.context import Query, Scores
+from bigmodel_jax.layers import attention
 from bigmodel_jax.parallel import sharding
 
 ATOL = 1e-5  # Float32 sums of 64 values of about 1, in another order.
@@ -18,7 +18,7 @@ SEQUENCE_AND_TENSOR = sharding.MeshShape(data=2, sequence=2, tensor=2)
 def test_an_exchange_changes_nothing(name):
     scores, shape = cases.VARIANTS[name]
     inputs = cases.draw(queries=64, **shape)
-    found = cases.on_mesh(exchange.AllToAll(local=plain.Plain()), inputs, scores, mesh=SEQUENCE_AND_TENSOR)
+    found = cases.on_mesh(exchange.AllToAll(local=attention.Plain()), inputs, scores, mesh=SEQUENCE_AND_TENSOR)
     cases.assert_close(found, cases.plain(inputs, scores), ATOL)
 
 
@@ -37,13 +37,8 @@ def test_the_compiler_makes_all_to_alls():
             jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place.sharding((None, 'length', None, None)))
             for x in inputs[:3]
         ]
-        kernel = exchange.AllToAll(local=plain.Plain())
-        text = (
-            jax.jit(lambda *qkv: kernel.attend(*qkv, inputs.context, scores=Scores()))
-            .lower(*arrays)
-            .compile()
-            .as_text()
-        )
+        kernel = exchange.AllToAll(local=attention.Plain())
+        text = jax.jit(lambda *qkv: kernel.attend(Query(*qkv, inputs.context))).lower(*arrays).compile().as_text()
     assert text.count(' all-to-all(') == 4  # Three there, one back.
     assert ' all-gather(' not in text
 
@@ -51,9 +46,14 @@ def test_the_compiler_makes_all_to_alls():
 def test_what_stands_in_its_way():
     with sharding.use(SEQUENCE_AND_TENSOR.build()):
         inputs = cases.draw(queries=64, kv_heads=2)
-        case = kernels.case_of(*inputs[:2], inputs.context, Scores())
-    assert exchange.AllToAll().obstacle(case) == '8 heads and 2 key/value heads do not both divide over 4 devices'
+        case = kernels.case_of(inputs.query(Scores()))
+    assert (
+        exchange.AllToAll().unsupported_reason(case)
+        == '8 heads and 2 key/value heads do not both divide over 4 devices'
+    )
     case = case._replace(k=case.q)
-    assert exchange.AllToAll().obstacle(case) is None
-    assert exchange.AllToAll(local=splash.Splash()).obstacle(case) == 'splash needs a TPU'
-    assert 'a length that is split' in exchange.AllToAll().obstacle(case._replace(shards={**case.shards, 'length': 1}))
+    assert exchange.AllToAll().unsupported_reason(case) is None
+    assert exchange.AllToAll(local=splash.Splash()).unsupported_reason(case) == 'splash needs a TPU'
+    assert 'a length that is split' in exchange.AllToAll().unsupported_reason(
+        case._replace(shards={**case.shards, 'length': 1})
+    )

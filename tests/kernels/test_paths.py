@@ -8,20 +8,20 @@ from bigmodel_jax import config
 from bigmodel_jax.kernels import exchange, paths, ring, splash
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels.context import Scores
-from bigmodel_jax.layers.plain import Plain
+from bigmodel_jax.layers.attention import Plain
 
 WHOLE = dict.fromkeys(kernels.AXES, 1)
 CUT = {**WHOLE, 'length': 4, 'all_heads': 4}
 Q = jax.ShapeDtypeStruct((8, 1024, 16, 128), jnp.bfloat16)
 FEW = jax.ShapeDtypeStruct((8, 1024, 2, 128), jnp.bfloat16)
-CAUSAL = kernels.Case('tpu', WHOLE, Q, Q, Scores(causal=True), counted=True)
+CAUSAL = kernels.Case('tpu', WHOLE, Q, Q, Scores(causal=True), contiguous=True)
 CHOICES = [
     (CAUSAL, 'splash (TPU, causal)'),
     (CAUSAL._replace(scores=Scores(True, 512, 30.0), segments=True), 'splash (TPU, causal, window 512, soft cap 30, '
                                                                      'packed)'),
-    (CAUSAL._replace(scores=Scores(), counted=False), 'splash (TPU, both ways)'),
+    (CAUSAL._replace(scores=Scores(), contiguous=False), 'splash (TPU, both ways)'),
     (CAUSAL._replace(bias=True), 'plain, since splash has no bias'),
-    (CAUSAL._replace(counted=False), 'plain, since splash tells past from future by places, but positions are given '
+    (CAUSAL._replace(contiguous=False), 'plain, since splash masks the future by array index, but positions are given '
                                      'without segments'),
     (CAUSAL._replace(platform='gpu'), 'cudnn (GPU, causal)'),
     (CAUSAL._replace(platform='gpu', scores=Scores(soft_cap=5.0)), 'plain, since cudnn has no soft cap'),
@@ -40,7 +40,7 @@ CHOICES = [
 def test_what_can_is_chosen_and_says_why(case, text):
     path = paths.choose(case, Plain())
     assert path.text == text
-    assert path.kernel.obstacle(case) is None
+    assert path.kernel.unsupported_reason(case) is None
 
 
 def test_a_forced_kernel():

@@ -1,7 +1,5 @@
 """Attention around a ring of devices against the plain one."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,8 @@ from kernels import cases
 
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import ring
-from bigmodel_jax.kernels.context import Order, Scores
-from bigmodel_jax.layers import plain
+from bigmodel_jax.kernels.context import Order, Query, Scores
+from bigmodel_jax.layers import attention
 from bigmodel_jax.parallel import sharding
 
 # Float32 sums of 32 to 64 values of about 1, in another order.
@@ -49,7 +47,7 @@ def test_cross_attention_around_a_ring():
 def test_without_a_mesh_it_is_attention_in_blocks():
     scores, shape = cases.VARIANTS['everything']
     inputs = cases.draw(**shape)
-    found = cases.outcome(lambda *arrays: BLOCKS.attend(*arrays, scores=scores), inputs)
+    found = cases.outcome(BLOCKS, inputs, scores)
     cases.assert_close(found, cases.plain(inputs, scores), ATOL)
 
 
@@ -79,10 +77,13 @@ def test_inside_of_a_checkpointed_scan_of_mapped_stages():
     stages = [jnp.stack([x, 0.5 * x]) for x in inputs[:3]]
 
     def gradients(kernel, **options):
-        one = functools.partial(kernel.attend, context=inputs.context, scores=Scores(causal=True))
+        query = inputs.query(Scores(causal=True))
 
         def stack(q_BTHK, k_BSGK, v_BSGK):
-            layer = jax.checkpoint(lambda x_BTHK, _: (x_BTHK + one(x_BTHK, k_BSGK, v_BSGK), None))
+            def one(x_BTHK, _):
+                return x_BTHK + kernel.attend(query._replace(q_BTHK=x_BTHK, k_BSGK=k_BSGK, v_BSGK=v_BSGK)), None
+
+            layer = jax.checkpoint(one)
             return jax.lax.scan(layer, q_BTHK, length=2)[0]
 
         def loss(*arrays):
@@ -90,7 +91,7 @@ def test_inside_of_a_checkpointed_scan_of_mapped_stages():
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*stages)
 
-    expected = gradients(plain.Plain())
+    expected = gradients(attention.Plain())
     with sharding.use(sharding.MeshShape(data=1, pipeline=2, sequence=4).build()):
         found = gradients(BLOCKS, spmd_axis_name='pipeline')
     for left, right in zip(found, expected):
@@ -109,8 +110,8 @@ def test_memory_of_a_device_falls_with_their_number():
             arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded) for x in inputs[:3]]
 
             def loss(q_BTHK, k_BSGK, v_BSGK):
-                y_BTHK = ring.Ring(block=128).attend(q_BTHK, k_BSGK, v_BSGK, inputs.context, scores=Scores(causal=True))
-                return (y_BTHK**2).sum()
+                query = Query(q_BTHK, k_BSGK, v_BSGK, inputs.context, Scores(causal=True))
+                return (ring.Ring(block=128).attend(query) ** 2).sum()
 
             step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), out_shardings=(sharded,) * 3)
             return step.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
@@ -123,9 +124,9 @@ def test_memory_of_a_device_falls_with_their_number():
 def test_what_stands_in_its_way():
     with sharding.use(MESHES[0].build()):
         inputs = cases.draw(queries=64)
-        case = kernels.case_of(*inputs[:2], inputs.context, Scores())
-    assert ring.Ring().obstacle(case) is None
-    assert ring.Ring().obstacle(case._replace(bias=True)) == 'ring attention has no bias'
-    assert 'dropout' in ring.Ring().obstacle(case._replace(scores=Scores(dropout_rate=0.1)))
+        case = kernels.case_of(inputs.query(Scores()))
+    assert ring.Ring().unsupported_reason(case) is None
+    assert ring.Ring().unsupported_reason(case._replace(bias=True)) == 'ring attention has no bias'
+    assert 'dropout' in ring.Ring().unsupported_reason(case._replace(scores=Scores(dropout_rate=0.1)))
     short = case._replace(k=jax.ShapeDtypeStruct((2, 60, 8, 16), jnp.float32))
-    assert ring.Ring().obstacle(short) == '60 positions do not divide over 8 devices'
+    assert ring.Ring().unsupported_reason(short) == '60 positions do not divide over 8 devices'

@@ -9,7 +9,7 @@ from kernels import cases
 
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import splash
-from bigmodel_jax.kernels.context import Scores
+from bigmodel_jax.kernels.context import Query, Scores
 from bigmodel_jax.parallel import sharding
 
 INTERPRETED = splash.Splash(block=128, interpret=True)
@@ -80,7 +80,7 @@ def test_the_forward_kernel_runs_once_where_its_result_is_saved(policy, calls):
 
     def loss(q_BTHK, *keys_and_values):
         def layer(x_BTHK, _):
-            return INTERPRETED.attend(x_BTHK, *keys_and_values, inputs.context, scores=Scores(causal=True)), None
+            return INTERPRETED.attend(Query(x_BTHK, *keys_and_values, inputs.context, Scores(causal=True))), None
 
         return jax.lax.scan(jax.checkpoint(layer, policy=policy, prevent_cse=False), q_BTHK, length=2)[0].sum()
 
@@ -101,17 +101,19 @@ def test_blocks_divide_the_length(length, most, block):
 
 def test_what_stands_in_its_way():
     inputs = cases.draw(queries=256)
-    case = kernels.case_of(*inputs[:2], inputs.context, Scores(causal=True))._replace(platform='tpu')
+    case = kernels.case_of(inputs.query(Scores(causal=True)))._replace(platform='tpu')
     kernel, q = splash.Splash(), case.q
-    assert kernel.obstacle(case) is None
-    assert kernel.obstacle(case._replace(platform='gpu')) == 'splash needs a TPU'
-    assert kernel.obstacle(case._replace(bias=True)) == 'splash has no bias'
-    assert 'dropout' in kernel.obstacle(case._replace(scores=Scores(dropout_rate=0.1)))
+    assert kernel.unsupported_reason(case) is None
+    assert kernel.unsupported_reason(case._replace(platform='gpu')) == 'splash needs a TPU'
+    assert kernel.unsupported_reason(case._replace(bias=True)) == 'splash has no bias'
+    assert 'dropout' in kernel.unsupported_reason(case._replace(scores=Scores(dropout_rate=0.1)))
     odd = case._replace(q=jax.ShapeDtypeStruct((2, 100, 8, 16), q.dtype))
-    assert kernel.obstacle(odd) == 'splash needs lengths that are multiples of 128, not 100 and 256'
-    assert 'positions are given without segments' in kernel.obstacle(case._replace(counted=False))
-    assert kernel.obstacle(case._replace(counted=False, segments=True)) is None
-    assert kernel.obstacle(case._replace(counted=False, scores=Scores())) is None
-    assert 'length is split' in kernel.obstacle(case._replace(shards={**case.shards, 'length': 2}))
-    assert '2 of batch do not divide over 4' in kernel.obstacle(case._replace(shards={**case.shards, 'batch': 4}))
-    assert 'multiples of 128, not 200' in splash.Splash(block=200).obstacle(case)
+    assert kernel.unsupported_reason(odd) == 'splash needs lengths that are multiples of 128, not 100 and 256'
+    assert 'positions are given without segments' in kernel.unsupported_reason(case._replace(contiguous=False))
+    assert kernel.unsupported_reason(case._replace(contiguous=False, segments=True)) is None
+    assert kernel.unsupported_reason(case._replace(contiguous=False, scores=Scores())) is None
+    assert 'length is split' in kernel.unsupported_reason(case._replace(shards={**case.shards, 'length': 2}))
+    assert '2 of batch do not divide over 4' in kernel.unsupported_reason(
+        case._replace(shards={**case.shards, 'batch': 4})
+    )
+    assert 'multiples of 128, not 200' in splash.Splash(block=200).unsupported_reason(case)

@@ -1,4 +1,4 @@
-"""Layers that take turns: the same as one after another, however they are compiled."""
+"""Interleaved layer patterns: the same as one layer after another, however they are compiled."""
 
 import functools
 
@@ -9,28 +9,29 @@ import pytest
 
 import drawing
 from bigmodel_jax import config
+from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import attention, blocks, ffn, stacks
 from bigmodel_jax.models import decoder
 from bigmodel_jax.parallel import pipeline, sharding
 
 ROWS, LENGTH, WIDTH, LAYERS, BAND = 4, 8, 16, 4, 3
-DENSE = blocks.Block(attention=attention.Attention(heads=2, bias=True), ffn=ffn.Mlp(hidden=24, bias=True))
-BANDED = config.vary(DENSE, {'attention.window': BAND})
+DENSE = blocks.Block(mixer=attention.Attention(heads=2, bias=True), ffn=ffn.Mlp(hidden=24, bias=True))
+BANDED = config.vary(DENSE, {'mixer.window': BAND})
 X_BTD = np.random.default_rng(0).normal(size=(ROWS, LENGTH, WIDTH)).astype(np.float32)
-CONTEXT = attention.Context(np.arange(LENGTH)[None], np.arange(LENGTH)[None])
+CONTEXT = contexts.Context(np.arange(LENGTH)[None], np.arange(LENGTH)[None])
 SCANNED = stacks.Stack()
 GPT = decoder.gpt(vocab=31, width=WIDTH, layers=LAYERS, heads=2, length=LENGTH)
 TOKENS = np.random.default_rng(1).integers(0, 31, (2, LENGTH)).astype(np.int32)
 
 
-def built(stack=SCANNED, layers=LAYERS, alternates=(BANDED,)):
-    return stack.build(DENSE, layers, alternates=alternates)
+def built(stack=SCANNED, layers=LAYERS, pattern=(DENSE, BANDED)):
+    return stack.build(pattern, layers)
 
 
 @functools.cache
 def plain():
     """Weights of a stack of one kind, [L, ...] each."""
-    return drawing.variables(built(alternates=()), X_BTD, CONTEXT)['params']['layers']
+    return drawing.variables(built(pattern=(DENSE,)), X_BTD, CONTEXT)['params']['layers']
 
 
 def by_turns(weights, count=2):
@@ -70,8 +71,8 @@ def test_turns_are_one_layer_after_another(stack, one_by_one):
 
 
 def test_turns_of_one_kind_are_the_plain_stack_bit_for_bit():
-    one_kind = jax.jit(built(alternates=(DENSE,)).apply)({'params': {'layers': by_turns(plain())}}, X_BTD, CONTEXT)[0]
-    expected = jax.jit(built(alternates=()).apply)({'params': {'layers': plain()}}, X_BTD, CONTEXT)[0]
+    one_kind = jax.jit(built(pattern=(DENSE, DENSE)).apply)({'params': {'layers': by_turns(plain())}}, X_BTD, CONTEXT)[0]
+    expected = jax.jit(built(pattern=(DENSE,)).apply)({'params': {'layers': plain()}}, X_BTD, CONTEXT)[0]
     np.testing.assert_array_equal(one_kind, expected)
 
 
@@ -105,19 +106,19 @@ def language_model():
 
 def test_decoding_with_a_cache_gives_the_same_logits():
     model, variables = language_model()
-    apply, cache, found = jax.jit(model.build().apply), model.empty_cache(2, LENGTH), []
+    apply, state, found = jax.jit(model.build().apply), model.initial_state(2, LENGTH), []
     whole_BTV = apply(variables, {'inputs': TOKENS})['logits']
     for start, stop in ((0, 4), *((t, t + 1) for t in range(4, LENGTH))):
         batch = {'inputs': TOKENS[:, start:stop], 'positions': np.arange(start, stop)[None]}
-        outputs = apply(variables, batch, cache)
-        cache = outputs['cache']
+        outputs = apply(variables, batch, state)
+        state = outputs['state']
         found.append(outputs['logits'])
     np.testing.assert_allclose(np.concatenate(found, axis=1), whole_BTV, atol=1e-5)
 
 
 def test_the_band_does_matter():
     model, variables = language_model()
-    every = config.vary(model, {'alternates': (GPT.block,)})
+    every = config.vary(model, {'interleaved': (GPT.block,)})
     banded_BTV, dense_BTV = (
         jax.jit(each.build().apply)(variables, {'inputs': TOKENS})['logits'] for each in (model, every)
     )
@@ -128,11 +129,10 @@ def test_the_band_does_matter():
 @pytest.mark.parametrize(
     ('kinds', 'layers', 'message'),
     [
-        ((DENSE, BANDED), 3, 'layers=3 does not divide into groups of 2 layers'),
-        ((DENSE, config.vary(BANDED, {'attention.window': 9})), 4, 'window=9 is longer than the data \\(8 tokens\\)'),
-        ((DENSE, config.vary(BANDED, {'attention.heads': 4})), 4, '2 heads of 8 and 4 heads of 4'),
+        ((DENSE, BANDED), 3, 'layers=3 does not divide into the 2 layers of the interleaved pattern'),
+        ((DENSE, config.vary(BANDED, {'mixer.window': 9})), 4, 'window=9 is longer than the data \\(8 tokens\\)'),
     ],
 )
 def test_turns_that_cannot_be_are_refused(kinds, layers, message):
     with pytest.raises(config.InputError, match=message):
-        stacks.check_turns(kinds, layers, WIDTH, LENGTH)
+        stacks.check(kinds, layers, width=WIDTH, length=LENGTH)

@@ -11,7 +11,7 @@ from bigmodel_jax import config
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.kernels import paths, splash
 from bigmodel_jax.kernels.context import Order
-from bigmodel_jax.layers import attention, plain, positions
+from bigmodel_jax.layers import attention, kv_cache, positions
 from bigmodel_jax.parallel import sharding
 
 B, T, S, H, G, K = 2, 5, 7, 4, 2, 8
@@ -40,7 +40,7 @@ def reference(mask=None, bias=None, soft_cap=None, scale=K**-0.5):
 
 MASK_BTS = RNG.random((B, T, S)) < 0.6
 MASK_BTS[..., 0] = True
-ATTEND = jax.jit(plain.attend, static_argnames=('soft_cap', 'scale'))
+ATTEND = jax.jit(attention.dot_product_attention, static_argnames=('soft_cap', 'scale'))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_with_another_scale_first_scores_are_as_large():
         module = attention.Attention(heads=H, **changes).build()
         here = jnp.arange(T)[None]
         x_BTD = np.zeros((1, T, H * K), np.float32)
-        return nn.meta.unbox(module.init(jax.random.key(0), x_BTD, attention.Context(here, here)))['params']
+        return nn.meta.unbox(module.init(jax.random.key(0), x_BTD, contexts.Context(here, here)))['params']
 
     usual, t5 = drawn(), drawn(scores=attention.DotProduct(scale=1.0))
     np.testing.assert_allclose(t5['query'], usual['query'] * K**-0.5, rtol=1e-6)
@@ -82,7 +82,7 @@ def test_one_bias_for_all_rows_is_broadcast():
 
 def test_a_query_that_sees_nothing_gives_finite_values_and_gradients():
     def total(q_BTHK, k_BSGK, v_BSGK):
-        return plain.attend(q_BTHK, k_BSGK, v_BSGK, mask_BTS=np.zeros((B, T, S), bool)).sum()
+        return attention.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask_BTS=np.zeros((B, T, S), bool)).sum()
 
     grads = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(Q_BTHK, K_BSGK, V_BSGK)
     assert all(np.isfinite(grad).all() for grad in grads)
@@ -101,7 +101,7 @@ def seen(query, key, *, causal, window, segments):
 def test_visible_keys(causal, window, segments):
     here = jnp.arange(6)[None]
     segments_BT = None if segments is None else jnp.array([segments])
-    context = attention.Context(here, here, segments_BT, segments_BT)
+    context = contexts.Context(here, here, segments_BT, segments_BT)
     mask_BTS = contexts.visible(context, causal=causal, window=window)
     expected = [[seen(t, s, causal=causal, window=window, segments=segments) for s in range(6)] for t in range(6)]
     if mask_BTS is None:
@@ -111,14 +111,14 @@ def test_visible_keys(causal, window, segments):
 
 
 def test_positions_decide_what_is_past_not_places_in_the_array():
-    context = attention.Context(jnp.array([[5]]), jnp.arange(8)[None])
+    context = contexts.Context(jnp.array([[5]]), jnp.arange(8)[None])
     np.testing.assert_array_equal(contexts.visible(context, causal=True, window=2)[0, 0], np.isin(range(8), [4, 5]))
 
 
 def module_and_inputs(**changes):
     layer = attention.Attention(**{'heads': H, 'kv_heads': G, 'rotary': positions.Rotary(), 'bias': True, **changes})
     x_BTD = RNG.normal(size=(B, T, 16)).astype(np.float32)
-    context = attention.Context(np.arange(T)[None], np.arange(T)[None])
+    context = contexts.Context(np.arange(T)[None], np.arange(T)[None])
     module = layer.build()
     return module, drawing.variables(module, x_BTD, context), x_BTD, context
 
@@ -132,17 +132,17 @@ def test_the_cache_changes_nothing(changes):
     whole, _ = one(variables, x_BTD, context)
     heads = changes.get('kv_heads', G) or H
     junk = np.full((B, T + 3, heads, 4), 1e3, np.float32)  # Slots of the future must not matter, whatever they hold.
-    cache = attention.Cache(junk, junk)
+    cache = kv_cache.KeyValueCache(junk, junk)
     for t in range(T):
-        step = attention.Context(np.full((B, 1), t), np.arange(T + 3)[None])
-        y_B1D, cache = one(variables, x_BTD[:, t : t + 1], step, cache=cache)
+        step = contexts.Context(np.full((B, 1), t), np.arange(T + 3)[None])
+        y_B1D, cache = one(variables, x_BTD[:, t : t + 1], step, state=cache)
         np.testing.assert_allclose(y_B1D[:, 0], whole[:, t], atol=1e-5)
 
 
 def test_cross_attention_reads_the_memory():
     module, variables, x_BTD, _ = module_and_inputs(causal=False, rotary=None)
     memory_BSD = RNG.normal(size=(B, S, 16)).astype(np.float32)
-    context = attention.Context(np.arange(T)[None], np.arange(S)[None])
+    context = contexts.Context(np.arange(T)[None], np.arange(S)[None])
     one = jax.jit(module.apply)
     y_BTD, cache = one(variables, x_BTD, context, memory_BSD=memory_BSD)
     swapped, _ = one(variables, x_BTD, context, memory_BSD=memory_BSD[:, ::-1])
@@ -184,7 +184,7 @@ def packed_layer(**changes):
     x_BTD = RNG.normal(size=(B, 16, 16)).astype(np.float32)
     segments_BT = jnp.asarray([[1] * 5 + [2] * 11, [1] * 12 + [2] * 3 + [0]])
     positions_BT = jnp.asarray([[*range(5), *range(11)], [*range(12), *range(3), 0]])
-    return layer, x_BTD, attention.Context(positions_BT, positions_BT, segments_BT, segments_BT)
+    return layer, x_BTD, contexts.Context(positions_BT, positions_BT, segments_BT, segments_BT)
 
 
 def loss_and_gradients(layer, variables, x_BTD, context):
@@ -223,7 +223,7 @@ def test_weights_of_too_few_key_value_heads_are_not_split(kv_heads):
     layer = attention.Attention(heads=8, kv_heads=kv_heads, rotary=positions.Rotary()).build()
     with sharding.use(sharding.MeshShape(data=2, tensor=4).build()) as place:
         here = jnp.arange(4)[None]
-        inputs = jnp.zeros((2, 4, 16)), attention.Context(here, here)
+        inputs = jnp.zeros((2, 4, 16)), contexts.Context(here, here)
         boxed = jax.eval_shape(layer.init, jax.random.key(0), *inputs)['params']
         for name in ('key', 'value'):
             place.check(name, boxed[name].value.shape, boxed[name].names)
@@ -238,15 +238,15 @@ def test_heads_that_do_not_divide_are_refused():
         sharding.use(sharding.MeshShape(data=2, tensor=4).build()),
         pytest.raises(config.InputError, match=r"axis 'heads' of 6 does not divide over tensor = 4"),
     ):
-        jax.eval_shape(layer.init, jax.random.key(0), x_BTD, attention.Context(here, here))
+        jax.eval_shape(layer.init, jax.random.key(0), x_BTD, contexts.Context(here, here))
 
 
 def test_decoding_is_plain_whatever_is_forced():
     layer = attention.Attention(heads=4, kernel=splash.Splash()).build()
-    cache = attention.Cache(*[jnp.zeros((1, 8, 4, 4))] * 2)
-    context = attention.Context(jnp.zeros((1, 1), int), jnp.arange(8)[None])
-    variables = drawing.variables(layer, jnp.zeros((1, 1, 16)), context, cache=cache)
-    y_BTD, _ = jax.jit(layer.apply)(variables, jnp.ones((1, 1, 16)), context, cache=cache)
+    cache = kv_cache.KeyValueCache(*[jnp.zeros((1, 8, 4, 4))] * 2)
+    context = contexts.Context(jnp.zeros((1, 1), int), jnp.arange(8)[None])
+    variables = drawing.variables(layer, jnp.zeros((1, 1, 16)), context, state=cache)
+    y_BTD, _ = jax.jit(layer.apply)(variables, jnp.ones((1, 1, 16)), context, state=cache)
     assert np.isfinite(y_BTD).all()
     with pytest.raises(config.InputError, match='splash needs a TPU'):
         layer.apply(variables, jnp.ones((1, 1, 16)), context)
@@ -255,7 +255,7 @@ def test_decoding_is_plain_whatever_is_forced():
 def test_a_forced_kernel_computes_the_layer():
     forced = attention.Attention(heads=2, window=150, kernel=splash.Splash(interpret=True))
     x_BTD, here = RNG.normal(size=(1, 256, 16)).astype(np.float32), jnp.arange(256)[None]
-    context = attention.Context(here, here, order=Order.of(None))
+    context = contexts.Context(here, here, order=Order.of(None))
     variables = drawing.variables(forced.build(), x_BTD, context)
     free = config.vary(forced, {'kernel': None}).build()
     found, expected = (loss_and_gradients(layer, variables, x_BTD, context) for layer in (forced.build(), free))

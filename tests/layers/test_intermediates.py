@@ -8,7 +8,8 @@ import pytest
 
 import drawing
 from bigmodel_jax import config
-from bigmodel_jax.layers import attention, intermediates
+from bigmodel_jax.kernels import context as contexts
+from bigmodel_jax.layers import intermediates
 from bigmodel_jax.models import decoder, seq2seq
 from bigmodel_jax.parallel import sharding
 
@@ -51,10 +52,10 @@ def test_streams_are_what_each_layer_makes_of_the_one_before(name):
     embedded = params['embedding']['table'][TOKENS_BT] + params['positions']['table']
     np.testing.assert_allclose(streams[0], embedded, rtol=1e-6)
     here_BT = np.arange(LENGTH)[None]
-    kinds = [jax.jit(kind.build().apply) for kind in (model.block, *model.alternates)]
+    kinds = [jax.jit(kind.build().apply) for kind in (model.block, *model.interleaved)]
     for number in range(4):
         weights = {'params': layer(params, number, len(kinds))}
-        after, _ = kinds[number % len(kinds)](weights, streams[number], attention.Context(here_BT, here_BT))
+        after, _ = kinds[number % len(kinds)](weights, streams[number], contexts.Context(here_BT, here_BT))
         np.testing.assert_allclose(streams[number + 1], after, rtol=2e-5, atol=2e-5)
     last = model.norm.build().apply({'params': params['norm']}, streams[-1])
     np.testing.assert_allclose(features_BTD, last, rtol=2e-5, atol=2e-5)

@@ -9,27 +9,28 @@ import pytest
 
 import drawing
 from bigmodel_jax import config
+from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import attention, blocks, ffn, norms, positions, stacks
 
 LAYERS, WIDTH = 2, 16
 BLOCK = blocks.Block(
-    attention=attention.Attention(heads=2, rotary=positions.Rotary()),
+    mixer=attention.Attention(heads=2, rotary=positions.Rotary()),
     ffn=ffn.Mlp(hidden=24, bias=True),
     residual=blocks.PreNorm(dropout=0.2),
 )
 X_BTD = np.random.default_rng(0).normal(size=(2, 5, WIDTH)).astype(np.float32)
-CONTEXT = attention.Context(np.arange(5)[None], np.arange(5)[None])
+CONTEXT = contexts.Context(np.arange(5)[None], np.arange(5)[None])
 
 
 @functools.cache
 def initial():
-    return drawing.variables(stacks.Stack().build(BLOCK, LAYERS), X_BTD, CONTEXT)['params']
+    return drawing.variables(stacks.Stack().build((BLOCK,), LAYERS), X_BTD, CONTEXT)['params']
 
 
 def value_and_grad(stack):
     def total(params, x_BTD):
         rngs = {'dropout': jax.random.key(7)}
-        y_BTD, _ = stack.build(BLOCK, LAYERS).apply({'params': params}, x_BTD, CONTEXT, rngs=rngs)
+        y_BTD, _ = stack.build((BLOCK,), LAYERS).apply({'params': params}, x_BTD, CONTEXT, rngs=rngs)
         return jnp.sin(y_BTD).sum(), y_BTD
 
     (_, y_BTD), grads = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(initial(), X_BTD)
@@ -66,7 +67,7 @@ def products(remat):
     """The products in a program that makes the gradients of the stack, before the compiler merges any."""
 
     def total(params):
-        return stacks.Stack(remat=remat).build(BLOCK, LAYERS).apply({'params': params}, X_BTD, CONTEXT)[0].sum()
+        return stacks.Stack(remat=remat).build((BLOCK,), LAYERS).apply({'params': params}, X_BTD, CONTEXT)[0].sum()
 
     return str(jax.make_jaxpr(jax.grad(total))(initial())).count('dot_general[')
 
@@ -84,12 +85,12 @@ def test_stack_is_one_block_after_another():
     for layer in range(LAYERS):
         params = jax.tree.map(lambda x: x[layer], initial()['layers'])  # noqa: B023
         y_BTD, _ = one({'params': params}, y_BTD, CONTEXT)
-    whole, _ = jax.jit(stacks.Stack().build(BLOCK, LAYERS).apply)({'params': initial()}, X_BTD, CONTEXT)
+    whole, _ = jax.jit(stacks.Stack().build((BLOCK,), LAYERS).apply)({'params': initial()}, X_BTD, CONTEXT)
     np.testing.assert_allclose(whole, y_BTD, rtol=1e-5, atol=1e-5)
 
 
 def test_layers_start_different():
-    module = stacks.Stack().build(BLOCK, LAYERS)
+    module = stacks.Stack().build((BLOCK,), LAYERS)
     query = jax.jit(module.init)(jax.random.key(0), X_BTD, CONTEXT)['params']['layers']['attention']['query'].value
     assert query.shape[0] == LAYERS
     assert np.abs(query[0] - query[1]).max() > 0.01
@@ -97,12 +98,12 @@ def test_layers_start_different():
 
 def after_block(kind, epsilon=1e-5):
     """The stream after a block, and by hand from its sublayers."""
-    block = blocks.Block(attention=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=8), residual=kind)
+    block = blocks.Block(mixer=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=8), residual=kind)
     variables = drawing.variables(block.build(), X_BTD, CONTEXT)
     p = variables['params']
 
     def attend(y_BTD):
-        return block.attention.build().apply({'params': p['attention']}, y_BTD, CONTEXT)[0]
+        return block.mixer.build().apply({'params': p['attention']}, y_BTD, CONTEXT)[0]
 
     def feed(y_BTD):
         return block.ffn.build().apply({'params': p['ffn']}, y_BTD)
@@ -126,6 +127,6 @@ def test_where_the_norms_stand(kind):
 
 
 def test_a_window_longer_than_the_data_is_refused():
-    long = config.vary(BLOCK, {'attention.window': 9})
+    long = config.vary(BLOCK, {'mixer.window': 9})
     with pytest.raises(config.InputError, match='window=9 is longer than the data \\(5 tokens\\)'):
-        stacks.check(long, WIDTH, 5)
+        long.check(WIDTH, 5)

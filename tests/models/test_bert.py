@@ -104,7 +104,7 @@ def test_one_class_is_a_number():
         ({'length': T - 1}, {}, 'model.length=9 is shorter than the data'),
         ({'vocab': 40}, {}, 'model.vocab=40 is too small'),
         ({'types': 1}, {}, 'model.types=1'),
-        ({'block.attention.heads': 3}, {}, 'does not divide'),
+        ({'block.mixer.heads': 3}, {}, 'does not divide'),
         ({}, {'labels': batches.Field((), np.dtype(np.int32), (), 2)}, 'model.classes=3, but the data has 2 labels'),
     ],
 )

@@ -20,7 +20,7 @@ LLAMA = decoder.llama(vocab=VOCAB, width=16, layers=2, heads=4, kv_heads=2, hidd
 POST_NORM = {'block.residual': blocks.PostNorm(), 'norm': None, 'embedding.scaled': True}
 MODELS = {
     'learned': GPT,
-    'rotary_window': config.vary(LLAMA, {'block.attention.window': 4, 'block.attention.scores.soft_cap': 10.0}),
+    'rotary_window': config.vary(LLAMA, {'block.mixer.window': 4, 'block.mixer.scores.soft_cap': 10.0}),
     'sinusoidal_post_norm': config.vary(GPT, {'positions': positions.Sinusoidal(), **POST_NORM}),
     'relative': config.vary(GPT, {'positions': positions.Relative(heads=2, buckets=8, max_distance=10)}),
 }
@@ -114,7 +114,7 @@ def test_bfloat16_computes_on_float32_weights():
 
 
 def test_dropout_needs_a_key_and_uses_it():
-    model = config.vary(GPT, {'embedding.dropout': 0.5, 'block.residual.dropout': 0.5, 'block.attention.dropout': 0.5})
+    model = config.vary(GPT, {'embedding.dropout': 0.5, 'block.residual.dropout': 0.5, 'block.mixer.dropout': 0.5})
     module, batch = model.build(), rows(DOCUMENTS, DOCUMENTS)
     variables = drawing.variables(module, batch)
     apply = jax.jit(lambda key: module.apply(variables, batch, rngs={'dropout': key})['logits'])
@@ -135,7 +135,7 @@ def fields(length, upper_bound):
     [
         (GPT, fields(LENGTH, 32), 'model.vocab=31 is too small: the tokenizer has 32 tokens. Use model.vocab=64'),
         (GPT, fields(LENGTH + 1, 31), r'model.positions.length=12 is shorter than the data \(13 tokens\)'),
-        (config.vary(GPT, {'block.attention.heads': 3}), fields(LENGTH, 31), 'heads=3 does not divide the model width'),
+        (config.vary(GPT, {'block.mixer.heads': 3}), fields(LENGTH, 31), 'heads=3 does not divide the model width'),
         (GPT, {'image': fields(1, None)['inputs']}, "Decoder reads 'inputs', but the data gives image"),
     ],
 )

@@ -8,9 +8,9 @@ import pytest
 import drawing
 from bigmodel_jax import config
 from bigmodel_jax.kernels import paths, ring
-from bigmodel_jax.kernels.context import Context, Scores
+from bigmodel_jax.kernels.context import Context, Query
 from bigmodel_jax.kernels.kernel import case_of
-from bigmodel_jax.layers import blocks, embeddings, plain, positions
+from bigmodel_jax.layers import attention, blocks, embeddings, positions
 from bigmodel_jax.models import decoder, seq2seq
 from bigmodel_jax.objectives import language, objective
 
@@ -21,7 +21,7 @@ SCALING = positions.Llama3Scaling(factor=4.0, length=4)
 MODELS = {
     'gpt': config.vary(GPT, {'embedding': embeddings.Embedding(scaled=True, output_bias=True)}),
     'sinusoids': config.vary(GPT, {'positions': positions.Sinusoidal(), 'block.residual': blocks.PostNorm()}),
-    'mixtral': decoder.mixtral(**SIZES, kv_heads=1, hidden=8, experts=3, **{'block.attention.rotary.scaling': SCALING}),
+    'mixtral': decoder.mixtral(**SIZES, kv_heads=1, hidden=8, experts=3, **{'block.mixer.rotary.scaling': SCALING}),
     't5': seq2seq.t5_v1_1(**SIZES, hidden=8, **{'embedding.output_bias': True}),
     'marian': seq2seq.marian(**SIZES, hidden=8, length=LENGTH),
 }
@@ -85,6 +85,6 @@ def test_kernels_leave_float64_alone():
     with jax.enable_x64(True):
         q_BTHK = jnp.zeros((1, 4, 2, 2), jnp.float64)
         here = jnp.arange(4)[None]
-        case = case_of(q_BTHK, q_BTHK, Context(here, here), Scores())
-    assert ring.Ring().obstacle(case) == 'ring attention computes in float32 at best'
-    assert paths.choose(case, plain.Plain()).kernel == plain.Plain()
+        case = case_of(Query(q_BTHK, q_BTHK, q_BTHK, Context(here, here)))
+    assert ring.Ring().unsupported_reason(case) == 'ring attention computes in float32 at best'
+    assert paths.choose(case, attention.Plain()).kernel == attention.Plain()

@@ -14,7 +14,8 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.layers import attention, moe
+from bigmodel_jax.kernels import context as contexts
+from bigmodel_jax.layers import moe
 from bigmodel_jax.models import decoder
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import preparation
@@ -59,7 +60,7 @@ def test_a_layer_is_that_of_transformers(oracle):
     )
     here_BT = jnp.arange(10)[None]
     x_BTD = jnp.asarray(oracle['before'], jnp.float32)
-    context = attention.Context(here_BT, here_BT)
+    context = contexts.Context(here_BT, here_BT)
     y_BTD, _ = jax.jit(model.block.build().apply)({'params': layer_params(oracle)}, x_BTD, context)
     # Float32 in a stream of up to 3; a token with another expert or weight is off by more than 1e-2.
     np.testing.assert_allclose(y_BTD, oracle['after'], atol=1e-5)

@@ -34,8 +34,8 @@ def llama(kv_heads, **changes):
 MODELS = {
     'gpt2': GPT2,
     'llama_mha': llama(HEADS),
-    'llama_gqa': llama(2, **{'block.attention.rotary.base': 500_000.0}),
-    'mistral_window': llama(2, **{'block.attention.window': 4}),
+    'llama_gqa': llama(2, **{'block.mixer.rotary.base': 500_000.0}),
+    'mistral_window': llama(2, **{'block.mixer.window': 4}),
 }
 
 
@@ -70,7 +70,7 @@ def llama_shapes(kv_heads):
 
 def state_dict(name):
     """Weights under the names of transformers: numbers that look random but follow a formula."""
-    shapes = gpt2_shapes() if name == 'gpt2' else llama_shapes(MODELS[name].block.attention.kv_heads)
+    shapes = gpt2_shapes() if name == 'gpt2' else llama_shapes(MODELS[name].block.mixer.kv_heads)
     weights = {}
     for index, (key, shape) in enumerate(sorted(shapes.items())):
         noise = np.sin(0.7 * (np.arange(math.prod(shape)) + 31.0 * index) ** 2).reshape(shape)
@@ -132,7 +132,7 @@ def llama_params(weights, kv_heads):
 @pytest.mark.parametrize('name', MODELS)
 def test_logits_are_those_of_transformers(name):
     model, weights = MODELS[name], state_dict(name)
-    params = gpt2_params(weights) if name == 'gpt2' else llama_params(weights, model.block.attention.kv_heads)
+    params = gpt2_params(weights) if name == 'gpt2' else llama_params(weights, model.block.mixer.kv_heads)
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     outputs = jax.jit(model.build().apply)({'params': params}, {'inputs': jnp.asarray(TOKENS_BT, jnp.int32)})
     with np.load(ORACLES) as oracles:

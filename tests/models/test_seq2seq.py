@@ -16,7 +16,7 @@ from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 
 VOCAB, LENGTH = 12, 6
-BLOCK = blocks.Block(attention=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=32))
+BLOCK = blocks.Block(mixer=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=32))
 SINUSOIDAL = seq2seq.Seq2Seq(
     vocab=VOCAB, width=16, encoder_layers=2, decoder_layers=2, block=BLOCK, positions=positions.Sinusoidal()
 )

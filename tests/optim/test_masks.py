@@ -13,7 +13,7 @@ from bigmodel_jax.optim import masks
 GPT = decoder.gpt(vocab=31, width=16, layers=2, heads=2, length=12)
 T5 = seq2seq.Seq2Seq(
     vocab=12, width=16, encoder_layers=1, decoder_layers=1, positions=positions.Relative(heads=2),
-    block=blocks.Block(attention=attention.Attention(heads=2), ffn=ffn.Gated(hidden=8)),
+    block=blocks.Block(mixer=attention.Attention(heads=2), ffn=ffn.Gated(hidden=8)),
 )  # fmt: skip
 LLAMA = decoder.llama(vocab=31, width=16, layers=2, heads=4, kv_heads=2, hidden=24, rope_base=1e4)
 

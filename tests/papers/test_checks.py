@@ -84,7 +84,7 @@ def test_each_claim_compares_what_it_says():
         claims.Parameters(where='table 1', value=count + 40, tolerance=50, printed='4k'),
         claims.Parameters(where='table 1', value=count - positions, without=('positions.*',)),
         claims.Flops(where='table 1', value=6.0 * count * 8 * 16 * 20),
-        claims.Setting(where='table 1', path='model.block.attention.heads', value=8),
+        claims.Setting(where='table 1', path='model.block.mixer.heads', value=8),
         claims.Setting(where='table 1', path='checkpoints.keep_best', value=None),
         claims.LearningRate(where='table 1', step=1, value=facts.learning_rate(1)),
         claims.Shape(where='table 1', parameter='positions.table', value=(16, 16)),

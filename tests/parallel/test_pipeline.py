@@ -11,6 +11,7 @@ from flax import linen as nn
 
 import drawing
 from bigmodel_jax import config
+from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import attention, blocks, ffn, stacks
 from bigmodel_jax.parallel import pipeline, sharding
 
@@ -37,8 +38,8 @@ class SowingFfn(ffn.Ffn):
 
 
 HEADS = attention.Attention(heads=2)
-BLOCK = blocks.Block(attention=HEADS, ffn=SowingFfn(), cross=config.vary(HEADS, {'causal': False}))
-STACK = stacks.Stack(remat='full').build(BLOCK, LAYERS)
+BLOCK = blocks.Block(mixer=HEADS, ffn=SowingFfn(), cross=config.vary(HEADS, {'causal': False}))
+STACK = stacks.Stack(remat='full').build((BLOCK,), LAYERS)
 
 
 def packed(length):
@@ -53,24 +54,26 @@ def beside():
     segments_BT, positions_BT = packed(LENGTH)
     segments_BS, _ = packed(THERE)
     bias_BHTS = RNG.normal(size=(1, 2, LENGTH, LENGTH)).astype(np.float32)
-    context = attention.Context(positions_BT, positions_BT, segments_BT, segments_BT, bias_BHTS)
+    context = contexts.Context(positions_BT, positions_BT, segments_BT, segments_BT, bias_BHTS)
     there_BS = np.arange(THERE)[None]
-    return context, (MEMORY_BSD, attention.Context(positions_BT, there_BS, segments_BT, segments_BS))
+    cross = contexts.Context(positions_BT, there_BS, segments_BT, segments_BS)
+    return context._replace(memory=contexts.Memory(MEMORY_BSD, cross))
 
 
-CONTEXT, MEMORY = beside()
+CONTEXT = beside()
 
 
 @functools.cache
 def initial():
-    return drawing.variables(STACK, X_BTD, CONTEXT, MEMORY)['params']
+    return drawing.variables(STACK, X_BTD, CONTEXT)['params']
 
 
 def everything(mesh):
     """The stream, what was sowed, and the gradients for weights, stream, bias and memory."""
 
     def total(params, x_BTD, bias_BHTS, memory_BSD):
-        inputs = x_BTD, CONTEXT._replace(bias_BHTS=bias_BHTS), (memory_BSD, MEMORY[1])
+        memory = contexts.Memory(memory_BSD, CONTEXT.memory.context)
+        inputs = x_BTD, CONTEXT._replace(bias_BHTS=bias_BHTS, memory=memory)
         (y_BTD, _), sown = STACK.apply({'params': params}, *inputs, mutable=['losses'])
         return jnp.sin(y_BTD).sum() + sown['losses']['layers']['ffn']['square'][0].sum(), (y_BTD, sown)
 
@@ -120,8 +123,8 @@ def test_the_program_does_not_grow_with_layers_or_microbatches():
         place = sharding.MeshShape(pipeline=2, data=1, pipeline_parts=parts).build(jax.devices()[:2])
         module = stacks.Stack().build(BLOCK, layers)
         with sharding.use(place):
-            params = jax.eval_shape(module.init, jax.random.key(0), X_BTD, CONTEXT, MEMORY)
-            return jax.jit(module.apply).lower(nn.meta.unbox(params), X_BTD, CONTEXT, MEMORY).as_text().count('\n')
+            params = jax.eval_shape(module.init, jax.random.key(0), X_BTD, CONTEXT)
+            return jax.jit(module.apply).lower(nn.meta.unbox(params), X_BTD, CONTEXT).as_text().count('\n')
 
     assert lines(2, 2) == lines(8, 2) == lines(2, 8)
 

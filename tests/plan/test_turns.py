@@ -26,7 +26,7 @@ def said(found):
 
 def test_turns_of_one_kind_cost_what_the_plain_stack_costs():
     plain = planned.experiment(**MESH).model
-    expected, found = program(), program(config.vary(plain, {'alternates': (plain.block,)}))
+    expected, found = program(), program(config.vary(plain, {'interleaved': (plain.block,)}))
     assert found.memory.parameters == expected.memory.parameters
     assert found.memory.saved == pytest.approx(expected.memory.saved, rel=0.01)
     assert found.memory.temporaries == pytest.approx(expected.memory.temporaries, rel=0.05)

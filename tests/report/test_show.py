@@ -40,7 +40,7 @@ def rows(experiment):
 def test_every_field_is_shown_once():
     found = [row.path for row in tree.rows(run_maker.example())]
     assert len(found) == len(set(found))
-    assert {'name', 'model.block.attention.heads', 'evaluations.0.data.length', 'checkpoints.keep_last'} <= set(found)
+    assert {'name', 'model.block.mixer.heads', 'evaluations.0.data.length', 'checkpoints.keep_last'} <= set(found)
 
 
 def test_default_is_that_of_the_holder():
@@ -79,10 +79,10 @@ def test_one_line_says_how_attention_is_computed():
 
 def test_a_line_for_each_way():
     mesh = sharding.MeshShape(data=1, sequence=2, tensor=4)
-    changes = {'mesh': mesh, 'model.block.attention.kernel': ring.Ring()}
+    changes = {'mesh': mesh, 'model.block.mixer.kernel': ring.Ring()}
     forced = config.vary(tiny.experiment(), changes)
     assert show.attention(forced) == ['attention: ring of 2 (CPU, causal), as attention.kernel says']
-    dropped = config.vary(forced, {'model.block.attention.dropout': 0.1})
+    dropped = config.vary(forced, {'model.block.mixer.dropout': 0.1})
     assert show.attention(dropped) == [
         'attention: it cannot run here, since attention.kernel=Ring() cannot compute this attention, since ring '
         'attention has no dropout. Leave attention.kernel out, and `show` says what is used instead and why.'

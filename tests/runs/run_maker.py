@@ -26,7 +26,7 @@ PROMPTS = ('ROMEO:', '<script>alert(1)</script>')
 def example(steps: int = 2_000) -> experiment.Experiment:
     """A small character model."""
     rows = text.Text(source=TextFile(path='input.txt'), tokenizer=tokenizers.Bytes(), batch=12, length=64)
-    block = blocks.Block(attention=attention.Attention(heads=4), ffn=ffn.Mlp(hidden=512))
+    block = blocks.Block(mixer=attention.Attention(heads=4), ffn=ffn.Mlp(hidden=512))
     return experiment.Experiment(
         name='shakespeare_char',
         steps=steps,

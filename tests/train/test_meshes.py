@@ -118,8 +118,8 @@ def test_a_llama_on_a_mesh():
     llama = {
         'model.positions': None,
         'model.norm': norms.RmsNorm(),
-        'model.block.attention.rotary': positions.Rotary(),
-        'model.block.attention.kv_heads': 2,
+        'model.block.mixer.rotary': positions.Rotary(),
+        'model.block.mixer.kv_heads': 2,
         'model.block.ffn': ffn.Gated(hidden=32),
         'model.block.residual.norm': norms.RmsNorm(),
         'model.embedding.tied': False,

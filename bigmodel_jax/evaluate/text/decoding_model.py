@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.layers import attention, positions
+from bigmodel_jax.layers import positions, stacks
 from bigmodel_jax.objectives import objective
 
 PyTree = Any
@@ -25,8 +25,8 @@ class Generative(Protocol):
     def build(self) -> Any:
         """The module."""
 
-    def empty_cache(self, rows: int, length: int) -> attention.Cache:
-        """A cache for `rows` texts of up to `length` tokens; its arrays have the rows on axis 1."""
+    def initial_state(self, rows: int, length: int) -> stacks.State:
+        """The state of the layers for `rows` texts of up to `length` tokens; its arrays have the rows on axis 1."""
 
 
 def reads_source(model: Generative) -> bool:
@@ -66,26 +66,29 @@ class Reader:
         return dataclasses.replace(self, fixed=fixed)
 
     def logits(
-        self, batch: dict[str, jax.Array], last_B: jax.Array, cache: attention.Cache | None
-    ) -> tuple[jax.Array, attention.Cache | None]:
-        """Logits [B, V] at one place of each row only, for whole prompts have too many; and the cache."""
-        (x_BTD, cache), _ = self.apply({**self.fixed, **batch}, cache, method='features')
+        self, batch: dict[str, jax.Array], last_B: jax.Array, state: stacks.State | None
+    ) -> tuple[jax.Array, stacks.State | None]:
+        """Logits [B, V] at one position of each row only, since those of whole prompts are too many; and the state."""
+        (x_BTD, state), _ = self.apply({**self.fixed, **batch}, state, method='features')
         x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
         logits_B1V, _ = self.apply(x_B1D, method='unembed')
-        return logits_B1V[:, 0], cache
+        return logits_B1V[:, 0], state
 
 
 class Cached(Reader):
-    """Remembers keys and values: each token costs one position's work.
+    """Keeps the state of the layers (keys and values, recurrent states): each token costs one position's work.
 
-    The padding of a short prompt is written to slots that its row has not reached; no query sees a slot of its own
-    future, and every slot is overwritten before it becomes the past.
+    Layers with a recurrent state skip the padding of a short prompt, whose segment is 0. Attention writes it to slots
+    that its row has not reached; no query attends to a slot of its own future, and every slot is overwritten before it
+    becomes the past.
     """
 
     def begin(self, prompts: Prompts, *, slots: int) -> tuple[jax.Array, PyTree]:
         B, T = prompts.tokens_BT.shape
-        batch = {'inputs': prompts.tokens_BT, 'positions': jnp.arange(T)[None]}
-        return self.logits(batch, _last(prompts), self.model.empty_cache(B, slots))
+        here_1T = jnp.arange(T)[None]
+        is_token_BT = (here_1T < prompts.lengths_B[:, None]).astype(jnp.int32)
+        batch = {'inputs': prompts.tokens_BT, 'positions': here_1T, 'segments': is_token_BT}
+        return self.logits(batch, _last(prompts), self.model.initial_state(B, slots))
 
     def next(self, tokens_B: jax.Array, positions_B: jax.Array, memory: PyTree) -> tuple[jax.Array, PyTree]:
         batch = {'inputs': tokens_B[:, None], 'positions': positions_B[:, None]}

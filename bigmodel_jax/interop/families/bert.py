@@ -152,7 +152,7 @@ class Bert(family.Family):
             'vocab_size': model.vocab,
             'hidden_size': model.width,
             'num_hidden_layers': model.layers,
-            'num_attention_heads': model.block.attention.heads,
+            'num_attention_heads': reference.attention_of(model).heads,
             'intermediate_size': mlp.hidden,
             'max_position_embeddings': model.length,
             'type_vocab_size': model.types,

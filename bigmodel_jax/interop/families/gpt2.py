@@ -110,7 +110,7 @@ class Gpt2(family.Family):
             'n_positions': reference.learned_length(model.positions),
             'n_embd': model.width,
             'n_layer': model.layers,
-            'n_head': model.block.attention.heads,
+            'n_head': reference.attention_of(model).heads,
             'n_inner': mlp.hidden,
             'activation_function': reference.activation_name(mlp.activation),
             'layer_norm_epsilon': getattr(model.norm, 'epsilon', 1e-5),

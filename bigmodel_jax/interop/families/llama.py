@@ -126,9 +126,9 @@ class Llama(family.Family):
             rope_base=turned.base,
         )
         changes = {
-            'block.attention.head_width': fields.optional('head_dim'),
-            'block.attention.rotary': turned,
-            'block.attention.window': self.window(fields),
+            'block.mixer.head_width': fields.optional('head_dim'),
+            'block.mixer.rotary': turned,
+            'block.mixer.window': self.window(fields),
             'block.residual.norm.epsilon': epsilon,
             'norm.epsilon': epsilon,
             'embedding.tied': fields.flag('tie_word_embeddings'),
@@ -146,8 +146,8 @@ class Llama(family.Family):
         return ffn.Gated(hidden=fields.whole('intermediate_size'), activation=activation)
 
     def config(self, model: decoder.Decoder) -> dict[str, Any]:
-        shape = model.block.attention
-        turned = reference.need(shape.rotary, positions.Rotary, 'model.block.attention.rotary')
+        shape = reference.attention_of(model)
+        turned = reference.need(shape.rotary, positions.Rotary, 'model.block.mixer.rotary')
         last = reference.need(model.norm, norms.RmsNorm, 'model.norm')
         values = {
             'model_type': self.model_types[0],

@@ -136,7 +136,7 @@ class Marian(family.Family):
             encoder_layers=fields.whole('encoder_layers'),
             decoder_layers=fields.whole('decoder_layers'),
             block=blocks.Block(
-                attention=attention.Attention(heads=sizes['encoder_attention_heads'], bias=True),
+                mixer=attention.Attention(heads=sizes['encoder_attention_heads'], bias=True),
                 ffn=ffn.Mlp(hidden=sizes['encoder_ffn_dim'], activation=activation, bias=True),
                 residual=blocks.PostNorm(norm=norms.LayerNorm(epsilon=1e-5)),
             ),
@@ -148,7 +148,7 @@ class Marian(family.Family):
     def config(self, model: seq2seq.Seq2Seq) -> dict[str, Any]:
         table = reference.need(model.positions, positions.SinusoidTable, 'model.positions')
         mlp = reference.need(model.block.ffn, ffn.Mlp, 'model.block.ffn')
-        heads = model.block.attention.heads
+        heads = reference.attention_of(model).heads
         return {
             'model_type': 'marian',
             'architectures': ['MarianMTModel'],

@@ -114,7 +114,7 @@ class T5(family.Family):
             encoder_layers=layers,
             decoder_layers=fields.optional('num_decoder_layers') or layers,
             block=blocks.Block(
-                attention=attention.Attention(
+                mixer=attention.Attention(
                     heads=heads, head_width=fields.whole('d_kv'), scores=attention.DotProduct(scale=1.0)
                 ),
                 ffn=hidden(hidden=fields.whole('d_ff'), activation=activation),
@@ -145,7 +145,7 @@ class T5(family.Family):
             'is_encoder_decoder': True,
             'vocab_size': model.vocab,
             'd_model': model.width,
-            'd_kv': model.block.attention.width_of_head(model.width),
+            'd_kv': reference.attention_of(model).width_of_head(model.width),
             'd_ff': getattr(hidden, 'hidden', None),
             'num_layers': model.encoder_layers,
             'num_decoder_layers': model.decoder_layers,

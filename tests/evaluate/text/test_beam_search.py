@@ -113,7 +113,7 @@ def test_with_enough_beams_the_search_is_exhaustive(penalty):
 VOCAB, TOKENS = 4, 3
 PAIRS = seq2seq.Seq2Seq(
     vocab=VOCAB, width=8, encoder_layers=1, decoder_layers=1, positions=positions.Sinusoidal(),
-    block=blocks.Block(attention=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=16)),
+    block=blocks.Block(mixer=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=16)),
 )  # fmt: skip
 SOURCES = [np.array([1, 3, 2, 1, END]), np.array([2, END])]
 

@@ -20,11 +20,11 @@ LLAMA = decoder.llama(vocab=VOCAB, width=16, layers=2, heads=4, kv_heads=2, hidd
 PAIRS = seq2seq.Seq2Seq(
     vocab=VOCAB, width=16, encoder_layers=1, decoder_layers=2,
     positions=positions.Relative(heads=2, buckets=8, max_distance=10),
-    block=blocks.Block(attention=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=24)),
+    block=blocks.Block(mixer=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=24)),
 )  # fmt: skip
 MODELS = {
     'learned': GPT,
-    'rotary_window': config.vary(LLAMA, {'block.attention.window': 4, 'block.attention.scores.soft_cap': 10.0}),
+    'rotary_window': config.vary(LLAMA, {'block.mixer.window': 4, 'block.mixer.scores.soft_cap': 10.0}),
     'seq2seq_relative': PAIRS,
 }
 PROMPTS = [np.array([3, 1, 4, 1, 5]), np.array([9]), np.array([2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4])]

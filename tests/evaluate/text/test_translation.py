@@ -41,7 +41,7 @@ def run(tmp_path_factory):
             encoder_layers=1,
             decoder_layers=1,
             block=blocks.Block(
-                attention=attention.Attention(heads=2),
+                mixer=attention.Attention(heads=2),
                 ffn=ffn.Mlp(hidden=32),
                 residual=blocks.PreNorm(norm=norms.LayerNorm()),
             ),
