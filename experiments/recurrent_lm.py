@@ -45,7 +45,7 @@ class Contiguous(text.Text):
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return {**super().fields, 'starts': batches.Field((), np.dtype(np.int32), 2)}
+        return {**super().fields, 'starts': batches.Field((), np.dtype(np.int32), (), 2)}
 
     def build(self, seed: int) -> 'ContiguousBatches':
         corpus = tokens.tokenized(self.source, self.tokenizer)
@@ -146,7 +146,7 @@ def experiment() -> Experiment:
         steps=1_500,
         data=Contiguous(source=docs('train'), tokenizer=vocabulary, batch=ROWS, length=LENGTH),
         model=CarryingDecoder(
-            vocab=vocabulary.below,
+            vocab=vocabulary.upper_bound,
             width=192,
             layers=4,
             block=block,
