@@ -132,28 +132,32 @@ def docs(split: str) -> text_sources.Source:
     return text_sources.Tfds(name='python_docs', split=split)
 
 
-def experiment() -> Experiment:
-    vocabulary = tokenizers.Bytes()
+VOCABULARY = tokenizers.Bytes()
+
+
+def model(kind: type[decoder.Decoder]) -> decoder.Decoder:
     rms = norms.RmsNorm()
     block = blocks.Block(
-        mixer=recurrence.GatedRecurrence(heads=4),
-        ffn=ffn.Gated(hidden=384),
-        residual=blocks.PreNorm(norm=rms),
+        mixer=recurrence.GatedRecurrence(heads=4), ffn=ffn.Gated(hidden=384), residual=blocks.PreNorm(norm=rms)
     )
-    validation = text.Text(source=docs('validation'), tokenizer=vocabulary, batch=ROWS, length=4 * LENGTH)
+    return kind(
+        vocab=VOCABULARY.upper_bound,
+        width=192,
+        layers=4,
+        block=block,
+        positions=None,
+        norm=rms,
+        embedding=embeddings.Embedding(tied=True),
+    )
+
+
+def experiment() -> Experiment:
+    validation = text.Text(source=docs('validation'), tokenizer=VOCABULARY, batch=ROWS, length=4 * LENGTH)
     return Experiment(
         name='recurrent_lm',
         steps=1_500,
-        data=Contiguous(source=docs('train'), tokenizer=vocabulary, batch=ROWS, length=LENGTH),
-        model=CarryingDecoder(
-            vocab=vocabulary.upper_bound,
-            width=192,
-            layers=4,
-            block=block,
-            positions=None,
-            norm=rms,
-            embedding=embeddings.Embedding(tied=True),
-        ),
+        data=Contiguous(source=docs('train'), tokenizer=VOCABULARY, batch=ROWS, length=LENGTH),
+        model=model(CarryingDecoder),
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(
             schedule=schedules.WarmupCosine(peak=3e-3, warmup_steps=100), weight_decay=0.1, clip_norm=1.0
@@ -173,9 +177,8 @@ def experiment() -> Experiment:
 
 def sweep() -> dict[str, Experiment]:
     """The same with the state carried over, and with a state that starts at 0 in each batch."""
-    base = experiment()
-    fields = {field.name: getattr(base.model, field.name) for field in dataclasses.fields(base.model)}
-    return {'carried': base, 'reset': vary(base, {'name': 'recurrent_lm_reset', 'model': decoder.Decoder(**fields)})}
+    reset = {'name': 'recurrent_lm_reset', 'model': model(decoder.Decoder)}
+    return {'carried': experiment(), 'reset': vary(experiment(), reset)}
 
 
 def smoke() -> Experiment:

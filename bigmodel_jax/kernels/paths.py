@@ -61,7 +61,8 @@ def _laid_out(query: Query) -> Query:
         length = 'length' if x_BTHK.shape[1] % sharding.shards('length') == 0 else None
         x_BTHK = sharding.constrain(x_BTHK, 'batch', length, axis, None)
         found.append(ad_checkpoint.checkpoint_name(x_BTHK, name))
-    return Query(*found, *query[3:])
+    q_BTHK, k_BSGK, v_BSGK = found
+    return query._replace(q_BTHK=q_BTHK, k_BSGK=k_BSGK, v_BSGK=v_BSGK)
 
 
 def repeat_heads(k_BSGK: jax.Array, heads: int) -> jax.Array:

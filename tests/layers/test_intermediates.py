@@ -116,5 +116,5 @@ def test_stages_show_nothing_and_say_so():
     module = GPT.build()
     variables = drawing.variables(module, BATCH)
     place = sharding.MeshShape(data=1, pipeline=2).build(jax.devices()[:2])
-    with sharding.use(place), pytest.raises(config.InputError, match='not shown where the mesh cuts the layers'):
+    with sharding.use(place), pytest.raises(config.InputError, match='not shown where the mesh splits the layers'):
         module.apply(variables, BATCH, mutable=[intermediates.STREAMS])
