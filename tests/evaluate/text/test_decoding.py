@@ -10,7 +10,7 @@ import pytest
 import drawing
 from bigmodel_jax import config
 from bigmodel_jax.evaluate.text import decoding, decoding_model
-from bigmodel_jax.layers import attention, blocks, ffn, positions
+from bigmodel_jax.layers import attention, blocks, ffn, positions, recurrence
 from bigmodel_jax.models import decoder, seq2seq
 from bigmodel_jax.parallel import sharding
 
@@ -22,10 +22,16 @@ PAIRS = seq2seq.Seq2Seq(
     positions=positions.Relative(heads=2, buckets=8, max_distance=10),
     block=blocks.Block(mixer=attention.Attention(heads=2), ffn=ffn.Mlp(hidden=24)),
 )  # fmt: skip
+ATTENDING = blocks.Block(mixer=attention.Attention(heads=2, rotary=positions.Rotary()), ffn=ffn.Mlp(hidden=24))
+RECURRENT = decoder.Decoder(
+    vocab=VOCAB, width=16, layers=2, positions=None,
+    block=config.vary(ATTENDING, {'mixer': recurrence.GatedRecurrence(heads=2)}), interleaved=(ATTENDING,),
+)  # fmt: skip
 MODELS = {
     'learned': GPT,
     'rotary_window': config.vary(LLAMA, {'block.mixer.window': 4, 'block.mixer.scores.soft_cap': 10.0}),
     'seq2seq_relative': PAIRS,
+    'recurrent': RECURRENT,
 }
 PROMPTS = [np.array([3, 1, 4, 1, 5]), np.array([9]), np.array([2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4])]
 SOURCES = [np.array([2, 7, 1, 8]), np.array([1, 6, 1, 8, 0, 3, 3]), np.array([5])]
@@ -53,7 +59,12 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize(
     ('name', 'how'),
-    [('learned', decoding.Greedy()), ('rotary_window', SAMPLING), ('seq2seq_relative', decoding.Beam(beams=2))],
+    [
+        ('learned', decoding.Greedy()),
+        ('rotary_window', SAMPLING),
+        ('seq2seq_relative', decoding.Beam(beams=2)),
+        ('recurrent', SAMPLING),
+    ],
 )
 def test_the_cache_changes_nothing(name, how):
     cached, recomputed = (
