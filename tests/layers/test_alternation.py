@@ -71,7 +71,9 @@ def test_turns_are_one_layer_after_another(stack, one_by_one):
 
 
 def test_turns_of_one_kind_are_the_plain_stack_bit_for_bit():
-    one_kind = jax.jit(built(pattern=(DENSE, DENSE)).apply)({'params': {'layers': by_turns(plain())}}, X_BTD, CONTEXT)[0]
+    one_kind = jax.jit(built(pattern=(DENSE, DENSE)).apply)({'params': {'layers': by_turns(plain())}}, X_BTD, CONTEXT)[
+        0
+    ]
     expected = jax.jit(built(pattern=(DENSE,)).apply)({'params': {'layers': plain()}}, X_BTD, CONTEXT)[0]
     np.testing.assert_array_equal(one_kind, expected)
 
