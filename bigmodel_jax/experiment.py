@@ -6,12 +6,14 @@ from typing import Annotated
 
 from bigmodel_jax import bounds, config, tree
 from bigmodel_jax import claims as papers
-from bigmodel_jax import initialization as starts
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.initialization import Initialization
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import objective
 from bigmodel_jax.optim import anomaly_policy, optimizers
+from bigmodel_jax.optim import ema as averaging
+from bigmodel_jax.optim import gradients as methods
 from bigmodel_jax.parallel import sharding
 
 EveryMinutes = Annotated[
@@ -47,7 +49,7 @@ class Watch:
 
     log_every: config.Positive = 10  # Steps between reports; metrics stay on the devices until then.
     fingerprints_every: config.Positive = 100  # Steps between fingerprints, by which `diff` finds where runs part.
-    anomalies: anomaly_policy.Guard = anomaly_policy.Stop()
+    anomalies: anomaly_policy.AnomalyPolicy = anomaly_policy.Stop()
     early_stopping: EarlyStopping | None = None
     histograms_every: config.Positive | None = None  # Steps between histograms of weights and gradients; None: none.
 
@@ -62,9 +64,10 @@ class Experiment:
     model: model.Model
     objective: objective.Objective
     optimizer: optimizers.Optimizer
-    start: starts.Start | None = None  # Where its first weights come from; None: all by chance.
+    initialization: Initialization | None = None  # Where its initial weights come from; None: all are random.
     seed: config.Seed = 0  # Of the initial weights, the order of the data, and dropout.
-    microbatches: config.Positive = 1  # The gradient of a batch is summed over so many parts, which saves memory.
+    gradients: methods.Gradients = methods.WholeBatch()  # How a step's gradient is made from its batch.
+    ema: averaging.Ema | None = None  # A moving average of the weights, kept beside them; None: none.
     evaluations: tuple[evaluation.Evaluation, ...] = ()
     mesh: sharding.MeshShape = sharding.MeshShape()
     checkpoints: Checkpoints = Checkpoints()
@@ -80,7 +83,7 @@ class Experiment:
         return tree.html(self)
 
 
-# Fields that say where and how often, not what: a run may go on after they change.
+# Fields that say where and how often, not what: they may change within a run.
 CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'workers', 'claims')
 
 
@@ -91,10 +94,11 @@ def check(experiment: Experiment) -> Experiment:
       InputError: otherwise; one line for each problem.
     """
     config.check(experiment)
-    rows, parts = experiment.data.batch, experiment.microbatches
+    rows, parts = experiment.data.batch, experiment.gradients.microbatches
     if rows % parts:
         raise config.InputError(
-            f'data.batch={rows} does not divide into microbatches={parts}; use a divisor of {rows}.'
+            f'data.batch={rows} does not divide into the {parts} microbatches of gradients='
+            f'{config.format_value(experiment.gradients)}; use a divisor of {rows}.'
         )
     evaluation.check_names([each.name for each in experiment.evaluations])
     _check_best(experiment.checkpoints, experiment.evaluations)

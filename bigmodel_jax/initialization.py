@@ -1,4 +1,4 @@
-"""Where the first weights of a run come from, when not all are drawn by chance: fine-tuning, or a second phase."""
+"""Where the initial weights of a run come from, when not all are random: fine-tuning, or a second phase."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ SHOWN = 4  # Paths that a sentence names.
 class Found(NamedTuple):
     """What a source of weights gives."""
 
-    arrays: dict[str, jax.Array]  # By path, as they were wanted; what is missing here is drawn by chance.
+    arrays: dict[str, jax.Array]  # By path, as they were wanted; what is missing here is initialized at random.
     origin: dict[
         str, Any
     ]  # JSON-ready: what they are, with a digest, so that a repetition can tell whether it had them.
 
 
-class Start:
-    """Interface of the configs that give a run weights to begin with.
+class Initialization:
+    """Interface of the configs that give a run initial weights.
 
-    A run that has a checkpoint of its own goes on from there, and does not ask.
+    A run that has a checkpoint of its own resumes from it instead.
     """
 
     def check(self, wanted: Wanted) -> None:
@@ -55,7 +55,7 @@ def match(
 
     Args:
       there: path -> shape, of the source.
-      without: patterns of paths that are left to chance, such as 'embedding.positions.*'.
+      without: patterns of paths that keep their random initialization, such as 'embedding.positions.*'.
       where: the source, for people.
 
     Raises:
@@ -64,22 +64,22 @@ def match(
     idle = [pattern for pattern in without if not fnmatch.filter(wanted, pattern)]
     if idle:
         raise config.InputError(
-            f'start.without: no parameter of the model matches {idle[0]!r}.{config.nearest(idle[0], wanted)}'
+            f'initialization.without: no parameter of the model matches {idle[0]!r}.{config.nearest(idle[0], wanted)}'
         )
     left_out = {path for pattern in without for path in fnmatch.filter(wanted, pattern)}
     common = tuple(path for path in wanted if path in there and path not in left_out)
     if not common:
         raise config.InputError(
-            f'start: {where} has none of the parameters of this model. It has {listed(sorted(there))}; the model has '
-            f'{listed(sorted(wanted))}.'
+            f'initialization: {where} has none of the parameters of this model. It has {listed(sorted(there))}; the '
+            f'model has {listed(sorted(wanted))}.'
         )
     other = [path for path in common if tuple(there[path]) != tuple(wanted[path].shape)]
     if other:
         lines = [f'  {path}: {list(there[path])} there, {list(wanted[path].shape)} here' for path in other]
         raise config.InputError(
-            f'start: {where} has parameters of other shapes:\n'
+            f'initialization: {where} has parameters of other shapes:\n'
             + '\n'.join(lines[:8])
-            + f'\nUse a model of the same sizes, or leave them to chance: start.without=({other[0]!r},).'
+            + f'\nUse a model of the same sizes, or initialize them at random: initialization.without=({other[0]!r},).'
         )
     return common
 

@@ -40,14 +40,35 @@ MODULES = {
     'layers.plain': 'layers.attention',
     'optim.guards': 'optim.anomaly_policy',
     'sharding': 'parallel.sharding',
+    'train.starting': 'train.initial_state',
 }
 # Class, as 'module:Class' of today's module -> its name now.
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {'bigmodel_jax.train.initial_state:Checkpoint': 'bigmodel_jax.train.initial_state:FromRun'}
 # Class, as it is called now -> field -> its name now; None for one that is gone and whose value has no effect any more.
 FIELDS: dict[str, dict[str, str | None]] = {
+    'bigmodel_jax.experiment:Experiment': {'start': 'initialization'},
     'bigmodel_jax.layers.blocks:Block': {'attention': 'mixer'},
     'bigmodel_jax.models.decoder:Decoder': {'alternates': 'interleaved'},
 }
+
+
+EXPERIMENT = f'{PACKAGE}experiment:Experiment'
+GRADIENTS = f'{PACKAGE}optim.gradients:'
+
+
+def _gradients(stored: dict[str, Any]) -> dict[str, Any]:
+    """The field `gradients` of an experiment, from the fields `microbatches` and `mesh.fixed_order` of older ones."""
+    if 'gradients' in stored:
+        return stored
+    parts, mesh = stored.pop('microbatches', 1), dict(stored.get('mesh') or {})
+    order = mesh.pop('fixed_order', None)
+    if order is not None:
+        method = {CLASS: f'{GRADIENTS}FixedOrder', 'parts': order, 'microbatches': parts}
+    elif parts != 1:
+        method = {CLASS: f'{GRADIENTS}Microbatches', 'parts': parts}
+    else:
+        method = {CLASS: f'{GRADIENTS}WholeBatch'}
+    return stored | ({'mesh': mesh} if mesh else {}) | {'gradients': method}
 
 
 def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,4 +83,5 @@ def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
     name = CLASSES.get(name, name)
     fields = FIELDS.get(name, {})
     kept = {fields.get(field, field): value for field, value in stored.items() if field != CLASS}
-    return {CLASS: name} | {field: value for field, value in kept.items() if field is not None}
+    found = {CLASS: name} | {field: value for field, value in kept.items() if field is not None}
+    return _gradients(found) if name == EXPERIMENT else found

@@ -60,10 +60,10 @@ def describe(experiment: Experiment) -> dict[str, list[descriptions.Row]]:
     """Every array of the training state and how it lies on the mesh; needs neither data nor memory."""
     place = experiment.mesh.build()
     with sharding.use(place):
-        blueprint = state.blueprint(experiment, place)
-    abstract, shardings = blueprint.abstract, blueprint.shardings
+        spec = state.specify(experiment, place)
+    abstract, shardings = spec.abstract, spec.shardings
     return {
-        'parameters': descriptions.rows(abstract.params, blueprint.axes, shardings.params),
+        'parameters': descriptions.rows(abstract.params, spec.axes, shardings.params, training=spec.groups.described()),
         'optimizer state': descriptions.rows(abstract.opt_state, None, shardings.opt_state),
         'model state': descriptions.rows(abstract.model_state, None, shardings.model_state),
     }

@@ -23,9 +23,9 @@ from bigmodel_jax.evaluate.text import answers, classified
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.models import bert
 from bigmodel_jax.objectives import answer_spans, classification, masked, regression
-from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.optim import gradients, optimizers, schedules
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.train import starting
+from bigmodel_jax.train import initial_state
 
 STEPS, WARMUP_STEPS, PEAK = 1_000_000, 10_000, 1e-4
 FIRST_STEPS = 900_000  # Of 128 tokens; section A.2.
@@ -131,7 +131,7 @@ def second(first: str = 'runs/bert2018/first', of: str = 'base') -> Experiment:
         'data': pairs('train[:99%]', length=512, most=77),
         'evaluations.0.data': pairs('train[99%:]', length=512, most=77),
         'optimizer.schedule': schedules.WarmupLinear(peak=PEAK * LEFT),
-        'start': starting.Checkpoint(run=first),
+        'initialization': initial_state.FromRun(run=first),
         'claims': (claims.Setting(where='A.2', path='data.length', value=512), *RECIPE, *MASKING),
     }
     return vary(base, changes)
@@ -193,7 +193,7 @@ def _glue(name: str, task: Task, pretrained: str, *, learning_rate: float, seed:
         objective=regression.Regression() if task.classes == 1 else classification.Classification(),
         optimizer=adam(schedules.WarmupLinear(peak=learning_rate, warmup_steps=steps // 10)),
         mesh=sharding.MeshShape(data=-1),
-        start=starting.Checkpoint(run=pretrained),
+        initialization=initial_state.FromRun(run=pretrained),
         evaluations=(classified.Classified(data=split(task.dev), scores=task.scores, every_steps=steps),),
         claims=(*FINE_TUNING, *scores),
     )
@@ -222,7 +222,7 @@ def squad(pretrained: str = 'runs/bert2018/second', learning_rate: float = 5e-5,
         objective=answer_spans.AnswerSpans(),
         optimizer=adam(schedules.WarmupLinear(peak=learning_rate, warmup_steps=steps // 10)),
         mesh=sharding.MeshShape(data=-1),
-        start=starting.Checkpoint(run=pretrained),
+        initialization=initial_state.FromRun(run=pretrained),
         evaluations=(answers.Answers(data=split('validation'), every_steps=steps),),
         claims=(
             claims.Setting(where='4.2', path='data.batch', value=32),
@@ -265,7 +265,7 @@ def _objectives() -> dict[str, Experiment]:
         'model.block.mixer.causal': True,
         'data': rows,
         'evaluations.0.data': held_out,
-        'microbatches': 4,  # Logits of every token.
+        'gradients': gradients.Microbatches(parts=4),  # Logits of every token.
         'claims': kept,
     }
     return {'no_nsp': vary(base, no_nsp), 'ltr_no_nsp': vary(base, left_to_right)}

@@ -24,7 +24,7 @@ from bigmodel_jax.models import bert
 from bigmodel_jax.objectives import classification, masked
 from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.train import starting
+from bigmodel_jax.train import initial_state
 
 VOCAB, WIDTH, LAYERS, HEADS, LENGTH = 8_000, 128, 3, 2, 64
 EPOCHS, BATCH = 4, 32
@@ -89,7 +89,7 @@ def adapted(path: str = 'data') -> Experiment:
 def finetune(path: str = 'data', pretrained: str = '', seed: int = 0) -> dict[str, Experiment]:
     """SST-2 and CoLA, from the run in `pretrained`, or from scratch without one."""
     tokenizer = vocabulary(path)
-    start = starting.Checkpoint(run=pretrained) if pretrained else None
+    start = initial_state.FromRun(run=pretrained) if pretrained else None
 
     def rows(table: tables.Table) -> labelled.Labelled:
         return labelled.Labelled(table=table, tokenizer=tokenizer, batch=BATCH, length=LENGTH)
@@ -110,7 +110,7 @@ def finetune(path: str = 'data', pretrained: str = '', seed: int = 0) -> dict[st
                 schedule=schedules.WarmupLinear(peak=5e-4, warmup_steps=steps // 10), weight_decay=0.01, clip_norm=1.0
             ),
             mesh=sharding.MeshShape(data=1),
-            start=start,
+            initialization=start,
             checkpoints=Checkpoints(every_steps=steps, keep_last=1),
             watch=Watch(log_every=50),
             evaluations=evaluations,

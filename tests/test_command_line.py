@@ -38,7 +38,10 @@ def text_data(path):
         (['--set', 'model.vocab=32'], 'model.vocab=32 is too small: the tokenizer has 64 tokens. Use model.vocab=64'),
         (['--set', 'model.positions.length=8'], 'model.positions.length=8 is shorter than the data (16 tokens)'),
         (['--set', 'data.batch=6', '--set', 'mesh.data=4'], 'data.batch=6 does not divide over the 4 batch shards'),
-        (['--set', 'microbatches=3'], 'data.batch=8 does not divide into microbatches=3'),
+        (
+            ['--set', 'gradients=Microbatches(parts=3)'],
+            'data.batch=8 does not divide into the 3 microbatches of gradients=',
+        ),
         (['--set', 'mesh.data=16'], 'needs 16 devices, but there are 8'),
         (
             ['--set', 'mesh.tensor=8', '--set', 'model.block.mixer.heads=4'],
@@ -170,7 +173,7 @@ def test_describe_lists_every_array_with_its_place(command):
         'describe', FILE, '--set', 'mesh.data=1', '--set', 'mesh.fsdp=4', '--set', 'mesh.tensor=2'
     )
     assert status == 0, err
-    up = next(line for line in out.splitlines() if line.strip().startswith('blocks/layers/ffn/up '))
+    up = next(line for line in out.splitlines() if line.strip().startswith('blocks.layers.ffn.up '))
     assert all(part in up for part in ('2 x 16 x 64', 'float32', 'layers, embed, hidden', 'fsdp', 'tensor', '1 KiB'))
 
 

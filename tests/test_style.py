@@ -4,19 +4,10 @@ import re
 import subprocess
 
 import pytest
+import reading_path
 
 import style_rules as rules
 
-# What a newcomer reads, in this order; README.md lists them.
-READING_ORDER = (
-    'experiments/quickstart.py',
-    'bigmodel_jax/models/decoder.py',
-    'bigmodel_jax/layers/blocks.py',
-    'bigmodel_jax/layers/attention.py',
-    'bigmodel_jax/parallel/sharding.py',
-    'bigmodel_jax/train/loop.py',
-)
-READING_LINES = 1_500
 MACHINE_PATH = re.compile(r'(?<![\w.~/])/(work|root|tmp/w|home/\w+|Users/\w+)/[\w.]')
 
 
@@ -31,11 +22,10 @@ def test_reading_order_fits_an_evening():
     readme = rules.ROOT / 'README.md'
     if not readme.exists():
         pytest.skip('there is no README.md yet')
-    places = [readme.read_text().find(path) for path in READING_ORDER]
-    assert -1 not in places, f'README.md must list {READING_ORDER}'
-    assert places == sorted(places), f'README.md lists them in another order than {READING_ORDER}'
-    lines = {path: (rules.ROOT / path).read_text().count('\n') for path in READING_ORDER}
-    assert sum(lines.values()) <= READING_LINES, lines
+    places = [readme.read_text().find(f']({path})') for path in reading_path.PATH]
+    assert -1 not in places, f'README.md must list {reading_path.PATH}'
+    assert places == sorted(places), f'README.md lists them in another order than {reading_path.PATH}'
+    assert sum(reading_path.lines().values()) <= reading_path.LINES, reading_path.lines()
 
 
 def test_no_file_names_a_path_of_one_machine():

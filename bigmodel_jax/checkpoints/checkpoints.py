@@ -17,10 +17,8 @@ from bigmodel_jax.run_directory import lineage
 from bigmodel_jax.storage import appending, durable_files, integrity, stores
 
 PyTree = Any
-State = Any  # A NamedTuple with the fields that ITEMS names, such as TrainState.
-
-# Items of a step directory. 'model' alone is enough to evaluate and sample.
-ITEMS = {'model': ('params', 'model_state'), 'optimizer': ('step', 'opt_state', 'levels')}
+# A NamedTuple of pytrees, whose property `items` says which of its fields go into which item of a step directory.
+State = Any
 CHANGES = 20  # So often a checkpoint may be deleted by a run while it is read from another process.
 LONGEST_WAIT_S = 300.0  # Between a save that failed and the next try.
 LAST_TRIES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # Waits between tries at the end of a session.
@@ -36,6 +34,7 @@ class Weights(NamedTuple):
     step: int
     params: PyTree
     model_state: PyTree
+    ema: PyTree
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def unflatten(flat: Mapping[str, Any], like: PyTree) -> PyTree:
 
 
 def _part(state: State, item: str) -> dict[str, PyTree]:
-    return {name: getattr(state, name) for name in ITEMS[item]}
+    return state.items[item]
 
 
 def _targets(abstract: State, shardings: State, item: str) -> dict[str, jax.ShapeDtypeStruct]:
@@ -104,7 +103,7 @@ class Checkpointer:
         self.begun_anew: list[str] = []
         if policy is not None:
             processes.on_first(lambda: stores.make(self._directory, self._store))
-        self._lineage = processes.together(lambda: lineage.Lineage.of(self.workdir))
+        self._lineage = processes.run_on_all(lambda: lineage.Lineage.of(self.workdir))
         self._metrics: dict[int, dict[str, float]] = {}
         self._unreadable: dict[int, str] = {}  # Steps of which the storage does not give the record; they are kept.
         self._list()
@@ -151,13 +150,13 @@ class Checkpointer:
     # ---- saving ----
 
     def save(self, state: State, position: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Starts to save `state`; returns once the arrays are copied, and goes on writing in the background.
+        """Starts to save `state`; returns once the arrays are copied, and writes in the background.
 
         Waits for the save before it, if that is not done. A failure of the storage is told by failures(), and does no
         harm to what was saved before. A checkpoint of the same step is replaced.
 
         Args:
-          position: JSON-ready; what else is needed to go on, with the step under 'step'.
+          position: JSON-ready; what else is needed to resume, with the step under 'step'.
           metrics: those by which the best checkpoint is known, by name.
         """
         assert self._saver is not None, 'opened for reading only'
@@ -173,7 +172,7 @@ class Checkpointer:
             'position': json.loads(json.dumps(position)),
             'metrics': numbers,
         }
-        items = {item: flatten(_part(state, item)) for item in ITEMS}
+        items = {item: flatten(_part(state, item)) for item in state.items}
         contents = saving.Contents(items=items, attachments=dict(self.attachments), record=record)
         old = {*self._superseded(step, numbers), *self._undeleted} - {step}
         begun = self._saver.start(self._path(step), contents, first=self._sync_logs, then=lambda: self._delete(old))
@@ -220,7 +219,7 @@ class Checkpointer:
         kept = f'the newest checkpoint is of step {self.newest}' if self._metrics else 'there is no checkpoint'
         raise NotSaved(
             f'{self._failed} Tried {len(LAST_TRIES_S) + 1} times. The work since then is lost: {kept}. Make '
-            f'{self._directory} writable, with room enough; the same command then goes on from there.'
+            f'{self._directory} writable, with room enough; the same command then resumes from there.'
         )
 
     def _settle(self) -> None:
@@ -315,12 +314,12 @@ class Checkpointer:
 
         def read(step: int) -> Weights:
             fields, _ = self._read(abstract, shardings, step, items=('model',), cast=cast)
-            return Weights(step, fields['params'], fields['model_state'])
+            return Weights(step, fields['params'], fields['model_state'], fields['ema'])
 
         return self._newest(read, None) if step is None else self._undamaged(step, read)
 
     def _state(self, abstract: State, shardings: State, step: int) -> tuple[State, dict[str, Any]]:
-        fields, position = self._read(abstract, shardings, step, items=tuple(ITEMS), cast=False)
+        fields, position = self._read(abstract, shardings, step, items=tuple(abstract.items), cast=False)
         return type(abstract)(**fields), position
 
     def _read(

@@ -12,7 +12,7 @@ from bigmodel_jax import config
 from bigmodel_jax.storage import appending, durable_files, integrity, sums
 
 
-class Kept:
+class RunFiles:
     """The content of the files of a run, to be written again if they vanish while it trains.
 
     Args:
@@ -27,7 +27,7 @@ class Kept:
             self._contents[durable_files.ENVIRONMENT] = durable_files.read(path)
 
     def restored(self) -> str | None:
-        """Writes again what is gone; a sentence that says so, or None. Raises nothing: the training goes on."""
+        """Writes again what is gone; a sentence that says so, or None. Raises nothing: the training continues."""
         try:
             gone = [name for name in self._contents if not durable_files.exists(self._workdir / name)]
             if not gone:

@@ -67,11 +67,11 @@ class Saver:
         self._store, self._guard = store, guard
         self._talk, self._background_talk = channel.Channel(WAIT_S), channel.Channel(2 * WAIT_S)
         # Two threads: one does the work, the other waits for it, to tell the other processes.
-        self._worker, self._herald = _worker(), concurrent.futures.ThreadPoolExecutor(1, 'checkpoint_herald')
+        self._worker, self._notifier = _worker(), concurrent.futures.ThreadPoolExecutor(1, 'checkpoint_notifier')
 
     def close(self) -> None:
         """Waits for what was begun."""
-        self._herald.shutdown()
+        self._notifier.shutdown()
         self._worker.shutdown()
 
     def start(
@@ -90,11 +90,11 @@ class Saver:
         sums = {name: digest.sums(arrays) for name, arrays in contents.items.items()}
         problem = self._on_first(lambda: self._store.begin(final, contents.size_bytes), self._talk)
         if problem is not None:
-            return self._herald.submit(lambda: self._failed(final, problem))
+            return self._notifier.submit(lambda: self._failed(final, problem))
         started = self._worker.submit(_start, self._store.partial(final), contents.items)
         concurrent.futures.wait([started])
         commit = functools.partial(self._commit, final, contents, sums, first)
-        return self._herald.submit(self._finish, final, started=started, commit=commit, then=then)
+        return self._notifier.submit(self._finish, final, started=started, commit=commit, then=then)
 
     def on_first(self, action: Callable[[], None]) -> str | None:
         """Runs `action` on the first process, while nothing is being saved; why it failed, on all."""

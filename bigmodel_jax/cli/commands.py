@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             hosts.join(options.coordinator, options.processes, options.process)
         status = VERBS[options.verb](options)
     except config.InputError as error:
-        agreed = isinstance(error, processes.Agreed)  # Known to all hosts.
+        agreed = isinstance(error, processes.CollectiveError)  # Known to all hosts.
         if processes.is_first() or not agreed:
             terminal.explain(error, debug=options.debug, host='' if agreed else _host())
         return 2 if agreed else hosts.leave(2)
@@ -134,7 +134,7 @@ def train(options: argparse.Namespace) -> int:
     Returns:
       1 if a log is not on disk; else 128 + the number of the signal that stopped it, or 0.
     """
-    experiment = processes.together(lambda: _experiment(options))
+    experiment = processes.run_on_all(lambda: _experiment(options))
     result = loop.train(
         experiment,
         options.workdir,
@@ -164,12 +164,12 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Prints what each evaluation found."""
-    experiment = processes.together(lambda: _experiment_if_named(options))
-    run = processes.together(lambda: verbs.open_run(options.workdir))
+    experiment = processes.run_on_all(lambda: _experiment_if_named(options))
+    run = processes.run_on_all(lambda: verbs.open_run(options.workdir))
     if options.average is None:
-        trained = processes.together(lambda: run.restore(options.step, experiment))
+        trained = processes.run_on_all(lambda: run.restore(options.step, experiment))
     else:
-        trained = processes.together(lambda: run.average(options.average, options.step, experiment))
+        trained = processes.run_on_all(lambda: run.average(options.average, options.step, experiment))
     _warn_of(trained.damage)
     found = trained.evaluate()
     if not processes.is_first():

@@ -1,4 +1,4 @@
-"""Compiled programs are kept for the next start, so that a run that goes on does not compile again.
+"""Compiled programs are kept for the next start, so that a run that resumes does not compile again.
 
 They are machine code. So they are kept where only their user can write, apart from any run: a run directory that comes
 from somebody else brings no code along. And each carries a checksum: JAX may compress them with zstd, which has none,

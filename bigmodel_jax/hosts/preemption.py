@@ -81,7 +81,7 @@ class Interrupt:
 
 
 class Agreement(Interrupt):
-    """An interrupt of which all processes hear at the same step.
+    """An interrupt that takes effect at the same step on all processes.
 
     Each step is followed by the maximum, over all processes, of the signal that each has had and of whether it wants a
     checkpoint; it is read a step later, when that step was waited for anyway. So the devices never wait for it, and the

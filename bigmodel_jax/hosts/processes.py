@@ -1,4 +1,4 @@
-"""What the processes of a run, one on each host, tell each other: whether they agree, and what went wrong where.
+"""Exchange between the processes of a run, one on each host: whether they agree, and what went wrong where.
 
 Process 0, the first, writes what is written once. Every process must call these functions in the same order. With one
 process they do nothing but what they are given to do.
@@ -22,7 +22,7 @@ T = TypeVar('T')
 _numbers = itertools.count()  # Of the exchanges of this process; the same on all.
 
 
-class Agreed(config.InputError):
+class CollectiveError(config.InputError):
     """An error that every process knows of and raises, so that the first alone need say it."""
 
 
@@ -67,22 +67,22 @@ def from_first(value: Any) -> Any:
     return json.loads(client.blocking_key_value_get(key, WAIT_MS))
 
 
-def leave_word(subject: str, word: Any) -> None:
-    """Leaves a JSON-ready `word` where the others find it, in place of the last one. Any thread may, at any time."""
-    _store().key_value_set(f'bigmodel_jax/{subject}/{index()}', json.dumps(word), allow_overwrite=True)
+def publish(subject: str, value: Any) -> None:
+    """Publishes a JSON-ready value to the other processes, in place of the last one. Any thread may, at any time."""
+    _store().key_value_set(f'bigmodel_jax/{subject}/{index()}', json.dumps(value), allow_overwrite=True)
 
 
-def words_left(subject: str) -> dict[int, Any]:
-    """The last word of each process that left one; waits for none."""
+def published(subject: str) -> dict[int, Any]:
+    """The last value of each process that published one; waits for none."""
     found = _store().key_value_dir_get(f'bigmodel_jax/{subject}')
-    return {int(key.rpartition('/')[2]): json.loads(word) for key, word in found}
+    return {int(key.rpartition('/')[2]): json.loads(value) for key, value in found}
 
 
-def together(action: Callable[[], T]) -> T:
+def run_on_all(action: Callable[[], T]) -> T:
     """The result of `action`, run on all processes at once.
 
     Raises:
-      Agreed: it raised InputError on any of them; on all, with the words of each.
+      CollectiveError: it raised InputError on any of them; on all, with the words of each.
     """
     if count() == 1:
         return action()
@@ -91,28 +91,28 @@ def together(action: Callable[[], T]) -> T:
     return result
 
 
-def in_turn(action: Callable[[], T]) -> T:
+def first_then_others(action: Callable[[], T]) -> T:
     """The result of `action`, run on the first process and then on the others, which find what it prepared.
 
     Raises:
-      Agreed: it raised InputError on any of them.
+      CollectiveError: it raised InputError on any of them.
     """
     result: Any = on_first(action)
-    return together(lambda: result if is_first() else action())
+    return run_on_all(lambda: result if is_first() else action())
 
 
 def on_first(action: Callable[[], T]) -> T | None:
     """The result of `action`, run on the first process alone; None on the others, which wait for it.
 
     Raises:
-      Agreed: it raised InputError; on all.
+      CollectiveError: it raised InputError; on all.
     """
     if count() == 1:
         return action()
     result, problem = _try(action) if is_first() else (None, None)
     problem = from_first(problem)
     if problem is not None:
-        raise Agreed(problem)
+        raise CollectiveError(problem)
     return result
 
 
@@ -120,7 +120,7 @@ def check_same(facts: Mapping[str, Any], advice: str) -> None:
     """Checks that every process has the same `facts`, which are JSON-ready.
 
     Raises:
-      Agreed: one has others; names the process, the fact, and both values. On all.
+      CollectiveError: one has others; names the process, the fact, and both values. On all.
     """
     theirs = from_first(facts)
     found = differences.between(theirs, json.loads(json.dumps(facts)))
@@ -137,13 +137,13 @@ def _try(action: Callable[[], T]) -> tuple[Any, str | None]:
 
 
 def _settle(problem: str | None) -> None:
-    """Raises Agreed on every process if any has a problem."""
+    """Raises CollectiveError on every process if any has a problem."""
     problems = exchange(problem)
     if len(set(problems)) == 1 and problem is not None:
-        raise Agreed(problem)
+        raise CollectiveError(problem)
     hosts: dict[str, list[str]] = {}
     for host, text in enumerate(problems):
         if text is not None:
             hosts.setdefault(text, []).append(str(host))
     if hosts:
-        raise Agreed('\n'.join(f'host {", ".join(numbers)}: {text}' for text, numbers in hosts.items()))
+        raise CollectiveError('\n'.join(f'host {", ".join(numbers)}: {text}' for text, numbers in hosts.items()))

@@ -1,9 +1,9 @@
-"""Training that begins with published weights: the model of a Hugging Face directory, and a start from its files.
+"""Training that begins with published weights: the model of a Hugging Face directory, initialized from its files.
 
   DIR = 'models/llama'
   Experiment(
       model=finetuning.model(DIR),
-      start=finetuning.Weights(path=DIR),
+      initialization=finetuning.Weights(path=DIR),
       data=text.Text(..., tokenizer=pretrained_tokenizer.Pretrained(path=DIR)),
       ...
   )
@@ -23,8 +23,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import config
-from bigmodel_jax import initialization as starts
+from bigmodel_jax import config, initialization
 from bigmodel_jax.data.text import pretrained_tokenizer
 from bigmodel_jax.interop import folder, huggingface, matching
 from bigmodel_jax.run_directory import digest
@@ -43,7 +42,7 @@ def model(path: epath.PathLike) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Weights(starts.Start):
+class Weights(initialization.Initialization):
     """The weights of a Hugging Face directory, for the experiment whose model is model() of the same directory.
 
     They are read slice by slice, each process only what its own devices hold, and converted to the dtype of the
@@ -54,11 +53,11 @@ class Weights(starts.Start):
     without: tuple[str, ...] = ()  # Patterns of parameters that are initialized at random: 'embedding.output'.
     other_tokenizer: bool = False  # Take also parameters that belong to token ids, although the ids are of another one.
 
-    def check(self, wanted: starts.Wanted) -> None:
+    def check(self, wanted: initialization.Wanted) -> None:
         _, found = _match(self.path)
-        starts.match(wanted, found.shapes, without=self.without, where=self.path)
+        initialization.match(wanted, found.shapes, without=self.without, where=self.path)
 
-    def check_tokenizer(self, fingerprint: Mapping[str, Any], by_id: starts.Wanted) -> None:
+    def check_tokenizer(self, fingerprint: Mapping[str, Any], by_id: initialization.Wanted) -> None:
         left_out = {name for pattern in self.without for name in fnmatch.filter(by_id, pattern)}
         taken = sorted(by_id.keys() - left_out)
         files = [path for path in (_directory(self.path) / name for name in TOKENIZERS) if path.is_file()]
@@ -67,16 +66,16 @@ class Weights(starts.Start):
         if self.other_tokenizer or not taken or not files or hashes & set(map(str, fingerprint.values())):
             return
         raise config.InputError(
-            f'start: {starts.listed(taken)} of {self.path} belong to the token ids of its own tokenizer, '
-            f'{files[0].name}, but the data is tokenized with another ({fingerprint.get("class")}, '
+            f'initialization: {initialization.listed(taken)} of {self.path} belong to the token ids of its own '
+            f'tokenizer, {files[0].name}, but the data is tokenized with another ({fingerprint.get("class")}, '
             f'{fingerprint.get("size")} tokens). Use tokenizer=Pretrained(path={self.path!r}) of '
             'bigmodel_jax.data.text.pretrained_tokenizer; or initialize these parameters anew, '
-            f'start.without={tuple(taken)!r}; or take them nevertheless, start.other_tokenizer=True.'
+            f'initialization.without={tuple(taken)!r}; or take them nevertheless, initialization.other_tokenizer=True.'
         )
 
-    def read(self, wanted: starts.Wanted) -> starts.Found:
+    def read(self, wanted: initialization.Wanted) -> initialization.Found:
         source, found = _match(self.path)
-        names = starts.match(wanted, found.shapes, without=self.without, where=self.path)
+        names = initialization.match(wanted, found.shapes, without=self.without, where=self.path)
         arrays = {name: _placed(found, source, name, wanted[name]) for name in names}
         origin = {
             'directory': self.path,
@@ -84,7 +83,7 @@ class Weights(starts.Start):
             'digest': digest.digest(arrays),
             'config': source.config,
         }
-        return starts.Found(arrays, origin)
+        return initialization.Found(arrays, origin)
 
 
 def _directory(path: str) -> pathlib.Path:

@@ -1,6 +1,6 @@
-"""Numbers that go wrong: a loss or a gradient that is not finite, or far above what it was; and what is done then.
+"""Anomaly policies: what a run does when a loss or gradient is not finite, or is a spike.
 
-The step judges itself on the devices, so that every host knows the same. Only what is done about it differs.
+The step is judged on the devices, so that every host comes to the same verdict.
 """
 
 import dataclasses
@@ -13,22 +13,22 @@ from bigmodel_jax import bounds, config
 
 PyTree = Any
 
-FINE, NOT_FINITE, SPIKE = 0, 1, 2  # Verdicts.
+OK, NOT_FINITE, SPIKE = 0, 1, 2  # Verdicts.
 WORDS = {NOT_FINITE: 'not finite', SPIKE: 'a spike'}
 DEFAULT_WINDOW = 100
 
 Times = Annotated[config.AboveOne, bounds.Advice('It is how many times its mean a spike is. Use None to leave it out.')]
 
 
-class Levels(NamedTuple):
-    """What loss and gradient norm have been lately; a part of the state of a run."""
+class RunningStats(NamedTuple):
+    """Running means of the loss and the gradient norm; a part of the training state, called `levels` in checkpoints."""
 
     loss: jax.Array  # [] float32: running mean.
     grad_norm: jax.Array  # [] float32: running mean.
     seen: jax.Array  # [] int32: steps in them.
 
     @classmethod
-    def initial(cls) -> 'Levels':
+    def initial(cls) -> 'RunningStats':
         return cls(jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
 
@@ -45,12 +45,12 @@ class Spikes:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Guard:
+class AnomalyPolicy:
     """Interface of the configs that say what is done when a step goes wrong."""
 
     spikes: Spikes | None = None  # None: only numbers that are not finite are wrong.
 
-    def judge(self, levels: Levels, loss: jax.Array, grad_norm: jax.Array) -> tuple[jax.Array, Levels]:
+    def judge(self, levels: RunningStats, loss: jax.Array, grad_norm: jax.Array) -> tuple[jax.Array, RunningStats]:
         """The verdict on a step, [] int32, and the levels after it; steps that went wrong do not enter these.
 
         Args:
@@ -66,10 +66,10 @@ class Guard:
                 if times is not None:
                     spike |= value > times * jnp.abs(usual)  # A loss may be negative.
             spike &= levels.seen >= self.spikes.window
-        verdict = jnp.where(finite, jnp.where(spike, SPIKE, FINE), NOT_FINITE).astype(jnp.int32)
+        verdict = jnp.where(finite, jnp.where(spike, SPIKE, OK), NOT_FINITE).astype(jnp.int32)
         window = DEFAULT_WINDOW if self.spikes is None else self.spikes.window
         moved = _follow(levels, loss, grad_norm, window)
-        return verdict, jax.tree.map(lambda new, old: jnp.where(verdict == FINE, new, old), moved, levels)
+        return verdict, jax.tree.map(lambda new, old: jnp.where(verdict == OK, new, old), moved, levels)
 
     def settle(self, verdict: jax.Array, before: PyTree, after: PyTree) -> PyTree:
         """What the step leaves behind: the state `after` it; or for a guard that skips, the one `before`."""
@@ -77,23 +77,23 @@ class Guard:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stop(Guard):
+class Stop(AnomalyPolicy):
     """The run stops with an error; the newest checkpoint is from before the step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Skip(Guard):
+class Skip(AnomalyPolicy):
     """The step leaves parameters and optimizer as they were and is counted; so many in a row stop the run.
 
-    The learning-rate schedule goes on: a run of `steps` steps ends at the end of its schedule, and each update is of
-    the rate that the log and the schedule give for its step, however many steps before it were skipped.
+    The learning-rate schedule advances all the same: a run of `steps` steps ends at the end of its schedule, and each
+    update has the rate that the log and the schedule give for its step, however many steps before it were skipped.
     """
 
     limit: config.Positive = 10
 
     def settle(self, verdict: jax.Array, before: PyTree, after: PyTree) -> PyTree:
         def one(old: PyTree, new: PyTree) -> PyTree:
-            return new if _is_of_schedule(new) else jnp.where(verdict == FINE, new, old)
+            return new if _is_of_schedule(new) else jnp.where(verdict == OK, new, old)
 
         return jax.tree.map(one, before, after, is_leaf=_is_of_schedule)
 
@@ -107,7 +107,7 @@ def _is_of_schedule(node: PyTree) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RollBack(Guard):
+class RollBack(AnomalyPolicy):
     """The run goes back to its last regular checkpoint and leaves out the batches from there to that of the step.
 
     After `limit` times the run stops. A regular checkpoint is one of `every_steps`, not one of time or of a stop, so
@@ -118,10 +118,10 @@ class RollBack(Guard):
     limit: config.Positive = 10
 
 
-def _follow(levels: Levels, loss: jax.Array, grad_norm: jax.Array, window: int) -> Levels:
+def _follow(levels: RunningStats, loss: jax.Array, grad_norm: jax.Array, window: int) -> RunningStats:
     """The running means with one step more: of all steps at first, then exponential."""
     rate = 1 / jnp.minimum(levels.seen + 1, window).astype(jnp.float32)
-    return Levels(
+    return RunningStats(
         levels.loss + rate * (loss - levels.loss),
         levels.grad_norm + rate * (grad_norm - levels.grad_norm),
         levels.seen + 1,

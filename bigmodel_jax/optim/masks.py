@@ -1,4 +1,4 @@
-"""Which weights an optimizer treats how, read off their names and logical axes.
+"""Defaults of the optimizers: which weights decay, and which matrices Muon orthogonalizes, by their logical axes.
 
 Layers of this package name every axis of their weights. Those of plain Flax (nn.Dense, nn.Conv ...) name none; what
 they are for is then known from Flax's own names ('kernel', 'bias', 'scale', 'embedding') and their number of axes.
@@ -14,8 +14,8 @@ Axes = tuple[str | None, ...]
 
 # Vectors end so (layers/weights.py sees to it); everything else is a matrix or a table.
 VECTORS = ('bias', 'scale')
-# Parts of the tree that hold tables, looked up and not multiplied: Muon leaves them to Adam.
-TABLES = ('embedding', 'positions', 'encoder_positions', 'decoder_positions')
+# Axes of tables, which are looked up and not multiplied, and of the output layer: Muon leaves them to Adam.
+TABLES = frozenset({'vocab', 'length', 'types'})
 # Flax layers that project to heads: their kernel is [inputs, heads, width of a head].
 PROJECTIONS = ('query', 'key', 'value')
 
@@ -50,8 +50,7 @@ def orthogonalised(axes: PyTree) -> PyTree:
     def one(path: Any, names: Axes) -> optax.contrib.MuonDimensionNumbers | None:
         if not any(names):
             return _plain(path, len(names))
-        first = jax.tree_util.keystr(path[:1], simple=True)
-        if _name(path).endswith(VECTORS) or first in TABLES or 'embed' not in names:
+        if _name(path).endswith(VECTORS) or not TABLES.isdisjoint(names) or 'embed' not in names:
             return None
         width = (names.index('embed'),)
         others = tuple(i for i, name in enumerate(names) if name not in ('embed', 'layers', 'experts'))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import optax
 
 from bigmodel_jax import bounds, config
-from bigmodel_jax.optim import masks, schedules
+from bigmodel_jax.optim import masks, parameter_groups, schedules
 
 PyTree = Any
 
@@ -26,30 +26,54 @@ class Optimizer:
     clip_norm: float | None  # The gradient is scaled down to this global norm (Pascanu et al., 2012, algorithm 1).
     # Each element of the gradient is first limited to [-clip_value, clip_value]; clip_norm applies to what remains.
     clip_value: float | None = None
+    weight_decay: float = 0.0
+    groups: tuple[parameter_groups.Group, ...] = ()  # What is frozen, decayed, or trained at another rate.
 
-    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
+    def rule(self, rate: schedules.Schedule, parameters: parameter_groups.Assigned) -> optax.GradientTransformation:
         """The update rule at learning rate `rate`.
+
+        Args:
+          parameters: the trained parameters, and what holds for each.
+        """
+        raise NotImplementedError
+
+    def assign(self, axes: PyTree) -> parameter_groups.Assigned:
+        """What the groups say of the parameters whose logical axes are `axes`.
+
+        Raises:
+          InputError: they do not fit the parameters or one another.
+        """
+        unused = [each for each in self.groups if each.decay and not self.weight_decay]
+        if unused:
+            raise config.InputError(
+                f'optimizer.groups: {config.format_value(unused[0])} has no effect with optimizer.weight_decay='
+                f'{self.weight_decay}; set a weight decay.'
+            )
+        return parameter_groups.assign(self.groups, axes)
+
+    def build(self, steps: int, axes: PyTree) -> optax.GradientTransformation:
+        """The whole transformation of gradients into updates, for a run of `steps` updates.
 
         Args:
           axes: the logical axes of each parameter.
         """
-        raise NotImplementedError
-
-    def build(self, steps: int, axes: PyTree) -> optax.GradientTransformation:
-        """The whole transformation of gradients into updates, for a run of `steps` updates."""
-        rule = self.rule(self.schedule.build(steps), axes)
+        assigned = self.assign(axes)
+        rule = self.rule(self.schedule.build(steps), assigned)
         by_value = [] if self.clip_value is None else [optax.clip(self.clip_value)]
         by_norm = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         clipping = by_value + by_norm
-        return optax.chain(*clipping, rule) if clipping else rule
+        rule = optax.chain(*clipping, rule) if clipping else rule
+        return parameter_groups.only_trained(rule, assigned)
 
 
-def decay(rate: schedules.Schedule, weight_decay: float, axes: PyTree) -> optax.GradientTransformation:
+def decay(
+    rate: schedules.Schedule, weight_decay: float, parameters: parameter_groups.Assigned
+) -> optax.GradientTransformation:
     """Takes rate x weight_decay of each matrix and table away from it; stands after the updates were given their sign.
 
     For rules of Optax whose own decay is another: Adafactor's leaves out the rate, Muon's does not spare the vectors.
     """
-    return optax.add_decayed_weights(lambda step: -weight_decay * rate(step), mask=masks.decayed(axes))
+    return optax.add_decayed_weights(lambda step: -weight_decay * rate(step), mask=parameters.decayed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,12 +87,13 @@ class AdamW(Optimizer):
     weight_decay: config.Rate = 0.0  # Times the learning rate, on matrices and tables.
     clip_norm: ClipNorm | None = None
     clip_value: ClipValue | None = None
+    groups: tuple[parameter_groups.Group, ...] = ()
     # Of the mean of the gradients; bfloat16 saves 2 bytes for each parameter. The mean of their squares stays float32:
     # in one step it moves by 1 - b2, often less than the 2^-9 that bfloat16 rounds away, and so would stand still.
     momentum_dtype: Literal['float32', 'bfloat16'] = 'float32'
 
-    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
-        decay, mask = self.weight_decay, masks.decayed(axes)
+    def rule(self, rate: schedules.Schedule, parameters: parameter_groups.Assigned) -> optax.GradientTransformation:
+        decay, mask = self.weight_decay, parameters.decayed
         return optax.adamw(
             rate,
             b1=self.b1,
@@ -92,8 +117,9 @@ class Adafactor(Optimizer):
     weight_decay: config.Rate = 0.0  # As in AdamW.
     clip_norm: ClipNorm | None = None
     clip_value: ClipValue | None = None
+    groups: tuple[parameter_groups.Group, ...] = ()
 
-    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
+    def rule(self, rate: schedules.Schedule, parameters: parameter_groups.Assigned) -> optax.GradientTransformation:
         updates = optax.adafactor(
             rate,
             min_dim_size_to_factor=self.smallest,
@@ -101,7 +127,7 @@ class Adafactor(Optimizer):
             momentum=self.momentum,
             multiply_by_parameter_scale=self.relative,
         )
-        return optax.chain(updates, decay(rate, self.weight_decay, axes))
+        return optax.chain(updates, decay(rate, self.weight_decay, parameters))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,9 +140,10 @@ class Lion(Optimizer):
     weight_decay: config.Rate = 0.0
     clip_norm: ClipNorm | None = None
     clip_value: ClipValue | None = None
+    groups: tuple[parameter_groups.Group, ...] = ()
 
-    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
-        return optax.lion(rate, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay, mask=masks.decayed(axes))
+    def rule(self, rate: schedules.Schedule, parameters: parameter_groups.Assigned) -> optax.GradientTransformation:
+        return optax.lion(rate, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay, mask=parameters.decayed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,9 +156,10 @@ class Sgd(Optimizer):
     weight_decay: config.Rate = 0.0
     clip_norm: ClipNorm | None = None
     clip_value: ClipValue | None = None
+    groups: tuple[parameter_groups.Group, ...] = ()
 
-    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
-        penalty = optax.add_decayed_weights(self.weight_decay, mask=masks.decayed(axes))
+    def rule(self, rate: schedules.Schedule, parameters: parameter_groups.Assigned) -> optax.GradientTransformation:
+        penalty = optax.add_decayed_weights(self.weight_decay, mask=parameters.decayed)
         return optax.chain(penalty, optax.sgd(rate, momentum=self.momentum or None, nesterov=self.nesterov))
 
 
@@ -150,14 +178,15 @@ class Muon(Optimizer):
     weight_decay: config.Rate = 0.0
     clip_norm: ClipNorm | None = None
     clip_value: ClipValue | None = None
+    groups: tuple[parameter_groups.Group, ...] = ()
 
-    def rule(self, rate: schedules.Schedule, axes: PyTree) -> optax.GradientTransformation:
+    def rule(self, rate: schedules.Schedule, parameters: parameter_groups.Assigned) -> optax.GradientTransformation:
         updates = optax.contrib.muon(
             rate,
             beta=self.momentum,
             adam_b1=self.b1,
             adam_b2=self.b2,
-            muon_weight_dimension_numbers=masks.orthogonalised(axes),
+            muon_weight_dimension_numbers=masks.orthogonalised(parameters.axes),
             consistent_rms=self.rms,
         )
-        return optax.chain(updates, decay(rate, self.weight_decay, axes))
+        return optax.chain(updates, decay(rate, self.weight_decay, parameters))

@@ -152,7 +152,7 @@ class WarmupStableDecay(Scheduler):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Until(Scheduler):
-    """A schedule of so many updates, in a run that goes on longer at the rate at which it ends (GPT-3's cosine).
+    """A schedule of so many updates, in a longer run, which continues at the rate at which it ends (GPT-3's cosine).
 
     This is the rate that the schedule has after its last update: `final`, where it has one.
     """

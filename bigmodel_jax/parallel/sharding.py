@@ -71,7 +71,6 @@ class MeshShape:
     across: Literal['data', 'pipeline'] = 'data'
     rules: Rules = STANDARD
     pipeline_parts: config.Positive | None = None  # Microbatches in the pipeline; None: up to four for each stage.
-    fixed_order: config.Positive | None = None  # Parts whose sums no mesh changes; train/fixed_order.py.
 
     def sizes(self, devices: int) -> dict[str, int]:
         """The size of each axis on `devices` devices, in the order of AXES.

@@ -19,6 +19,7 @@ from bigmodel_jax.layers import attention, moe, stacks
 from bigmodel_jax.objectives import language
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.objectives.rngs import Rngs
+from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import pipeline, sharding
 from bigmodel_jax.plan import count, estimates, formulas, request, slices
 from bigmodel_jax.train import state, step
@@ -43,7 +44,7 @@ class Traced:
     experiment: Experiment
     on: slices.Slice
     place: sharding.Place
-    blueprint: state.Blueprint
+    spec: state.StateSpec
     work: count.Work
     kept: Arrays  # For the backward pass of the whole batch, without the parameters.
     everything: Arrays  # What would be kept if nothing were computed again.
@@ -61,7 +62,7 @@ class Traced:
 
     @functools.cached_property
     def weights(self) -> list[formulas.Weight]:
-        return formulas.weights(self.place, self.blueprint.abstract.params, self.blueprint.axes)
+        return formulas.weights(self.place, self.spec.abstract.params, self.spec.axes)
 
     @property
     def layers(self) -> int:
@@ -101,7 +102,7 @@ def program(experiment: Experiment, on: slices.Slice) -> estimates.Program:
 class Alone(NamedTuple):
     """A step on one device: what of it does not depend on the mesh."""
 
-    blueprint: state.Blueprint
+    spec: state.StateSpec
     work: count.Work
     kept: Arrays
 
@@ -115,31 +116,32 @@ def trace(experiment: Experiment, on: slices.Slice) -> Traced:
     # The kernels of GPUs cannot be traced without one; those of TPUs can, compute the same and keep the same.
     place = experiment.mesh.outline(on.size, 'tpu')
     mesh = sharding.MeshShape(data=1, rules=experiment.mesh.rules)
-    alone = dataclasses.replace(experiment, mesh=mesh, microbatches=1)
+    alone = dataclasses.replace(experiment, mesh=mesh, gradients=gradients.WholeBatch())
     found = _alone(alone)
     everything = found.kept if remat(alone) in ('', 'none') else _alone(_keeping_all(alone)).kept
-    abstract = found.blueprint.abstract
-    shardings = state.shardings_of(place, abstract, found.blueprint.axes)
-    blueprint = dataclasses.replace(found.blueprint, shardings=shardings)
+    abstract = found.spec.abstract
+    shardings = state.shardings_of(place, abstract, found.spec.axes)
+    spec = dataclasses.replace(found.spec, shardings=shardings)
     # The ticks in which a pipeline fills and empties compute what is thrown away.
     stages = place.shards('layers')
-    parts = pipeline.microbatches(place, experiment.data.batch // experiment.microbatches) if stages > 1 else 1
+    rows = experiment.data.batch // experiment.gradients.microbatches
+    parts = pipeline.microbatches(place, rows) if stages > 1 else 1
     work = found.work.scaled((parts + stages - 1) / parts)
-    return Traced(experiment, on, place, blueprint, work, found.kept, everything)
+    return Traced(experiment, on, place, spec, work, found.kept, everything)
 
 
 @functools.lru_cache(maxsize=64)
 def _alone(experiment: Experiment) -> Alone:
     place = experiment.mesh.outline(1, 'tpu')
     with sharding.use(place):
-        blueprint = state.blueprint(experiment, place)
+        spec = state.specify(experiment, place)
         batch = {
             name: jax.ShapeDtypeStruct((experiment.data.batch, *field.shape), field.dtype)
             for name, field in experiment.data.fields.items()
         }
-        jitted: Any = step.compile_step(experiment, blueprint, place)
-        traced = jitted.trace(blueprint.abstract, batch)
-        return Alone(blueprint, count.work(traced.jaxpr), _residuals(experiment, blueprint, batch))
+        jitted: Any = step.compile_step(experiment, spec, place)
+        traced = jitted.trace(spec.abstract, batch)
+        return Alone(spec, count.work(traced.jaxpr), _residuals(experiment, spec, batch))
 
 
 def _stack(experiment: Experiment) -> stacks.Stack | None:
@@ -156,20 +158,20 @@ def _keeping_all(experiment: Experiment) -> Experiment:
     return config.vary(experiment, {'model.stack.remat': 'none'})
 
 
-def _residuals(experiment: Experiment, blueprint: state.Blueprint, batch: dict[str, Any]) -> Arrays:
+def _residuals(experiment: Experiment, spec: state.StateSpec, batch: dict[str, Any]) -> Arrays:
     """What the forward pass keeps for the backward pass, without what are parameters."""
 
     def backward(params: PyTree, part: PyTree, key: jax.Array) -> PyTree:
         def loss(params: PyTree) -> jax.Array:
-            apply = Apply(blueprint.module, params, blueprint.abstract.model_state)
+            apply = Apply(spec.module, params, spec.abstract.model_state)
             rngs = Rngs(key, experiment.objective.streams)
             return experiment.objective(apply, part, train=True, rngs=rngs).loss.total
 
         return jax.vjp(loss, params)[1]
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    found = jax.tree.leaves(jax.eval_shape(backward, blueprint.abstract.params, batch, key))
-    params = {leaf.shape for leaf in jax.tree.leaves(blueprint.abstract.params)}
+    found = jax.tree.leaves(jax.eval_shape(backward, spec.abstract.params, batch, key))
+    params = {leaf.shape for leaf in jax.tree.leaves(spec.abstract.params)}
     return tuple(leaf for leaf in found if leaf.shape not in params and jax.numpy.issubdtype(leaf.dtype, np.number))
 
 
@@ -193,7 +195,7 @@ def of(traced: Traced) -> estimates.Program:
 
 def memory(traced: Traced) -> estimates.Memory:
     """Bytes of one chip when most is in use: in the backward pass of the last layers."""
-    abstract, placed = traced.blueprint.abstract, traced.blueprint.shardings
+    abstract, placed = traced.spec.abstract, traced.spec.shardings
     parameters = _bytes(abstract.params, placed.params)
     parts = {
         'parameters': parameters,
@@ -227,7 +229,7 @@ def _share(traced: Traced, array: jax.ShapeDtypeStruct) -> float:
         names[names.index('length')] = 'stream'
     parts = math.prod(traced.place.sizes[axis] for cut in formulas.cuts(traced.place, tuple(names)) for axis in cut)
     size = math.prod(array.shape) * np.dtype(array.dtype).itemsize / parts
-    return size / (traced.experiment.microbatches if 'batch' in names else 1)
+    return size / (traced.experiment.gradients.microbatches if 'batch' in names else 1)
 
 
 def _name(traced: Traced, shape: tuple[int, ...], index: int) -> str | None:
@@ -294,9 +296,9 @@ def setting(traced: Traced) -> formulas.Setting:
     return formulas.Setting(
         place=traced.place,
         on=traced.on,
-        tokens=traced.rows * traced.length // experiment.microbatches,
+        tokens=traced.rows * traced.length // experiment.gradients.microbatches,
         width=width,
-        microbatches=experiment.microbatches,
+        microbatches=experiment.gradients.microbatches,
         itemsize=traced.itemsize,
         again=traced.work.repeated > 0.1 * traced.work.matmul,
         across=experiment.mesh.across,
@@ -334,4 +336,4 @@ def _hbm_bytes(traced: Traced) -> float:
     # Each gathering writes them, each pass reads them, and their gradient is written and read.
     weights = whole * (2 + known.passes + 2)
     activations = PASSES_OF_ACTIVATIONS * sum(_share(traced, array) for array in _stacked(traced))
-    return updated + traced.experiment.microbatches * (weights + activations)
+    return updated + traced.experiment.gradients.microbatches * (weights + activations)

@@ -71,7 +71,7 @@ class Setting:
 
 
 def weights(place: sharding.Place, params: Any, axes: Any) -> list[Weight]:
-    """The parameters of a blueprint as they lie on `place`."""
+    """The parameters of a spec as they lie on `place`."""
     found = []
     flat = jax.tree_util.tree_leaves_with_path(params)
     for (path, leaf), names in zip(flat, jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))):

@@ -18,9 +18,7 @@ SAME = {'bitcast', 'copy', 'copy-start', 'copy-done', 'get-tuple-element', 'opt-
 NOT_MADE = SAME | {'parameter', 'constant', 'iota', 'partition-id', 'after-all'}
 
 
-def waterfall(
-    module: hlo.Module, *, peak: int, blueprint: state.Blueprint, batch: PyTree, limit: int
-) -> estimates.Memory:
+def waterfall(module: hlo.Module, *, peak: int, spec: state.StateSpec, batch: PyTree, limit: int) -> estimates.Memory:
     """The memory of a compiled step, in bytes of one chip.
 
     Parameters, optimizer state and batch are the shards of the arrays that go in. `saved` is what the forward pass
@@ -34,7 +32,7 @@ def waterfall(
       batch: ShapeDtypeStructs with shardings.
       limit: bytes that a program may use.
     """
-    shapes, shardings = blueprint.abstract, blueprint.shardings
+    shapes, shardings = spec.abstract, spec.shardings
     arguments = {
         'parameters': shard_bytes(shapes.params, shardings.params),
         'optimizer': shard_bytes(shapes.opt_state, shardings.opt_state),

@@ -7,6 +7,7 @@ from typing import Any
 
 from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.plan import analytic, calibration, estimates, formulas, links, prices, request, roofline, slices
 from bigmodel_jax.plan import program as programs
@@ -100,8 +101,10 @@ def make(
     Raises:
       InputError: the request is impossible, or the TPU compiler is not installed.
     """
-    if experiment.mesh.fixed_order is not None:
-        raise config.InputError('mesh.fixed_order: a plan is of the ordinary step; --set mesh.fixed_order=None.')
+    if isinstance(experiment.gradients, gradients.FixedOrder):
+        raise config.InputError(
+            'gradients=FixedOrder: only the ordinary step can be planned; --set "gradients=WholeBatch()".'
+        )
     laid = request.on_slice(experiment, on)
     traced = analytic.trace(laid, on)
     estimate = analytic.of(traced)
@@ -132,7 +135,7 @@ def describe(traced: analytic.Traced, found: estimates.Program, table: prices.Pr
         name=experiment.name,
         steps=experiment.steps,
         tokens_per_step=experiment.data.batch * traced.length,
-        microbatches=experiment.microbatches,
+        microbatches=experiment.gradients.microbatches,
         remat=analytic.remat(experiment),
         program=found,
         time=time,
@@ -184,10 +187,12 @@ def _remedies(traced: analytic.Traced) -> list[tuple[str, dict[str, Any]]]:
     remat = {'model.stack.remat': 'full'} if analytic.remat(experiment) not in ('', 'full') else {}
     if remat:
         found.append(('model.stack.remat=full', remat))
-    for more in (2 * experiment.microbatches, 8 * experiment.microbatches):
-        found.append((f'microbatches={more}', {'microbatches': more}))
+    for factor in (2, 8):
+        method = gradients.in_parts(factor * experiment.gradients.microbatches)
+        text, change = f'gradients={config.format_value(method)}', {'gradients': method}
+        found.append((text, change))
     if remat:
-        found.append((f'model.stack.remat=full microbatches={more}', {**remat, 'microbatches': more}))
+        found.append((f'model.stack.remat=full {text}', {**remat, **change}))
     for axis in ('fsdp', 'tensor'):
         for factor in (2, 4, 8, 16):
             if mesh.data % factor == 0 and (mesh.data // factor) % traced.on.count == 0:

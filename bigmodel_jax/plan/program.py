@@ -50,7 +50,7 @@ class Traced(NamedTuple):
     """The step of an experiment before it is compiled."""
 
     program: Any  # jax.stages.Traced
-    blueprint: state.Blueprint
+    spec: state.StateSpec
     batch: dict[str, jax.ShapeDtypeStruct]
     place: sharding.Place
     mesh: sharding.MeshShape
@@ -113,20 +113,20 @@ def trace(of: experiment.Experiment, devices: Sequence[jax.Device]) -> Traced:
             f'mesh {torus.shape_text(place.sizes)} leaves {len(devices) - place.mesh.size} of {len(devices)} '
             'devices idle; set mesh.data=-1, which takes what the other axes leave, or choose a smaller slice.'
         )
-    blueprint = state.blueprint(of, place)
+    spec = state.specify(of, place)
     batch = {}
     for name, field in of.data.fields.items():
         where = place.batch_sharding(1 + len(field.shape))
         batch[name] = jax.ShapeDtypeStruct((of.data.batch, *field.shape), field.dtype, sharding=where)
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        blueprint.abstract,
-        blueprint.shardings,
+        spec.abstract,
+        spec.shardings,
     )
     with sharding.use(place):
-        jitted: Any = step.compile_step(of, blueprint, place)
+        jitted: Any = step.compile_step(of, spec, place)
         traced = jitted.trace(abstract, batch)
-    return Traced(traced, blueprint, batch, place, of.mesh)
+    return Traced(traced, spec, batch, place, of.mesh)
 
 
 def compile_step(traced: Traced, on: slices.Slice, *, say: Say, options: Mapping[str, str] | None = None) -> Compiled:
@@ -196,9 +196,7 @@ def measure(traced: Traced, compiled: Compiled, *, limit: int) -> tuple[estimate
         hbm_bytes=traffic.hbm_bytes(module, times),
         collectives=collectives.collectives(module, times, layout),
     )
-    waterfall = memory_estimate.waterfall(
-        module, peak=compiled.peak, blueprint=traced.blueprint, batch=traced.batch, limit=limit
-    )
+    waterfall = memory_estimate.waterfall(module, peak=compiled.peak, spec=traced.spec, batch=traced.batch, limit=limit)
     return counts, waterfall
 
 

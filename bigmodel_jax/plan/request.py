@@ -51,11 +51,11 @@ def check_shapes(experiment: Experiment, on: slices.Slice) -> None:
     """Raises InputError where the batch, the rows or the heads do not divide over the mesh."""
     place = experiment.mesh.outline(on.size, on.chip.platform)
     rows, parts = experiment.data.batch, place.shards('batch')
-    if rows % (parts * experiment.microbatches):
-        unit = parts * experiment.microbatches
+    if rows % (parts * experiment.gradients.microbatches):
+        unit = parts * experiment.gradients.microbatches
         raise config.InputError(
-            f'data.batch={rows} does not divide over {parts} shards of the batch x microbatches='
-            f'{experiment.microbatches}; use a multiple of {unit}, such as {-(-rows // unit) * unit}.'
+            f'data.batch={rows} does not divide over {parts} shards of the batch x '
+            f'{unit // parts} microbatches; use a multiple of {unit}, such as {-(-rows // unit) * unit}.'
         )
     lengths = {size for field in experiment.data.fields.values() for size in field.sizes('length')}
     for length, (logical, word) in itertools.product(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.plan import analytic, links, prices, request, roofline, slices
 
@@ -54,7 +55,7 @@ class Choice:
         """The changes of the experiment that make it so."""
         mesh = {f'mesh.{axis}': size for axis, size in self.mesh.items()}
         remat = {'model.stack.remat': self.remat} if self.remat else {}
-        return {**mesh, 'data.batch': self.batch, 'microbatches': self.microbatches, **remat}
+        return {**mesh, 'data.batch': self.batch, 'gradients': gradients.in_parts(self.microbatches), **remat}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,17 +163,19 @@ def _changes(experiment: Experiment, mesh: dict[str, int], space: Space) -> Iter
     remats = space.policies if analytic.remat(experiment) else ('',)
     batches = space.batches or (experiment.data.batch,)
     laid = {f'mesh.{axis}': size for axis, size in mesh.items()}
-    for batch, parts, remat in itertools.product(batches, space.microbatches, remats):
-        changes = {**laid, 'data.batch': batch, 'microbatches': parts}
+    for batch, count, remat in itertools.product(batches, space.microbatches, remats):
+        changes = {**laid, 'data.batch': batch, 'gradients': gradients.in_parts(count)}
         yield changes | ({'model.stack.remat': remat} if remat else {})
 
 
 def _try(experiment: Experiment, on: slices.Slice, changes: dict[str, object], table: prices.Prices) -> Choice | str:
     """The choice, or why it is none."""
-    if changes['data.batch'] % changes['microbatches']:  # type: ignore[operator]  # Both are integers.
-        return f'batch {changes["data.batch"]} does not divide into {changes["microbatches"]} microbatches'
     try:
-        varied = request.on_slice(config.vary(experiment, changes), on)
+        varied = config.vary(experiment, changes)
+        rows, parts = varied.data.batch, varied.gradients.microbatches
+        if rows % parts:
+            return f'batch {rows} does not divide into {parts} microbatches'
+        varied = request.on_slice(varied, on)
         traced = analytic.trace(varied, on)
     except config.InputError as error:
         return f'{on}: {str(error).split(";")[0].split(". ")[0]}'
@@ -187,7 +190,7 @@ def _try(experiment: Experiment, on: slices.Slice, changes: dict[str, object], t
         slice=str(on),
         mesh=found.mesh,
         batch=varied.data.batch,
-        microbatches=varied.microbatches,
+        microbatches=varied.gradients.microbatches,
         remat=analytic.remat(varied),
         peak=found.memory.peak,
         time=time,

@@ -11,8 +11,8 @@ from bigmodel_jax.console import quantities
 
 PyTree = Any
 
-COLUMNS = ('array', 'shape', 'dtype', 'axes', 'split over', 'bytes', 'per device', 'copies')
-NUMBERS = COLUMNS[5:]
+COLUMNS = ('array', 'shape', 'dtype', 'axes', 'split over', 'bytes', 'per device', 'copies', 'training')
+NUMBERS = COLUMNS[5:8]
 
 # Below this, replicating an array costs nothing worth a warning.
 SMALL_BYTES = 2**20
@@ -37,24 +37,29 @@ class Row(NamedTuple):
     size_bytes: int
     device_bytes: int
     copies: int  # Devices that hold each of its elements.
+    training: str = ''  # Of a parameter: whether it is frozen or decays, and its multiple of the learning rate.
 
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
 
 
-def rows(abstract: PyTree, axes: PyTree | None, shardings: PyTree) -> list[Row]:
+def rows(
+    abstract: PyTree, axes: PyTree | None, shardings: PyTree, *, training: Mapping[str, str] | None = None
+) -> list[Row]:
     """The arrays of a tree.
 
     Args:
       abstract: tree of arrays or ShapeDtypeStructs.
       axes: the same tree with a tuple of logical axes for each; None if they have none, as an optimizer's state.
       shardings: the same tree with the NamedSharding of each.
+      training: path -> Row.training.
     """
     found: list[Row] = []
 
     def add(path: Any, leaf: Any, place: Any, names: tuple[str | None, ...] | None = None) -> None:
-        found.append(_row(path, leaf, names, place))
+        row = _row(path, leaf, names, place)
+        found.append(row._replace(training=(training or {}).get(row.path, '')))
 
     # Maps over the structure of `abstract`, so that the tuples of logical axes count as leaves.
     jax.tree_util.tree_map_with_path(add, abstract, shardings, *([] if axes is None else [axes]))
@@ -66,7 +71,7 @@ def _row(path: Any, leaf: Any, axes: tuple[str | None, ...] | None, place: Any) 
     pieces = math.prod(-(-size // part) for size, part in zip(leaf.shape, shard) if part)
     entries = tuple(place.spec)
     return Row(
-        path=jax.tree_util.keystr(path, simple=True, separator='/'),
+        path=jax.tree_util.keystr(path, simple=True, separator='.'),
         shape=tuple(leaf.shape),
         dtype=str(leaf.dtype),
         axes=axes,
@@ -128,14 +133,14 @@ def _table(members: Sequence[Row]) -> text.Text:
             for column, cell, width in zip(COLUMNS, cells, widths)
         ]
         shown.append(f'  {padded[0]}', style='cyan' if number else 'dim')
-        shown.append(f'  {"  ".join(padded[1:])}\n', style='' if number else 'dim')
+        shown.append(f'  {"  ".join(padded[1:]).rstrip()}\n', style='' if number else 'dim')
     return shown
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     shape = ' x '.join(map(str, row.shape)) or 'scalar'
     sizes = (quantities.size(row.size_bytes), quantities.size(row.device_bytes), str(row.copies))
-    return (row.path, shape, row.dtype, _axes_text(row.axes), _axes_text(row.spec), *sizes)
+    return (row.path, shape, row.dtype, _axes_text(row.axes), _axes_text(row.spec), *sizes, row.training)
 
 
 def _total(members: Sequence[Row]) -> str:

@@ -29,19 +29,19 @@ def attention(experiment: Experiment) -> list[str]:
 
 def _attention_paths(experiment: Experiment, place: sharding.Place) -> dict[str, str]:
     """Layer -> way, by tracing a step; nothing is computed."""
-    rows = experiment.data.batch // experiment.microbatches
+    rows = experiment.data.batch // experiment.gradients.microbatches
     batch = {
         name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in experiment.data.fields.items()
     }
     with sharding.use(place):
-        blueprint = state.blueprint(experiment, place)
+        spec = state.specify(experiment, place)
 
         def loss(params: Any, model_state: Any, batch: dict[str, jax.Array]) -> Any:
-            apply = objective.Apply(blueprint.module, params, model_state)
+            apply = objective.Apply(spec.module, params, model_state)
             return experiment.objective(
                 apply, batch, train=True, rngs=Rngs(jax.random.key(0), experiment.objective.streams)
             )
 
         with paths.noted() as taken:
-            jax.eval_shape(loss, blueprint.abstract.params, blueprint.abstract.model_state, batch)
+            jax.eval_shape(loss, spec.abstract.params, spec.abstract.model_state, batch)
     return taken

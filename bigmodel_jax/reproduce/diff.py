@@ -18,7 +18,7 @@ from bigmodel_jax.storage import durable_files
 
 # Of the circumstances, which may change within a run (experiment.CIRCUMSTANCES), only these can change a number.
 NO_EFFECT = ('name', 'checkpoints', 'watch', 'workers', 'claims')
-MESH, FIXED_ORDER, POLICY = 'mesh', 'mesh.fixed_order', 'watch.anomalies'
+MESH, POLICY = 'mesh', 'watch.anomalies'
 # What a session records of its data: the field, the word for it, and for what a difference speaks if not for the data.
 FINGERPRINTS = (
     ('data', 'source', None),
@@ -111,8 +111,6 @@ def _field(path: str, text: str, runs: Sequence[directory.Run]) -> Finding:
         return Finding(path, text, sections.EXPERIMENT if acted else sections.NOTHING, min(acted, default=0))
     if top in NO_EFFECT:
         return Finding(path, f'{text} (changes no number)', sections.NOTHING)
-    if path == FIXED_ORDER:  # The masks of dropout depend on it, and every sum.
-        return Finding(path, text, sections.EXPERIMENT)
     if top == MESH:
         # Of its shape the sessions say what was in force; the rest, such as its rules, they leave out.
         shape = any(path.endswith(f'.{axis}') for run in runs for each in run.environment for axis in each['mesh'])

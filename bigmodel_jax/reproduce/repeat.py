@@ -185,8 +185,8 @@ def restore(run: directory.Run, experiment: Experiment, step: int) -> tuple[stat
     """
     place = experiment.mesh.build()
     with sharding.use(place), Checkpointer(run.path, None) as checkpoints:
-        blueprint = state.blueprint(experiment, place)
-        return checkpoints.restore(blueprint.abstract, blueprint.shardings, step)
+        spec = state.specify(experiment, place)
+        return checkpoints.restore(spec.abstract, spec.shardings, step)
 
 
 def _copy(source: epath.Path, target: epath.Path) -> None:

@@ -111,7 +111,7 @@ def replay(
         current, position = _before(run, built, number, skipped)
         start = position['step']
         index = functools.partial(_skipped, recorded, position.get('skipped', 0), skipped)
-        step_fn = step.compile_step(built.experiment, built.blueprint, built.place)
+        step_fn = step.compile_step(built.experiment, built.spec, built.place)
         for at in range(start + 1, number):
             current, _ = step_fn(current, _batch(built, at - 1 + index(at)))
         own = number - 1 + index(number)
@@ -141,16 +141,16 @@ def _before(
     run: directory.Run, built: preparation.Run, number: int, skipped: int | None
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest good state before a step, and its position."""
-    blueprint = built.blueprint
+    spec = built.spec
     with Checkpointer(run.path, None) as checkpoints:
         among = [saved for saved in checkpoints.steps if saved < number]
         while among:
-            found = checkpoints.restore_newest(blueprint.abstract, blueprint.shardings, among)
+            found = checkpoints.restore_newest(spec.abstract, spec.shardings, among)
             # One that was saved after the run had left out more is of another past.
             if found is None or skipped is None or found[1].get('skipped', 0) <= skipped:
                 break
             among = [saved for saved in among if saved < found[1]['step']]
-    return found if among and found is not None else (blueprint.init(), {'step': 0})
+    return found if among and found is not None else (spec.init(), {'step': 0})
 
 
 def _skipped(recorded: traces.Trace, at_start: int, asked: int | None, number: int) -> int:
@@ -176,12 +176,12 @@ def _losses(built: preparation.Run, current: TrainState, rows: batches.Batch, nu
     the real step, and nothing of another row, such as a nan, can reach it.
     """
     experiment, data = built.experiment, built.data
-    parts = experiment.microbatches
+    parts = experiment.gradients.microbatches
     count = data.rows // parts
     loss = _compiled_loss(built)
     key, found = step.key(experiment.seed, number - 1), []
     for row in range(data.rows):
-        # As step.gradient() cuts a batch: rows i, i + parts, i + 2 parts ... are microbatch i.
+        # As gradients.total() cuts a batch: rows i, i + parts, i + 2 parts ... are microbatch i.
         part, place = row % parts, row // parts
         own_key = key if parts == 1 else jax.random.fold_in(key, part)
         copies = {name: np.repeat(value[row : row + 1], count, axis=0) for name, value in rows.items()}
@@ -199,7 +199,7 @@ def _of_this_process(built: preparation.Run, rows: batches.Batch, count: int) ->
 
 
 def _compiled_loss(built: preparation.Run) -> Callable[..., jax.Array]:
-    objective, module = built.experiment.objective, built.blueprint.module
+    objective, module = built.experiment.objective, built.spec.module
 
     def loss(params: Any, model_state: Any, batch: step.Batch, key: jax.Array) -> jax.Array:
         outcome = objective(Apply(module, params, model_state), batch, train=True, rngs=Rngs(key, objective.streams))
@@ -223,12 +223,12 @@ def _traced(
     built: preparation.Run, current: TrainState, traced: step.Trace, *, number: int, skipped: int
 ) -> traces.Trace:
     """The certificate and the fingerprint of the step just done."""
-    stacked = fingerprints.stacked(built.blueprint.axes)
+    stacked = fingerprints.stacked(built.spec.axes)
     take = jax.jit(functools.partial(fingerprints.take, stacked=stacked), out_shardings=built.place.replicated)
     taken, norms, certificate = jax.device_get(
         (take(current.params, current.opt_state), traced.norms, traced.certificate)
     )
-    names = fingerprints.pieces(built.blueprint.abstract.params, stacked)
+    names = fingerprints.pieces(built.spec.abstract.params, stacked)
     key = jax.device_get(jax.random.key_data(step.key(built.experiment.seed, number - 1)))
     fingerprint = traces.Fingerprint(
         key=bytes(key.astype('>u4')).hex(),

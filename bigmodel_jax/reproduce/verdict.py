@@ -114,8 +114,9 @@ def _terms(data: Mapping[str, Any]) -> int:
 def _rounded(rounding: Sequence[Finding], outcomes: Sequence[Outcome], experiment: Mapping[str, Any]) -> Verdict:
     """The verdict where only conditions differ under which sums are rounded."""
     cause = _texts(rounding)
-    if (experiment.get('mesh') or {}).get('fixed_order') and all(each.what in MESHES for each in rounding):
-        return Verdict(UNEXPLAINED, f'not {cause}', f'mesh.fixed_order gives equal bits whatever the mesh; {cause}')
+    method = str((experiment.get('gradients') or {}).get('class', ''))
+    if method.endswith(':FixedOrder') and all(each.what in MESHES for each in rounding):
+        return Verdict(UNEXPLAINED, f'not {cause}', f'gradients=FixedOrder gives equal bits on every mesh; {cause}')
     deviation = _judged([each for outcome in outcomes for each in outcome.deviations])
     if deviation is None:
         reason = f'{cause}; no metric differs, only states: by how much was not recorded'

@@ -7,7 +7,6 @@ from typing import Any
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.reproduce import conditions, diff, repeat, results, sections
 from bigmodel_jax.reproduce.results import Outcome
@@ -15,6 +14,7 @@ from bigmodel_jax.reproduce.sections import Finding, Section
 from bigmodel_jax.run_directory import code, lineage
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity
+from bigmodel_jax.train.state import ITEMS
 
 Say = Callable[[str], None]
 
@@ -221,6 +221,6 @@ def _arrays(run: directory.Run, again: directory.Run, step: int, asked: Experime
 
 def _checksums(path: epath.Path, step: int) -> dict[str, str]:
     """Array -> checksum, of the record of a checkpoint whose files are as it says."""
-    ours, items = lineage.Lineage.of(path).made, tuple(checkpoints.ITEMS)
+    ours, items = lineage.Lineage.of(path).made, tuple(ITEMS)
     record = integrity.check(path / durable_files.CHECKPOINTS / str(step), step=step, ours=ours, items=items)
     return {name: facts['checksum'] for item in record['arrays'].values() for name, facts in item.items()}

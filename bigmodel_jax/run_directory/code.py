@@ -147,7 +147,7 @@ def changed_since(workdir: epath.Path, code: Code) -> list[str]:
     if not found:
         return []
     text = '; '.join(found[:6]) + (f' and {len(found) - 6} more' if len(found) > 6 else '')
-    return [f'The code changed since the last session: {text}. The run goes on, and records it.']
+    return [f'The code changed since the last session: {text}. The run continues, and records it.']
 
 
 class Contents(Mapping[str, bytes | None]):

@@ -84,7 +84,7 @@ class Tracker:
                 f'Weights & Biases refuses the run: {error}. Log in with `wandb login`, or set WANDB_MODE=offline.'
             ) from error
         except (OSError, wandb.errors.Error) as error:
-            appending.say(f'Weights & Biases cannot be used: {error}. The run goes on without it.')
+            appending.say(f'Weights & Biases cannot be used: {error}. The run continues without it.')
 
     def log(self, shown: Mapping[str, float], step: int) -> None:
         """Logs the values of some series at a step."""
@@ -93,7 +93,7 @@ class Tracker:
         try:
             self._run.log(dict(shown), step=step)
         except OSError as error:  # Its own process is gone, or its disk is full.
-            appending.say(f'Weights & Biases does not take what is logged: {error}. The run goes on without it.')
+            appending.say(f'Weights & Biases does not take what is logged: {error}. The run continues without it.')
             self._run = None
 
     def finish(self) -> None:

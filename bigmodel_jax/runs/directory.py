@@ -273,21 +273,24 @@ class Run:
 
     # ---- its model ----
 
-    def restore(self, step: int | None = None, experiment: Any = None, *, cast: bool = False) -> Any:
+    def restore(
+        self, step: int | None = None, experiment: Any = None, *, cast: bool = False, weights: str | None = None
+    ) -> Any:
         """The model at a checkpoint (default: the newest), a restored_model.Trained: its weights, evaluate(), sample().
 
         Args:
           experiment: the run's own, with another mesh if need be; by default as it is stored.
           cast: convert weights that are stored with another dtype than this version gives them; else that is an error.
+          weights: 'trained', or 'ema' for their moving average; by default those that evaluations use.
 
         Raises:
-          InputError: there is no such checkpoint, or `experiment` is another than the run's.
+          InputError: there is no such checkpoint or moving average, or `experiment` is another than the run's.
         """
         from bigmodel_jax.runs import restored_model  # Imports JAX.
 
-        return restored_model.restore(
-            self.path, self.experiment if experiment is None else experiment, self.checkpoints, step, cast=cast
-        )
+        chosen = self.experiment if experiment is None else experiment
+        how: dict[str, Any] = {'cast': cast, 'weights': weights}
+        return restored_model.restore(self.path, chosen, self.checkpoints, step, **how)
 
     def average(self, last: int, step: int | None = None, experiment: Any = None) -> Any:
         """The model whose parameters are the mean of the last checkpoints, a runs.restored_model.Trained.
@@ -306,8 +309,8 @@ class Run:
         return averaging.restore(self.path, chosen, self.checkpoints, last=last, until=step)
 
     def params(self, step: int | None = None) -> Any:
-        """The parameters at a checkpoint (default: the newest), as a tree of arrays."""
-        return self.restore(step).params
+        """The trained parameters at a checkpoint (default: the newest), as a tree of arrays."""
+        return self.restore(step, weights='trained').params
 
     def sample(self, *prompts: str, tokens: int = 200, how: Any = None, seed: int = 0) -> list[str]:
         """How the newest model goes on from each prompt.

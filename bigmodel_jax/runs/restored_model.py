@@ -1,8 +1,9 @@
 """The model of a run as it stood at one checkpoint, ready to be evaluated and to write."""
 
 import dataclasses
+import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 
@@ -12,12 +13,15 @@ from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.evaluate.text import decoding, decoding_model, samples, translation
 from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
+from bigmodel_jax.optim import parameter_groups
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import identity
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import continuing, metrics, preparation, state
 
 PyTree = Any
+# The weights that are trained, or their moving average.
+Which = Literal['trained', 'ema']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Trained:
     params: PyTree
     model_state: PyTree
     damage: tuple[str, ...] = ()  # A sentence for each newer checkpoint that was damaged, and so not used.
+    weights: Which = 'trained'
     averaged: tuple[int, ...] = ()  # The steps of the checkpoints whose mean the parameters are, if they are one.
 
     @property
@@ -52,12 +57,15 @@ class Trained:
 
         Returns:
           what each evaluation found, by its name. Of the mean of 5 checkpoints, the evaluation 'test' is
-          'test_average5', here and in the records, beside that of the checkpoint of the same step.
+          'test_average5', here and in the records, beside that of the checkpoint of the same step. Of other weights
+          than evaluations use in training, it is 'test_trained' or 'test_ema'.
         """
+        suffix = '' if self.weights == evaluated_weights(self.experiment) else f'_{self.weights}'
+        suffix += f'_average{len(self.averaged)}' if self.averaged else ''
         found, evaluators = {}, preparation.evaluators_of(self.experiment, self.place, self.path)
         with sharding.use(self.place), metrics.open_recorder(self.path) as writer:
             for each, evaluator in zip(self.experiment.evaluations, evaluators):
-                name = f'{each.name}_average{len(self.averaged)}' if self.averaged else each.name
+                name = f'{each.name}{suffix}'
                 found[name] = evaluator.run(self.params, self.model_state)
                 writer.evaluation(self.step, name, found[name])
         return found
@@ -97,8 +105,19 @@ def check(path: epath.Path, experiment: Experiment) -> None:
         )
 
 
+def evaluated_weights(experiment: Experiment) -> Which:
+    """The weights that evaluations of a run use."""
+    return 'ema' if experiment.ema is not None and experiment.ema.evaluate else 'trained'
+
+
 def restore(
-    path: epath.Path, experiment: Experiment, steps: Sequence[int], step: int | None = None, *, cast: bool = False
+    path: epath.Path,
+    experiment: Experiment,
+    steps: Sequence[int],
+    step: int | None = None,
+    *,
+    cast: bool = False,
+    weights: Which | None = None,
 ) -> Trained:
     """The model of the run in `path` at one of its checkpoints.
 
@@ -107,19 +126,29 @@ def restore(
       steps: of the checkpoints, oldest first.
       step: which; None: the newest that is not damaged.
       cast: convert weights that are stored with another dtype.
+      weights: which; None: those that evaluations use.
 
     Raises:
-      InputError: there is no such checkpoint, or it is damaged, or of another experiment.
+      InputError: there is no such checkpoint, or it is damaged, or of another experiment; or it has no moving average.
     """
     check(path, experiment)
+    weights = evaluated_weights(experiment) if weights is None else weights
+    if weights not in typing.get_args(Which):
+        raise config.InputError(f"weights={weights!r}: use 'trained' or 'ema'.")
+    if weights == 'ema' and experiment.ema is None:
+        raise config.InputError(
+            f"weights='ema': the run in {path} keeps no moving average (its experiment says ema=None); use 'trained'."
+        )
     if not steps:
         raise config.InputError(f'{path} holds no checkpoint yet; train it first.')
     if step is not None and step not in steps:
         raise config.InputError(f'{path} holds no checkpoint of step {step}; there are {", ".join(map(str, steps))}.')
     place = experiment.mesh.build()
     with sharding.use(place), Checkpointer(path, None) as checkpoints:
-        blueprint = state.blueprint(experiment, place)
-        found = checkpoints.restore_model(blueprint.abstract, blueprint.shardings, step, cast=cast)
+        spec = state.specify(experiment, place)
+        found = checkpoints.restore_model(spec.abstract, spec.shardings, step, cast=cast)
     if found is None:
         raise config.InputError(f'{path} holds no checkpoint: none of {", ".join(map(str, steps))} is there any more.')
-    return Trained(path, experiment, place, *found, damage=tuple(checkpoints.damage))
+    params = parameter_groups.merged(found.params, found.ema) if weights == 'ema' else found.params
+    how: dict[str, Any] = {'damage': tuple(checkpoints.damage), 'weights': weights}
+    return Trained(path, experiment, place, found.step, params, found.model_state, **how)

@@ -165,7 +165,7 @@ class Appender:
     def _failed(self, error: OSError) -> None:
         if not self._tries:
             say(
-                f'{self._path} cannot be written: {error.strerror}. The run goes on; its records wait in memory and '
+                f'{self._path} cannot be written: {error.strerror}. The run continues; its records wait in memory and '
                 'are written when that is possible again.'
             )
         self._retry_at = time.monotonic() + min(0.25 * 2.0**self._tries, LONGEST_WAIT_S)
@@ -220,7 +220,7 @@ class Rewriter:
                 if not self._failing:
                     say(
                         f'{self._path} cannot be written: {durable_files.brief(error)}. '
-                        'The run goes on; its records wait.'
+                        'The run continues; its records wait.'
                     )
                 self._failing = True
             else:

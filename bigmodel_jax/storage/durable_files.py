@@ -45,7 +45,7 @@ WORDS = re.compile(
     r"(OS error |os_error_code=')"
     rf'(?!({errno.ENOENT}|{errno.ENOTDIR}|{errno.EISDIR})\b)\d+|^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)\b'
 )
-ADVICE = 'The storage failed. What was saved is as it was; the same command goes on when the storage works again.'
+ADVICE = 'The storage failed. What was saved is as it was; the same command resumes when the storage works again.'
 
 T = TypeVar('T')
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, so that damage is found and named before a number of it is used.
+"""The record of what a checkpoint holds, so that damage is found and named before a number of it is used.
 
 Every step directory holds checkpoint.json, written last. It is sealed with its own SHA-256, and says of which step and
 experiment the checkpoint is, the path, shape, dtype and checksum of every array, and the size of every file, with the
@@ -241,6 +241,6 @@ def check_sums(names: Collection[str], found: Collection[str], wanted: Mapping[s
 
 
 def fingerprint(experiment: Mapping[str, Any], circumstances: Collection[str]) -> str:
-    """SHA-256 of an experiment's JSON without the fields that a run may change as it goes on."""
+    """SHA-256 of an experiment's JSON without the fields that may change within a run."""
     kept = {name: value for name, value in experiment.items() if name not in circumstances}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -45,7 +45,7 @@ class Store(Protocol):
         """Removes what was not committed or not wholly deleted."""
 
 
-class Renaming(Store):
+class PosixStore(Store):
     """A file system: written under another name, and renamed, which is atomic. Survives a loss of power."""
 
     def begin(self, final: epath.Path, size_bytes: int) -> None:
@@ -105,7 +105,7 @@ class Renaming(Store):
                 shutil.rmtree(child)
 
 
-class Marking(Store):
+class ObjectStore(Store):
     """An object store (gs://), which cannot rename: a directory is a checkpoint once its record is there."""
 
     def begin(self, final: epath.Path, size_bytes: int) -> None:
@@ -139,7 +139,7 @@ class Marking(Store):
 
 def store_for(directory: epath.Path) -> Store:
     """The kind of store that a path is in."""
-    return Marking() if '://' in str(directory) else Renaming()
+    return ObjectStore() if '://' in str(directory) else PosixStore()
 
 
 def _raise(error: OSError) -> None:

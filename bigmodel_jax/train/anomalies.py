@@ -24,7 +24,7 @@ class Anomalies:
       position: of the checkpoint that the session begins with.
     """
 
-    def __init__(self, guard: anomaly_policy.Guard, position: Mapping[str, Any]):
+    def __init__(self, guard: anomaly_policy.AnomalyPolicy, position: Mapping[str, Any]):
         self._guard = guard
         self._in_a_row = position.get('wrong_in_a_row', 0)
         self.rollbacks = position.get('rollbacks', 0)
@@ -52,11 +52,11 @@ class Anomalies:
                 kept.append(each.metrics)
                 continue
             self._in_a_row += 1
-            if isinstance(self._guard, anomaly_policy.RollBack) and each.verdict != anomaly_policy.FINE:
+            if isinstance(self._guard, anomaly_policy.RollBack) and each.verdict != anomaly_policy.OK:
                 if self.rollbacks >= self._guard.limit:
                     raise _stop(f'{what} The run has gone back {self.rollbacks} times, the limit', each.number, saved())
                 return Met([], [], (each.number, what))
-            skipped = isinstance(self._guard, anomaly_policy.Skip) and each.verdict != anomaly_policy.FINE
+            skipped = isinstance(self._guard, anomaly_policy.Skip) and each.verdict != anomaly_policy.OK
             if not skipped:
                 raise _stop(what, each.number, saved())
             if isinstance(self._guard, anomaly_policy.Skip) and self._in_a_row > self._guard.limit:
@@ -73,7 +73,7 @@ class Anomalies:
 def describe(step: metrics.Step) -> str | None:
     """What went wrong in a step, in one sentence; None if nothing did."""
     bad = metrics.not_finite(step.metrics)
-    if step.verdict == anomaly_policy.FINE:
+    if step.verdict == anomaly_policy.OK:
         return None if bad is None else f'step {step.number}: {bad} is {step.metrics[bad][0]}.'
     if not step.metrics.get('loss', (0.0, 1.0))[1]:
         return (

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from bigmodel_jax import config
 from bigmodel_jax.hosts import processes
+from bigmodel_jax.train import hooks
 
 
 class Callback(Protocol):
@@ -46,7 +47,7 @@ def check(callback: Callback | None) -> None:
         ) from None
 
 
-class Hook:
+class Caller(hooks.Hook):
     """Calls the callback of a session, if it has one.
 
     Args:
@@ -57,7 +58,7 @@ class Hook:
         self._callback = callback if processes.is_first() else None
         self._stop = stop
 
-    def __call__(self, number: int, metrics: Mapping[str, float]) -> None:
+    def after_metrics(self, number: int, metrics: Mapping[str, float]) -> None:
         """Gives it the metrics after step `number`, if there are any.
 
         Raises:

@@ -23,7 +23,7 @@ from bigmodel_jax.train import state
 FREE = ('name', 'steps', 'evaluations')
 NEVER = {
     'seed': 'the order of the data and the random numbers of the past steps follow from it',
-    'start': 'it says where the first weights came from',
+    'initialization': 'it says where the first weights came from',
 }
 RATES = 1_000  # Steps at which two schedules are compared.
 
@@ -47,7 +47,7 @@ def check(workdir: epath.Path, changes: Sequence[config.Difference], *, consent:
 
 
 def check_prepared(
-    workdir: epath.Path, experiment: Experiment, blueprint: state.Blueprint, *, consent: bool
+    workdir: epath.Path, experiment: Experiment, spec: state.StateSpec, *, consent: bool
 ) -> tuple[str, ...]:
     """check(), as far as it takes a model and a schedule; returns the differences but for circumstances, a line each.
 
@@ -62,7 +62,7 @@ def check_prepared(
     ]
     step = newest(workdir)
     if any(_field(each) == 'model' for each in changes) and step is not None:
-        _check_weights(workdir, step, blueprint)
+        _check_weights(workdir, step, spec)
     longer = [each for each in changes if each.path == 'steps']
     if longer and not consent and not _same_rates(stored, experiment, step or 0):
         raise config.InputError(
@@ -101,14 +101,14 @@ def _refusal(workdir: epath.Path, changes: Sequence[config.Difference]) -> str:
     )
 
 
-def _check_weights(workdir: epath.Path, step: int, blueprint: state.Blueprint) -> None:
+def _check_weights(workdir: epath.Path, step: int, spec: state.StateSpec) -> None:
     path = workdir / durable_files.CHECKPOINTS / str(step)
     try:
         stored = integrity.record_of(path)['arrays']['model']
     except integrity.Damaged:
         return  # An older one is used then, and restoring it compares the same.
     there = {name: (tuple(facts['shape']), facts['dtype']) for name, facts in stored.items()}
-    wanted = checkpoints.flatten({'params': blueprint.abstract.params, 'model_state': blueprint.abstract.model_state})
+    wanted = checkpoints.flatten({'params': spec.abstract.params, 'model_state': spec.abstract.model_state})
     here = {name: (tuple(each.shape), str(each.dtype)) for name, each in wanted.items()}
     partial_state.check_same(here, there, f'Checkpoint {path}')
 

@@ -31,44 +31,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import config
-from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.parallel import sharding
 
 PyTree = Any
 Batch = dict[str, jax.Array]
-
-
-def check(experiment: Experiment, place: sharding.Place, model_state: PyTree) -> None:
-    """Raises InputError if the mesh asks for a fixed order and the experiment cannot be computed in one.
-
-    Args:
-      model_state: collections of the model besides its parameters.
-    """
-    parts, rows, microbatches = experiment.mesh.fixed_order, experiment.data.batch, experiment.microbatches
-    if parts is None:
-        return
-    devices = place.shards('batch')
-    if devices != place.mesh.size:
-        raise config.InputError(
-            f'mesh.fixed_order={parts} needs a mesh that cuts nothing but the batch, but of its {place.mesh.size} '
-            f'devices {place.mesh.size // devices} share each part of it; use only mesh.data and mesh.fsdp.'
-        )
-    if parts % devices or parts & (parts - 1):
-        raise config.InputError(
-            f'mesh.fixed_order={parts} with {devices} devices: use a power of two that the number of devices divides, '
-            'such as the number of devices of the largest mesh to compare with.'
-        )
-    if rows % (parts * microbatches):
-        raise config.InputError(
-            f'data.batch={rows} does not divide into mesh.fixed_order={parts} parts of microbatches={microbatches}; '
-            f'use a multiple of {parts * microbatches}.'
-        )
-    if jax.tree.leaves(model_state):
-        raise config.InputError(
-            f'mesh.fixed_order={parts} cannot train a model with a state besides its parameters '
-            f'({", ".join(sorted(model_state))}), which is not a sum over rows; leave mesh.fixed_order out.'
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +57,7 @@ class Step:
 
     Args:
       programs: traced at the first call.
-      parts: of the batch; checked with check().
+      parts: of the batch, as optim.gradients.FixedOrder checks them.
       shardings: of the state.
     """
 
@@ -215,7 +181,7 @@ def _cut(parts: int, here: int, batch: Batch) -> list[tuple[jax.Array, Batch]]:
 
 
 def _join(place: sharding.Place, stack: PyTree) -> PyTree:
-    """The sum over all devices, on each: the tree goes on above their parts, along the innermost mesh axis first."""
+    """The sum over all devices, on each: the upper levels of the tree, along the innermost mesh axis first."""
 
     def local(tree: PyTree) -> PyTree:
         tree = jax.tree.map(lambda x: x[0], tree)

@@ -1,4 +1,4 @@
-"""What is missing in the logs of a run that goes on from a checkpoint, as after a loss of power or a full disk."""
+"""What is missing in the logs of a run that resumes from a checkpoint, as after a loss of power or a full disk."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,8 +40,8 @@ def missing(workdir: epath.Path, position: Mapping[str, Any]) -> str | None:
     if not told:
         return None
     return (
-        f'The logs are older than the checkpoint of step {step:,}: {"; ".join(told)}. The run goes on; what is missing '
-        'was lost, as by a loss of power, a full disk or by removing a file.'
+        f'The logs are older than the checkpoint of step {step:,}: {"; ".join(told)}. The run continues; what is '
+        'missing was lost, as by a loss of power, a full disk or by removing a file.'
     )
 
 

@@ -5,7 +5,6 @@ computed a second time. So every `watch.histograms_every` steps one step costs a
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,7 @@ import jax.numpy as jnp
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.objectives.objective import Apply
-from bigmodel_jax.parallel import sharding
-from bigmodel_jax.train import state, step
+from bigmodel_jax.train import gradients, hooks, metrics, preparation, state, step, watching
 
 BINS = 64
 
@@ -57,23 +55,31 @@ def named(kind: str, tree: PyTree) -> dict[str, Histogram]:
 
 
 def take(
-    before: state.TrainState, batch: step.Batch, *, blueprint: state.Blueprint, experiment: Experiment
+    before: state.TrainState, batch: step.Batch, *, spec: state.StateSpec, experiment: Experiment
 ) -> dict[str, Histogram]:
     """The histograms of the weights before a step, and of its gradient before it is clipped."""
     seen = {name: value for name, value in batch.items() if name != batches.ROW_HASH}
-    grads, _ = step.gradient(
+    grads, _ = gradients.compute(
+        experiment.gradients,
         experiment.objective,
-        Apply(blueprint.module, before.params, before.model_state),
-        seen,
+        Apply(spec.module, before.params, before.model_state),
+        spec.groups.trained(before.params),
+        batch=seen,
         key=step.key(experiment.seed, before.step),
-        microbatches=experiment.microbatches,
     )
     return named('weights', before.params) | named('gradients', grads)
 
 
-def compiled(
-    experiment: Experiment, blueprint: state.Blueprint, place: sharding.Place
-) -> Callable[[state.TrainState, step.Batch], dict[str, Histogram]]:
-    """take(), jitted; every process gets all of it."""
-    taking = functools.partial(take, blueprint=blueprint, experiment=experiment)
-    return jax.jit(taking, out_shardings=place.replicated)
+class Histograms(hooks.Hook):
+    """Writes the histograms of a step every `watch.histograms_every` steps and at the end, if they are asked for."""
+
+    def __init__(self, run: preparation.Run, clock: watching.Clock, writer: metrics.Writer):
+        self._clock, self._writer, self._last = clock, writer, run.experiment.steps
+        self._every = run.experiment.watch.histograms_every
+        taking = functools.partial(take, spec=run.spec, experiment=run.experiment)
+        self._take = jax.jit(taking, out_shardings=run.place.replicated)  # Every process gets all of it.
+
+    def before_step(self, number: int, current: state.TrainState, batch: step.Batch) -> None:
+        if self._every is not None and (number % self._every == 0 or number == self._last):
+            with self._clock.phase('evaluation'):
+                self._writer.histograms(number, self._take(current, batch))

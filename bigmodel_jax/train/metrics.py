@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 
 def read(unread: Sequence[step.Trace], first_step: int) -> list[Step]:
-    """What the steps from `first_step` on say of themselves, fetched from the devices in one go, without the norms."""
+    """What the steps from `first_step` on record, fetched from the devices in one go, without the norms."""
     found = jax.device_get([(each.metrics, each.verdict, each.certificate) for each in unread])
     return [
         Step(
@@ -120,7 +120,7 @@ class Writer:
         try:
             write()
         except OSError as error:
-            appending.say(f'{path} cannot be written: {error.strerror}. The run goes on, and tries it again.')
+            appending.say(f'{path} cannot be written: {error.strerror}. The run continues, and tries it again.')
             self._late.append((path, write))
 
     def _write_late(self) -> None:

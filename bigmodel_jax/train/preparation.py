@@ -23,7 +23,7 @@ from bigmodel_jax.models import model
 from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.run_directory import code, environment, identity, locking, segments, tracking, workdir
 from bigmodel_jax.storage import appending, durable_files
-from bigmodel_jax.train import best, continuing, early_stopping, metrics, profiling, rollback, starting, state
+from bigmodel_jax.train import best, continuing, early_stopping, initial_state, metrics, profiling, rollback, state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Run:
     experiment: Experiment
     place: sharding.Place
     data: batches.Batches
-    blueprint: state.Blueprint
+    spec: state.StateSpec
     evaluators: tuple[evaluation.Evaluator, ...]
     direction: metric.Direction = 'lower'  # In which the metric of checkpoints.keep_best is better.
     stopping_direction: metric.Direction = 'lower'  # And that of watch.early_stopping.
@@ -70,26 +70,26 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
     experiments.check(experiment)
     place = experiment.mesh.build()
     with sharding.use(place):
-        blueprint = state.blueprint(experiment, place)
+        spec = state.specify(experiment, place)
         own = identity.with_own_tokenizer(experiment, workdir)
         data = own.data.open(experiment.seed)
         _check_counts(data)
         model.check_opened(experiment.model, data.fields)
-        setting = _setting(experiment, blueprint, place, tokenizer=data.examples.tokenizer, open_training=lambda: data)
+        setting = _setting(experiment, spec, place, tokenizer=data.examples.tokenizer, open_training=lambda: data)
         evaluators = tuple(each.build(setting) for each in own.evaluations)
-        if jax.tree.leaves(blueprint.abstract.model_state):
+        if jax.tree.leaves(spec.abstract.model_state):
             # A module that changes its state in evaluation is found by tracing it.
             for evaluator in evaluators:
-                evaluator.metrics(blueprint.abstract.params, blueprint.abstract.model_state)
+                evaluator.metrics(spec.abstract.params, spec.abstract.model_state)
         stopping = experiment.watch.early_stopping
         direction, stopping_direction = (
-            best.direction(name, experiment, evaluators, blueprint.abstract, field=field)
+            best.direction(name, experiment, evaluators, spec.abstract, field=field)
             for name, field in (
                 (experiment.checkpoints.keep_best, 'checkpoints.keep_best'),
                 (None if stopping is None else stopping.metric, early_stopping.FIELD),
             )
         )
-    return Run(experiment, place, data, blueprint, evaluators, direction, stopping_direction)
+    return Run(experiment, place, data, spec, evaluators, direction, stopping_direction)
 
 
 def _check_counts(data: batches.Batches) -> None:
@@ -102,7 +102,7 @@ def _check_counts(data: batches.Batches) -> None:
 
 def _setting(
     experiment: Experiment,
-    blueprint: state.Blueprint,
+    spec: state.StateSpec,
     place: sharding.Place,
     *,
     tokenizer: Tokenizer | None,
@@ -110,7 +110,7 @@ def _setting(
 ) -> evaluation.Setting:
     return evaluation.Setting(
         model=experiment.model,
-        module=blueprint.module,
+        module=spec.module,
         objective=experiment.objective,
         open_training=open_training,
         tokenizer=tokenizer,
@@ -122,7 +122,7 @@ def _setting(
 def prepare(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
     """build() by every process: the first prepares the data, then the others find it, and an error of one is of all."""
     jax.devices()  # They start together: each waits here for all.
-    return processes.in_turn(lambda: build(experiment, workdir))
+    return processes.first_then_others(lambda: build(experiment, workdir))
 
 
 def evaluators_of(
@@ -146,8 +146,8 @@ def evaluators_of(
         if tokenizer is None and identity.recorded(workdir).get('tokenizer', True) is not None:
             tokenizer = opened().examples.tokenizer  # The run lost it, or did not record whether it has one.
         with sharding.use(place):
-            blueprint = state.blueprint(experiment, place)
-            setting = _setting(experiment, blueprint, place, tokenizer=tokenizer, open_training=opened)
+            spec = state.specify(experiment, place)
+            setting = _setting(experiment, spec, place, tokenizer=tokenizer, open_training=opened)
             found = tuple(each.build(setting) for each in own.evaluations)
         known = {each.name: dict(one.fingerprint) for each, one in zip(experiment.evaluations, found)}
         identity.check({'evaluations': known}, workdir, experiment)
@@ -155,7 +155,7 @@ def evaluators_of(
 
     jax.devices()
     own = identity.with_own_tokenizer(experiment, workdir)
-    return processes.in_turn(build_all)
+    return processes.first_then_others(build_all)
 
 
 def check(
@@ -198,13 +198,13 @@ def prepare_start(experiment: Experiment, directory: epath.Path, *, new_segment:
       new_segment: see loop.train().
     """
     run = prepare(experiment, directory)
-    same = processes.together(lambda: identity.check(run.identity, directory, experiment, consent=new_segment))
-    other = processes.together(
-        lambda: continuing.check_prepared(directory, experiment, run.blueprint, consent=new_segment)
+    same = processes.run_on_all(lambda: identity.check(run.identity, directory, experiment, consent=new_segment))
+    other = processes.run_on_all(
+        lambda: continuing.check_prepared(directory, experiment, run.spec, consent=new_segment)
     )
     run = dataclasses.replace(run, changes=(*other, *same))
     tokenizer = run.data.examples.tokenizer
-    processes.together(lambda: starting.check(experiment.start, run.blueprint, directory, tokenizer))
+    processes.run_on_all(lambda: initial_state.check(experiment.initialization, run.spec, directory, tokenizer))
     return run
 
 
@@ -217,7 +217,7 @@ def open_workdir(experiment: Experiment, directory: epath.Path) -> Iterator[Call
     """
     with locking.owned(directory, appending.say) as guard:
         processes.on_first(lambda: workdir.create(directory, experiment))
-        processes.together(lambda: workdir.check_shared(directory))
+        processes.run_on_all(lambda: workdir.check_shared(directory))
         yield guard
 
 
@@ -235,21 +235,21 @@ def open_checkpoints(run: Run, directory: epath.Path, guard: Callable[[], None])
 def begin(
     run: Run, checkpoints: Checkpointer, among: Collection[int] | None = None
 ) -> tuple[state.TrainState, dict[str, Any]]:
-    """The newest good checkpoint, or a new state; and the position, which says what else is needed to go on.
+    """The newest good checkpoint, or a new state; and the position, which holds what else is needed to resume.
 
     That of a new state may say under 'start' where its weights come from.
     """
     new_segment = bool(run.changes) or continuing.is_at_its_beginning(checkpoints)
     if new_segment:
-        checkpoints.anew = run.blueprint.init
-    restored = checkpoints.restore_newest(run.blueprint.abstract, run.blueprint.shardings, among)
+        checkpoints.anew = run.spec.init
+    restored = checkpoints.restore_newest(run.spec.abstract, run.spec.shardings, among)
     checkpoints.anew = None
     if restored is not None:
         current, position = restored
         if new_segment:  # Other data or another optimizer may improve what did not improve before.
             position.pop(early_stopping.REASON, None)
         return current, position
-    first, origin = starting.begin(run.experiment.start, run.blueprint)
+    first, origin = initial_state.begin(run.experiment.initialization, run.spec)
     return first, {'step': 0, 'pending': []} | ({} if origin is None else {'start': origin})
 
 
@@ -272,7 +272,7 @@ def record_session(
             'step': start,
             'code': own.entry,
             'mesh': run.place.sizes,
-            'parameters': run.blueprint.parameters,
+            'parameters': run.spec.parameters,
             **run.identity,
         }
         session |= {'start': position['start']} if 'start' in position else {}
@@ -310,7 +310,7 @@ def greeting(
       begun_anew: the arrays of the state of the optimizer that were not in the checkpoint.
     """
     lines = [
-        f'{run.experiment.name}: {run.blueprint.parameters:,} parameters, '
+        f'{run.experiment.name}: {run.spec.parameters:,} parameters, '
         f'{run.units_per_step:,} {run.unit} per step, '
         f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
     ]
@@ -321,7 +321,7 @@ def greeting(
     elif position['step']:
         lines.append(f'resuming from the checkpoint of step {position["step"]}')
     if 'start' in position:
-        lines.append(starting.sentence(position['start']))
+        lines.append(initial_state.sentence(position['start']))
     if run.changes:
         kept = partial_state.sentence(begun_anew)
         lines.append(f'a new segment begins after step {position["step"]}; {kept}')

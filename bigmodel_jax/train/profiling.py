@@ -6,6 +6,9 @@ from etils import epath
 from bigmodel_jax import config
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.storage import appending, durable_files
+from bigmodel_jax.train import hooks
+from bigmodel_jax.train.state import TrainState
+from bigmodel_jax.train.step import Trace
 
 FOLDER = 'profile'
 
@@ -34,7 +37,7 @@ def check(asked: Steps, directory: epath.Path, *, done: int, last: int) -> None:
         raise config.InputError(f'{name}: the profiler writes only to a local disk, and {directory} is remote.')
 
 
-class Profiler:
+class Profiler(hooks.Hook):
     """Traces some steps of a session on the first process."""
 
     def __init__(self, asked: Steps | None, directory: epath.Path):
@@ -49,17 +52,17 @@ class Profiler:
         if self._runs:  # The session ends within the steps.
             self._stop()
 
-    def before(self, number: int, in_flight: object) -> None:
+    def before_batch(self, number: int, current: TrainState) -> None:
         """Starts the trace if step `number` is the first of it, when the steps before it are done."""
         if self._asked is not None and number == self._asked[0] and not self._runs:
-            jax.block_until_ready(in_flight)
+            jax.block_until_ready(current)
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
             self._runs = True
 
-    def after(self, number: int, in_flight: object) -> None:
+    def after_step(self, number: int, current: TrainState, trace: Trace) -> None:
         """Ends the trace if step `number` is the last of it, when it is done."""
         if self._asked is not None and self._runs and number >= self._asked[1]:
-            jax.block_until_ready(in_flight)
+            jax.block_until_ready(current)
             self._stop()
 
     def _stop(self) -> None:

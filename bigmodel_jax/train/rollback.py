@@ -85,7 +85,7 @@ def find(
     listed = ', '.join(map(str, checkpoints.steps)) or 'none'
     raise metrics.Anomalous(
         f'{why} RollBack goes back to step {to}, but no checkpoint of that step or an earlier one is left (there are: '
-        f'{listed}). Nothing was deleted. To go on from the newest checkpoint, choose another guard, such as '
+        f'{listed}). Nothing was deleted. To resume from the newest checkpoint, choose another policy, such as '
         '--set "watch.anomalies=Skip()"; or start again in another directory.'
     )
 

@@ -1,4 +1,4 @@
-"""The state of a run; and its blueprint: the model, optimizer, shapes and shardings that follow from the experiment."""
+"""The state of a run, and its specification: model, optimizer, shapes and shardings, from the experiment alone."""
 
 import dataclasses
 import functools
@@ -14,15 +14,17 @@ from bigmodel_jax.data import counter_rng
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives.objective import LOSSES
-from bigmodel_jax.optim import anomaly_policy
-from bigmodel_jax.parallel import pipeline, sharding
-from bigmodel_jax.train import fixed_order
+from bigmodel_jax.optim import anomaly_policy, parameter_groups
+from bigmodel_jax.parallel import sharding
 
 PyTree = Any
 
 # Collections of a Flax module that belong to one batch and are no state of the model.
 OF_A_BATCH = (LOSSES, 'intermediates', 'perturbations')
 SPLIT = 'embed'  # The logical axis whose rule also splits arrays that declare no axes.
+
+# Items of a checkpoint. 'model' alone is enough to evaluate and sample.
+ITEMS = {'model': ('params', 'model_state', 'ema'), 'optimizer': ('step', 'opt_state', 'levels')}
 
 
 class TrainState(NamedTuple):
@@ -32,43 +34,63 @@ class TrainState(NamedTuple):
     params: PyTree
     opt_state: PyTree
     model_state: PyTree  # Batch statistics, moving averages, carried recurrent state; empty for most models.
-    levels: Any  # anomaly_policy.Levels: by which a step is judged.
+    levels: Any  # anomaly_policy.RunningStats: by which a step is judged.
+    ema: PyTree = ()  # The moving average of the trained parameters, if the experiment asks for one.
+
+    @property
+    def items(self) -> dict[str, dict[str, PyTree]]:
+        """The fields by the item of a checkpoint in which they are stored."""
+        return {item: {name: getattr(self, name) for name in fields} for item, fields in ITEMS.items()}
 
     @property
     def others(self) -> tuple[Any, ...]:
         """What is neither parameters nor of the optimizer."""
-        return self.step, self.model_state, self.levels
+        return self.step, self.model_state, self.levels, self.ema
+
+    @property
+    def averaged_params(self) -> PyTree:
+        """The parameters with the moving average in place of those that have one."""
+        return parameter_groups.merged(self.params, self.ema) if self.ema else self.params
 
 
 @dataclasses.dataclass(frozen=True)
-class Blueprint:
+class StateSpec:
     """What follows from an experiment before anything is computed."""
 
     module: nn.Module
     optimizer: optax.GradientTransformation
     rate: Callable[[jax.Array], jax.Array]  # The learning rate after so many updates.
     axes: PyTree  # The logical axes of each parameter.
+    groups: parameter_groups.Assigned  # What is trained, and how.
     abstract: TrainState  # Shapes and dtypes.
     shardings: TrainState
-    init: Callable[[], TrainState]  # Jitted: the state is born sharded, no host ever holds it all.
+    init: Callable[[], TrainState]  # Jitted: the state is initialized sharded; no host ever holds all of it.
 
     @property
     def parameters(self) -> int:
         """How many numbers the parameters are."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
 
+    def started_from(self, state: TrainState, params: PyTree) -> TrainState:
+        """An initial state with other parameters, from which the optimizer and the moving average start too."""
 
-def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
-    """The blueprint of `experiment` on `place`; allocates nothing and does not touch the data.
+        def begun(params: PyTree) -> tuple[PyTree, PyTree]:
+            return self.optimizer.init(params), _copy(self.groups.trained(params)) if state.ema else ()
+
+        of = (self.shardings.opt_state, self.shardings.ema)
+        opt_state, average = jax.jit(begun, out_shardings=of)(params)
+        return state._replace(params=params, opt_state=opt_state, ema=average)
+
+
+def specify(experiment: Experiment, place: sharding.Place) -> StateSpec:
+    """The specification of `experiment` on `place`; allocates nothing and does not touch the data.
 
     Raises:
       InputError: the model does not fit the data, or an array does not divide over the mesh.
     """
     rows, fields = experiment.data.batch, experiment.data.fields
     experiment.model.check(fields)
-    place.local_rows(rows)
-    place.check('A microbatch', (rows // experiment.microbatches,), ('batch',))
-    pipeline.check(place, rows // experiment.microbatches)
+    experiment.gradients.check(rows, place)
     for name, field in fields.items():
         # Only a sequence is split over devices within an example.
         axes = tuple(axis if axis == 'length' else None for axis in field.axes)
@@ -78,18 +100,27 @@ def blueprint(experiment: Experiment, place: sharding.Place) -> Blueprint:
     variables = functools.partial(_variables, module, example, experiment.seed)
     boxed = jax.eval_shape(variables)
     axes = jax.tree.map(_axes_of, boxed['params'], is_leaf=_is_boxed)
+    groups = experiment.optimizer.assign(axes)
     optimizer = experiment.optimizer.build(experiment.steps, axes)
 
     def init() -> TrainState:
         collections = dict(nn.meta.unbox(variables()))
         params = collections.pop('params')
-        return TrainState(jnp.int32(0), params, optimizer.init(params), collections, anomaly_policy.Levels.initial())
+        stats = anomaly_policy.RunningStats.initial()
+        average = _copy(groups.trained(params)) if experiment.ema is not None else ()
+        return TrainState(jnp.int32(0), params, optimizer.init(params), collections, stats, average)
 
     abstract = jax.eval_shape(init)
-    fixed_order.check(experiment, place, abstract.model_state)
+    experiment.gradients.check_model_state(abstract.model_state)
     shardings = shardings_of(place, abstract, axes)
     rate = experiment.optimizer.schedule.build(experiment.steps)
-    return Blueprint(module, optimizer, rate, axes, abstract, shardings, jax.jit(init, out_shardings=shardings))
+    initialized = jax.jit(init, out_shardings=shardings)
+    return StateSpec(module, optimizer, rate, axes, groups, abstract, shardings, initialized)
+
+
+def _copy(tree: PyTree) -> PyTree:
+    # Arrays of their own, so that the memory of both can be given to the next state.
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], seed: int) -> PyTree:
@@ -128,6 +159,7 @@ def shardings_of(place: sharding.Place, abstract: TrainState, axes: PyTree) -> T
         opt_state=state_shardings(place, abstract.opt_state, abstract.params, params),
         model_state=jax.tree.map(lambda _: place.replicated, abstract.model_state),
         levels=jax.tree.map(lambda _: place.replicated, abstract.levels),
+        ema=state_shardings(place, abstract.ema, abstract.params, params),
     )
 
 
@@ -141,7 +173,7 @@ def tree_shardings(place: sharding.Place, abstract: Any, axes: Any) -> Any:
 
     def one(path: Any, leaf: Any, names: sharding.LogicalAxes) -> Any:
         names = with_default(place, leaf.shape, names)
-        place.check(jax.tree_util.keystr(path, simple=True, separator='/'), leaf.shape, names)
+        place.check(jax.tree_util.keystr(path, simple=True, separator='.'), leaf.shape, names)
         return place.sharding(names)
 
     return jax.tree_util.tree_map_with_path(one, abstract, axes)

@@ -11,13 +11,13 @@ import optax
 
 from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.objectives.objective import Apply, Mean, Objective, Outcome
-from bigmodel_jax.objectives.rngs import Rngs
-from bigmodel_jax.optim import anomaly_policy
+from bigmodel_jax.objectives.objective import Apply, Mean, Outcome
+from bigmodel_jax.optim import parameter_groups
+from bigmodel_jax.optim.gradients import FixedOrder
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import digest, fingerprints
-from bigmodel_jax.train import fixed_order
-from bigmodel_jax.train.state import Blueprint, TrainState
+from bigmodel_jax.train import fixed_order, gradients
+from bigmodel_jax.train.state import StateSpec, TrainState
 
 PyTree = Any
 Batch = dict[str, jax.Array]
@@ -25,7 +25,7 @@ Metrics = dict[str, Mean]
 
 
 class Trace(NamedTuple):
-    """What a step says of itself; equal on every process."""
+    """What a step records beside the new state; equal on every process."""
 
     metrics: Metrics
     verdict: jax.Array  # [] int32; see optim.anomaly_policy.
@@ -61,71 +61,15 @@ def certificate(batch: Batch) -> jax.Array:
     return jnp.concatenate([ids, content])
 
 
-def gradient(
-    objective: Objective, apply: Apply, batch: Batch, *, key: jax.Array, microbatches: int
-) -> tuple[PyTree, Outcome]:
-    """Gradient of the loss with respect to `apply.params`, and the outcome; the same for any number of microbatches.
-
-    Totals are differentiated and divided by the count of the whole batch at the end, so that a microbatch with fewer
-    tokens weighs less.
-    """
-    return _of_mean(*gradient_of_total(objective, apply, batch, key=key, microbatches=microbatches))
-
-
-def _of_mean(grads: PyTree, outcome: Outcome) -> tuple[PyTree, Outcome]:
-    return jax.tree.map(lambda grad: grad / outcome.loss.count, grads), outcome
-
-
-def gradient_of_total(
-    objective: Objective, apply: Apply, batch: Batch, *, key: jax.Array, microbatches: int
-) -> tuple[PyTree, Outcome]:
-    """gradient(), but of the total of the loss, so that those of several parts of a batch can be added."""
-
-    def total(params: PyTree, model_state: PyTree, part: Batch, key: jax.Array) -> tuple[jax.Array, Outcome]:
-        outcome = objective(
-            Apply(apply.module, params, model_state), part, train=True, rngs=Rngs(key, objective.streams)
-        )
-        return outcome.loss.total, outcome
-
-    if microbatches == 1:
-        grads, outcome = jax.grad(total, has_aux=True)(apply.params, apply.model_state, batch, key)
-    else:
-        # Rows i, i + M, i + 2M ... form microbatch i, so that no row changes device.
-        parts = {name: jnp.moveaxis(_split(value, microbatches), 1, 0) for name, value in batch.items()}
-
-        def body(carry: tuple[PyTree, Outcome], part: tuple[jax.Array, Batch]) -> tuple[tuple[PyTree, Outcome], None]:
-            grads, before = carry
-            more, outcome = jax.grad(total, has_aux=True)(
-                apply.params, before.model_state, part[1], jax.random.fold_in(key, part[0])
-            )
-            add = functools.partial(jax.tree.map, jnp.add)
-            loss, metrics = add((before.loss, before.metrics), (outcome.loss, outcome.metrics))
-            return (add(grads, more), Outcome(loss, metrics, outcome.model_state)), None
-
-        first = jax.tree.map(lambda x: x[0], parts)
-        zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(total, apply.params, apply.model_state, first, key)[1])
-        start = (jax.tree.map(jnp.zeros_like, apply.params), zero._replace(model_state=apply.model_state))
-        (grads, outcome), _ = jax.lax.scan(body, start, (jnp.arange(microbatches), parts))
-    return grads, outcome
-
-
-def _split(value: jax.Array, microbatches: int) -> jax.Array:
-    return value.reshape(-1, microbatches, *value.shape[1:])
-
-
-def train_step(
-    state: TrainState, batch: Batch, *, blueprint: Blueprint, experiment: Experiment
-) -> tuple[TrainState, Trace]:
+def train_step(state: TrainState, batch: Batch, *, spec: StateSpec, experiment: Experiment) -> tuple[TrainState, Trace]:
     """Applies one update: a pure function of its arguments."""
-    apply = Apply(blueprint.module, state.params, state.model_state)
-    grads, outcome = gradient(
-        experiment.objective,
-        apply,
-        _seen(batch),
-        key=key(experiment.seed, state.step),
-        microbatches=experiment.microbatches,
+    apply = Apply(spec.module, state.params, state.model_state)
+    of_step = key(experiment.seed, state.step)
+    trained = spec.groups.trained(state.params)
+    grads, outcome = gradients.compute(
+        experiment.gradients, experiment.objective, apply, trained, batch=_seen(batch), key=of_step
     )
-    return update(state, grads, outcome, certificate(batch), blueprint=blueprint, guard=experiment.watch.anomalies)
+    return update(state, grads, outcome, certificate(batch), spec=spec, experiment=experiment)
 
 
 def update(
@@ -134,49 +78,59 @@ def update(
     outcome: Outcome,
     certificate: jax.Array,
     *,
-    blueprint: Blueprint,
-    guard: anomaly_policy.Guard,
+    spec: StateSpec,
+    experiment: Experiment,
 ) -> tuple[TrainState, Trace]:
-    """The state after the gradient of a step is known, and what the step says of itself."""
-    norms = fingerprints.norms(grads, fingerprints.stacked(blueprint.axes))
+    """The state after the gradient of a step is known, and what the step records."""
+    guard, ema = experiment.watch.anomalies, experiment.ema
+    norms = _norms(state, grads, spec)
     grad_norm = jnp.sqrt((norms * norms).sum())
     verdict, levels = guard.judge(state.levels, outcome.loss.total / outcome.loss.count, grad_norm)
-    updates, opt_state = blueprint.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    after = TrainState(state.step, params, opt_state, outcome.model_state, levels)
+    updates, opt_state = spec.optimizer.update(grads, state.opt_state, state.params)
+    trained = optax.apply_updates(spec.groups.trained(state.params), updates)
+    params = parameter_groups.merged(state.params, trained)
+    average = state.ema if ema is None else ema.update(state.ema, trained, state.step)
+    after = TrainState(state.step, params, opt_state, outcome.model_state, levels, average)
     after = guard.settle(verdict, state._replace(levels=levels), after)
     metrics = outcome.metrics | {
         'grad_norm': Mean.of(grad_norm),
-        'learning_rate': Mean.of(blueprint.rate(state.step)),
+        'learning_rate': Mean.of(spec.rate(state.step)),
     }
     return after._replace(step=state.step + 1), Trace(metrics, verdict, norms, certificate)
 
 
+def _norms(state: TrainState, grads: PyTree, spec: StateSpec) -> jax.Array:
+    """[N] float32: the norm of the gradient of each piece of the parameters; 0 where it is frozen."""
+    if spec.groups.frozen:
+        grads = parameter_groups.merged(jax.tree.map(jnp.zeros_like, state.params), grads)
+    return fingerprints.norms(grads, fingerprints.stacked(spec.axes))
+
+
 def compile_step(
-    experiment: Experiment, blueprint: Blueprint, place: sharding.Place
+    experiment: Experiment, spec: StateSpec, place: sharding.Place
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Trace]]:
     """train_step() of `experiment`, jitted: shardings are explicit and the old state's memory is given to the new.
 
-    Where the mesh asks for a fixed order, it is what fixed_order makes of the same functions.
+    With gradients.FixedOrder, it is what fixed_order makes of the same functions.
     """
-    if experiment.mesh.fixed_order is not None:
-        return _in_fixed_order(experiment, blueprint, place, experiment.mesh.fixed_order)
-    step = functools.partial(train_step, blueprint=blueprint, experiment=experiment)
-    return jax.jit(step, donate_argnums=0, out_shardings=(blueprint.shardings, place.replicated))
+    if isinstance(experiment.gradients, FixedOrder):
+        return _in_fixed_order(experiment, spec, place, experiment.gradients)
+    step = functools.partial(train_step, spec=spec, experiment=experiment)
+    return jax.jit(step, donate_argnums=0, out_shardings=(spec.shardings, place.replicated))
 
 
 def _in_fixed_order(
-    experiment: Experiment, blueprint: Blueprint, place: sharding.Place, parts: int
+    experiment: Experiment, spec: StateSpec, place: sharding.Place, method: FixedOrder
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Trace]]:
     def part(state: TrainState, number: jax.Array, rows: Batch) -> tuple[PyTree, Outcome]:
-        apply = Apply(blueprint.module, state.params, state.model_state)
+        apply = Apply(spec.module, state.params, state.model_state)
         of_part = jax.random.fold_in(key(experiment.seed, state.step), number)
-        return gradient_of_total(
-            experiment.objective, apply, _seen(rows), key=of_part, microbatches=experiment.microbatches
-        )
+        trained = spec.groups.trained(state.params)
+        how: dict[str, Any] = {'key': of_part, 'microbatches': method.microbatches}
+        return gradients.total(experiment.objective, apply, trained, batch=_seen(rows), **how)
 
     def finish(state: TrainState, sums: tuple[PyTree, Outcome], mark: jax.Array) -> tuple[TrainState, Trace]:
-        return update(state, *_of_mean(*sums), mark, blueprint=blueprint, guard=experiment.watch.anomalies)
+        return update(state, *gradients.mean(*sums), mark, spec=spec, experiment=experiment)
 
     programs = fixed_order.Programs(part, finish, mark=certificate)
-    return fixed_order.Step(programs, parts=parts, place=place, shardings=blueprint.shardings)
+    return fixed_order.Step(programs, parts=method.parts, place=place, shardings=spec.shardings)

@@ -46,7 +46,7 @@ class Tracer:
     def __init__(
         self,
         workdir: epath.Path,
-        blueprint: state.Blueprint,
+        spec: state.StateSpec,
         *,
         place: sharding.Place,
         seed: int,
@@ -55,8 +55,8 @@ class Tracer:
     ):
         self._seed = seed
         self.lost: list[str] = []  # What could not be written to the end, a sentence each.
-        self._names = fingerprints.pieces(blueprint.abstract.params, fingerprints.stacked(blueprint.axes))
-        self._take = _compiled(place, fingerprints.stacked(blueprint.axes))
+        self._names = fingerprints.pieces(spec.abstract.params, fingerprints.stacked(spec.axes))
+        self._take = _compiled(place, fingerprints.stacked(spec.axes))
         self._taken: list[Taken] = []
         self._records = event_log.Writer(workdir / durable_files.TRACE, guard=guard) if processes.is_first() else None
         self._event('resume' if start else 'start', start)

@@ -28,7 +28,7 @@ PLANNED = ('compile', 'evaluation')  # May take as long as they like.
 BETWEEN_STEPS = ('checkpoint', *PLANNED)  # No part of the seconds per step.
 REMEMBERED = 100  # Steps of which the median is taken.
 ENOUGH = 5  # Steps without which it says nothing.
-WARMED_UP = 30  # Steps before a slow one is worth a word: the first save, report and fingerprint take their time.
+WARMED_UP = 30  # Steps before a slow one is reported: the first save, report and fingerprint take their time.
 HEARTBEATS = 'heartbeats'
 
 Times = dict[str, float]  # Phase -> seconds.
@@ -36,7 +36,7 @@ Times = dict[str, float]  # Phase -> seconds.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is worth a word."""
+    """From when on something is reported."""
 
     times: float = 10.0  # A step is slow, and a session stuck, beyond so many times the median of a step ...
     slow_s: float = 1.0  # ... and beyond so much: for a slow step,
@@ -159,7 +159,7 @@ def record(times: Times) -> dict[str, float]:
 
 
 class Heartbeat(NamedTuple):
-    """What a process says of itself."""
+    """The state of a process, as the others read it."""
 
     number: int  # Grows with each.
     step: int  # The last that ended.
@@ -169,7 +169,8 @@ class Heartbeat(NamedTuple):
 class Watcher:
     """As a context manager, a thread that says when the session is stuck: in which phase, or on which host.
 
-    Each process tells the others that it lives; the first says what it hears, once each time that no step ends.
+    Each process publishes heartbeats; the first reports which hosts are stuck or silent, once each time that no step
+    ends.
 
     Args:
       say: (step, text); called by the thread.
@@ -207,8 +208,8 @@ class Watcher:
     def _beat(self, mine: Heartbeat) -> None:
         found: Mapping[int, Any] = {processes.index(): mine}
         if processes.count() > 1:
-            processes.leave_word(HEARTBEATS, mine)
-            found = processes.words_left(HEARTBEATS) if processes.is_first() else {}
+            processes.publish(HEARTBEATS, mine)
+            found = processes.published(HEARTBEATS) if processes.is_first() else {}
         for host, values in found.items():
             heartbeat = Heartbeat(*values)
             if self._heard[host][0] != heartbeat:
@@ -231,7 +232,7 @@ class Watcher:
 
 
 def verdict(heard: Mapping[int, Heartbeat], silent: Mapping[int, float]) -> str | None:
-    """What keeps a session from going on; None if that is planned.
+    """Why no step ends; None if that is planned.
 
     Args:
       heard: the last heartbeat of each host.

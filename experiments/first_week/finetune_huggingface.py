@@ -29,7 +29,7 @@ def experiment(directory: str = 'data/gpt2', path: str = 'data/my.txt') -> Exper
         name='finetune_huggingface',
         steps=1_000,
         model=finetuning.model(directory),
-        start=finetuning.Weights(path=directory),
+        initialization=finetuning.Weights(path=directory),
         data=train,
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(schedule=schedules.WarmupCosine(peak=2e-5, warmup_steps=50)),

@@ -24,7 +24,7 @@ from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
-from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.optim import gradients, optimizers, schedules
 from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.run_directory import digest
 from bigmodel_jax.train import fixed_order, state, step
@@ -70,8 +70,8 @@ def main() -> None:
     for name in ('mesh', 'order', 'ms per step', 'peak of a device', 'state'):
         table.add_column(name, justify='left' if name in {'mesh', 'order', 'state'} else 'right')
     for mesh in MESHES:
-        for parts, order in ((None, 'any'), (PARTS, 'fixed')):
-            of = experiment(dataclasses.replace(mesh, fixed_order=parts), options.width, options.layers)
+        for method, order in ((gradients.WholeBatch(), 'any'), (gradients.FixedOrder(parts=PARTS), 'fixed')):
+            of = dataclasses.replace(experiment(mesh, options.width, options.layers), gradients=method)
             found = measure(of, options.steps)
             shown = torus.shape_text(mesh.build().sizes)
             table.add_row(shown, order, f'{1e3 * found.seconds:.0f}', quantities.size(found.peak), found.digest[:12])
@@ -95,9 +95,9 @@ def measure(of: Experiment, steps: int) -> Found:
     """Times `steps` steps after a first one, which compiles."""
     place = of.mesh.build()
     with sharding.use(place):
-        blueprint = state.blueprint(of, place)
-        current, times = blueprint.init(), []
-        update: Any = step.compile_step(of, blueprint, place)
+        spec = state.specify(of, place)
+        current, times = spec.init(), []
+        update: Any = step.compile_step(of, spec, place)
         batch = place.put_batch(random_batch(), ROWS)
         peak = None if isinstance(update, fixed_order.Step) else size(update.lower(current, batch).compile())
         for _ in range(1 + steps):
@@ -108,7 +108,7 @@ def measure(of: Experiment, steps: int) -> Found:
         if peak is None:
             # While parts are computed, one sum for each level of the tree waits on the device.
             levels = (PARTS // place.mesh.size).bit_length() - 1
-            gradient = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(blueprint.abstract.params))
+            gradient = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(spec.abstract.params))
             peak = max(size(update.compiled['part']) + levels * gradient, size(update.compiled['finish']))
         return Found(statistics.median(times[1:]), peak, digest.digest(current))
 

@@ -143,12 +143,12 @@ def our_step(size: Size, *, scan: bool) -> Step:
     experiment = our_experiment(size, scan=scan)
     place = experiment.mesh.build()
     with sharding.use(place):
-        blueprint = state.blueprint(experiment, place)
-        current = blueprint.init()
+        spec = state.specify(experiment, place)
+        current = spec.init()
         tokens = random_tokens(size).astype(np.int32)
         weights = np.ones(tokens.shape, np.float32)
         batch = place.put_batch({'inputs': tokens, 'targets': tokens, 'weights': weights}, size.rows)
-        update = step.compile_step(experiment, blueprint, place)
+        update = step.compile_step(experiment, spec, place)
 
     def run() -> None:
         nonlocal current

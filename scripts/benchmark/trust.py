@@ -31,7 +31,7 @@ from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import digest, fingerprints
-from bigmodel_jax.train import device_memory, prefetch, state, step
+from bigmodel_jax.train import device_memory, gradients, prefetch, state, step
 
 SIZES = {  # vocab, width, layers, heads, length, rows
     'char': (65, 128, 4, 4, 64, 12),
@@ -73,12 +73,12 @@ def experiment(name: str) -> Experiment:
     )
 
 
-def bare_step(current: Any, batch: Any, *, blueprint: state.Blueprint, of: Experiment) -> Any:
+def bare_step(current: Any, batch: Any, *, spec: state.StateSpec, of: Experiment) -> Any:
     """The update without anything that says what it was."""
-    apply = Apply(blueprint.module, current.params, current.model_state)
+    apply = Apply(spec.module, current.params, current.model_state)
     key = step.key(of.seed, current.step)
-    grads, outcome = step.gradient(of.objective, apply, batch, key=key, microbatches=1)
-    updates, opt_state = blueprint.optimizer.update(grads, current.opt_state, current.params)
+    grads, outcome = gradients.compute(of.gradients, of.objective, apply, current.params, batch=batch, key=key)
+    updates, opt_state = spec.optimizer.update(grads, current.opt_state, current.params)
     params = optax.apply_updates(current.params, updates)
     metrics = outcome.metrics | {'grad_norm': optax.global_norm(grads)}
     return current._replace(step=current.step + 1, params=params, opt_state=opt_state), metrics
@@ -106,16 +106,16 @@ def measure(name: str, rounds: int) -> None:
     of = experiment(name)
     place, data = of.mesh.build(), of.data.build(0)
     with sharding.use(place):
-        blueprint = state.blueprint(of, place)
+        spec = state.specify(of, place)
         batch = place.put_batch(prefetch.read(data, 0, slice(None)), data.rows)
-        bare = functools.partial(bare_step, blueprint=blueprint, of=of)
+        bare = functools.partial(bare_step, spec=spec, of=of)
         plain = {key: value for key, value in batch.items() if key != batches.ROW_HASH}
         sides = {
-            'bare': Side(jax.jit(bare, donate_argnums=0), blueprint.init(), plain),
-            'whole': Side(step.compile_step(of, blueprint, place), blueprint.init(), batch),
+            'bare': Side(jax.jit(bare, donate_argnums=0), spec.init(), plain),
+            'whole': Side(step.compile_step(of, spec, place), spec.init(), batch),
         }
-        take = jax.jit(functools.partial(fingerprints.take, stacked=fingerprints.stacked(blueprint.axes)))
-        current = blueprint.init()
+        take = jax.jit(functools.partial(fingerprints.take, stacked=fingerprints.stacked(spec.axes)))
+        current = spec.init()
         jobs = {name: side.run for name, side in sides.items()}
         jobs['fingerprint'] = lambda: take(current.params, current.opt_state)
         sums = jax.jit(digest.checksums)
@@ -126,7 +126,7 @@ def measure(name: str, rounds: int) -> None:
             seconds(action)  # Compiles.
         turns = [{job: seconds(action) for job, action in jobs.items()} for _ in range(rounds)]
     times = {job: [turn[job] for turn in turns] for job in jobs}
-    show(name, blueprint.parameters, {job: statistics.median(found) for job, found in times.items()}, times)
+    show(name, spec.parameters, {job: statistics.median(found) for job, found in times.items()}, times)
 
 
 def show(name: str, parameters: int, median: Mapping[str, float], times: Mapping[str, list[float]]) -> None:

@@ -23,7 +23,7 @@ jax.config.update('jax_num_cpu_devices', 2)
 hosts.join(sys.argv[5], 2, process)
 run = preparation.prepare(config.vary(tiny.experiment(), {'mesh.fsdp': 4, 'model.vocab': 20_000}))
 with sharding.use(run.place), checkpoints.Checkpointer(epath.Path(directory), run.experiment.checkpoints) as store:
-    state = run.blueprint.init()
+    state = run.spec.init()
     wanted = digest.digest(state)
     store.save(state, {'step': 2}, {})
     print(store.finish(), flush=True)
@@ -39,7 +39,7 @@ with sharding.use(run.place), checkpoints.Checkpointer(epath.Path(directory), ru
         folder = epath.Path(directory) / 'checkpoints' / '6' / 'model' / 'ocdbt.process_1' / 'd'
         path = max(folder.iterdir(), key=lambda path: path.stat().length)
         path.write_bytes(path.read_bytes()[:-1000])
-    there, position = store.restore_newest(run.blueprint.abstract, run.blueprint.shardings)
+    there, position = store.restore_newest(run.spec.abstract, run.spec.shardings)
     print(position, digest.digest(there) == wanted, store.steps, len(store.damage), flush=True)
 """
 

@@ -31,7 +31,7 @@ def run():
 @pytest.fixture(scope='module')
 def state(run):
     with sharding.use(run.place):
-        return run.blueprint.init()
+        return run.spec.init()
 
 
 def opened(directory, policy=POLICY, store=None, direction='lower'):
@@ -66,12 +66,12 @@ def test_a_state_is_the_same_on_every_mesh(tmp_path, run, state, mesh):
     with opened(tmp_path) as store:
         save(store, state, 3)
     with sharding.use(moved.place), opened(tmp_path) as store:
-        there, position = store.restore_newest(moved.blueprint.abstract, moved.blueprint.shardings)
+        there, position = store.restore_newest(moved.spec.abstract, moved.spec.shardings)
         assert digest.digest(there) == wanted
         assert position == {'step': 3, 'pending': [{'loss': [0.1, 3]}]}
         store.save(there, position | {'step': 4}, {})
     with opened(tmp_path, None) as store:
-        again, _ = store.restore(run.blueprint.abstract, run.blueprint.shardings, 4)
+        again, _ = store.restore(run.spec.abstract, run.spec.shardings, 4)
     assert digest.digest(again) == wanted
     assert jax.tree.map(lambda x: x.dtype, again) == jax.tree.map(lambda x: x.dtype, state)
 
@@ -89,14 +89,14 @@ def test_what_is_saved_is_the_state_at_the_call(tmp_path, run, state):
                 current = step(current)
     with opened(tmp_path, None) as store:
         for number, wanted in digests.items():
-            found, _ = store.restore(run.blueprint.abstract, run.blueprint.shardings, number)
+            found, _ = store.restore(run.spec.abstract, run.spec.shardings, number)
             assert digest.digest(found) == wanted
 
 
 def test_there_may_be_no_checkpoint(tmp_path, run):
     with opened(tmp_path) as store:
         assert (store.steps, store.newest) == ([], None)
-        assert store.restore_newest(run.blueprint.abstract, run.blueprint.shardings) is None
+        assert store.restore_newest(run.spec.abstract, run.spec.shardings) is None
 
 
 # ---- other dtypes and shapes --------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def narrower(abstract):
 
 
 def test_another_dtype_is_refused_unless_asked_for(tmp_path, run, state):
-    abstract, shardings = narrower(run.blueprint.abstract), run.blueprint.shardings
+    abstract, shardings = narrower(run.spec.abstract), run.spec.shardings
     with opened(tmp_path) as store:
         save(store, state, 3)
         for refused in (store.restore_newest, store.restore_model):
@@ -123,7 +123,7 @@ def test_another_dtype_is_refused_unless_asked_for(tmp_path, run, state):
 
 
 def test_another_shape_is_refused_even_with_a_cast(tmp_path, run, state):
-    wider = preparation.build(config.vary(tiny.experiment(), {'model.width': 32})).blueprint
+    wider = preparation.build(config.vary(tiny.experiment(), {'model.width': 32})).spec
     with opened(tmp_path) as store:
         save(store, state, 3)
         with pytest.raises(
@@ -166,7 +166,7 @@ def test_a_step_that_is_saved_again_replaces_it_and_what_came_after(tmp_path, ru
         save(store, state, 2, 4, 6)
         save(store, other, 4)
         assert store.steps == [2, 4]
-        found, _ = store.restore_newest(run.blueprint.abstract, run.blueprint.shardings)
+        found, _ = store.restore_newest(run.spec.abstract, run.spec.shardings)
     assert digest.digest(found) == digest.digest(other)
     assert names(tmp_path) == ['2', '4']
 
@@ -183,7 +183,7 @@ def test_the_best_is_remembered_by_the_next_session(tmp_path, state):
 # ---- saves that fail ----------------------------------------------------------------------------------------------
 
 
-class Failing(stores.Renaming):
+class Failing(stores.PosixStore):
     """A store of which some calls fail."""
 
     def __init__(self, call, times):
@@ -229,7 +229,7 @@ def test_a_save_that_fails_is_told_and_harms_nothing(tmp_path, run, state, call)
         assert checked.finish() == said[0]
         save(checked, state, 6)
         assert checked.failures() == []
-        found, position = checked.restore_newest(run.blueprint.abstract, run.blueprint.shardings)
+        found, position = checked.restore_newest(run.spec.abstract, run.spec.shardings)
     assert (position['step'], digest.digest(found)) == (6, digest.digest(state))
 
 
@@ -288,7 +288,7 @@ def test_what_cannot_be_deleted_is_told_and_tried_again(tmp_path, state):
 
 def test_a_full_disk_is_one_sentence_before_anything_is_written(tmp_path):
     with pytest.raises(OSError, match=r'the disk of .* has [\d,]+ MB left, and it takes 1,000,000,0\d\d MB'):
-        stores.Renaming().begin(epath.Path(tmp_path / '4'), 10**15)
+        stores.PosixStore().begin(epath.Path(tmp_path / '4'), 10**15)
     assert not list(tmp_path.iterdir())
 
 
@@ -301,7 +301,7 @@ from bigmodel_jax import config
 from bigmodel_jax.train import preparation
 from bigmodel_jax.checkpoints import checkpoints
 run = preparation.build(config.vary(tiny.experiment(), {'model.vocab': 20_000}))
-state = run.blueprint.init()
+state = run.spec.init()
 with checkpoints.Checkpointer(epath.Path(sys.argv[1]), run.experiment.checkpoints) as store:
     store.save(state, {'step': 2}, {})
     print(store.finish())
@@ -338,7 +338,7 @@ def test_the_position_is_that_at_the_call(tmp_path, run, state):
         store.save(state, {'step': 2, 'pending': pending}, {'loss': np.float32(1)})
         pending.append(2)
         assert store.finish() is None
-        assert store.restore(run.blueprint.abstract, run.blueprint.shardings, 2)[1]['pending'] == [1]
+        assert store.restore(run.spec.abstract, run.spec.shardings, 2)[1]['pending'] == [1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
@@ -356,18 +356,18 @@ def test_a_directory_that_has_become_unwritable(tmp_path, state):
 
 
 def test_without_renaming_a_checkpoint_is_one_when_its_record_is_there(tmp_path, run, state):
-    with opened(tmp_path, Checkpoints(keep_last=1), stores.Marking()) as store:
+    with opened(tmp_path, Checkpoints(keep_last=1), stores.ObjectStore()) as store:
         save(store, state, 2, 4)
         assert names(tmp_path) == ['4']
         store.save(state, {'step': 6}, {})
         assert store.finish() is None
     (tmp_path / 'checkpoints' / '6' / integrity.RECORD).rename(tmp_path / 'record')  # As if it had died before.
-    with opened(tmp_path, None, stores.Marking()) as store:
-        assert store.restore_newest(run.blueprint.abstract, run.blueprint.shardings) is None
+    with opened(tmp_path, None, stores.ObjectStore()) as store:
+        assert store.restore_newest(run.spec.abstract, run.spec.shardings) is None
         assert store.damage == []
-    with opened(tmp_path, store=stores.Marking()) as store:
+    with opened(tmp_path, store=stores.ObjectStore()) as store:
         assert names(tmp_path) == []
         save(store, state, 8)
         save(store, state, 8)
-        found, _ = store.restore_newest(run.blueprint.abstract, run.blueprint.shardings)
+        found, _ = store.restore_newest(run.spec.abstract, run.spec.shardings)
     assert digest.digest(found) == digest.digest(state)

@@ -42,7 +42,7 @@ def saved(run, tmp_path_factory):
     """A directory with checkpoints of two steps, others to take parts from, and the digests of both states."""
     folder = tmp_path_factory.mktemp('saved')
     with sharding.use(run.place):
-        first = run.blueprint.init()
+        first = run.spec.init()
         second = first._replace(params=jax.tree.map(lambda x: x + 1, first.params))
         narrow = second._replace(params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), second.params))
         flat = second._replace(params=jax.tree.map(jnp.ravel, second.params))
@@ -58,7 +58,7 @@ def saved(run, tmp_path_factory):
 def restore(run, directory, policy=EXPERIMENT.checkpoints):
     """The step and digest of the newest good state, and what was said of the others."""
     with sharding.use(run.place), checkpoints.Checkpointer(epath.Path(directory), policy) as store:
-        current, position = store.restore_newest(run.blueprint.abstract, run.blueprint.shardings)
+        current, position = store.restore_newest(run.spec.abstract, run.spec.shardings)
         return position['step'], digest.digest(current), store.damage
 
 
@@ -240,17 +240,17 @@ def test_reading_moves_nothing(run, saved, damaged):
     assert (number, found, len(said)) == (OLD, saved[1][OLD], 1)
     assert step.exists()
     with sharding.use(run.place), checkpoints.Checkpointer(epath.Path(damaged), None) as store:
-        model = store.restore_model(run.blueprint.abstract, run.blueprint.shardings)
+        model = store.restore_model(run.spec.abstract, run.spec.shardings)
         assert (model.step, len(store.damage)) == (OLD, 1)
         with pytest.raises(config.InputError, match=r'16 is damaged: the array .*Use another step: there are 8, 16'):
-            store.restore_model(run.blueprint.abstract, run.blueprint.shardings, NEW)
+            store.restore_model(run.spec.abstract, run.spec.shardings, NEW)
     assert step.exists()
 
 
 def test_a_damaged_optimizer_does_not_matter_to_an_evaluation(run, saved, damaged):
     flip(largest(damaged / durable_files.CHECKPOINTS / str(NEW), 'optimizer'), 0.5)
     with sharding.use(run.place), checkpoints.Checkpointer(epath.Path(damaged), None) as store:
-        model = store.restore_model(run.blueprint.abstract, run.blueprint.shardings)
+        model = store.restore_model(run.spec.abstract, run.spec.shardings)
     assert (model.step, store.damage) == (NEW, [])
 
 

@@ -73,7 +73,7 @@ def test_a_model_of_ours_goes_out(tmp_path):
     workdir.create(path, experiment)
     place = experiment.mesh.build()
     with sharding.use(place), checkpoints.Checkpointer(path, experiment.checkpoints) as saver:
-        state = state_lib.blueprint(experiment, place).init()
+        state = state_lib.specify(experiment, place).init()
         saver.save(state, {'step': 3}, {})
         assert saver.finish() is None
     conversion.convert(path, tmp_path / 'hub')

@@ -75,11 +75,11 @@ def wanted_of(model, mesh):
     run = experiment_like(model, mesh)
     place = run.mesh.build()
     with sharding.use(place):
-        blueprint = state.blueprint(run, place)
-    places = checkpoints.flatten(blueprint.shardings.params)
+        spec = state.specify(run, place)
+    places = checkpoints.flatten(spec.shardings.params)
     return {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
-        for name, leaf in checkpoints.flatten(blueprint.abstract.params).items()
+        for name, leaf in checkpoints.flatten(spec.abstract.params).items()
     }
 
 

@@ -17,6 +17,7 @@ from bigmodel_jax import config
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import moe
 from bigmodel_jax.models import decoder
+from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import preparation
 from bigmodel_jax.train import step as steps
@@ -94,9 +95,9 @@ def metrics(experiment):
     """Metric -> its mean in each of STEPS steps."""
     run = preparation.build(experiment)
     with sharding.use(run.place):
-        state, found = run.blueprint.init(), []
+        state, found = run.spec.init(), []
         assert state.model_state == {}
-        step = steps.compile_step(experiment, run.blueprint, run.place)
+        step = steps.compile_step(experiment, run.spec, run.place)
         for number in range(STEPS):
             batch = run.place.put_batch(run.data.training(number), run.data.rows)
             state, traced = step(state, batch)
@@ -138,7 +139,7 @@ def test_eight_devices_train_as_one(alone, changes):
         ),
         pytest.param(
             0.0,
-            {'mesh': sharding.MeshShape(data=1, expert=4, tensor=2), 'microbatches': 2},
+            {'mesh': sharding.MeshShape(data=1, expert=4, tensor=2), 'gradients': gradients.Microbatches(parts=2)},
             marks=pytest.mark.slow,
         ),
     ],

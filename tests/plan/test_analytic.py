@@ -69,7 +69,10 @@ def test_as_many_rows_as_positions_are_told_apart():
 def test_what_is_too_large_is_told_what_would_be_enough():
     made = planning.make(planned.experiment(data__batch=4_096), slices.parse('v5e:2x2'), fast=True)
     assert not made.fits
-    assert any(line.startswith('model.stack.remat=full microbatches=8 ') and 'enough' in line for line in made.advice)
+    assert any(
+        line.startswith('model.stack.remat=full gradients=Microbatches(parts=8) ') and 'enough' in line
+        for line in made.advice
+    )
 
 
 @pytest.mark.parametrize(

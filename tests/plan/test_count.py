@@ -8,6 +8,7 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
+from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.plan import count, program
 
@@ -45,7 +46,9 @@ def test_what_is_computed_again_is_counted_apart(scan):
     assert again.repeated == 3 * (N * (24 * D**2 + 4 * T * D) - 2 * N * D * 4 * D)
 
 
-@pytest.mark.parametrize('change', [{'microbatches': 4}, {'mesh': sharding.MeshShape(data=4, fsdp=2)}])
+@pytest.mark.parametrize(
+    'change', [{'gradients': gradients.Microbatches(parts=4)}, {'mesh': sharding.MeshShape(data=4, fsdp=2)}]
+)
 def test_neither_microbatches_nor_the_mesh_change_the_sum(change):
     assert counted(**change).matmul == counted().matmul
 

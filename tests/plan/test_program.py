@@ -74,7 +74,7 @@ def test_every_layer_is_gathered_whether_scanned_or_not(scan):
 def test_the_state_is_counted_exactly_and_the_parts_add_up():
     step = traced()
     memory_of = measured()[1]
-    held = sum(leaf.size * 4 for leaf in jax.tree.leaves(step.blueprint.abstract.params))
+    held = sum(leaf.size * 4 for leaf in jax.tree.leaves(step.spec.abstract.params))
     # The matrices are cut in four; biases of the heads and the like may not be.
     assert held / 4 <= memory_of.parameters <= held / 3
     assert memory_of.optimizer == 2 * memory_of.parameters + 2 * 4  # Two moments, and two counters of steps.

@@ -3,6 +3,7 @@
 import planned
 
 from bigmodel_jax import config
+from bigmodel_jax.optim import gradients
 from bigmodel_jax.plan import analytic, request, roofline, search, slices
 
 SPACE = search.Space(policies=('none', 'full'), microbatches=(1, 2))
@@ -15,7 +16,9 @@ def test_search_is_brute_force():
         for parts in SPACE.microbatches:
             for remat in SPACE.policies:
                 changes = {f'mesh.{axis}': size for axis, size in mesh.items()}
-                varied = config.vary(experiment, {**changes, 'microbatches': parts, 'model.stack.remat': remat})
+                varied = config.vary(
+                    experiment, {**changes, 'gradients': gradients.in_parts(parts), 'model.stack.remat': remat}
+                )
                 found = analytic.program(varied, on)
                 times.append(roofline.step_time(found.counts, on, found.mesh).seconds)
     result = search.search(experiment, [on], SPACE)

@@ -219,9 +219,9 @@ def test_another_version_that_changed_last_bits(base, on_eight, tmp_path):
 
 
 def test_a_parameter_off_by_one_bit_is_unexplained(base, tmp_path, monkeypatch):
-    original = state.blueprint
+    original = state.specify
 
-    def blueprint(*arguments):
+    def specify(*arguments):
         made = original(*arguments)
 
         def init():
@@ -232,7 +232,7 @@ def test_a_parameter_off_by_one_bit_is_unexplained(base, tmp_path, monkeypatch):
 
         return dataclasses.replace(made, init=init)
 
-    monkeypatch.setattr(state, 'blueprint', blueprint)
+    monkeypatch.setattr(state, 'specify', specify)
     found = compared(base, trained(tmp_path / 'run'))
     assert (found.verdict.word, names(found, 'initial')) == (verdict.UNEXPLAINED, ['step 0 parameters'])
     assert '1 of 3 pieces differ: table' in found.section('initial').findings[0].text

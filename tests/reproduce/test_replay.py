@@ -13,6 +13,7 @@ from bigmodel_jax.data.sources import text_sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.objectives.rngs import Rngs
+from bigmodel_jax.optim import gradients
 from bigmodel_jax.reproduce import repeat, replay, verify_view
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import loop, prefetch, preparation, step
@@ -63,7 +64,7 @@ def test_the_losses_of_the_examples_make_up_the_loss_of_the_batch(rolled):
 
 
 def test_in_microbatches_too(tmp_path):
-    loop.train(config.vary(quick.experiment(), {'microbatches': 2}), tmp_path, stop_after=2)
+    loop.train(config.vary(quick.experiment(), {'gradients': gradients.Microbatches(parts=2)}), tmp_path, stop_after=2)
     found = replay.replay(directory.open_run(tmp_path), 2)
     tokens = tiny.Counting(batch=8).build(0).training(1)['weights'].sum(axis=1)
     assert found.losses @ tokens / tokens.sum() == pytest.approx(found.metrics['loss'], rel=1e-6)
@@ -127,10 +128,10 @@ def test_a_row_alone_has_the_loss_that_it_has_in_the_batch(rolled):
     found = replay.replay(rolled, 1)
     built = preparation.prepare(repeat.on_mesh(rolled.experiment, rolled.environment[0]))
     batch = prefetch.read(built.data, 0, np.arange(8))
-    state = built.blueprint.init()
+    state = built.spec.init()
     for row in (0, 5):
         weights = batch['weights'] * (np.arange(8) == row)[:, None]
-        apply = Apply(built.blueprint.module, state.params, state.model_state)
+        apply = Apply(built.spec.module, state.params, state.model_state)
         outcome = built.experiment.objective(apply, batch | {'weights': weights}, train=True, rngs=Rngs(step.key(0, 0)))
         assert found.losses[row] == pytest.approx(float(outcome.loss.total / outcome.loss.count), rel=1e-6)
 

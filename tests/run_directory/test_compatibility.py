@@ -6,12 +6,14 @@ import shutil
 import pytest
 import quick_text
 
+import tiny
 from bigmodel_jax import config, migrations
 from bigmodel_jax.data.text import text
 from bigmodel_jax.experiment import CIRCUMSTANCES
+from bigmodel_jax.optim import gradients
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity
-from bigmodel_jax.train import loop
+from bigmodel_jax.train import initial_state, loop
 
 TEXT = config.class_name(text.Text)
 
@@ -59,7 +61,7 @@ def as_of_an_older_version(path, change):
 def without_defaults(stored):
     """Removes a field with a default: of the experiment, of a config in it, and of one in a list."""
     del (
-        stored['start'],
+        stored['initialization'],
         stored['optimizer']['clip_norm'],
         stored['data']['packing'],
         stored['evaluations'][0]['data']['packing'],
@@ -102,6 +104,31 @@ def test_renamed_classes_and_fields_are_found(corpus, trained, digest, tmp_path,
     as_of_an_older_version(path, rename)
     assert directory.open_run(path).experiment == quick_text.experiment(corpus)
     assert loop.train(quick_text.experiment(corpus), path).digest == digest
+
+
+@pytest.mark.parametrize(
+    ('microbatches', 'fixed_order', 'expected'),
+    [
+        (1, None, gradients.WholeBatch()),
+        (4, None, gradients.Microbatches(parts=4)),
+        (2, 8, gradients.FixedOrder(parts=8, microbatches=2)),
+    ],
+)
+def test_an_older_experiment_says_otherwise_how_its_gradient_is_made(microbatches, fixed_order, expected):
+    stored = config.to_json(tiny.experiment())
+    del stored['gradients']
+    stored |= {'microbatches': microbatches}
+    stored['mesh'] |= {'fixed_order': fixed_order}
+    found = config.from_json(stored)
+    assert found == config.vary(tiny.experiment(), {'gradients': expected})
+    assert config.from_json(config.normalized(stored)) == found
+
+
+def test_an_older_experiment_calls_its_initialization_start():
+    now = config.vary(tiny.experiment(), {'initialization': initial_state.FromRun(run='before', step=4)})
+    stored = config.to_json(now)
+    stored['start'] = stored.pop('initialization') | {'class': 'bigmodel_jax.train.starting:Checkpoint'}
+    assert config.from_json(stored) == now
 
 
 def test_a_field_that_is_unknown_is_told_with_the_version_that_wrote_it(trained, tmp_path):

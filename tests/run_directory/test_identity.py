@@ -9,7 +9,7 @@ from bigmodel_jax import config
 from bigmodel_jax.run_directory import identity
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files
-from bigmodel_jax.train import loop, starting
+from bigmodel_jax.train import initial_state, loop
 
 
 @pytest.fixture(scope='module')
@@ -101,16 +101,16 @@ def test_evaluation_data_has_the_tokenizer_of_the_training_data(corpus, tmp_path
 
 def test_weights_of_token_ids_are_not_taken_for_another_tokenizer(changed, corpus, trained, tmp_path):
     text, _ = changed
-    start = starting.Checkpoint(run=str(trained))
-    same = config.vary(quick_text.experiment(corpus), {'start': start})
-    other = config.vary(quick_text.experiment(text), {'start': start})
+    start = initial_state.FromRun(run=str(trained))
+    same = config.vary(quick_text.experiment(corpus), {'initialization': start})
+    other = config.vary(quick_text.experiment(text), {'initialization': start})
     loop.train(same, tmp_path / 'same', stop_after=1)
     with pytest.raises(config.InputError, match=r'start: table of .* another tokenizer') as error:
         loop.train(other, tmp_path / 'other')
-    assert "start.without=('table',)" in str(error.value)
+    assert "initialization.without=('table',)" in str(error.value)
     assert not (tmp_path / 'other').exists()
-    loop.train(config.vary(other, {'start.without': ('table',)}), tmp_path / 'anew', stop_after=1)
-    loop.train(config.vary(other, {'start.other_tokenizer': True}), tmp_path / 'nevertheless', stop_after=1)
+    loop.train(config.vary(other, {'initialization.without': ('table',)}), tmp_path / 'anew', stop_after=1)
+    loop.train(config.vary(other, {'initialization.other_tokenizer': True}), tmp_path / 'nevertheless', stop_after=1)
 
 
 def test_another_tokenizer_in_the_directory_of_a_run_is_not_used(changed, trained):

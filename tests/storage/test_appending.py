@@ -56,7 +56,7 @@ def test_records_that_found_no_room_are_written_later_and_in_order(tmp_path, cap
     assert steps_of(path) == [1, 2, 3, 4, 5, 6]
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2  # Once when it begins, once when it ends.
-    assert 'cannot be written: File too large. The run goes on' in said[0]
+    assert 'cannot be written: File too large. The run continues' in said[0]
     assert 'can be written again' in said[1]
 
 

@@ -68,7 +68,7 @@ def failing(monkeypatch):
 
 def restore(run, directory, policy=POLICY):
     with sharding.use(run.place), checkpoints.Checkpointer(epath.Path(directory), policy) as store:
-        _, position = store.restore_newest(run.blueprint.abstract, run.blueprint.shardings)
+        _, position = store.restore_newest(run.spec.abstract, run.spec.shardings)
         return position['step'], store.damage
 
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_that_was_asked_for_and_is_deleted_meanwhile_is_not_called_
         checkpoints.Checkpointer(epath.Path(copy), None) as store,
         pytest.raises(config.InputError, match=words),
     ):
-        store.restore_model(run.blueprint.abstract, run.blueprint.shardings, NEW)
+        store.restore_model(run.spec.abstract, run.spec.shardings, NEW)
 
 
 # ---- setting aside --------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_a_disk_that_is_full_for_a_while_changes_neither_run_nor_log(trained, tm
         here, there = ([(each['kind'], each['step']) for each in event_log.read(path / name) if each['kind'] != 'slow']
                        for path in (tmp_path, trained[0]))  # fmt: skip
         assert here == there
-    assert 'No space left on device. The run goes on' in capsys.readouterr().err
+    assert 'No space left on device. The run continues' in capsys.readouterr().err
 
 
 def test_a_log_that_stays_incomplete_is_told_by_the_result(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ def example_of(step: int, row: int = 3) -> int:
     return int(preparation.build(quick.experiment()).data.ids(step - 1)[row])
 
 
-def experiment(guard: anomaly_policy.Guard, **data: object):
+def experiment(guard: anomaly_policy.AnomalyPolicy, **data: object):
     changes = {f'data.{name}': value for name, value in data.items()}
     return config.vary(
         quick.experiment(),
@@ -42,7 +42,7 @@ def losses(directory) -> dict[int, float]:
 POISONS = pytest.mark.parametrize('poison', ['nan_example', pytest.param('wild_example', marks=pytest.mark.slow)])
 
 
-def guarded(cls: type[anomaly_policy.Guard], poison: str, **more: int):
+def guarded(cls: type[anomaly_policy.AnomalyPolicy], poison: str, **more: int):
     spikes = SPIKES if poison == 'wild_example' else None
     return experiment(cls(spikes=spikes, **more), **{poison: example_of(BAD_STEP)})
 
@@ -142,9 +142,9 @@ def test_levels_are_the_means_of_the_steps_that_were_fine():
     """Against NumPy in float64: the mean of all steps at first, exponential after `window` of them."""
     guard = anomaly_policy.Stop(spikes=anomaly_policy.Spikes(loss=2.0, grad_norm=None, window=4))
     values = [4.0, 3.0, 3.5, 2.5, 2.0, 9.0, 2.0, np.nan, 1.5]
-    levels, mean, seen = anomaly_policy.Levels.initial(), 0.0, 0
+    levels, mean, seen = anomaly_policy.RunningStats.initial(), 0.0, 0
     for value in values:
-        wanted = anomaly_policy.FINE
+        wanted = anomaly_policy.OK
         if not np.isfinite(value):
             wanted = anomaly_policy.NOT_FINITE
         elif seen >= 4 and value > 2 * mean:

@@ -10,7 +10,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data.sources import text_sources
-from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.optim import gradients, optimizers, schedules
 from bigmodel_jax.reproduce import diff, verify
 from bigmodel_jax.run_directory import identity, segments
 from bigmodel_jax.runs import directory
@@ -59,7 +59,7 @@ def test_what_changes_the_coming_steps_needs_consent(base, copy, tmp_path):
     before = text_of(copy)
     changes = {
         'optimizer.schedule.peak': 2e-2, 'optimizer': optimizers.Lion(schedule=schedules.Constant(peak=1e-3)),
-        'microbatches': 2, 'data.batch': 8,
+        'gradients': gradients.Microbatches(parts=2), 'data.batch': 8,
     }  # fmt: skip
     for path, value in changes.items():
         with pytest.raises(config.InputError, match=rf'  {path}.* -> (.*\n)*.*after step 2, .*{identity.CONTINUE}'):

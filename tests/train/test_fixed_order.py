@@ -13,10 +13,10 @@ import pytest
 import tiny
 from bigmodel_jax import config
 from bigmodel_jax.models import decoder
-from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.optim import gradients, optimizers, schedules
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import digest
-from bigmodel_jax.train import fixed_order, preparation
+from bigmodel_jax.train import preparation
 from bigmodel_jax.train import step as steps
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,11 +41,13 @@ def experiment(changes):
 
 def train(of, sizes, parts=PARTS):
     """The digest of parameters, optimizer and the rest after STEPS steps, and the loss of each."""
-    of = config.vary(of, {'mesh': sharding.MeshShape(**sizes, fixed_order=parts)})
+    of = config.vary(of, {'mesh': sharding.MeshShape(**sizes)})
+    if parts is not None:
+        of = config.vary(of, {'gradients': gradients.FixedOrder(parts=parts, microbatches=of.gradients.microbatches)})
     run = preparation.build(of)
     with sharding.use(run.place):
-        state, found = run.blueprint.init(), []
-        step = steps.compile_step(of, run.blueprint, run.place)
+        state, found = run.spec.init(), []
+        step = steps.compile_step(of, run.spec, run.place)
         for number in range(STEPS):
             batch = run.place.put_batch(run.data.training(number), run.data.rows)
             state, trace = step(state, batch)
@@ -60,7 +62,7 @@ VARIANTS = {
     'llama': {
         'model': llama(),
         'optimizer': optimizers.Muon(schedule=schedules.WarmupCosine(peak=1e-2, warmup_steps=4), clip_norm=1.0),
-        'microbatches': 2,
+        'gradients': gradients.Microbatches(parts=2),  # Of each part.
     },
     'bfloat16': {'model.dtype': 'bfloat16'},
 }
@@ -115,22 +117,21 @@ def outcome_of_a_process(devices):
     ('changes', 'sizes', 'words'),
     [
         ({}, {'data': 2, 'tensor': 2}, 'only mesh.data and mesh.fsdp'),
-        ({'data.batch': 48}, {'data': 1, 'fixed_order': 6}, 'power of two'),
-        ({}, {'data': 8, 'fixed_order': 4}, 'power of two that the number of devices divides'),
+        ({'data.batch': 48, 'gradients': gradients.FixedOrder(parts=6)}, {'data': 1}, 'power of two'),
+        ({'gradients': gradients.FixedOrder(parts=4)}, {'data': 8}, 'power of two that the number of devices divides'),
         ({'data.batch': 12}, {'data': 2}, 'multiple of 8'),
-        ({'microbatches': 4}, {'data': 2}, 'multiple of 32'),
+        ({'gradients': gradients.FixedOrder(parts=PARTS, microbatches=4)}, {'data': 2}, 'multiple of 32'),
     ],
 )
 def test_what_it_cannot_do_is_said_before_anything_is_compiled(changes, sizes, words):
-    mesh = sharding.MeshShape(**{'fixed_order': PARTS, **sizes})
+    fixed = {'gradients': gradients.FixedOrder(parts=PARTS), 'mesh': sharding.MeshShape(**sizes)}
     with pytest.raises(config.InputError, match=words):
-        preparation.build(config.vary(experiment(changes), {'mesh': mesh}))
+        preparation.build(config.vary(experiment({}), fixed | changes))
 
 
 def test_a_model_with_a_state_of_its_own_is_refused():
-    of = config.vary(experiment({}), {'mesh': sharding.MeshShape(data=1, fixed_order=PARTS)})
     with pytest.raises(config.InputError, match='batch_stats'):
-        fixed_order.check(of, of.mesh.build(), {'batch_stats': {'mean_D': np.zeros(4)}})
+        gradients.FixedOrder(parts=PARTS).check_model_state({'batch_stats': {'mean_D': np.zeros(4)}})
 
 
 def main():

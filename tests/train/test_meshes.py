@@ -7,6 +7,7 @@ import pytest
 import tiny
 from bigmodel_jax import config
 from bigmodel_jax.layers import ffn, norms, positions
+from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import preparation
 from bigmodel_jax.train import step as steps
@@ -43,8 +44,8 @@ def losses(experiment):
     """The loss of each of STEPS steps."""
     run = preparation.build(experiment)
     with sharding.use(run.place):
-        state, found = run.blueprint.init(), []
-        step = steps.compile_step(experiment, run.blueprint, run.place)
+        state, found = run.spec.init(), []
+        step = steps.compile_step(experiment, run.spec, run.place)
         for number in range(STEPS):
             batch = run.place.put_batch(run.data.training(number), run.data.rows)
             state, traced = step(state, batch)
@@ -94,7 +95,7 @@ def test_a_pipeline_gives_the_loss_of_one_device(deep_on_one_device, sizes):
 
 @pytest.mark.slow
 def test_microbatches_of_the_gradient_and_of_the_pipeline(deep_on_one_device):
-    both = config.vary(deep(), {'microbatches': 2})
+    both = config.vary(deep(), {'gradients': gradients.Microbatches(parts=2)})
     check_equal(both, {'pipeline': 4, 'data': 2, 'pipeline_parts': 2}, deep_on_one_device)
 
 
@@ -103,13 +104,13 @@ def test_microbatches_of_the_gradient_and_of_the_pipeline(deep_on_one_device):
 def test_microbatches_add_up_to_the_batch(microbatches):
     """Rows have different numbers of weights, so that a mean of means would differ in the second digit."""
     whole = losses(tiny.without_dropout())
-    parts = losses(config.vary(tiny.without_dropout(), {'microbatches': microbatches}))
+    parts = losses(config.vary(tiny.without_dropout(), {'gradients': gradients.Microbatches(parts=microbatches)}))
     np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
 def test_microbatches_on_a_mesh():
     mesh = sharding.MeshShape(data=2, fsdp=2, tensor=2)
-    parts = losses(config.vary(tiny.without_dropout(), {'microbatches': 2, 'mesh': mesh}))
+    parts = losses(config.vary(tiny.without_dropout(), {'gradients': gradients.Microbatches(parts=2), 'mesh': mesh}))
     np.testing.assert_allclose(parts, losses(tiny.without_dropout()), atol=1e-5)
 
 
@@ -134,7 +135,7 @@ def test_parameters_and_optimizer_state_are_split_over_fsdp_and_tensor():
     experiment = config.vary(tiny.experiment(), {'mesh': sharding.MeshShape(data=1, fsdp=4, tensor=2)})
     run = preparation.build(experiment)
     with sharding.use(run.place):
-        state = run.blueprint.init()
+        state = run.spec.init()
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     assert here < 1.2 * whole / 8 + 2_000  # Vectors over heads alone are split less.
@@ -143,7 +144,7 @@ def test_parameters_and_optimizer_state_are_split_over_fsdp_and_tensor():
 def test_initial_weights_do_not_depend_on_the_mesh():
     def first(mesh):
         run = preparation.build(config.vary(tiny.experiment(), {'mesh': mesh}))
-        return jax.device_get(run.blueprint.init().params)
+        return jax.device_get(run.spec.init().params)
 
     alone, split = first(sharding.MeshShape(data=1)), first(sharding.MeshShape(data=2, fsdp=2, tensor=2))
     jax.tree.map(np.testing.assert_array_equal, alone, split)

@@ -13,7 +13,7 @@ from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import classification
-from bigmodel_jax.optim import masks, optimizers, schedules
+from bigmodel_jax.optim import gradients, masks, optimizers, schedules
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.report import describe
 from bigmodel_jax.run_directory import event_log, fingerprints
@@ -128,7 +128,7 @@ def test_its_batch_statistics_are_trained_and_used_in_evaluation(trained):
 def test_it_has_a_fingerprint_of_every_array(trained):
     found = [each for each in event_log.read(trained.workdir / 'trace.jsonl') if 'checksums' in each]
     run = preparation.build(experiment())
-    assert found[0]['names'] == fingerprints.pieces(run.blueprint.abstract.params, (False,) * len(found[0]['names']))
+    assert found[0]['names'] == fingerprints.pieces(run.spec.abstract.params, (False,) * len(found[0]['names']))
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_it_has_a_fingerprint_of_every_array(trained):
     'changes',
     [
         {'mesh.data': 1, 'mesh.fsdp': 2},
-        {'microbatches': 2, 'model.normalize': False, 'model.dropout': 0.0},
+        {'gradients': gradients.Microbatches(parts=2), 'model.normalize': False, 'model.dropout': 0.0},
     ],
     ids=str,
 )
@@ -144,14 +144,14 @@ def test_a_mesh_and_microbatches_change_nothing(trained, tmp_path, changes):
     """Sums in another order: the last bits of float32."""
     # Each microbatch has batch statistics and dropout of its own.
     same = {'model.normalize': False, 'model.dropout': 0.0}
-    alone = loop.train(experiment(**same), tmp_path / 'alone') if 'microbatches' in changes else trained
+    alone = loop.train(experiment(**same), tmp_path / 'alone') if 'gradients' in changes else trained
     result = loop.train(experiment(**changes), tmp_path / 'a')
     assert losses(result) == pytest.approx(losses(alone), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_a_fixed_order_of_sums_gives_the_bits_of_one_device(tmp_path):
-    fixed = {'model.normalize': False, 'mesh.fixed_order': 2}
+    fixed = {'model.normalize': False, 'gradients': gradients.FixedOrder(parts=2)}
     one = loop.train(experiment(**fixed), tmp_path / 'one')
     two = loop.train(experiment(**fixed, **{'mesh.data': 1, 'mesh.fsdp': 2}), tmp_path / 'two')
     assert one.digest == two.digest
@@ -200,11 +200,11 @@ def test_muon_sees_a_convolution_as_a_matrix_on_patches():
 def test_describe_says_where_its_arrays_lie():
     groups = verbs.describe(experiment(**{'mesh.data': 2, 'mesh.fsdp': 4}))
     specs = {row.path: row.spec for row in groups['parameters']}
-    assert specs['Conv_0/kernel'] == (None, None, None, 'fsdp')  # 3 x 3 x 3 x 8.
-    assert specs['Dense_0/kernel'] == ('fsdp', None)  # 8 x 4.
-    assert specs['Dense_0/bias'] == (None,)
+    assert specs['Conv_0.kernel'] == (None, None, None, 'fsdp')  # 3 x 3 x 3 x 8.
+    assert specs['Dense_0.kernel'] == ('fsdp', None)  # 8 x 4.
+    assert specs['Dense_0.bias'] == (None,)
     assert 'split along the largest one that divides' in describe.render(groups).plain
-    moments = {row.path: row.spec for row in groups['optimizer state'] if row.path.endswith('mu/Dense_0/kernel')}
+    moments = {row.path: row.spec for row in groups['optimizer state'] if row.path.endswith('mu.Dense_0.kernel')}
     assert list(moments.values()) == [('fsdp', None)]
 
 

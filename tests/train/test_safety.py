@@ -55,11 +55,11 @@ def test_a_damaged_experiment_file_is_named(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, name):
     run = preparation.build(tiny.experiment())
     with sharding.use(run.place):
-        state = run.blueprint.init()
+        state = run.spec.init()
     with checkpoints.Checkpointer(epath.Path(tmp_path), tiny.experiment().checkpoints) as store:
         store.save(state, {'step': 1}, {})
         assert store.finish() is None
-    abstract, shardings = run.blueprint.abstract, run.blueprint.shardings
+    abstract, shardings = run.spec.abstract, run.spec.shardings
     norm = abstract.params['norm']
     if name == 'missing':
         norm = norm | {'third': norm['scale']}

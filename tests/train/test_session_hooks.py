@@ -68,12 +68,12 @@ def test_an_error_of_a_callback_names_it():
     def failing(step, metrics):
         raise ZeroDivisionError(step)
 
-    hook = callbacks.Hook(failing, lambda: None)
+    hook = callbacks.Caller(failing, lambda: None)
     with pytest.raises(ZeroDivisionError) as error:
-        hook(7, {'train/loss': 1.0})
+        hook.after_metrics(7, {'train/loss': 1.0})
     assert 'failing after step 7' in error.value.__notes__[0]
     with pytest.raises(config.InputError, match='returned 3 after step 7'):
-        callbacks.Hook(lambda step, metrics: 3, lambda: None)(7, {'train/loss': 1.0})
+        callbacks.Caller(lambda step, metrics: 3, lambda: None).after_metrics(7, {'train/loss': 1.0})
 
 
 @pytest.mark.parametrize('callback', [5, lambda step: None, lambda step, metrics, more: None])

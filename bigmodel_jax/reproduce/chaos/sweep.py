@@ -17,9 +17,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import rich.table
 from etils import epath
 
-from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.reproduce.chaos import campaign, comparison, faults, forks, shim
 from bigmodel_jax.storage import durable_files, integrity
+from bigmodel_jax.train.state import ITEMS
 
 FILE = 'faults.json'
 SESSION_S = 120.0  # A session that takes longer hangs.
@@ -180,7 +180,7 @@ def _damaged(workdir: pathlib.Path) -> Iterator[str]:
     """The checkpoints of a run that are not as they were written."""
     for path in sorted((workdir / durable_files.CHECKPOINTS).glob('[0-9]*')):
         try:
-            integrity.check(epath.Path(path), step=int(path.name), ours=lambda *_: True, items=tuple(checkpoints.ITEMS))
+            integrity.check(epath.Path(path), step=int(path.name), ours=lambda *_: True, items=tuple(ITEMS))
         except (integrity.Damaged, ValueError) as error:
             yield f'checkpoint {path.name}: {error}'
 

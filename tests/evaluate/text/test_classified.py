@@ -19,7 +19,7 @@ from bigmodel_jax.objectives import answer_spans, classification, masked, regres
 from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import loop, starting
+from bigmodel_jax.train import initial_state, loop
 
 GOOD, BAD = ('good', 'fine', 'great', 'lovely'), ('bad', 'dull', 'poor', 'awful')
 SENTENCES = [f'a {one} film and a {other} plot' for words in (GOOD, BAD) for one in words for other in words]
@@ -87,7 +87,7 @@ def test_from_pretraining_to_scores(rows, tmp_path):
     steps = 30
     tuned = experiment(
         'after', steps=steps, data=rows, model=bert.Classifier(encoder=MODEL, classes=2),
-        objective=classification.Classification(), start=starting.Checkpoint(run=str(tmp_path / 'before')),
+        objective=classification.Classification(), initialization=initial_state.FromRun(run=str(tmp_path / 'before')),
         evaluations=(classified.Classified(data=rows, scores=scores, every_steps=steps),),
     )  # fmt: skip
     result = loop.train(tuned, tmp_path / 'after')

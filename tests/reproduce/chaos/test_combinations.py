@@ -30,7 +30,7 @@ COMBINATIONS = int(os.environ.get('COMBINATIONS', '12'))
 class Story:
     """An experiment, and what happens to a run of it."""
 
-    guard: anomaly_policy.Guard
+    guard: anomaly_policy.AnomalyPolicy
     every_steps: int
     bad_steps: tuple[int, ...]  # Those whose first batch goes wrong, each by one example.
     keep_last: int = 2

@@ -13,7 +13,7 @@ from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.reproduce import verify
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files
-from bigmodel_jax.train import loop, preparation, starting
+from bigmodel_jax.train import initial_state, loop, preparation
 
 OTHER_VOCAB = tiny.VOCAB + 8
 
@@ -32,7 +32,7 @@ def source(tmp_path_factory):
 
 def start_of(experiment):
     run = preparation.build(experiment)
-    return run.blueprint, *starting.begin(experiment.start, run.blueprint)
+    return run.spec, *initial_state.begin(experiment.initialization, run.spec)
 
 
 def flat(params):
@@ -40,7 +40,7 @@ def flat(params):
 
 
 def test_the_first_weights_are_those_of_the_other_run(source):
-    _, state, record = start_of(short(start=starting.Checkpoint(run=source)))
+    _, state, record = start_of(short(initialization=initial_state.FromRun(run=source)))
     wanted = directory.open_run(source).params()
     jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
     assert record['step'] == 4
@@ -48,14 +48,14 @@ def test_the_first_weights_are_those_of_the_other_run(source):
 
 
 def test_a_step_can_be_chosen(source):
-    _, state, _ = start_of(short(start=starting.Checkpoint(run=source, step=2)))
+    _, state, _ = start_of(short(initialization=initial_state.FromRun(run=source, step=2)))
     jax.tree.map(np.testing.assert_array_equal, state.params, directory.open_run(source).params(2))
 
 
 def test_what_is_left_out_is_as_by_chance(source):
-    left_out = starting.Checkpoint(run=source, without=('embedding.*', '*.ffn.*'))
-    blueprint, state, record = start_of(short(start=left_out))
-    drawn, trained = flat(blueprint.init().params), flat(directory.open_run(source).params())
+    left_out = initial_state.FromRun(run=source, without=('embedding.*', '*.ffn.*'))
+    spec, state, record = start_of(short(initialization=left_out))
+    drawn, trained = flat(spec.init().params), flat(directory.open_run(source).params())
     for name, array in flat(state.params).items():
         by_chance = name.startswith('embedding.') or '.ffn.' in name
         np.testing.assert_array_equal(array, (drawn if by_chance else trained)[name])
@@ -65,15 +65,15 @@ def test_what_is_left_out_is_as_by_chance(source):
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'start': starting.Checkpoint(run='nowhere')}, 'holds no run'),
-        ({'start.step': 3}, 'there are 2, 4'),
-        ({'start.without': ('embeding.*',)}, 'matches nothing|matches'),
-        ({'start.without': ('*',)}, 'has none of the parameters'),
+        ({'initialization': initial_state.FromRun(run='nowhere')}, 'holds no run'),
+        ({'initialization.step': 3}, 'there are 2, 4'),
+        ({'initialization.without': ('embeding.*',)}, 'matches nothing|matches'),
+        ({'initialization.without': ('*',)}, 'has none of the parameters'),
         ({'model.vocab': OTHER_VOCAB}, r'embedding\.table: \[64, 16\] there, \[72, 16\] here'),
     ],
 )
 def test_a_wrong_start_is_refused_before_anything_is_written(source, tmp_path, changes, words):
-    experiment = config.vary(short(start=starting.Checkpoint(run=source)), changes)
+    experiment = config.vary(short(initialization=initial_state.FromRun(run=source)), changes)
     with pytest.raises(config.InputError, match=words):
         loop.train(experiment, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
@@ -82,7 +82,7 @@ def test_a_wrong_start_is_refused_before_anything_is_written(source, tmp_path, c
 def test_a_run_goes_on_from_its_own_checkpoint_when_the_source_is_gone(source, tmp_path):
     moved = tmp_path / 'source'
     shutil.copytree(source, moved)
-    experiment = short(start=starting.Checkpoint(run=str(moved)))
+    experiment = short(initialization=initial_state.FromRun(run=str(moved)))
     whole = loop.train(experiment, tmp_path / 'whole')
     assert verify.verify(directory.open_run(tmp_path / 'whole'), steps=2).identical
     loop.train(experiment, tmp_path / 'parts', stop_after=2)
@@ -103,4 +103,4 @@ def test_a_damaged_source_is_refused(source, tmp_path):
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     with pytest.raises(config.InputError, match='damaged'):
-        start_of(short(start=starting.Checkpoint(run=str(copy))))
+        start_of(short(initialization=initial_state.FromRun(run=str(copy))))

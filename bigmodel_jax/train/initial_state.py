@@ -1,4 +1,4 @@
-"""The first state of a run: by chance, or with parameters from a checkpoint of another run."""
+"""The initial state of a run: random, or with parameters from a checkpoint of another run."""
 
 import dataclasses
 import fnmatch
@@ -9,8 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from bigmodel_jax import config
-from bigmodel_jax import initialization as starts
+from bigmodel_jax import config, initialization
 from bigmodel_jax.checkpoints import checkpoints, partial_state, restore
 from bigmodel_jax.data import saved
 from bigmodel_jax.data.text import tokenizers
@@ -21,13 +20,13 @@ from bigmodel_jax.storage import durable_files, integrity
 from bigmodel_jax.train import state
 
 PyTree = Any
-# Of the record of a start: what has a sentence of its own, and what is not for people.
+# Of the record of where the weights come from: what has a sentence of its own, and what is not for people.
 TOLD_ELSEWHERE = ('by_chance', 'digest', 'config')
 PARAMS = 'params.'  # What the paths of parameters begin with in a checkpoint.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint(starts.Start):
+class FromRun(initialization.Initialization):
     """The parameters of another run, those that both models have, by path and shape.
 
     Moments of the optimizer, the step and the position in the data are not taken: this is another run.
@@ -35,15 +34,15 @@ class Checkpoint(starts.Start):
 
     run: str  # Its work directory.
     step: config.NonNegative | None = None  # None: its newest checkpoint, whose step is recorded.
-    without: tuple[str, ...] = ()  # Patterns of parameters that are left to chance: 'pooler.*'.
+    without: tuple[str, ...] = ()  # Patterns of parameters that keep their random initialization: 'pooler.*'.
     other_tokenizer: bool = False  # Take also parameters that belong to token ids, although the ids are of another one.
 
-    def check(self, wanted: starts.Wanted) -> None:
+    def check(self, wanted: initialization.Wanted) -> None:
         path, step = self._find()
         there = processes.from_first(processes.on_first(lambda: _shapes(path, step)))
-        starts.match(wanted, there, without=self.without, where=str(path))
+        initialization.match(wanted, there, without=self.without, where=str(path))
 
-    def check_tokenizer(self, fingerprint: Mapping[str, Any], by_id: starts.Wanted) -> None:
+    def check_tokenizer(self, fingerprint: Mapping[str, Any], by_id: initialization.Wanted) -> None:
         left_out = {name for pattern in self.without for name in fnmatch.filter(by_id, pattern)}
         taken = sorted(by_id.keys() - left_out)
         path, step = self._find()
@@ -52,18 +51,18 @@ class Checkpoint(starts.Start):
             return
         folder = str(path.parent.parent / tokenizers.FOLDER)
         raise config.InputError(
-            f'start: {starts.listed(taken)} of {path} belong to the token ids of another tokenizer: there '
-            f'{_described(there)}, here {_described(fingerprint)}. Use the tokenizer of that run, '
+            f'initialization: {initialization.listed(taken)} of {path} belong to the token ids of another tokenizer: '
+            f'there {_described(there)}, here {_described(fingerprint)}. Use the tokenizer of that run, '
             f'tokenizer=Saved(directory={folder!r}) of bigmodel_jax.data.saved; or initialize these parameters anew, '
-            f'start.without={tuple(taken)!r}; or take them nevertheless, start.other_tokenizer=True.'
+            f'initialization.without={tuple(taken)!r}; or take them nevertheless, initialization.other_tokenizer=True.'
         )
 
-    def read(self, wanted: starts.Wanted) -> starts.Found:
+    def read(self, wanted: initialization.Wanted) -> initialization.Found:
         path, step = self._find()
 
         def choose(stored: partial_state.Arrays) -> dict[str, jax.ShapeDtypeStruct]:
             there = {name.removeprefix(PARAMS): shape for name, (shape, _) in stored.items() if name.startswith(PARAMS)}
-            names = starts.match(wanted, there, without=self.without, where=str(path))
+            names = initialization.match(wanted, there, without=self.without, where=str(path))
             return {PARAMS + name: wanted[name] for name in names}
 
         try:
@@ -71,10 +70,10 @@ class Checkpoint(starts.Start):
                 path, choose, item='model', step=step, ours=lineage.Lineage.of(path.parent.parent).made
             )
         except integrity.Damaged as error:
-            raise config.InputError(f'start: {error}. Use another step, with start.step.') from error
+            raise config.InputError(f'initialization: {error}. Use another step, with initialization.step.') from error
         arrays = {name.removeprefix(PARAMS): array for name, array in found.items()}
         origin = {'run': self.run, 'step': step, 'parameters': len(arrays), 'digest': digest.digest(arrays)}
-        return starts.Found(arrays, origin)
+        return initialization.Found(arrays, origin)
 
     def _find(self) -> tuple[epath.Path, int]:
         """The directory of the checkpoint, and its step."""
@@ -85,16 +84,18 @@ class Checkpoint(starts.Start):
         path = _absolute(self.run)
         if not durable_files.exists(path / durable_files.EXPERIMENT):
             raise config.InputError(
-                f'start.run={self.run!r}: {path} holds no run, but this one begins with its weights. '
+                f'initialization.run={self.run!r}: {path} holds no run, but this one begins with its weights. '
                 'Train that one first, or name the --workdir where it is.'
             )
         names = durable_files.names_in(path / durable_files.CHECKPOINTS)
         steps = sorted(int(name) for name in names if durable_files.is_step(name))
         if not steps:
-            raise config.InputError(f'start.run={self.run!r}: {path} holds no checkpoint yet; train it first.')
+            raise config.InputError(f'initialization.run={self.run!r}: {path} holds no checkpoint yet; train it first.')
         if self.step is not None and self.step not in steps:
             listed = ', '.join(map(str, steps))
-            raise config.InputError(f'start.step={self.step}: {path} has no such checkpoint; there are {listed}.')
+            raise config.InputError(
+                f'initialization.step={self.step}: {path} has no such checkpoint; there are {listed}.'
+            )
         return steps[-1] if self.step is None else self.step
 
 
@@ -109,7 +110,9 @@ def _shapes(path: epath.Path, step: int) -> dict[str, list[int]]:
     try:
         record = integrity.check(path, step=step, ours=lineage.Lineage.of(path.parent.parent).made, items=('model',))
     except integrity.Damaged as error:
-        raise config.InputError(f'start: {path} is damaged: {error}. Use another step, with start.step.') from error
+        raise config.InputError(
+            f'initialization: {path} is damaged: {error}. Use another step, with initialization.step.'
+        ) from error
     stored = record['arrays']['model']
     return {name.removeprefix(PARAMS): each['shape'] for name, each in stored.items() if name.startswith(PARAMS)}
 
@@ -133,48 +136,51 @@ def _described(fingerprint: Mapping[str, Any]) -> str:
 
 
 def check(
-    start: starts.Start | None, blueprint: state.Blueprint, directory: epath.Path, tokenizer: Tokenizer | None
+    source: initialization.Initialization | None,
+    spec: state.StateSpec,
+    directory: epath.Path,
+    tokenizer: Tokenizer | None,
 ) -> None:
-    """Raises InputError if a run in `directory`, which may have checkpoints of its own, cannot begin with `start`."""
+    """Raises InputError if a run in `directory`, which may have checkpoints of its own, cannot begin with `source`."""
     own = directory / durable_files.CHECKPOINTS
-    if start is None or durable_files.names_in(own):
+    if source is None or durable_files.names_in(own):
         return
-    wanted = _wanted(blueprint)
-    start.check(wanted)
+    wanted = _wanted(spec)
+    source.check(wanted)
     if tokenizer is not None:
-        axes = jax.tree.leaves(blueprint.axes, is_leaf=lambda node: isinstance(node, tuple))
+        axes = jax.tree.leaves(spec.axes, is_leaf=lambda node: isinstance(node, tuple))
         by_id = {name: wanted[name] for name, names in zip(wanted, axes) if 'vocab' in names}
-        start.check_tokenizer(tokenizer.fingerprint, by_id)
+        source.check_tokenizer(tokenizer.fingerprint, by_id)
 
 
-def begin(start: starts.Start | None, blueprint: state.Blueprint) -> tuple[state.TrainState, dict[str, Any] | None]:
-    """The state before the first step, and the record of where its weights come from; None where that is chance.
+def begin(
+    source: initialization.Initialization | None, spec: state.StateSpec
+) -> tuple[state.TrainState, dict[str, Any] | None]:
+    """The state before the first step, and the record of where its weights come from; None if they are random.
 
     Raises:
-      InputError: the weights that `start` names are missing, damaged, or of another model.
+      InputError: the weights that `source` names are missing, damaged, or of another model.
     """
-    drawn = blueprint.init()
-    if start is None:
+    drawn = spec.init()
+    if source is None:
         return drawn, None
-    wanted = _wanted(blueprint)
-    found = start.read(wanted)
+    wanted = _wanted(spec)
+    found = source.read(wanted)
     params = checkpoints.unflatten(checkpoints.flatten(drawn.params) | found.arrays, drawn.params)
-    # Some optimizers keep a copy of the weights.
-    init = jax.jit(blueprint.optimizer.init, out_shardings=blueprint.shardings.opt_state)
     by_chance = [path for path in wanted if path not in found.arrays]
     record = found.origin | {'by_chance': by_chance}
-    return drawn._replace(params=params, opt_state=init(params)), json.loads(json.dumps(record))
+    return spec.started_from(drawn, params), json.loads(json.dumps(record))
 
 
 def sentence(record: dict[str, Any]) -> str:
     """What begin() did, for people."""
     what = ', '.join(f'{name} {value}' for name, value in record.items() if name not in TOLD_ELSEWHERE)
-    return f'begins with weights of {what}; by chance: {starts.listed(record["by_chance"])}'
+    return f'begins with weights of {what}; initialized at random: {initialization.listed(record["by_chance"])}'
 
 
-def _wanted(blueprint: state.Blueprint) -> dict[str, jax.ShapeDtypeStruct]:
-    places = checkpoints.flatten(blueprint.shardings.params)
+def _wanted(spec: state.StateSpec) -> dict[str, jax.ShapeDtypeStruct]:
+    places = checkpoints.flatten(spec.shardings.params)
     return {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
-        for name, leaf in checkpoints.flatten(blueprint.abstract.params).items()
+        for name, leaf in checkpoints.flatten(spec.abstract.params).items()
     }
