@@ -13,33 +13,26 @@ import numpy as np
 import pytest
 
 import tiny
-from bigmodel_jax import config, verbs
+from bigmodel_jax import config, experiment_file, verbs
+from bigmodel_jax.launch import __main__ as launcher_command
 from bigmodel_jax.launch import hosts, simulation
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.reproduce.chaos import forks
 from bigmodel_jax.train import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ROOT / 'tests' / 'tiny.py'
-MESH = {'data': 2, 'fsdp': 2}
-STEPS = 20
-# Enough steps that a signal sent after the first arrives before the last.
-SETTINGS = [
-    '--set',
-    'mesh.data=2',
-    '--set',
-    'mesh.fsdp=2',
-    '--set',
-    'watch.log_every=1',
-    '--set',
-    f'steps={STEPS}',
-    '--set',
-    'model.layers=1',
-]
-WITHOUT_EVALUATION = ('--set', 'evaluations=()')
+SMALL = ROOT / 'tests' / 'reproduce' / 'chaos' / 'small.py'
+STEPS = 100  # Enough that a signal sent after the first step arrives before the last.
+SETTINGS = {'mesh.data': 2, 'mesh.fsdp': 2, 'watch.log_every': 1, 'steps': STEPS, 'data.batch': 4}
+SETTINGS |= {'checkpoints.every_steps': STEPS}
 
 
-def command(number: int, devices: int, workdir: pathlib.Path, *more: str) -> list[str]:
-    train = ['train', str(TINY), '--workdir', str(workdir), *SETTINGS, *more]
+def flags(settings):
+    return [part for path, value in settings.items() for part in ('--set', f'{path}={value}')]
+
+
+def command(number: int, devices: int, workdir: pathlib.Path) -> list[str]:
+    train = ['train', str(SMALL), '--workdir', str(workdir), *flags(SETTINGS)]
     return [sys.executable, '-m', 'bigmodel_jax.launch', str(number), str(devices), '--', *train]
 
 
@@ -69,23 +62,46 @@ def losses(workdir: pathlib.Path) -> np.ndarray:
 
 
 @pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
+def zygote():
+    with forks.Zygote() as server:
+        yield server
+
+
+def train(zygote, workdir, file=SMALL, settings=SETTINGS, own=()):
+    """Trains on two hosts of two devices; returns how each ended, and what each said."""
+    arguments = ['train', str(file), '--workdir', str(workdir), *flags(settings)]
+    children = zygote.run(arguments, hosts=2, devices=2, output=workdir.parent / 'output', own=own)
+    return forks.wait(children, 300), [child.output.read_text() for child in children]
+
+
+@pytest.fixture(scope='module')
+def undisturbed(zygote, tmp_path_factory):
     """Two hosts of two devices, from the first step to the last."""
     workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
-    done = subprocess.run(command(2, 2, workdir), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    statuses, said = train(zygote, workdir)
+    assert statuses == [0, 0], said
     return workdir
 
 
 def test_two_hosts_give_the_losses_of_one(undisturbed, tmp_path):
-    changes = {'mesh': sharding.MeshShape(**MESH), 'watch.log_every': 1, 'steps': STEPS, 'model.layers': 1}
-    result = loop.train(config.vary(tiny.experiment(), changes), tmp_path / 'one')
-    # Sums over devices in another order: about 1e-7 a step, amplified over 20 updates.
+    loop.train(config.vary(experiment_file.load(str(SMALL)), SETTINGS), tmp_path / 'one')
+    # Sums over devices in another order: about 1e-7 a step.
     np.testing.assert_allclose(losses(undisturbed), losses(tmp_path / 'one'), atol=1e-5)
     assert len(losses(undisturbed)) == STEPS
-    there = verbs.open_run(undisturbed).metrics('validation/loss')[1][-1]
-    np.testing.assert_allclose(there, result.metrics['validation/loss'], atol=1e-5)
-    assert losses(undisturbed)[-1] < losses(undisturbed)[0] - 0.2
+
+
+@pytest.mark.slow
+def test_two_hosts_give_the_losses_and_evaluations_of_one(zygote, tmp_path):
+    """A model with attention, dropout and an optimizer that has a state."""
+    settings = SETTINGS | {'steps': 20, 'data.batch': 8, 'model.layers': 1}
+    statuses, said = train(zygote, tmp_path / 'two', TINY, settings)
+    assert statuses == [0, 0], said
+    loop.train(config.vary(tiny.experiment(), settings), tmp_path / 'one')
+    for name in ('loss', 'validation/loss'):
+        one, two = (verbs.open_run(tmp_path / workdir).metrics(name)[1] for workdir in ('one', 'two'))
+        # Sums over devices in another order: about 1e-7 a step, amplified over 20 updates.
+        np.testing.assert_allclose(one, two, atol=1e-5)
+        assert one[-1] < one[0]
 
 
 def test_what_is_written_once_is_written_once(undisturbed):
@@ -100,8 +116,8 @@ def test_what_is_written_once_is_written_once(undisturbed):
 
 
 @pytest.mark.parametrize('number', [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_signal_to_one_stops_all_at_one_step_and_two_go_on(undisturbed, tmp_path, number):
-    launcher = start(command(number, 4 // number, tmp_path / 'run', *WITHOUT_EVALUATION))
+def test_a_signal_to_one_stops_all_at_one_step_and_two_go_on(zygote, undisturbed, tmp_path, number):
+    launcher = start(command(number, 4 // number, tmp_path / 'run'))
     with launcher:
         said = after(launcher, f'step 1/{STEPS} ')
         next(said)
@@ -116,10 +132,8 @@ def test_a_signal_to_one_stops_all_at_one_step_and_two_go_on(undisturbed, tmp_pa
     said_by = [line for line in text.splitlines() if line.startswith(f'host {number - 1} |')]
     assert [line.partition(' after ')[0] for line in said_by] == [f'host {number - 1} | SIGTERM: stopping']
     assert stopped.step < STEPS
-    done = subprocess.run(
-        command(2, 2, tmp_path / 'run', *WITHOUT_EVALUATION), cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    statuses, said = train(zygote, tmp_path / 'run')
+    assert statuses == [0, 0], said
     went_on = verbs.open_run(tmp_path / 'run')
     assert [session['processes'] for session in went_on.environment] == [number, 2]
     # Gloo adds up in the order of the devices, whichever process holds them: equal to the last bit.
@@ -129,7 +143,7 @@ def test_a_signal_to_one_stops_all_at_one_step_and_two_go_on(undisturbed, tmp_pa
 
 @pytest.mark.slow  # scripts/chaos kills more of them.
 def test_when_one_is_killed_the_others_end(tmp_path):
-    launcher = start(command(2, 2, tmp_path / 'run', *WITHOUT_EVALUATION))
+    launcher = start(command(2, 2, tmp_path / 'run'))
     with launcher:
         said = after(launcher, f'step 1/{STEPS} ')
         next(said)
@@ -142,19 +156,14 @@ def test_when_one_is_killed_the_others_end(tmp_path):
     assert time.monotonic() - killed < simulation.GRACE_S + 10
 
 
-def test_hosts_with_different_experiments_say_so(tmp_path):
-    address = f'127.0.0.1:{simulation.free_port()}'
-    group = ['--coordinator', address, '--processes', '2', '--simulate-devices', '2']
-    train = [sys.executable, '-m', 'bigmodel_jax', 'train', str(TINY), '--workdir', str(tmp_path / 'run'), *SETTINGS]
-    both = [
-        start([*train, *group, '--process', str(i), '--set', f'optimizer.weight_decay={0.1 + i}']) for i in range(2)
-    ]
-    said = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [2, 2], said
+def test_hosts_with_different_experiments_say_so(zygote, tmp_path):
+    own = [('--set', f'optimizer.momentum={0.1 * host}') for host in range(2)]
+    statuses, said = train(zygote, tmp_path / 'run', own=own)
+    assert statuses == [2, 2], said
     assert said[1] == ''
     assert said[0].count('error: ') == 1
     assert 'error: host 1: differs from host 0' in said[0]
-    assert 'experiment.optimizer.weight_decay: 0.1 -> 1.1' in said[0]
+    assert 'experiment.optimizer.momentum: 0.0 -> 0.1' in said[0]
     assert not (tmp_path / 'run').exists()
 
 
@@ -198,24 +207,21 @@ def test_clusters_are_found(environment, found):
 # ---- the launcher -------------------------------------------------------------------------------------------------
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    whole = [sys.executable, '-m', 'bigmodel_jax.launch', *arguments]
-    return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True)
-
-
-def test_help_of_the_launcher():
-    done = launch('--help')
-    assert done.returncode == 0
-    assert 'HOSTS [DEVICES] -- train|evaluate' in done.stdout
+def test_help_of_the_launcher(capsys):
+    with pytest.raises(SystemExit) as ended:
+        launcher_command.main(['--help'])
+    assert ended.value.code == 0
+    assert 'HOSTS [DEVICES] -- train|evaluate' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     'arguments', [(), ('2',), ('2', '--', 'sample'), ('0', '--', 'train'), ('2', 'x', '--', 'train')]
 )
-def test_wrong_arguments_of_the_launcher(arguments):
-    done = launch(*arguments)
-    assert done.returncode == 2
-    assert 'error: ' in done.stderr
+def test_wrong_arguments_of_the_launcher(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        launcher_command.main(arguments)
+    assert ended.value.code == 2
+    assert 'error: ' in capsys.readouterr().err
 
 
 def simulate(tmp_path: pathlib.Path, text: str, *, number: int, devices: int) -> subprocess.CompletedProcess[str]:
@@ -252,6 +258,7 @@ def test_the_launcher_gives_the_status_of_the_first_that_fails(tmp_path):
 ROWS = """
 import jax, numpy as np
 from bigmodel_jax.parallel import sharding
+from bigmodel_jax.reproduce.chaos import forks
 from bigmodel_jax.launch import hosts
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 2)

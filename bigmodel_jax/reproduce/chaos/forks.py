@@ -22,7 +22,6 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
-from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.launch import simulation
 from bigmodel_jax.reproduce.chaos import shim
 from bigmodel_jax.run_directory import code
@@ -98,6 +97,7 @@ class Zygote:
         hosts: int,
         devices: int,
         output: pathlib.Path,
+        own: Sequence[Sequence[str]] = (),
         orders: Mapping[int, Sequence[str | int]] = {},
     ) -> list[Child]:
         """Starts `python -m bigmodel_jax` with these arguments as on several hosts; returns at once.
@@ -106,6 +106,7 @@ class Zygote:
           arguments: of every host, without what tells it which host it is: ['train', 'experiments/gpt2.py', ...].
           devices: simulated CPU devices of each host.
           output: a directory; what host i prints goes to its file host<i>.txt.
+          own: arguments that each host has besides.
           orders: host -> the fault that it meets, as chaos/shim.py takes it.
 
         Returns:
@@ -116,6 +117,7 @@ class Zygote:
         for host, flags in enumerate(simulation.told(hosts=hosts, devices=devices)):
             path = output / f'host{host}.txt'
             order = list(orders.get(host, ()))
+            flags += own[host] if own else ()
             pid = self._ask({'arguments': [*arguments, *flags], 'output': str(path), 'fault': order})
             children.append(Child(self, pid, path))
         return children
@@ -192,7 +194,9 @@ def _prepare() -> None:
 def main() -> int:
     """Serves the process that started this one, until it closes our standard input."""
     status = [1]  # Of an exception that nobody catches.
-    atexit.register(_end, status)  # The first to be registered is the last to be called.
+    # The first to be registered is the last to be called; hence JAX must not be imported before.
+    assert 'jax' not in sys.modules
+    atexit.register(_end, status)
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)  # What a library prints is no answer.
     # JAX warns of forks, since a process that has started its devices has threads; this one never does.
@@ -205,7 +209,7 @@ def main() -> int:
         sys.argv[1:] = request['arguments']
         if request['fault']:
             # What lasts, lasts: a minute of tries would only take time.
-            checkpoints.LAST_TRIES_S = (0.01, 0.01)
+            importlib.import_module('bigmodel_jax.checkpoints.checkpoints').LAST_TRIES_S = (0.01, 0.01)
             durable_files.WAITS_S = tuple(0.01 for _ in durable_files.WAITS_S)
             shim.arm(request['fault'])
         try:
