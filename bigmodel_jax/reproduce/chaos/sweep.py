@@ -24,7 +24,7 @@ from bigmodel_jax.train.state import ITEMS
 FILE = 'faults.json'
 SESSION_S = 120.0  # A session that takes longer hangs.
 GRACE_S = 10.0  # What the other hosts have to end by themselves when one is gone.
-MESSAGE = re.compile(r'^(error|stopped): ', re.MULTILINE)
+MESSAGE = re.compile(r'^(error|stopped|incomplete): ', re.MULTILINE)
 UNHANDLED = re.compile(r'Traceback \(most recent call last\)|Exception ignored|Fatal Python error|terminate called')
 LATE_TRIES = 5
 CHANGING = re.compile(r'(events\.out\.\S*|(?<=/d/)[0-9a-f]{16,})$')  # Names with the time or a random number in them.
