@@ -67,7 +67,7 @@ def zygote():
         yield server
 
 
-def train(zygote, workdir, file=SMALL, settings=SETTINGS, own=()):
+def train(zygote, workdir, *, file=SMALL, settings=SETTINGS, own=()):
     """Trains on two hosts of two devices; returns how each ended, and what each said."""
     arguments = ['train', str(file), '--workdir', str(workdir), *flags(settings)]
     children = zygote.run(arguments, hosts=2, devices=2, output=workdir.parent / 'output', own=own)
@@ -94,7 +94,7 @@ def test_two_hosts_give_the_losses_of_one(undisturbed, tmp_path):
 def test_two_hosts_give_the_losses_and_evaluations_of_one(zygote, tmp_path):
     """A model with attention, dropout and an optimizer that has a state."""
     settings = SETTINGS | {'steps': 20, 'data.batch': 8, 'model.layers': 1}
-    statuses, said = train(zygote, tmp_path / 'two', TINY, settings)
+    statuses, said = train(zygote, tmp_path / 'two', file=TINY, settings=settings)
     assert statuses == [0, 0], said
     loop.train(config.vary(tiny.experiment(), settings), tmp_path / 'one')
     for name in ('loss', 'validation/loss'):

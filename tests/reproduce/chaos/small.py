@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
+from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.layers import weights
 from bigmodel_jax.models import model
@@ -97,3 +98,9 @@ def experiment() -> Experiment:
         checkpoints=Checkpoints(every_steps=2, keep_last=1),
         watch=Watch(log_every=2, fingerprints_every=4),
     )
+
+
+def evaluated(every_steps: int) -> Experiment:
+    """With an evaluation, of which the best checkpoint can be kept."""
+    held_out = loss.Loss(data=Pairs(batch=2), every_steps=every_steps, max_batches=2)
+    return config.vary(experiment(), {'evaluations': (held_out,)})
