@@ -50,6 +50,11 @@ FIELDS: dict[str, dict[str, str | None]] = {
     'bigmodel_jax.layers.blocks:Block': {'attention': 'mixer'},
     'bigmodel_jax.models.decoder:Decoder': {'alternates': 'interleaved'},
 }
+# Class, as it is called now -> field -> strings in its value -> what they are now.
+VALUES: dict[str, dict[str, dict[str, str]]] = {
+    'bigmodel_jax.layers.stacks:Stack': {'remat': {'stream': 'residual_stream', 'middle': 'post_mixer'}},
+    'bigmodel_jax.parallel.sharding:MeshShape': {'rules': {'stream': 'residual_length'}},
+}
 
 
 EXPERIMENT = f'{PACKAGE}experiment:Experiment'
@@ -83,5 +88,15 @@ def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
     name = CLASSES.get(name, name)
     fields = FIELDS.get(name, {})
     kept = {fields.get(field, field): value for field, value in stored.items() if field != CLASS}
-    found = {CLASS: name} | {field: value for field, value in kept.items() if field is not None}
+    changed = VALUES.get(name, {})
+    found = {CLASS: name} | {
+        field: _replaced(value, changed.get(field, {})) for field, value in kept.items() if field is not None
+    }
     return _gradients(found) if name == EXPERIMENT else found
+
+
+def _replaced(value: Any, names: Mapping[str, str]) -> Any:
+    """`value`, a string or lists of them, with the strings that have another name now replaced."""
+    if isinstance(value, list | tuple):
+        return [_replaced(each, names) for each in value]
+    return names.get(value, value) if isinstance(value, str) else value

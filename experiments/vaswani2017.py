@@ -71,7 +71,7 @@ class NarrowModule(attention.AttentionModule):
         heads, wide = self._heads(name), c.width_of_head(D)
         axes = {'embed': D, **heads, 'head': c.key_width}
         matrix_DHK = weights.weight(self, name, axes, init=c.init, inputs=('embed',), dtype=x_BTD.dtype)
-        (x_BTHK,) = collective_matmul.out_of_stream(x_BTD, ('BTD,DHK->BTHK',), (matrix_DHK,), cuts=tuple(heads))
+        (x_BTHK,) = collective_matmul.allgather_matmul(x_BTD, ('BTD,DHK->BTHK',), (matrix_DHK,), cuts=tuple(heads))
         if name == 'query':  # The scores are divided by sqrt(wide), and should be by sqrt(key_width).
             x_BTHK = x_BTHK * jnp.asarray((wide / c.key_width) ** 0.5, x_BTHK.dtype)
         return jnp.pad(x_BTHK, ((0, 0), (0, 0), (0, 0), (0, wide - c.key_width)))

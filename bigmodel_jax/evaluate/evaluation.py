@@ -26,7 +26,7 @@ class Setting:
     objective: objective.Objective
     open_training: Callable[[], batches.Batches]
     tokenizer: Tokenizer | None  # That of the run; None if its data has none.
-    place: sharding.Place
+    place: sharding.ShardingContext
     seed: int
 
     @functools.cached_property

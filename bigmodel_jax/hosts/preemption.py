@@ -90,7 +90,7 @@ class Agreement(Interrupt):
 
     wait = 2
 
-    def __init__(self, place: sharding.Place):
+    def __init__(self, place: sharding.ShardingContext):
         super().__init__()
         self._place = place
         self._maximum = jax.jit(lambda *asked: tuple(x.max() for x in asked), out_shardings=place.replicated)
@@ -116,7 +116,7 @@ def status(reason: str | None) -> int:
 
 
 @contextlib.contextmanager
-def listen(place: sharding.Place) -> Iterator[Interrupt]:
+def listen(place: sharding.ShardingContext) -> Iterator[Interrupt]:
     """Within this context signals are noted instead of killing the process. Only the main thread can listen.
 
     Args:

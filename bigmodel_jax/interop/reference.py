@@ -160,12 +160,12 @@ class Run(NamedTuple):
 def run(module: Any, params: Any, batch: Mapping[str, Any], method: Any) -> Run:
     """Runs `method` of a module on a batch."""
     found, kept = module.apply(
-        {'params': params}, batch, method=method, mutable=[intermediates.STREAMS, intermediates.ROUTERS]
+        {'params': params}, batch, method=method, mutable=[intermediates.RESIDUAL_STREAM, intermediates.ROUTER_LOGITS]
     )
     return Run(
         found,
-        intermediates.streams(kept[intermediates.STREAMS]),
-        intermediates.routers(kept.get(intermediates.ROUTERS, {})),
+        intermediates.residual_streams(kept[intermediates.RESIDUAL_STREAM]),
+        intermediates.router_logits(kept.get(intermediates.ROUTER_LOGITS, {})),
     )
 
 

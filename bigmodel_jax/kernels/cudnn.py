@@ -8,7 +8,7 @@ import jax
 
 from bigmodel_jax.kernels.context import Order, Query, Scores, visible
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.parallel import per_device
 
 HALF = ('bfloat16', 'float16')
 LARGEST_HEAD = 128  # cuDNN has 256 too, on Hopper and later.
@@ -67,5 +67,5 @@ class Cudnn(Kernel):
             )
 
         axes = ('batch', None, query.heads, None)
-        run = sharding.on_each(local, inputs=(axes, axes, axes, rows(mask_BTS, None)), outputs=axes)
+        run = per_device.shard_map(local, inputs=(axes, axes, axes, rows(mask_BTS, None)), outputs=axes)
         return run(*query[:3], mask_BTS)

@@ -20,7 +20,7 @@ from bigmodel_jax import config
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.kernels.context import Context, Query
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.parallel import per_device, sharding
 
 # Of a score that does not count, and the start of a maximum: finite, so that differences of two are 0 and not NaN.
 MASKED = -1e9
@@ -108,7 +108,7 @@ class Ring(Kernel):
         def local(*arrays: jax.Array) -> jax.Array:
             return _ring(options, Queries(*arrays[:3]), Keys(*arrays[3:]))
 
-        run = sharding.on_each(local, inputs=query_axes + key_axes, outputs=query_axes[0])
+        run = per_device.shard_map(local, inputs=query_axes + key_axes, outputs=query_axes[0])
         queries = (q_BTGRK, context.query_positions_BT, query_segments_BT)
         y_BTGRK = run(*queries, k_BSGK, v_BSGK, context.key_positions_BS, key_segments_BS)
         return y_BTGRK.reshape(B, T, H, K)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from bigmodel_jax import config
 from bigmodel_jax.kernels.context import Query, Scores
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.parallel import per_device
 
 LANES = 128  # Of a TPU's vector registers; blocks are multiples of it.
 # Up to here one kernel makes all gradients, of which those of the queries are kept once for each block of keys. That
@@ -58,7 +58,9 @@ class Splash(Kernel):
             return y_bhTK.swapaxes(1, 2)
 
         axes, segments = ('batch', None, query.heads, None), query.context.segments or ()
-        run = sharding.on_each(local, inputs=(axes, axes, axes, *(rows(each, None) for each in segments)), outputs=axes)
+        run = per_device.shard_map(
+            local, inputs=(axes, axes, axes, *(rows(each, None) for each in segments)), outputs=axes
+        )
         return run(*query[:3], *segments)
 
     def _kernel(self, shape: tuple[int, ...], keys: int, scores: Scores) -> Any:

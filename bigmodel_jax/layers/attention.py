@@ -225,13 +225,15 @@ class AttentionModule(nn.Module):
             state = state.updated(k_BSGK, v_BSGK, context.query_positions_BT)
             query = query._replace(k_BSGK=state.k_BSGK.astype(dtype), v_BSGK=state.v_BSGK.astype(dtype))
             y_BTHK = Plain().attend(query)
-        if intermediates.asked(self, intermediates.MAPS):  # A fused kernel never has the weights in memory.
+        if intermediates.requested(
+            self, intermediates.ATTENTION_WEIGHTS
+        ):  # A fused kernel never has the weights in memory.
             weights_BGRTS = attention_weights(*query[:2], **_weights_options(query))
             weights_BHTS = weights_BGRTS.reshape(-1, c.heads, *weights_BGRTS.shape[3:])
-            intermediates.show(self, intermediates.MAPS, 'weights', weights_BHTS)
+            intermediates.sow(self, intermediates.ATTENTION_WEIGHTS, 'weights', weights_BHTS)
         axes = {'heads': c.heads, 'head': c.width_of_head(D), 'embed': D}
         out_HKD = weights.weight(self, 'out', axes, init=c.out_init or c.init, inputs=('heads', 'head'), dtype=dtype)
-        y_BTD = collective_matmul.into_stream('BTHK,HKD->BTD', y_BTHK, out_HKD, cut='heads')
+        y_BTD = collective_matmul.matmul_reducescatter('BTHK,HKD->BTD', y_BTHK, out_HKD, cut='heads')
         if c.bias:
             y_BTD = y_BTD + weights.vector(self, 'out_bias', {'embed': D}, value=0.0, dtype=dtype)
         return y_BTD, state
@@ -254,7 +256,7 @@ class AttentionModule(nn.Module):
             matrices.append(weights.weight(self, name, axes, init=init, inputs=('embed',), dtype=dtype))
         subscripts = ('BTD,DHK->BTHK',) * len(names)
         cuts = tuple(next(iter(heads)) for heads in head_axes)
-        found = list(collective_matmul.out_of_stream(x_BTD, subscripts, tuple(matrices), cuts=cuts))
+        found = list(collective_matmul.allgather_matmul(x_BTD, subscripts, tuple(matrices), cuts=cuts))
         if c.bias:
             for i, (name, heads) in enumerate(zip(names, head_axes)):
                 axes = {**heads, 'head': c.width_of_head(D)}

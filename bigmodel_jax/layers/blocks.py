@@ -90,15 +90,15 @@ class BlockModule(nn.Module):
             y_BTD, state = c.mixer.build(c.mixer.label)(y_BTD, context, state)
             return y_BTD
 
-        x_BTD = self._join(c.mixer.label, x_BTD, mix, entry='stream')
+        x_BTD = self._join(c.mixer.label, x_BTD, mix, entry='residual_stream')
         if c.cross is not None and context.memory is not None:
             cross, (memory_BSD, keys) = c.cross.build('cross'), context.memory
             x_BTD = self._join('cross', x_BTD, lambda y_BTD: cross(y_BTD, keys, memory_BSD=memory_BSD)[0])
         x_BTD = self._join('ffn', x_BTD, lambda y_BTD: c.ffn.build('ffn')(y_BTD))
-        intermediates.show(self, intermediates.STREAMS, 'after', x_BTD)
+        intermediates.sow(self, intermediates.RESIDUAL_STREAM, 'after', x_BTD)
         return x_BTD, state
 
-    def _join(self, name: str, x_BTD: jax.Array, sublayer: Sublayer, *, entry: str = 'middle') -> jax.Array:
+    def _join(self, name: str, x_BTD: jax.Array, sublayer: Sublayer, *, entry: str = 'post_mixer') -> jax.Array:
         residual = self.config.residual
         norm = residual.norm.build(f'{name}_norm')
         x_BTD = ad_checkpoint.checkpoint_name(x_BTD, entry)  # Rematerialisation policies know it by this name.
@@ -106,10 +106,10 @@ class BlockModule(nn.Module):
         def on_all_positions(y_BTD: jax.Array) -> jax.Array:
             # The norms, the sums and dropout see 1 / tensor of the positions, the sublayers all (Korthikanti et al.,
             # 2022, arXiv:2205.05198, figure 5): they gather on the way in; on the way out it is summed and scattered.
-            y_BTD = sublayer(sharding.constrain(y_BTD, 'batch', 'stream', 'embed'))
-            return sharding.constrain(y_BTD, 'batch', 'stream', 'embed')
+            y_BTD = sublayer(sharding.constrain(y_BTD, 'batch', 'residual_length', 'embed'))
+            return sharding.constrain(y_BTD, 'batch', 'residual_length', 'embed')
 
         x_BTD = residual.join(
             x_BTD, on_all_positions, norm=norm, drop=lambda y_BTD: dropout.drop(self, y_BTD, residual.dropout)
         )
-        return sharding.constrain(x_BTD, 'batch', 'stream', 'embed')
+        return sharding.constrain(x_BTD, 'batch', 'residual_length', 'embed')

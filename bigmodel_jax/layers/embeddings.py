@@ -63,7 +63,7 @@ class EmbeddingModule(nn.Module):
 
     def finish(self, x_BTD: jax.Array) -> jax.Array:
         """The input of the first layer: embeddings with their positions, laid out on the mesh, after dropout."""
-        return dropout.drop(self, sharding.constrain(x_BTD, 'batch', 'stream', 'embed'), self.config.dropout)
+        return dropout.drop(self, sharding.constrain(x_BTD, 'batch', 'residual_length', 'embed'), self.config.dropout)
 
     def head(self) -> Head:
         """The output layer."""

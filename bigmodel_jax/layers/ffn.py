@@ -20,11 +20,11 @@ def mlp(
     bias_F: jax.Array | None,
 ) -> jax.Array:
     """activation(x up + bias) down. Source: Vaswani et al. (2017), arXiv:1706.03762, equation 2."""
-    (hidden_BTF,) = collective_matmul.out_of_stream(x_BTD, ('BTD,DF->BTF',), (up_DF,), cuts=('hidden',))
+    (hidden_BTF,) = collective_matmul.allgather_matmul(x_BTD, ('BTD,DF->BTF',), (up_DF,), cuts=('hidden',))
     hidden_BTF = _widened('up', hidden_BTF)
     if bias_F is not None:
         hidden_BTF = hidden_BTF + bias_F
-    return collective_matmul.into_stream('BTF,FD->BTD', activation(hidden_BTF), down_FD, cut='hidden')
+    return collective_matmul.matmul_reducescatter('BTF,FD->BTD', activation(hidden_BTF), down_FD, cut='hidden')
 
 
 def gated_ffn(
@@ -32,9 +32,9 @@ def gated_ffn(
 ) -> jax.Array:
     """(activation(x gate) * x up) down. Source: Shazeer (2020), arXiv:2002.05202, equation 6."""
     wide = ('BTD,DF->BTF',) * 2
-    gate_BTF, up_BTF = collective_matmul.out_of_stream(x_BTD, wide, (gate_DF, up_DF), cuts=('hidden', 'hidden'))
+    gate_BTF, up_BTF = collective_matmul.allgather_matmul(x_BTD, wide, (gate_DF, up_DF), cuts=('hidden', 'hidden'))
     gate_BTF, up_BTF = _widened('gate', gate_BTF), _widened('up', up_BTF)
-    return collective_matmul.into_stream('BTF,FD->BTD', activation(gate_BTF) * up_BTF, down_FD, cut='hidden')
+    return collective_matmul.matmul_reducescatter('BTF,FD->BTD', activation(gate_BTF) * up_BTF, down_FD, cut='hidden')
 
 
 def _widened(name: str, y_BTF: jax.Array) -> jax.Array:

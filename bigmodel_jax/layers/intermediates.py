@@ -1,8 +1,8 @@
-"""What a model shows of its inside to a caller who asks for it.
+"""Intermediate values of a model, for a caller who requests them.
 
-`module.apply(variables, batch, mutable=[intermediates.STREAMS])` returns the outputs and a dict of the collections that
-are named; streams(), maps() and routers() put each in the order of the layers. Nothing is computed or kept
-for a caller who does not ask.
+`module.apply(variables, batch, mutable=[intermediates.RESIDUAL_STREAM])` returns the outputs and a dict of the
+collections that are named; residual_streams(), attention_weights() and router_logits() return each in the order of the
+layers. Without such a request nothing is computed or kept.
 """
 
 import functools
@@ -13,30 +13,30 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-STREAMS = 'streams'  # The stream [B, T, D] where it enters a stack, and after each layer.
-MAPS = 'maps'  # The weights [B, H, T, S] of each attention, before dropout.
-ROUTERS = 'routers'  # The logits [B, T, E] of each router.
-COLLECTIONS = (STREAMS, MAPS, ROUTERS)
+RESIDUAL_STREAM = 'residual_stream'  # [B, T, D] before the first layer of a stack, and after each layer.
+ATTENTION_WEIGHTS = 'attention_weights'  # The weights [B, H, T, S] of each attention, before dropout.
+ROUTER_LOGITS = 'router_logits'  # The logits [B, T, E] of each router.
+COLLECTIONS = (RESIDUAL_STREAM, ATTENTION_WEIGHTS, ROUTER_LOGITS)
 TURN = 'turn'  # The layers of an interleaved pattern are called turn0, turn1 ...
 
 
-def asked(module: nn.Module, collection: str) -> bool:
-    """Whether the caller of apply() wants a collection; init() does not, to which every collection is mutable."""
+def requested(module: nn.Module, collection: str) -> bool:
+    """Whether the caller of apply() requests a collection; init(), where all are mutable, requests none."""
     return module.is_mutable_collection(collection) and not module.is_initializing()
 
 
-def show(module: nn.Module, collection: str, name: str, value: jax.Array) -> None:
-    """Puts a value into a collection, if it is asked for."""
-    if asked(module, collection):
+def sow(module: nn.Module, collection: str, name: str, value: jax.Array) -> None:
+    """Stores a value in a collection, if it is requested."""
+    if requested(module, collection):
         module.put_variable(collection, name, value)
 
 
-def streams(kept: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The stream before the first layer and after each, [L + 1, B, T, D], of every stack: {'blocks': ...} of a Decoder,
-    {'encoder': ..., 'decoder': ...} of a Seq2Seq. The norm after the last layer is not in it.
+def residual_streams(kept: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The residual stream before the first layer and after each, [L + 1, B, T, D], of every stack: {'blocks': ...} of a
+    Decoder, {'encoder': ..., 'decoder': ...} of a Seq2Seq. It does not include the norm after the last layer.
 
     Args:
-      kept: the collection STREAMS.
+      kept: the collection RESIDUAL_STREAM.
     """
     found = {}
     for name, stack in kept.items():
@@ -45,11 +45,11 @@ def streams(kept: Mapping[str, Any]) -> dict[str, jax.Array]:
     return found
 
 
-def maps(kept: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
+def attention_weights(kept: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
     """The attention weights [L, B, H, T, S] of every stack: {'decoder': {'attention': ..., 'cross': ...}}.
 
     Args:
-      kept: the collection MAPS.
+      kept: the collection ATTENTION_WEIGHTS.
     """
     found = {}
     for name, stack in kept.items():
@@ -59,17 +59,17 @@ def maps(kept: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
     return found
 
 
-def routers(kept: Mapping[str, Any]) -> dict[str, jax.Array]:
+def router_logits(kept: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The logits [L, B, T, E] of the routers of every stack whose layers all have one.
 
     Args:
-      kept: the collection ROUTERS.
+      kept: the collection ROUTER_LOGITS.
     """
     return {name: _in_order(stack['layers'], _reader('ffn', 'logits')) for name, stack in kept.items()}
 
 
 def _reader(*path: str) -> Callable[[Any], jax.Array]:
-    """A function: what a layer shows at `path`."""
+    """A function: the value that a layer stored at `path`."""
     return lambda layer: functools.reduce(lambda node, name: node[name], path, layer)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import precision
-from bigmodel_jax.parallel import sharding, torus
+from bigmodel_jax.parallel import per_device, sharding, torus
 
 
 class Exchange(NamedTuple):
@@ -66,7 +66,7 @@ def lookup(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
         return jax.lax.psum(x_BTD, parts) if parts else x_BTD
 
     stored = (words, None if how is None else columns)
-    return sharding.on_each(local, inputs=(stored, rows), outputs=(*rows, None))(table_VD, tokens_BT)
+    return per_device.shard_map(local, inputs=(stored, rows), outputs=(*rows, None))(table_VD, tokens_BT)
 
 
 def _gather(x: jax.Array, axis: str, groups: list[list[int]], dimension: int) -> jax.Array:
@@ -101,10 +101,10 @@ def _backward(saved: tuple[jax.Array, int], grad_BTD: jax.Array) -> tuple[jax.Ar
         here_BT, mine_BT1 = _here(tokens_BT, size, parts)
         added_BTD = precision.raised(jnp.where(mine_BT1, grad_BTD, 0))
         grad_VD = jnp.zeros((size, grad_BTD.shape[-1]), added_BTD.dtype).at[here_BT].add(added_BTD)
-        summed = functools.partial(sharding.sum_up, grad_VD.astype(grad_BTD.dtype), *stored, over=rows)
+        summed = functools.partial(per_device.psum_over, grad_VD.astype(grad_BTD.dtype), *stored, over=rows)
         return summed() if how is None else summed(done=how.axis)
 
-    add = sharding.on_each(local, inputs=(rows, (*rows, None)), outputs=stored)
+    add = per_device.shard_map(local, inputs=(rows, (*rows, None)), outputs=stored)
     # Over microbatches the TPU compiler tries to move this sum out of the loop, and fails, unless kept from it.
     return jax.lax.optimization_barrier(add(tokens_BT, grad_BTD)), None
 

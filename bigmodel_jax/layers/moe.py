@@ -3,8 +3,8 @@
 How the work is divided. Every device sorts its own tokens by expert and multiplies each group with its expert's
 matrices (kernels/grouped.py). The matrices are cast where they are stored, then gathered over the axes that cut 'embed'
 (fsdp); their gradients go back the same way, as a sum that is scattered. Over the axes that cut 'experts' and 'hidden'
-(expert, tensor) it is the tokens that are gathered: each device answers for the experts, or the part of them, that it
-owns, and the answers are summed and scattered back. An all-to-all would move less: of 8 devices with an expert each, a
+(expert, tensor) it is the tokens that are gathered: each device computes the experts, or the part of them, that it
+owns, and the outputs are summed and scattered back. An all-to-all would move less: of 8 devices with an expert each, a
 token that chose 2 needs to reach 2, not 8. But without dropping tokens its buffers must be as large as if all tokens
 chose one expert, and moved in full unless the network can send ragged pieces, which only some backends can. For Mixtral
 8x7B with expert=8 and 16,384 tokens of 8 KiB on a device, 0.9 GiB arrive and 0.9 GiB leave in each layer, against 2.3
@@ -23,11 +23,11 @@ from jax.ad_checkpoint import checkpoint_name
 from bigmodel_jax import config, precision
 from bigmodel_jax.kernels import grouped
 from bigmodel_jax.layers import activations, ffn, intermediates, weights
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.parallel import per_device, sharding
 
 
 def route(logits_BTE: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
-    """The experts that each token sees, [B, T, C] int32, and how much of each one's answer it takes,
+    """The experts that each token is routed to, [B, T, C] int32, and the weight of each one's output,
     [B, T, C] in the dtype of the logits.
 
     These are the `top_k` experts of the largest logits, and the softmax of those logits alone.
@@ -41,7 +41,7 @@ def route(logits_BTE: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
     return chosen_BTC, jax.nn.softmax(logits_BTC, axis=-1)
 
 
-def imbalance(logits_BTE: jax.Array, chosen_BTC: jax.Array, counts_BT: jax.Array | None = None) -> jax.Array:
+def load_balancing_loss(logits_BTE: jax.Array, chosen_BTC: jax.Array, counts_BT: jax.Array | None = None) -> jax.Array:
     """E sum_e f_e p_e, [] float32: f_e is the part of all choices that fell on expert e, p_e its mean probability under
     the softmax over all experts. It is 1 if the experts are used alike, E if one is used for everything.
 
@@ -80,43 +80,43 @@ def sort(chosen_NC: jax.Array, first: jax.Array | int, experts: int) -> Order:
 
 
 @jax.custom_vjp
-def spread(x: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
+def dispatch(x: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
     """The copies, [copies, ...]: copy i is of x[token_N[i]], x being [N, ...].
 
-    The transpose of collect(). Each is a lookup; the gradient that jax would make is a scatter, which is slow on TPUs.
+    The transpose of combine(). Each is a lookup; the gradient that jax would make is a scatter, which is slow on TPUs.
     """
     return x[token_N]
 
 
 @jax.custom_vjp
-def collect(copies: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
+def combine(copies: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
     """For each token the sum of its copies, [N, ...]; what is past the last copy counts as 0. The transpose of
-    spread()."""
+    dispatch()."""
     choices = [precision.raised(copies.at[copy_N].get(mode='fill', fill_value=0)) for copy_N in copy_NC.T]
     return sum(choices[1:], choices[0]).astype(copies.dtype)
 
 
-Places = tuple[jax.Array, jax.Array]
+Indices = tuple[jax.Array, jax.Array]
 
 
-def _spread_forward(x: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> tuple[jax.Array, Places]:
-    return spread(x, token_N, copy_NC), (token_N, copy_NC)
+def _dispatch_forward(x: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> tuple[jax.Array, Indices]:
+    return dispatch(x, token_N, copy_NC), (token_N, copy_NC)
 
 
-def _spread_backward(places: Places, grad: jax.Array) -> tuple[jax.Array, None, None]:
-    return collect(grad, *places), None, None
+def _dispatch_backward(indices: Indices, grad: jax.Array) -> tuple[jax.Array, None, None]:
+    return combine(grad, *indices), None, None
 
 
-def _collect_forward(copies: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> tuple[jax.Array, Places]:
-    return collect(copies, token_N, copy_NC), (token_N, copy_NC)
+def _combine_forward(copies: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> tuple[jax.Array, Indices]:
+    return combine(copies, token_N, copy_NC), (token_N, copy_NC)
 
 
-def _collect_backward(places: Places, grad: jax.Array) -> tuple[jax.Array, None, None]:
-    return spread(grad, *places), None, None
+def _combine_backward(indices: Indices, grad: jax.Array) -> tuple[jax.Array, None, None]:
+    return dispatch(grad, *indices), None, None
 
 
-spread.defvjp(_spread_forward, _spread_backward)
-collect.defvjp(_collect_forward, _collect_backward)
+dispatch.defvjp(_dispatch_forward, _dispatch_backward)
+combine.defvjp(_combine_forward, _combine_backward)
 
 
 class Matrices(NamedTuple):
@@ -127,7 +127,7 @@ class Matrices(NamedTuple):
     down_EFD: jax.Array
 
 
-def answers(
+def expert_outputs(
     x_ND: jax.Array,
     chosen_NC: jax.Array,
     weights_NC: jax.Array,
@@ -136,16 +136,20 @@ def answers(
     activation: activations.Activation,
     first: jax.Array | int = 0,
 ) -> jax.Array:
-    """The weighted sum of what these experts, numbered from `first`, answer to each token that chose them, [N, D]."""
+    """For each token the weighted sum of the outputs of those of these experts that it chose, [N, D].
+
+    Args:
+      first: the number of the first of these experts.
+    """
     C, order = chosen_NC.shape[1], sort(chosen_NC, first, matrices.gate_EDF.shape[0])
-    copies_ND = spread(x_ND, order.choice_N // C, order.copy_NC)
-    weights_N = spread(weights_NC.reshape(-1), order.choice_N, order.copy_NC.reshape(-1, 1))
+    copies_ND = dispatch(x_ND, order.choice_N // C, order.copy_NC)
+    weights_N = dispatch(weights_NC.reshape(-1), order.choice_N, order.copy_NC.reshape(-1, 1))
     gate_NF = checkpoint_name(grouped.grouped_matmul(copies_ND, matrices.gate_EDF, order.sizes_E), 'gate')
     up_NF = checkpoint_name(grouped.grouped_matmul(copies_ND, matrices.up_EDF, order.sizes_E), 'up')
-    # Weighted here and not after `down`, so that the weights' gradient does not need the experts' answers again.
+    # Weighted here and not after `down`, so that the gradient of the weights does not need the experts' outputs again.
     hidden_NF = (activation(gate_NF) * up_NF * weights_N[:, None]).astype(x_ND.dtype)
-    answers_ND = grouped.grouped_matmul(hidden_NF, matrices.down_EFD, order.sizes_E)
-    return collect(answers_ND, order.choice_N // C, order.copy_NC)
+    outputs_ND = grouped.grouped_matmul(hidden_NF, matrices.down_EFD, order.sizes_E)
+    return combine(outputs_ND, order.choice_N // C, order.copy_NC)
 
 
 def mixture(
@@ -156,8 +160,8 @@ def mixture(
     *,
     activation: activations.Activation,
 ) -> jax.Array:
-    """answers() for a batch [B, T, D] that is cut over devices, with matrices that are too. See the top of the file."""
-    batch, length = (sharding.even(logical, size) for logical, size in zip(('batch', 'stream'), x_BTD.shape))
+    """expert_outputs() for a batch [B, T, D] and matrices that are sharded over devices; see the top of the file."""
+    batch, length = (sharding.even(logical, size) for logical, size in zip(('batch', 'residual_length'), x_BTD.shape))
     of_tokens = sharding.names(batch, length)
     of_experts, of_matrices = sharding.names('experts'), sharding.names('experts', 'hidden')
     gathered = tuple(axis for axis in of_matrices if axis in of_tokens)
@@ -173,7 +177,7 @@ def mixture(
             jax.lax.all_gather(each, gathered, tiled=True) if gathered else each for each in tokens
         )
         first = jax.lax.axis_index(of_experts) * len(matrices.gate_EDF) if of_experts else 0
-        y_ND = answers(x_ND, chosen_NC, weights_NC, matrices, activation=activation, first=first)
+        y_ND = expert_outputs(x_ND, chosen_NC, weights_NC, matrices, activation=activation, first=first)
         if gathered:
             y_ND = jax.lax.psum_scatter(y_ND, gathered, tiled=True)
         if replicated:
@@ -181,7 +185,7 @@ def mixture(
         return y_ND.reshape(x_btD.shape)
 
     tokens, wide, narrow = (batch, length, None), ('experts', embed, 'hidden'), ('experts', 'hidden', embed)
-    together = sharding.on_each(part, inputs=(tokens, tokens, tokens, wide, wide, narrow), outputs=tokens)
+    together = per_device.shard_map(part, inputs=(tokens, tokens, tokens, wide, wide, narrow), outputs=tokens)
     return together(x_BTD, chosen_BTC, weights_BTC, *matrices)
 
 
@@ -197,7 +201,7 @@ def _whole_forward(x: jax.Array, axes: tuple[str, ...], dimension: int) -> tuple
 
 def _whole_backward(axes: tuple[str, ...], dimension: int, _: None, grad: jax.Array) -> tuple[jax.Array]:
     for axis in axes:
-        grad = sharding.scatter(grad, dimension, axis)
+        grad = per_device.psum_scatter(grad, dimension, axis)
     return (grad,)
 
 
@@ -208,9 +212,10 @@ _whole.defvjp(_whole_forward, _whole_backward)
 class Routed(ffn.Ffn):
     """Experts, of which each token sees `top_k`; dropless, as in Mixtral (Jiang et al., 2024, arXiv:2401.04088).
 
-    `balance` weighs imbalance(), which is 1 at best, and `z_loss` the mean squared log-normaliser of the router (Zoph
-    et al., 2022, arXiv:2202.08906, equation 5: 0.001). Both are added to the objective for each layer. They are means
-    over all tokens, padding too, of each microbatch (or of a pipeline's), and so depend a little on how many there are.
+    `balance` weighs load_balancing_loss(), which is 1 at best, and `z_loss` the mean squared log-normaliser of the
+    router (Zoph et al., 2022, arXiv:2202.08906, equation 5: 0.001). Both are added to the objective for each layer.
+    They are means over all tokens, padding too, of each microbatch (or of a pipeline's), and so depend a little on how
+    many there are.
     """
 
     experts: config.Positive  # E
@@ -231,7 +236,7 @@ class Routed(ffn.Ffn):
 
 
 class RoutedModule(nn.Module):
-    """Owns router_DE, gate_EDF, up_EDF and down_EFD; sows what it asks of the objective into 'losses'."""
+    """Owns router_DE, gate_EDF, up_EDF and down_EFD; sows its auxiliary losses into 'losses'."""
 
     config: Routed
 
@@ -246,17 +251,17 @@ class RoutedModule(nn.Module):
         router_DE = draw('router', {'embed': D, 'experts': E}, dtype=precision.sums(x_BTD.dtype))
         # Small and whole everywhere, so that it takes the tokens as the stream is cut; else these would move.
         router_DE = sharding.constrain(router_DE, None, None)
-        x_BTD = sharding.constrain(x_BTD, 'batch', 'stream', 'embed')
+        x_BTD = sharding.constrain(x_BTD, 'batch', 'residual_length', 'embed')
         # In float32, for an exponential follows (Fedus et al., 2021, section 2.4); TPUs would multiply in bfloat16.
         logits_BTE = jnp.einsum('BTD,DE->BTE', precision.raised(x_BTD), router_DE, precision='highest')
         chosen_BTC, weights_BTC = route(logits_BTE, c.top_k)
-        intermediates.show(self, intermediates.ROUTERS, 'logits', logits_BTE)
-        self._ask('balance', c.balance, imbalance(logits_BTE, chosen_BTC))
-        self._ask('router_z', c.z_loss, jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1)).mean())
+        intermediates.sow(self, intermediates.ROUTER_LOGITS, 'logits', logits_BTE)
+        self._sow_loss('balance', c.balance, load_balancing_loss(logits_BTE, chosen_BTC))
+        self._sow_loss('router_z', c.z_loss, jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1)).mean())
         matrices = Matrices(gate_EDF, up_EDF, down_EFD)
         return mixture(x_BTD, chosen_BTC, weights_BTC, matrices, activation=c.activation)
 
-    def _ask(self, name: str, weight: float, value: jax.Array) -> None:
+    def _sow_loss(self, name: str, weight: float, value: jax.Array) -> None:
         # While weights are drawn nothing is minimised, and what is sown would be taken for state of the model.
         if weight and not self.is_initializing():
             self.sow('losses', name, weight * value, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros((), value.dtype))

@@ -16,10 +16,10 @@ from bigmodel_jax import config
 from bigmodel_jax.layers import intermediates, layer
 from bigmodel_jax.parallel import pipeline, sharding
 
-# What layers name for the backward pass, per token: the stream [D] where it enters the layer and between its sublayers
-# ('middle'); query, key and value after rotation [H K, G K, G K]; what the attention kernel returns [H K]; the products
-# that enter the activation of the feed-forward layer [F each; without a gate there is 'up' alone].
-Name = Literal['stream', 'middle', 'query', 'key', 'value', 'attention', 'gate', 'up']
+# What layers name for the backward pass, per token: the residual stream [D] where it enters the layer, and after the
+# mixer or cross-attention ('post_mixer'); query, key and value after rotation [H K, G K, G K]; the output of the
+# attention kernel [H K]; the inputs of the activation of the feed-forward layer [F each; without a gate 'up' alone].
+Name = Literal['residual_stream', 'post_mixer', 'query', 'key', 'value', 'attention', 'gate', 'up']
 Policy = Callable[..., Any]
 PyTree = Any
 Pattern = tuple[layer.Layer, ...]  # The kinds of layers, in turn; mostly one.
@@ -32,12 +32,12 @@ POLICIES: dict[str, Policy | None] = {
     'full': jax.checkpoint_policies.nothing_saveable,
     'attention': _named('attention'),
     'heads': _named('attention', 'query', 'key', 'value'),
-    'projections': _named('attention', 'query', 'key', 'value', 'middle', 'gate', 'up'),
+    'projections': _named('attention', 'query', 'key', 'value', 'post_mixer', 'gate', 'up'),
     'none': None,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
-        names_which_can_be_offloaded=['stream'],
+        names_which_can_be_offloaded=['residual_stream'],
         offload_src='device',
         offload_dst='pinned_host',
     ),
@@ -121,7 +121,7 @@ class StackModule(nn.Module):
         Where the mesh splits the layers into stages, the batch flows through them as in parallel/pipeline.py. Reading
         in pieces, with a state, does not use the pipeline: a step of one token has nothing to fill it with.
         """
-        intermediates.show(self, intermediates.STREAMS, 'before', carry)
+        intermediates.sow(self, intermediates.RESIDUAL_STREAM, 'before', carry)
         place = sharding.current()
         if place is not None and place.shards('layers') > 1 and state is None and not self.is_initializing():
             return self._pipelined(place, carry, inputs), None
@@ -151,11 +151,11 @@ class StackModule(nn.Module):
         """How it is called: the layers of a pattern are rematerialized one by one."""
         return _call if len(self.pattern) > 1 else self.config.rematerialized(_call)
 
-    def _pipelined(self, place: sharding.Place, x_BTD: jax.Array, inputs: PyTree) -> jax.Array:
+    def _pipelined(self, place: sharding.ShardingContext, x_BTD: jax.Array, inputs: PyTree) -> jax.Array:
         """The residual stream after all layers, each stage of them on its own devices."""
-        if any(intermediates.asked(self, collection) for collection in intermediates.COLLECTIONS):
+        if any(intermediates.requested(self, collection) for collection in intermediates.COLLECTIONS):
             raise config.InputError(
-                f'{", ".join(intermediates.COLLECTIONS)} are not shown where the mesh splits the layers into stages; '
+                f'{", ".join(intermediates.COLLECTIONS)} are not available with a pipeline of layers; '
                 'use mesh.pipeline=1.'
             )
         repeated, policy = self._repeated(name=None).clone(parent=None), self.config.policy

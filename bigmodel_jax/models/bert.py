@@ -1,4 +1,4 @@
-"""BERT: an encoder that reads both ways, pretrained to fill in masked tokens and to tell whether sentences follow.
+"""BERT: a bidirectional encoder, pretrained to predict masked tokens and whether one sentence follows another.
 
 Source: Devlin et al. (2018), arXiv:1810.04805; what the paper leaves open (the norm after the embeddings, the dense
 layer before the output matrix, epsilon) is as in its released code.
@@ -40,7 +40,7 @@ class Bert(model.Model):
 
     Batch: 'inputs' [B, T] int32, the first token of each row being [CLS]; optionally 'types' [B, T] int32 (0 in the
     first sentence, 1 in the second; default 0), 'segments' [B, T] (0 where padding; default: none is), 'positions'
-    [B, T] (default 0 .. T-1), and 'places' [B, N] int32, the positions whose tokens are to be told (default: all).
+    [B, T] (default 0 .. T-1), and 'masked_positions' [B, N] int32, the positions to predict (default: all).
     """
 
     vocab: config.Positive  # V
@@ -48,7 +48,7 @@ class Bert(model.Model):
     layers: config.Positive  # L
     block: blocks.Block
     length: config.Positive = 512  # Positions that are learned: the longest input.
-    types: config.Positive = 2  # Kinds of sentences that are told apart.
+    types: config.Positive = 2  # Token types: the first sentence and the second.
     norm: norms.Norm = NORM  # Of the sum of the embeddings, and before the output matrix.
     activation: activations.Activation = activations.Gelu(approximate=False)  # Before the output matrix.
     dropout: config.Probability = 0.1  # On the sum of the embeddings.
@@ -70,7 +70,9 @@ class Bert(model.Model):
             )
         kinds = fields['types'].upper_bound if 'types' in fields else None
         if kinds is not None and kinds > self.types:
-            raise config.InputError(f'model.types={self.types}, but the data tells {kinds} kinds of sentences apart.')
+            raise config.InputError(
+                f'model.types={self.types}, but the data has {kinds} token types; use at least {kinds}.'
+            )
         self.block.check(self.width, length)
 
 
@@ -167,10 +169,10 @@ class EncoderModule(nn.Module):
         x_BTD = self.embedding(batch)
         known_BT, segments_BT = batch.get('positions'), batch.get('segments')
         here_BT = jnp.arange(x_BTD.shape[1])[None] if known_BT is None else known_BT
-        # Padding looks at the first sentence, as in the released code, where it is hidden as a key alone.
-        asking_BT = None if segments_BT is None else jnp.maximum(segments_BT, 1)
+        # Padding attends to the first sentence, as in the released code, which masks padding as a key alone.
+        query_segments_BT = None if segments_BT is None else jnp.maximum(segments_BT, 1)
         order = contexts.Order.of(known_BT)
-        x_BTD, _ = self.blocks(x_BTD, contexts.Context(here_BT, here_BT, asking_BT, segments_BT, order=order))
+        x_BTD, _ = self.blocks(x_BTD, contexts.Context(here_BT, here_BT, query_segments_BT, segments_BT, order=order))
         return x_BTD, self.pooler(x_BTD)
 
 
@@ -185,20 +187,20 @@ class BertModule(EncoderModule):
     def __call__(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
         """{'mlm_logits': [B, T or N, V], 'nsp_logits': [B, 2]}; class 0: the second sentence follows."""
         x_BTD, pooled_BD = self.features(batch)
-        if 'places' in batch:
-            x_BTD = sharding.constrain(at(x_BTD, batch['places']), 'batch', None, 'embed')
+        if 'masked_positions' in batch:
+            x_BTD = sharding.constrain(gather_positions(x_BTD, batch['masked_positions']), 'batch', None, 'embed')
         logits_BTV = self.masked(x_BTD, self.embedding.head())
         nsp_BV = self.next_sentence(pooled_BD)
         return {'mlm_logits': logits_BTV, 'nsp_logits': nsp_BV.astype(logits_BTV.dtype)}
 
 
-def at(x_BTD: jax.Array, places_BN: jax.Array) -> jax.Array:
+def gather_positions(x_BTD: jax.Array, positions_BN: jax.Array) -> jax.Array:
     """The vectors [B, N, D] at these positions of each row.
 
     A product with ones and zeros, whose gradient is no scatter: N is a seventh of T, and D many times both.
     """
     T = x_BTD.shape[1]
-    chosen_BNT = jax.nn.one_hot(places_BN, T, dtype=x_BTD.dtype)
+    chosen_BNT = jax.nn.one_hot(positions_BN, T, dtype=x_BTD.dtype)
     return jnp.einsum('BNT,BTD->BND', chosen_BNT, x_BTD)
 
 
@@ -207,7 +209,7 @@ def at(x_BTD: jax.Array, places_BN: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier(model.Model):
-    """A class for each row, or with one class a number (section 4.1). Reads the batches of Bert, without 'places'.
+    """A class for each row, or with one class a number (section 4.1). Reads Bert's batches without 'masked_positions'.
 
     The encoder's parameters have the paths that they have in Bert, so that a run may start from one of pretraining.
     """

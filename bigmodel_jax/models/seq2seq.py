@@ -111,7 +111,7 @@ class Seq2SeqModule(nn.Module):
             self.embedding, self.encoder_positions, batch['source'], batch.get('source_positions')
         )
         order = contexts.Order.of(batch.get('source_positions'))
-        context = contexts.Context(here_BS, here_BS, asking(segments_BS), segments_BS, bias, order)
+        context = contexts.Context(here_BS, here_BS, query_segments(segments_BS), segments_BS, bias, order)
         x_BSD, _ = self.encoder(x_BSD, context)
         return x_BSD if self.encoder_norm is None else self.encoder_norm(x_BSD)
 
@@ -128,11 +128,11 @@ class Seq2SeqModule(nn.Module):
         there_BS = here_BT if slots is None else jnp.arange(slots)[None]
         order = contexts.Order.of(batch.get('positions'))
         key_segments_BT = segments_BT if state is None else None  # A cache has none; see decoder.py.
-        context = contexts.Context(here_BT, there_BS, asking(segments_BT), key_segments_BT, bias, order)
+        context = contexts.Context(here_BT, there_BS, query_segments(segments_BT), key_segments_BT, bias, order)
         if source_segments_BS is not None and segments_BT is None:  # One pair in each row, the source padded.
             segments_BT = jnp.ones(batch['inputs'].shape, jnp.int32)
         source_BS = jnp.arange(memory_BSD.shape[1])[None]
-        cross = contexts.Context(here_BT, source_BS, asking(segments_BT), source_segments_BS)
+        cross = contexts.Context(here_BT, source_BS, query_segments(segments_BT), source_segments_BS)
         x_BTD, state = self.decoder(x_BTD, context._replace(memory=contexts.Memory(memory_BSD, cross)), state)
         return x_BTD if self.decoder_norm is None else self.decoder_norm(x_BTD), state
 
@@ -145,8 +145,8 @@ class Seq2SeqModule(nn.Module):
         return self.embedding.unembed(x_BTD)
 
 
-def asking(segments_BT: jax.Array | None) -> jax.Array | None:
-    """The segments of queries: padding reads the first document of its row, as where a mask hides keys alone.
+def query_segments(segments_BT: jax.Array | None) -> jax.Array | None:
+    """The segments of queries: padding attends to the first document of its row, as where a mask hides keys alone.
 
     Nobody reads what becomes of padding, but comparisons with reference implementations, which do it so, are simpler.
     """

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax import precision
 from bigmodel_jax.objectives.objective import Mean
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.parallel import per_device, sharding
 
 PyTree = Any
 Leaves = tuple[jax.Array, ...]
@@ -68,7 +68,7 @@ def _on_each(
     leaves, others = sizes
     axes, of_head = sharding.names(*ROWS), tuple(HEAD[leaf.ndim] for leaf in leaves)
     whole: Any = tuple((None,) * leaf.ndim for leaf in leaves)
-    return sharding.on_each(
+    return per_device.shard_map(
         functools.partial(local, part, pieces, axes),
         inputs=(whole, (*ROWS, None), *(ROWS for _ in others)),
         outputs=((), of_head, (*ROWS, None)) if gradients else (),
@@ -108,7 +108,8 @@ def _gradients(
     (total, of_head), of_x = jax.lax.scan(body, zero, _cut(arrays, pieces))
     of_x_BTD = jnp.moveaxis(of_x, 0, 1).reshape(arrays[0].shape)
     laid = (
-        sharding.sum_up(grad.astype(leaf.dtype), *HEAD[leaf.ndim], over=ROWS) for grad, leaf in zip(of_head, leaves)
+        per_device.psum_over(grad.astype(leaf.dtype), *HEAD[leaf.ndim], over=ROWS)
+        for grad, leaf in zip(of_head, leaves)
     )
     return _over(axes, total), tuple(laid), of_x_BTD
 

@@ -22,7 +22,7 @@ class Gradients:
         """Into how many parts, computed one after another, a program cuts its rows."""
         return 1
 
-    def check(self, rows: int, place: sharding.Place) -> None:
+    def check(self, rows: int, place: sharding.ShardingContext) -> None:
         """Checks that a batch of `rows` divides as this method and the mesh need it.
 
         Raises:
@@ -62,7 +62,7 @@ class FixedOrder(Gradients):
     parts: config.Positive  # A power of two that the number of devices of every mesh to be compared divides.
     microbatches: config.Positive = 1  # Of each part.
 
-    def check(self, rows: int, place: sharding.Place) -> None:
+    def check(self, rows: int, place: sharding.ShardingContext) -> None:
         parts, devices = self.parts, place.shards('batch')
         super().check(rows, place)
         if devices != place.mesh.size:

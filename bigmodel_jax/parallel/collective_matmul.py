@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import precision
-from bigmodel_jax.parallel import einsum, sharding
+from bigmodel_jax.parallel import einsum, per_device, sharding
 
 AXIS = 'tensor'
 WORTH = 2**24  # Bytes of a device's piece of the stream from which the ring pays; below, one gather has less latency.
 
-# Their subscripts are literal where out_of_stream() and into_stream() are called.
+# Their subscripts are literal where allgather_matmul() and matmul_reducescatter() are called.
 _product, _einsum = jnp.einsum, einsum.einsum
 
 
-def out_of_stream(
+def allgather_matmul(
     x_BTD: jax.Array, subscripts: tuple[str, ...], matrices: tuple[jax.Array, ...], *, cuts: tuple[str, ...]
 ) -> tuple[jax.Array, ...]:
     """Products of the stream with several weights, such as 'BTD,DHK->BTHK': of all positions, cut as the weights are.
@@ -36,15 +36,15 @@ def out_of_stream(
         x_BTD = sharding.constrain(x_BTD, 'batch', 'length', 'embed')  # Once, for all products.
         return tuple(_einsum(each, x_BTD, matrix) for each, matrix in zip(subscripts, matrices))
     rest = [(None,) * (matrix.ndim - 2) for matrix in matrices]
-    run = sharding.on_each(
+    run = per_device.shard_map(
         lambda x_BTD, *matrices: _gathered(subscripts, x_BTD, matrices),
-        inputs=(('batch', 'stream', None), *((None, cut, *more) for cut, more in zip(cuts, rest))),
+        inputs=(('batch', 'residual_length', None), *((None, cut, *more) for cut, more in zip(cuts, rest))),
         outputs=tuple(('batch', 'length', cut, *more) for cut, more in zip(cuts, rest)),
     )
     return run(x_BTD, *matrices)
 
 
-def into_stream(subscripts: str, y: jax.Array, matrix: jax.Array, *, cut: str) -> jax.Array:
+def matmul_reducescatter(subscripts: str, y: jax.Array, matrix: jax.Array, *, cut: str) -> jax.Array:
     """The product of what a layer made of all positions with a weight, such as 'BTHK,HKD->BTD', summed into the stream.
 
     Args:
@@ -53,10 +53,10 @@ def into_stream(subscripts: str, y: jax.Array, matrix: jax.Array, *, cut: str) -
     if not _pays(jax.eval_shape(functools.partial(_product, subscripts), y, matrix), (cut,)):
         return _einsum(subscripts, y, matrix)
     more = (None,) * (y.ndim - 3)
-    run = sharding.on_each(
+    run = per_device.shard_map(
         functools.partial(_scattered, subscripts),
         inputs=(('batch', 'length', cut, *more), (cut, *more, None)),
-        outputs=('batch', 'stream', None),
+        outputs=('batch', 'residual_length', None),
     )
     return run(y, matrix)
 
@@ -64,10 +64,10 @@ def into_stream(subscripts: str, y: jax.Array, matrix: jax.Array, *, cut: str) -
 def _pays(x_BTD: jax.Array | jax.ShapeDtypeStruct, cuts: tuple[str, ...]) -> bool:
     """Whether the stream is cut over the ring, in pieces worth sending one by one, and the weights over it alone."""
     place = sharding.current()
-    if place is None or AXIS not in place.names('stream') or any(place.names(cut) != (AXIS,) for cut in cuts):
+    if place is None or AXIS not in place.names('residual_length') or any(place.names(cut) != (AXIS,) for cut in cuts):
         return False
-    pieces = place.shards('batch') * place.shards('stream')
-    whole = x_BTD.shape[0] % place.shards('batch') == 0 and x_BTD.shape[1] % place.shards('stream') == 0
+    pieces = place.shards('batch') * place.shards('residual_length')
+    whole = x_BTD.shape[0] % place.shards('batch') == 0 and x_BTD.shape[1] % place.shards('residual_length') == 0
     return whole and x_BTD.size * x_BTD.dtype.itemsize >= pieces * WORTH
 
 

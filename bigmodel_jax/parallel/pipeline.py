@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import config
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.parallel import per_device, sharding
 
 PyTree = Any
 # (weights of the layer, stream [B, ...], what goes beside it, dropout key) -> the stream after it, what it sowed.
@@ -32,7 +32,7 @@ def divisors(number: int) -> list[int]:
     return [part for part in range(1, number + 1) if number % part == 0]
 
 
-def microbatches(place: sharding.Place, rows: int) -> int:
+def microbatches(place: sharding.ShardingContext, rows: int) -> int:
     """M, the number of microbatches of a batch of `rows`: as the mesh says, or 4 for each stage; less if it must.
 
     Each device's rows divide by M, so that a microbatch is spread over the devices as the batch is.
@@ -43,7 +43,7 @@ def microbatches(place: sharding.Place, rows: int) -> int:
     return max(part for part in divisors(local) if part <= limit)
 
 
-def check(place: sharding.Place, rows: int) -> None:
+def check(place: sharding.ShardingContext, rows: int) -> None:
     """Raises InputError if a batch of `rows` does not divide into as many microbatches as the mesh asks for."""
     parts, shards = place.pipeline_parts, place.shards('batch')
     local = rows // shards
@@ -57,7 +57,13 @@ def check(place: sharding.Place, rows: int) -> None:
 
 
 def run(
-    layer: Layer, weights: PyTree, x: jax.Array, beside: PyTree, *, place: sharding.Place, key: jax.Array | None
+    layer: Layer,
+    weights: PyTree,
+    x: jax.Array,
+    beside: PyTree,
+    *,
+    place: sharding.ShardingContext,
+    key: jax.Array | None,
 ) -> tuple[jax.Array, PyTree]:
     """The stream after all layers, and what they sowed, [L, ...] each: the mean over the microbatches.
 
@@ -86,7 +92,7 @@ def run(
         return x, jax.lax.pmean(sown, names) if names else sown
 
     inputs = (None if key is None else (), *of_weights, *of_rows)
-    together = sharding.on_each(local, inputs=inputs, outputs=(('replica',), ()), over=('replica',))
+    together = per_device.shard_map(local, inputs=inputs, outputs=(('replica',), ()), over=('replica',))
     return together(key, *jax.tree.leaves(weights), *leaves)
 
 
@@ -96,7 +102,7 @@ def _flow(
     x: jax.Array,
     beside: PyTree,
     *,
-    place: sharding.Place,
+    place: sharding.ShardingContext,
     parts: int,
     key: jax.Array | None,
 ) -> tuple[jax.Array, PyTree]:
@@ -130,7 +136,7 @@ def _flow(
     after = jnp.where(_like(stage == stages - 1, after[0]), after[stages - 1 :], 0).sum(axis=1)
     done = jnp.moveaxis(after, 0, 1).reshape(x.shape)
     mean = jax.tree.map(lambda leaf: leaf.sum(axis=0).reshape(-1, *leaf.shape[3:]) / parts, sown)
-    return sharding.constrain(done, 'batch', 'stream', 'embed'), mean
+    return sharding.constrain(done, 'batch', 'residual_length', 'embed'), mean
 
 
 def _stage(layer: Layer, tree: Any, key: jax.Array | None) -> Callable[..., tuple[jax.Array, PyTree]]:

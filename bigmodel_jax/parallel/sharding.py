@@ -19,7 +19,7 @@ import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -47,8 +47,8 @@ STANDARD: Rules = (
     ('all_heads', ('tensor', 'sequence')),
     ('hidden', ('tensor',)),
     ('vocab', ('tensor',)),
-    # The positions of the stream between the layers, where nothing mixes them.
-    ('stream', ('sequence', 'tensor')),
+    # The positions of the residual stream between the layers, where nothing mixes them.
+    ('residual_length', ('sequence', 'tensor')),
     # Rows that meet no others in any layer, for what is done by each replica alone (parallel/pipeline.py).
     ('replica', ('data', 'fsdp')),
 )
@@ -101,7 +101,7 @@ class MeshShape:
             )
         return given
 
-    def build(self, devices: Sequence[jax.Device] | None = None) -> 'Place':
+    def build(self, devices: Sequence[jax.Device] | None = None) -> 'ShardingContext':
         """The mesh on `devices` (default: all).
 
         Raises:
@@ -117,10 +117,10 @@ class MeshShape:
         grid = np.concatenate(blocks, axis=AXES.index(self.across))
         axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
         mesh = jax.sharding.Mesh(grid, AXES, axis_types=axis_types)
-        return Place(mesh=mesh, rules=self.rules, pipeline_parts=self.pipeline_parts)
+        return ShardingContext(mesh=mesh, rules=self.rules, pipeline_parts=self.pipeline_parts)
 
-    def outline(self, devices: int, platform: str) -> 'Place':
-        """The place on so many devices of a Place.platform that need not exist: programs can be traced for it, not run.
+    def abstract(self, devices: int, platform: str) -> 'ShardingContext':
+        """The sharding context of devices that need not exist: programs can be traced and compiled for it, not run.
 
         Raises:
           InputError: as of sizes().
@@ -128,17 +128,19 @@ class MeshShape:
         sizes = tuple(self.sizes(devices).values())
         axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
         mesh: Any = jax.sharding.AbstractMesh(sizes, AXES, axis_types=axis_types)
-        return Place(mesh=mesh, rules=self.rules, outlined=platform, pipeline_parts=self.pipeline_parts)
+        return ShardingContext(
+            mesh=mesh, rules=self.rules, abstract_platform=platform, pipeline_parts=self.pipeline_parts
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ShardingContext:
     """A mesh and its rule table: turns logical axes into shardings."""
 
     mesh: jax.sharding.Mesh
     rules: Rules
-    manual: tuple[str, ...] = ()  # Mesh axes that on_each() has cut already: within it they cut nothing more.
-    outlined: str = ''  # The platform of a place without devices.
+    manual: tuple[str, ...] = ()  # Mesh axes that per_device.shard_map() has split already; it splits no more.
+    abstract_platform: str = ''  # The platform where there are no devices; see MeshShape.abstract().
     pipeline_parts: int | None = None
 
     def __post_init__(self) -> None:
@@ -167,7 +169,7 @@ class Place:
     @property
     def platform(self) -> str:
         """'cpu', 'gpu' or 'tpu'; of the devices in the mesh, which need not be those of this machine."""
-        return self.outlined or self.mesh.devices.flat[0].platform
+        return self.abstract_platform or self.mesh.devices.flat[0].platform
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -176,7 +178,7 @@ class Place:
 
     def rings(self, axis: str) -> tuple[int, ...]:
         """The torus dimensions that a mesh axis runs along; see torus.rings()."""
-        if self.outlined:
+        if self.abstract_platform:
             return (self.mesh.shape[axis],)
         lines = np.moveaxis(self.mesh.devices, AXES.index(axis), -1).reshape(-1, self.mesh.shape[axis])
         return torus.rings(list(lines[0]))
@@ -243,7 +245,7 @@ class Place:
                 f'data.batch={rows} does not divide over the {parts} batch shards of the mesh ({sizes}); '
                 f'use a multiple of {parts}, such as {-(-rows // parts) * parts}, or a smaller mesh.'
             )
-        if self.outlined:
+        if self.abstract_platform:
             return np.arange(rows)
         placed = self.batch_sharding(1).addressable_devices_indices_map((rows,)).values()
         ranges = sorted({index[0].indices(rows)[:2] for index in placed if index is not None})
@@ -255,12 +257,12 @@ class Place:
         return jax.make_array_from_callback((self.mesh.size,), everywhere, lambda _: np.array([number], np.int32))
 
 
-_place: contextvars.ContextVar[Place | None] = contextvars.ContextVar('place', default=None)
+_place: contextvars.ContextVar[ShardingContext | None] = contextvars.ContextVar('place', default=None)
 
 
 @contextlib.contextmanager
-def use(place: Place) -> Iterator[Place]:
-    """Within this context constrain() applies `place`'s rule table."""
+def use(place: ShardingContext) -> Iterator[ShardingContext]:
+    """Within this Python context constrain() applies the rule table of `place`."""
     token = _place.set(place)
     try:
         yield place
@@ -280,12 +282,12 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
     free = x.ndim - len(axes) + 1 if axes[-1:] == (...,) else 0
     fitted = [place.fit(size, entry) for size, entry in zip(x.shape, place.spec(axes[:-1] if free else axes))]
     spec = PartitionSpec(*fitted, *[PartitionSpec.UNCONSTRAINED] * free)
-    # Within on_each() the mesh is known, and only the axes that are left may be named.
+    # Within shard_map() the mesh is known, and only the axes that are left may be named.
     return jax.lax.with_sharding_constraint(x, spec if place.manual else NamedSharding(place.mesh, spec))
 
 
-def current() -> Place | None:
-    """The place in use; None outside `use`."""
+def current() -> ShardingContext | None:
+    """The sharding context in use; None outside `use`."""
     return _place.get()
 
 
@@ -300,100 +302,7 @@ def even(logical: str, size: int) -> str:
     return '' if size % shards(logical) else logical
 
 
-def on_each(
-    function: Callable[..., Any],
-    *,
-    inputs: tuple[LogicalAxes | None, ...],
-    outputs: Any,
-    over: tuple[str, ...] | None = None,
-) -> Callable[..., Any]:
-    """`function` run by every device on its own part of the arrays, where it may speak to others by the names of mesh
-    axes (jax.lax.ppermute ...). For what the compiler cannot split by itself: custom kernels, sorting, rings.
-
-    Outside `use`, and where nothing is cut, it is `function`.
-
-    Args:
-      inputs: the logical axes of each argument; None for an argument that is None.
-      outputs: the logical axes of what it returns: one tuple of names, or a tuple of such tuples.
-      over: only the mesh axes of these logical axes; the compiler goes on splitting over the others.
-    """
-    place = _place.get()
-    if place is None:
-        return function
-    # Custom kernels need all axes to be manual, even those of size 1.
-    wanted = AXES if over is None else tuple(axis for logical in over for axis in place.names(logical))
-    manual = tuple(axis for axis in AXES if axis in wanted and axis not in place.manual)
-    if place.mesh.size == 1 or not manual:
-        return function
-    within = dataclasses.replace(place, manual=place.manual + manual)
-
-    def spec(axes: Any) -> Any:
-        if axes is None or all(name is None or isinstance(name, str) for name in axes):
-            return _only(place.spec(axes or ()), manual)
-        return tuple(spec(each) for each in axes)
-
-    def local(*arguments: Any) -> Any:
-        with use(within):
-            return function(*arguments)
-
-    in_specs = tuple(spec(axes) for axes in inputs)
-    mesh = place.mesh if not place.manual else None  # Within another on_each() the mesh is known.
-    # Kernels do not say over which axes their results vary, so that check is off.
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=in_specs, out_specs=spec(outputs), axis_names=set(manual), check_vma=False
-    )
-
-
-def _only(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
-    """`spec` without the mesh axes that are not in `axes`."""
-    entries = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
-    return PartitionSpec(*(tuple(name for name in entry if name in axes) or None for entry in entries))
-
-
 def names(*logical: str) -> tuple[str, ...]:
     """The mesh axes that cut some logical axes on the mesh in use, each once; none outside `use`."""
     place = _place.get()
     return () if place is None else tuple(dict.fromkeys(axis for each in logical for axis in place.names(each)))
-
-
-def sum_up(x: jax.Array, *axes: str | None, over: tuple[str, ...], done: str = '') -> jax.Array:
-    """Within on_each(): a sum, laid out as the rules say for its logical axes. Its terms are those of the devices that
-    have different parts of the logical axes `over`; along the outermost torus dimension of `done` they are one already.
-    """
-    place = _place.get()
-    if place is None or not place.manual:
-        return x
-    whole = dataclasses.replace(place, manual=())
-    summed = [axis for each in over for axis in whole.names(each) if axis in place.manual]
-    scattered = [
-        (dimension, axis)
-        for dimension, entry in enumerate(whole.spec(axes))
-        for axis in ((entry,) if isinstance(entry, str) else entry or ())
-        if axis in summed
-    ]
-    total = _addable(x, place)
-    for dimension, axis in scattered:
-        total = scatter(total, dimension, axis, skip=axis == done)
-    others = tuple(axis for axis in summed if axis not in {axis for _, axis in scattered})
-    return (jax.lax.psum(total, others) if others else total).astype(x.dtype)
-
-
-def _addable(x: jax.Array, place: Place) -> jax.Array:
-    """`x`, but in float32 where the compiler for the CPU stops with an error at bfloat16 sums within on_each()."""
-    return x.astype('float32') if place.platform == 'cpu' and x.dtype == 'bfloat16' else x
-
-
-def scatter(x: jax.Array, dimension: int, axis: str, *, skip: bool = False) -> jax.Array:
-    """Within on_each(): the sum over a mesh axis, of which each device along it keeps its part of a dimension.
-
-    The TPU compiler makes a sum of everything everywhere out of a scatter over several dimensions of the torus at once,
-    so they take turns.
-    """
-    place = _place.get()
-    assert place is not None  # Not always the one of on_each(): a gradient may be traced after it.
-    total = _addable(x, place)
-    for groups in torus.turns(place.rings(axis))[skip:]:
-        total = jax.lax.psum_scatter(
-            total, axis, scatter_dimension=dimension, axis_index_groups=groups if len(groups) > 1 else None, tiled=True
-        )
-    return total.astype(x.dtype)

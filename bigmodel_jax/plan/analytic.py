@@ -43,7 +43,7 @@ class Traced:
 
     experiment: Experiment
     on: slices.Slice
-    place: sharding.Place
+    place: sharding.ShardingContext
     spec: state.StateSpec
     work: count.Work
     kept: Arrays  # For the backward pass of the whole batch, without the parameters.
@@ -114,7 +114,7 @@ def trace(experiment: Experiment, on: slices.Slice) -> Traced:
       InputError: an array does not divide over the mesh.
     """
     # The kernels of GPUs cannot be traced without one; those of TPUs can, compute the same and keep the same.
-    place = experiment.mesh.outline(on.size, 'tpu')
+    place = experiment.mesh.abstract(on.size, 'tpu')
     mesh = sharding.MeshShape(data=1, rules=experiment.mesh.rules)
     alone = dataclasses.replace(experiment, mesh=mesh, gradients=gradients.WholeBatch())
     found = _alone(alone)
@@ -132,7 +132,7 @@ def trace(experiment: Experiment, on: slices.Slice) -> Traced:
 
 @functools.lru_cache(maxsize=64)
 def _alone(experiment: Experiment) -> Alone:
-    place = experiment.mesh.outline(1, 'tpu')
+    place = experiment.mesh.abstract(1, 'tpu')
     with sharding.use(place):
         spec = state.specify(experiment, place)
         batch = {
@@ -226,7 +226,7 @@ def _share(traced: Traced, array: jax.ShapeDtypeStruct) -> float:
     """Bytes of an activation of one microbatch on one chip; its logical axes are read from its sizes."""
     names = [_name(traced, array.shape, index) for index in range(len(array.shape))]
     if 'length' in names and not set(names) & {'heads', 'kv_heads', 'hidden', 'vocab', 'experts'}:
-        names[names.index('length')] = 'stream'
+        names[names.index('length')] = 'residual_length'
     parts = math.prod(traced.place.sizes[axis] for cut in formulas.cuts(traced.place, tuple(names)) for axis in cut)
     size = math.prod(array.shape) * np.dtype(array.dtype).itemsize / parts
     return size / (traced.experiment.gradients.microbatches if 'batch' in names else 1)

@@ -43,7 +43,7 @@ class Weight:
 class Setting:
     """What the formulas need to know of a step beside its weights."""
 
-    place: sharding.Place
+    place: sharding.ShardingContext
     on: slices.Slice
     tokens: int  # Of one microbatch, on all chips.
     width: int
@@ -70,7 +70,7 @@ class Setting:
         return math.prod(self.place.sizes[axis] for axis in axes)
 
 
-def weights(place: sharding.Place, params: Any, axes: Any) -> list[Weight]:
+def weights(place: sharding.ShardingContext, params: Any, axes: Any) -> list[Weight]:
     """The parameters of a spec as they lie on `place`."""
     found = []
     flat = jax.tree_util.tree_leaves_with_path(params)
@@ -82,12 +82,12 @@ def weights(place: sharding.Place, params: Any, axes: Any) -> list[Weight]:
     return found
 
 
-def cuts(place: sharding.Place, names: sharding.LogicalAxes) -> tuple[tuple[str, ...], ...]:
+def cuts(place: sharding.ShardingContext, names: sharding.LogicalAxes) -> tuple[tuple[str, ...], ...]:
     """The mesh axes that cut each dimension of an array."""
     return tuple((entry,) if isinstance(entry, str) else tuple(entry or ()) for entry in place.spec(names))
 
 
-def gathered(weight: Weight, place: sharding.Place) -> tuple[str, ...]:
+def gathered(weight: Weight, place: sharding.ShardingContext) -> tuple[str, ...]:
     """The mesh axes over which a weight must be gathered before it is used: those that the activations need."""
     busy = {*place.names('batch'), *place.names('length')}
     pairs = zip(weight.axes, weight.entries)
@@ -101,7 +101,7 @@ def whole_bytes(weight: Weight, setting: Setting) -> float:
     return math.prod(weight.shape) / setting.group(kept) * setting.itemsize / weight.layers
 
 
-def own_bytes(weight: Weight, place: sharding.Place) -> int:
+def own_bytes(weight: Weight, place: sharding.ShardingContext) -> int:
     """Of one chip's part of a parameter, as it is stored."""
     parts = math.prod(place.sizes[axis] for entry in weight.entries for axis in entry)
     return math.prod(weight.shape) * weight.itemsize // parts

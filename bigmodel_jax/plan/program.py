@@ -52,7 +52,7 @@ class Traced(NamedTuple):
     program: Any  # jax.stages.Traced
     spec: state.StateSpec
     batch: dict[str, jax.ShapeDtypeStruct]
-    place: sharding.Place
+    place: sharding.ShardingContext
     mesh: sharding.MeshShape
 
 

@@ -49,7 +49,7 @@ def on_slice(experiment: Experiment, on: slices.Slice) -> Experiment:
 
 def check_shapes(experiment: Experiment, on: slices.Slice) -> None:
     """Raises InputError where the batch, the rows or the heads do not divide over the mesh."""
-    place = experiment.mesh.outline(on.size, on.chip.platform)
+    place = experiment.mesh.abstract(on.size, on.chip.platform)
     rows, parts = experiment.data.batch, place.shards('batch')
     if rows % (parts * experiment.gradients.microbatches):
         unit = parts * experiment.gradients.microbatches
@@ -59,7 +59,7 @@ def check_shapes(experiment: Experiment, on: slices.Slice) -> None:
         )
     lengths = {size for field in experiment.data.fields.values() for size in field.sizes('length')}
     for length, (logical, word) in itertools.product(
-        lengths, (('length', 'sequence'), ('stream', 'sequence x tensor'))
+        lengths, (('length', 'sequence'), ('residual_length', 'sequence x tensor'))
     ):
         shards = place.shards(logical)
         if length > 1 and length % shards:

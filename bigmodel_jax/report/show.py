@@ -27,7 +27,7 @@ def attention(experiment: Experiment) -> list[str]:
     return [f'attention of {name}: {way}' for name, way in taken.items()]
 
 
-def _attention_paths(experiment: Experiment, place: sharding.Place) -> dict[str, str]:
+def _attention_paths(experiment: Experiment, place: sharding.ShardingContext) -> dict[str, str]:
     """Layer -> way, by tracing a step; nothing is computed."""
     rows = experiment.data.batch // experiment.gradients.microbatches
     batch = {

@@ -54,7 +54,7 @@ def _bits(x: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache
-def _compiled(place: sharding.Place | None) -> Callable[[PyTree], jax.Array]:
+def _compiled(place: sharding.ShardingContext | None) -> Callable[[PyTree], jax.Array]:
     def stacked(tree: PyTree) -> jax.Array:
         return jnp.stack(jax.tree.leaves(checksums(tree)))
 

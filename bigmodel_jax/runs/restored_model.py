@@ -30,7 +30,7 @@ class Trained:
 
     path: epath.Path
     experiment: Experiment
-    place: sharding.Place
+    place: sharding.ShardingContext
     step: int
     params: PyTree
     model_state: PyTree

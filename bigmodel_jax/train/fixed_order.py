@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.parallel import per_device, sharding
 
 PyTree = Any
 Batch = dict[str, jax.Array]
@@ -61,7 +61,7 @@ class Step:
       shardings: of the state.
     """
 
-    def __init__(self, programs: Programs, *, parts: int, place: sharding.Place, shardings: PyTree):
+    def __init__(self, programs: Programs, *, parts: int, place: sharding.ShardingContext, shardings: PyTree):
         self._place, self._shardings = place, shardings
         self._mark = jax.jit(programs.mark, out_shardings=place.replicated)
         self._cut = jax.jit(functools.partial(_cut, parts, parts // place.mesh.size))
@@ -121,10 +121,15 @@ class _OnEach:
     """
 
     def __init__(
-        self, function: Callable[..., PyTree], place: sharding.Place, result: Any, *, donate: tuple[int, ...] = ()
+        self,
+        function: Callable[..., PyTree],
+        place: sharding.ShardingContext,
+        result: Any,
+        *,
+        donate: tuple[int, ...] = (),
     ):
         # It knows of no mesh, only of the kind of device.
-        alone = sharding.MeshShape(data=1, rules=place.rules).outline(1, place.platform)
+        alone = sharding.MeshShape(data=1, rules=place.rules).abstract(1, place.platform)
 
         def traced(*arguments: Any) -> PyTree:
             with sharding.use(alone):
@@ -176,11 +181,11 @@ def _cut(parts: int, here: int, batch: Batch) -> list[tuple[jax.Array, Batch]]:
         split = jax.tree.map(lambda x: x.reshape(here, -1, *x.shape[1:]), (number_n, batch))
         return [jax.tree.map(lambda x, j=j: x[j], split) for j in range(here)]
 
-    cut = sharding.on_each(local, inputs=(('batch',), ('batch',)), outputs=('batch',))
+    cut = per_device.shard_map(local, inputs=(('batch',), ('batch',)), outputs=('batch',))
     return cut(jnp.arange(parts), batch)
 
 
-def _join(place: sharding.Place, stack: PyTree) -> PyTree:
+def _join(place: sharding.ShardingContext, stack: PyTree) -> PyTree:
     """The sum over all devices, on each: the upper levels of the tree, along the innermost mesh axis first."""
 
     def local(tree: PyTree) -> PyTree:
@@ -192,4 +197,4 @@ def _join(place: sharding.Place, stack: PyTree) -> PyTree:
                 tree = jax.tree.map(jnp.add, tree, theirs)
         return tree
 
-    return sharding.on_each(local, inputs=(('batch',),), outputs=())(stack)
+    return per_device.shard_map(local, inputs=(('batch',),), outputs=())(stack)

@@ -34,7 +34,13 @@ class Prefetcher:
     """
 
     def __init__(
-        self, data: batches.Batches, place: sharding.Place, start: int, taken: route.Route, *, workers: int = 1
+        self,
+        data: batches.Batches,
+        place: sharding.ShardingContext,
+        start: int,
+        taken: route.Route,
+        *,
+        workers: int = 1,
     ):
         self._data, self._place, self._step, self._route = data, place, start, taken
         self._rows = place.local_rows(data.rows)

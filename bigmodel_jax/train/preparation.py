@@ -31,7 +31,7 @@ class Run:
     """An experiment with everything built and checked, before the first compile."""
 
     experiment: Experiment
-    place: sharding.Place
+    place: sharding.ShardingContext
     data: batches.Batches
     spec: state.StateSpec
     evaluators: tuple[evaluation.Evaluator, ...]
@@ -103,7 +103,7 @@ def _check_counts(data: batches.Batches) -> None:
 def _setting(
     experiment: Experiment,
     spec: state.StateSpec,
-    place: sharding.Place,
+    place: sharding.ShardingContext,
     *,
     tokenizer: Tokenizer | None,
     open_training: Callable[[], batches.Batches],
@@ -126,7 +126,7 @@ def prepare(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
 
 
 def evaluators_of(
-    experiment: Experiment, place: sharding.Place, workdir: epath.Path
+    experiment: Experiment, place: sharding.ShardingContext, workdir: epath.Path
 ) -> tuple[evaluation.Evaluator, ...]:
     """The evaluations of a run, built by every process; with its tokenizer, and without its training data if they can.
 

@@ -82,7 +82,7 @@ class StateSpec:
         return state._replace(params=params, opt_state=opt_state, ema=average)
 
 
-def specify(experiment: Experiment, place: sharding.Place) -> StateSpec:
+def specify(experiment: Experiment, place: sharding.ShardingContext) -> StateSpec:
     """The specification of `experiment` on `place`; allocates nothing and does not touch the data.
 
     Raises:
@@ -142,7 +142,7 @@ def _axes_of(leaf: Any) -> sharding.LogicalAxes:
     return (None,) * nn.meta.unbox(leaf).ndim
 
 
-def shardings_of(place: sharding.Place, abstract: TrainState, axes: PyTree) -> TrainState:
+def shardings_of(place: sharding.ShardingContext, abstract: TrainState, axes: PyTree) -> TrainState:
     """Where every array of a state lies.
 
     Args:
@@ -163,7 +163,7 @@ def shardings_of(place: sharding.Place, abstract: TrainState, axes: PyTree) -> T
     )
 
 
-def tree_shardings(place: sharding.Place, abstract: Any, axes: Any) -> Any:
+def tree_shardings(place: sharding.ShardingContext, abstract: Any, axes: Any) -> Any:
     """The sharding of every array of a tree, checked.
 
     Args:
@@ -179,7 +179,9 @@ def tree_shardings(place: sharding.Place, abstract: Any, axes: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, abstract, axes)
 
 
-def with_default(place: sharding.Place, shape: tuple[int, ...], axes: sharding.LogicalAxes) -> sharding.LogicalAxes:
+def with_default(
+    place: sharding.ShardingContext, shape: tuple[int, ...], axes: sharding.LogicalAxes
+) -> sharding.LogicalAxes:
     """`axes`, or the default for an array of a plain Flax layer, which declares none.
 
     Such an array of two or more dimensions is split along the largest one that divides, over the mesh axes that
@@ -193,7 +195,7 @@ def with_default(place: sharding.Place, shape: tuple[int, ...], axes: sharding.L
     return tuple(SPLIT if dimension == largest else None for dimension in range(len(shape)))
 
 
-def state_shardings(place: sharding.Place, opt_state: Any, params: Any, shardings: Any) -> Any:
+def state_shardings(place: sharding.ShardingContext, opt_state: Any, params: Any, shardings: Any) -> Any:
     """Shardings of an optimizer's state: whatever has the path and shape of a parameter lies where that parameter lies.
 
     The rest (counters, factored statistics) is replicated.

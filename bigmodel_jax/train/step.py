@@ -107,7 +107,7 @@ def _norms(state: TrainState, grads: PyTree, spec: StateSpec) -> jax.Array:
 
 
 def compile_step(
-    experiment: Experiment, spec: StateSpec, place: sharding.Place
+    experiment: Experiment, spec: StateSpec, place: sharding.ShardingContext
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Trace]]:
     """train_step() of `experiment`, jitted: shardings are explicit and the old state's memory is given to the new.
 
@@ -120,7 +120,7 @@ def compile_step(
 
 
 def _in_fixed_order(
-    experiment: Experiment, spec: StateSpec, place: sharding.Place, method: FixedOrder
+    experiment: Experiment, spec: StateSpec, place: sharding.ShardingContext, method: FixedOrder
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Trace]]:
     def part(state: TrainState, number: jax.Array, rows: Batch) -> tuple[PyTree, Outcome]:
         apply = Apply(spec.module, state.params, state.model_state)

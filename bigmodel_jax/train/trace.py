@@ -48,7 +48,7 @@ class Tracer:
         workdir: epath.Path,
         spec: state.StateSpec,
         *,
-        place: sharding.Place,
+        place: sharding.ShardingContext,
         seed: int,
         start: int,
         guard: Callable[[], None] = appending.nothing,
@@ -123,6 +123,6 @@ class Tracer:
 
 
 @functools.lru_cache
-def _compiled(place: sharding.Place, stacked: tuple[bool, ...]) -> Callable[..., fingerprints.Fingerprint]:
+def _compiled(place: sharding.ShardingContext, stacked: tuple[bool, ...]) -> Callable[..., fingerprints.Fingerprint]:
     # Of several processes each reads it, so that each needs a copy.
     return jax.jit(functools.partial(fingerprints.take, stacked=stacked), out_shardings=place.replicated)

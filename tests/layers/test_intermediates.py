@@ -47,7 +47,7 @@ def layer(params, number, turns):
 def test_streams_are_what_each_layer_makes_of_the_one_before(name):
     params, features_BTD, kept = shown(name)
     model = MODELS[name]
-    streams = intermediates.streams(kept[intermediates.STREAMS])['blocks']
+    streams = intermediates.residual_streams(kept[intermediates.RESIDUAL_STREAM])['blocks']
     assert streams.shape == (5, 2, LENGTH, WIDTH)
     embedded = params['embedding']['table'][TOKENS_BT] + params['positions']['table']
     np.testing.assert_allclose(streams[0], embedded, rtol=1e-6)
@@ -64,7 +64,7 @@ def test_streams_are_what_each_layer_makes_of_the_one_before(name):
 @pytest.mark.parametrize('name', MODELS)
 def test_maps_are_weights_of_the_keys_that_are_seen(name):
     _, _, kept = shown(name)
-    ((stack, found),) = intermediates.maps(kept[intermediates.MAPS]).items()
+    ((stack, found),) = intermediates.attention_weights(kept[intermediates.ATTENTION_WEIGHTS]).items()
     assert (stack, list(found)) == ('blocks', ['attention'])
     maps = found['attention']
     assert maps.shape == (4, 2, HEADS, LENGTH, LENGTH)
@@ -80,12 +80,12 @@ def test_both_stacks_of_a_pair_show_theirs():
     module, batch = model.build(), {'source': TOKENS_BT[:, :3], 'inputs': TOKENS_BT}
     variables = drawing.variables(module, batch)
     outputs, kept = jax.jit(functools.partial(module.apply, mutable=list(intermediates.COLLECTIONS)))(variables, batch)
-    streams = intermediates.streams(kept[intermediates.STREAMS])
+    streams = intermediates.residual_streams(kept[intermediates.RESIDUAL_STREAM])
     assert {name: stream.shape for name, stream in streams.items()} == {
         'encoder': (3, 2, 3, WIDTH),
         'decoder': (3, 2, LENGTH, WIDTH),
     }
-    shapes = jax.tree.map(np.shape, intermediates.maps(kept[intermediates.MAPS]))
+    shapes = jax.tree.map(np.shape, intermediates.attention_weights(kept[intermediates.ATTENTION_WEIGHTS]))
     assert shapes == {
         'encoder': {'attention': (2, 2, HEADS, 3, 3)},
         'decoder': {'attention': (2, 2, HEADS, LENGTH, LENGTH), 'cross': (2, 2, HEADS, LENGTH, 3)},
@@ -98,14 +98,14 @@ def test_routers_show_their_logits():
     model = decoder.mixtral(vocab=VOCAB, width=WIDTH, layers=2, heads=HEADS, kv_heads=1, hidden=8, experts=3)
     module = model.build()
     variables = drawing.variables(module, BATCH)
-    _, kept = jax.jit(functools.partial(module.apply, mutable=[intermediates.ROUTERS]))(variables, BATCH)
-    assert intermediates.routers(kept[intermediates.ROUTERS])['blocks'].shape == (2, 2, LENGTH, 3)
+    _, kept = jax.jit(functools.partial(module.apply, mutable=[intermediates.ROUTER_LOGITS]))(variables, BATCH)
+    assert intermediates.router_logits(kept[intermediates.ROUTER_LOGITS])['blocks'].shape == (2, 2, LENGTH, 3)
 
 
 def test_nothing_is_shown_unasked():
     module = GPT.build()
     assert set(jax.eval_shape(module.init, jax.random.key(0), BATCH)) == {'params'}
-    asking = functools.partial(module.apply, mutable=[intermediates.MAPS])
+    asking = functools.partial(module.apply, mutable=[intermediates.ATTENTION_WEIGHTS])
     variables = drawing.variables(module, BATCH)
     plain, more = (str(jax.make_jaxpr(function)(variables, BATCH)) for function in (module.apply, asking))
     assert len(more) > len(plain)
@@ -116,5 +116,5 @@ def test_stages_show_nothing_and_say_so():
     module = GPT.build()
     variables = drawing.variables(module, BATCH)
     place = sharding.MeshShape(data=1, pipeline=2).build(jax.devices()[:2])
-    with sharding.use(place), pytest.raises(config.InputError, match='not shown where the mesh splits the layers'):
-        module.apply(variables, BATCH, mutable=[intermediates.STREAMS])
+    with sharding.use(place), pytest.raises(config.InputError, match='not available with a pipeline'):
+        module.apply(variables, BATCH, mutable=[intermediates.RESIDUAL_STREAM])

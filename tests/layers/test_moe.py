@@ -165,15 +165,17 @@ def test_imbalance_is_the_published_formula():
     logits = np.asarray(logits_BTE, np.float64).reshape(15, 4)
     p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     f = [(logits.argmax(axis=-1) == e).mean() for e in range(4)]
-    np.testing.assert_allclose(moe.imbalance(logits_BTE, chosen_BTC), 4 * (f * p.mean(axis=0)).sum(), rtol=1e-6)
+    np.testing.assert_allclose(
+        moe.load_balancing_loss(logits_BTE, chosen_BTC), 4 * (f * p.mean(axis=0)).sum(), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize('top_k', [1, 2, 3])
 def test_imbalance_is_one_for_a_uniform_router_and_e_for_one_that_always_says_the_same(top_k):
     chosen_BTC = jnp.asarray(RNG.integers(0, 4, (2, 8, top_k)))
-    np.testing.assert_allclose(moe.imbalance(jnp.zeros((2, 8, 4)), chosen_BTC), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(moe.load_balancing_loss(jnp.zeros((2, 8, 4)), chosen_BTC), 1.0, rtol=1e-6)
     certain_BTE = 100.0 * jax.nn.one_hot(jnp.zeros((2, 8), jnp.int32), 4)
-    np.testing.assert_allclose(moe.imbalance(certain_BTE, jnp.zeros((2, 8, 1), jnp.int32)), 4.0, rtol=1e-6)
+    np.testing.assert_allclose(moe.load_balancing_loss(certain_BTE, jnp.zeros((2, 8, 1), jnp.int32)), 4.0, rtol=1e-6)
 
 
 def sown(routed):

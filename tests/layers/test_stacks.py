@@ -46,7 +46,7 @@ def expected():
     ('scan', 'remat'),
     [
         (True, 'full'),
-        (True, ('query', 'middle')),
+        (True, ('query', 'post_mixer')),
         (False, 'none'),
         # What these keep is counted below in every run.
         *(

@@ -71,7 +71,7 @@ def test_imbalance_is_that_of_transformers(oracle):
     """Theirs is one for the choices of all layers, and lets the used parts sum to the number of choices."""
     logits_BTE = jnp.asarray(np.stack([oracle['router_logits_0'], oracle['router_logits_1']]), jnp.float32)
     chosen_BTC, _ = moe.route(logits_BTE, 2)
-    np.testing.assert_allclose(2 * moe.imbalance(logits_BTE, chosen_BTC), oracle['aux_loss'], rtol=1e-6)
+    np.testing.assert_allclose(2 * moe.load_balancing_loss(logits_BTE, chosen_BTC), oracle['aux_loss'], rtol=1e-6)
 
 
 def test_weight_of_the_imbalance_is_the_released_one():

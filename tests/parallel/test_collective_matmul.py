@@ -19,10 +19,12 @@ def inputs():
 
 def layer(x_BTD, into_DHK, gate_DH, out_HKD):
     """Something of attention's form: two products out of the stream, one into it; and a number of it all."""
-    y_BTHK, gate_BTH = collective_matmul.out_of_stream(
+    y_BTHK, gate_BTH = collective_matmul.allgather_matmul(
         x_BTD, ('BTD,DHK->BTHK', 'BTD,DH->BTH'), (into_DHK, gate_DH), cuts=('heads', 'heads')
     )
-    z_BTD = collective_matmul.into_stream('BTHK,HKD->BTD', jnp.tanh(y_BTHK) * gate_BTH[..., None], out_HKD, cut='heads')
+    z_BTD = collective_matmul.matmul_reducescatter(
+        'BTHK,HKD->BTD', jnp.tanh(y_BTHK) * gate_BTH[..., None], out_HKD, cut='heads'
+    )
     return jnp.sin(z_BTD).sum(), z_BTD
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.parallel import per_device, sharding
 from bigmodel_jax.plan import collectives, estimates, hlo, memory_estimate, program, slices
 
 EIGHT = slices.parse('v5e:2x4')
@@ -40,7 +40,7 @@ def test_the_collectives_of_a_loop_are_those_that_were_written():
         return jax.lax.scan(lambda x, _: (jax.lax.scan(body, x, None, length=5)[0], None), x_bD, None, length=3)[0]
 
     with sharding.use(place):
-        run = jax.jit(sharding.on_each(local, inputs=(('batch', None),), outputs=('batch', None)))
+        run = jax.jit(per_device.shard_map(local, inputs=(('batch', None),), outputs=('batch', None)))
         text = run.lower(jax.ShapeDtypeStruct((64, 128), jnp.float32)).compile().as_text()
     module = hlo.parse(text)
     found = collectives.collectives(module, hlo.executions(module), collectives.Layout(tuple(place.sizes.items())))

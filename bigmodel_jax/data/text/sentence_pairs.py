@@ -58,7 +58,7 @@ def _fields(pairs: SentencePairs, upper_bound: int | None) -> dict[str, batches.
     return {
         **bert_format.fields(pairs.length, upper_bound),
         'weights': batches.Field((pairs.length,), floats, ('length',)),
-        'places': batches.Field(most, integers, axes, pairs.length),
+        'masked_positions': batches.Field(most, integers, axes, pairs.length),
         'targets': batches.Field(most, integers, axes, upper_bound),
         'place_weights': batches.Field(most, floats, axes),
         'elsewhere': batches.Field((), integers, (), 2),
@@ -123,7 +123,7 @@ class PairExamples(batches.Examples):
             **laid,
             'inputs': told.inputs,
             'weights': real.astype(np.float32),
-            'places': told.places,
+            'masked_positions': told.places,
             'targets': told.targets,
             'place_weights': told.weights,
         }

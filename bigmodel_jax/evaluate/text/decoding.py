@@ -127,7 +127,7 @@ def decode(
     seed: int = 0,
     source: Sequence[np.ndarray] | None = None,
     model_state: PyTree | None = None,
-    place: sharding.Place | None = None,
+    place: sharding.ShardingContext | None = None,
     reader: type[decoding_model.Reader] = decoding_model.Cached,
 ) -> list[list[Hypothesis]]:
     """For each prompt the texts that go on from it, best first: one, or as many as there are beams.
@@ -221,7 +221,7 @@ class _Plan:
     model: decoding_model.Generative
     decoding: Decoding
     reader: type[decoding_model.Reader]
-    place: sharding.Place
+    place: sharding.ShardingContext
     tokens: int
     end: int
 

@@ -57,7 +57,7 @@ class Scorer:
     model_state: PyTree | None = None
     rows: int = 16
     limit: int | None = None
-    place: sharding.Place | None = None
+    place: sharding.ShardingContext | None = None
 
     def __call__(self, requests: Sequence[Request]) -> list[Score]:
         """The score of each request.
@@ -148,14 +148,14 @@ def _batch(requests: Sequence[Request], rows: int, width: int, targets: int) -> 
     batch = {
         'inputs': np.zeros((rows, width), np.int32),
         'targets': np.zeros((rows, targets), np.int32),
-        'places': np.zeros((rows, targets), np.int32),
+        'masked_positions': np.zeros((rows, targets), np.int32),
         'weights': np.zeros((rows, targets), np.float32),
     }
     for row, (context, completion) in enumerate(requests):
         read, count = np.concatenate([context, completion])[:-1][-width:], len(completion)
         batch['inputs'][row, : len(read)] = read
         batch['targets'][row, :count] = completion
-        batch['places'][row, :count] = np.arange(len(read) - count, len(read))
+        batch['masked_positions'][row, :count] = np.arange(len(read) - count, len(read))
         batch['weights'][row, :count] = 1
     return batch
 
@@ -168,7 +168,7 @@ class _Plan:
     """What a compiled program depends on besides the shapes of its arguments."""
 
     model: Any
-    place: sharding.Place
+    place: sharding.ShardingContext
 
 
 @functools.lru_cache(maxsize=32)
@@ -182,7 +182,7 @@ def _run(plan: _Plan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array
         apply = objective.Apply(plan.model.build(), *weights)
         # Padding stands at the right, in the future of all that counts.
         (x_BTD, _), _ = apply({'inputs': batch['inputs']}, method='features')
-        x_BTD = jnp.take_along_axis(x_BTD, batch['places'][:, :, None], axis=1)
+        x_BTD = jnp.take_along_axis(x_BTD, batch['masked_positions'][:, :, None], axis=1)
 
         def piece(arrays: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             x_BTD, targets_BT, weights_BT = arrays

@@ -115,8 +115,10 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
 def _shown(setting: evaluation.Setting, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
     """The cross-attention [L, B, H, T, S] of a batch."""
     with sharding.use(setting.place):
-        _, kept = setting.module.apply({'params': params, **model_state}, batch, mutable=[intermediates.MAPS])
-    return intermediates.maps(kept[intermediates.MAPS])['decoder']['cross']
+        _, kept = setting.module.apply(
+            {'params': params, **model_state}, batch, mutable=[intermediates.ATTENTION_WEIGHTS]
+        )
+    return intermediates.attention_weights(kept[intermediates.ATTENTION_WEIGHTS])['decoder']['cross']
 
 
 def _rectangle(texts: Sequence[np.ndarray], rows: int) -> np.ndarray:

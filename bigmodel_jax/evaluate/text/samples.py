@@ -75,7 +75,7 @@ def write(
     how: decoding.Decoding,
     seed: int = 0,
     model_state: PyTree | None = None,
-    place: sharding.Place | None = None,
+    place: sharding.ShardingContext | None = None,
 ) -> list[str]:
     """The text that goes on from each prompt, without the prompt; the best one where there are several.
 

@@ -116,7 +116,7 @@ def translate(
     rows: int = 128,
     seed: int = 0,
     model_state: PyTree | None = None,
-    place: sharding.Place | None = None,
+    place: sharding.ShardingContext | None = None,
 ) -> list[str]:
     """The best translation of each sentence, in their order.
 

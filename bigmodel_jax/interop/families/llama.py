@@ -238,7 +238,7 @@ class Mixtral(Mistral):
         # Padding does not count, in any layer.
         mask_BT = batch.get('segments')
         counts_BT = None if mask_BT is None else jnp.concatenate([mask_BT] * model.layers)
-        found['aux_loss'] = routed.top_k * moe.imbalance(every_BTE, chosen_BTC, counts_BT)
+        found['aux_loss'] = routed.top_k * moe.load_balancing_loss(every_BTE, chosen_BTC, counts_BT)
         found |= {f'router_logits/{i}': each.reshape(-1, routed.experts) for i, each in enumerate(logits_LBTE)}
         if 'loss' in found:
             found['loss'] = found['loss'] + routed.balance * model.layers / routed.top_k * found['aux_loss']

@@ -92,10 +92,10 @@ def test_what_is_masked_and_how_often(plain):
     batch, before = many(built), plain[1]['inputs']
     special, there = bert_format.specials(built.examples.tokenizer), batch['place_weights'] > 0
     row = np.nonzero(there)[0]
-    at = batch['places'][there]
+    at = batch['masked_positions'][there]
     np.testing.assert_array_equal(batch['targets'][there], before[row, at])
     assert not np.isin(batch['targets'][there], [special.pad, special.start, special.separator]).any()
-    assert (np.diff(np.where(there, batch['places'], LENGTH + np.arange(LENGTH)), axis=1) > 0).all()
+    assert (np.diff(np.where(there, batch['masked_positions'], LENGTH + np.arange(LENGTH)), axis=1) > 0).all()
     np.testing.assert_array_equal(there.sum(axis=1), np.rint(0.3 * batch['segments'].sum(axis=1)))
     untouched = np.ones(before.shape, bool)
     untouched[row, at] = False
@@ -108,7 +108,7 @@ def test_what_is_masked_and_how_often(plain):
 
 
 def test_no_more_places_than_asked_for(plain):
-    assert plain[1]['places'].shape[1] == MOST
+    assert plain[1]['masked_positions'].shape[1] == MOST
     assert plain[1]['place_weights'].sum(axis=1).max() <= MOST
 
 
