@@ -51,14 +51,13 @@ def rg_lru(
       starts_BT: bool, the first tokens of documents, where h begins at 0.
       padding_BT: bool, positions that leave h as it is.
 
-    Source: De et al. (2024), equations 3 and 4.
+    Source: De et al. (2024), equations 3 and 4. The released code leaves the root out at the first token of a document.
     """
     log_a_BTHK, gated_BTHK = precision.raised(log_a_BTHK), precision.raised(x_BTHK * input_gate_BTHK)
     a_BTHK = jnp.exp(log_a_BTHK)
     b_BTHK = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a_BTHK), SMALLEST)) * gated_BTHK
     if starts_BT is not None:
-        starts_BT11 = starts_BT[..., None, None]
-        a_BTHK, b_BTHK = jnp.where(starts_BT11, 0, a_BTHK), jnp.where(starts_BT11, gated_BTHK, b_BTHK)
+        a_BTHK = jnp.where(starts_BT[..., None, None], 0, a_BTHK)
     if padding_BT is not None:
         padding_BT11 = padding_BT[..., None, None]
         a_BTHK, b_BTHK = jnp.where(padding_BT11, 1, a_BTHK), jnp.where(padding_BT11, 0, b_BTHK)

@@ -39,10 +39,10 @@ def summed(
 
     @jax.custom_vjp
     def total(leaves: Leaves, x_BTD: jax.Array, others: tuple[jax.Array, ...]) -> tuple[Mean, dict[str, Mean]]:
-        return _on_each(_sums, part, pieces, (leaves, others), gradients=False)(leaves, x_BTD, *others)
+        return _per_device(_sums, part, pieces, (leaves, others), gradients=False)(leaves, x_BTD, *others)
 
     def forward(leaves: Leaves, x_BTD: jax.Array, others: tuple[jax.Array, ...]) -> tuple[PyTree, PyTree]:
-        run = _on_each(_gradients, part, pieces, (leaves, others), gradients=True)
+        run = _per_device(_gradients, part, pieces, (leaves, others), gradients=True)
         sums, of_head, of_x = run(leaves, x_BTD, *others)
         # The layers' backward pass waits, so that no device carries the whole gradient of the matrix through it.
         return sums, jax.lax.optimization_barrier((of_head, of_x))
@@ -57,7 +57,7 @@ def summed(
     return total(tuple(leaves), sharding.constrain(x_BTD, *ROWS, None), others)
 
 
-def _on_each(
+def _per_device(
     local: Callable[..., PyTree], part: Part, pieces: int, sizes: tuple[Leaves, Leaves], *, gradients: bool
 ) -> Callable[..., PyTree]:
     """`local` on each device for its own rows; the rest of the mesh, such as 'tensor', is left to the compiler.

@@ -62,8 +62,10 @@ def _only(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
 
 
 def psum_over(x: jax.Array, *axes: str | None, over: tuple[str, ...], done: str = '') -> jax.Array:
-    """Within on_each(): a sum, laid out as the rules say for its logical axes. Its terms are those of the devices that
-    have different parts of the logical axes `over`; along the outermost torus dimension of `done` they are one already.
+    """Within shard_map(): the sum of `x` over the devices that have different parts of the logical axes `over`.
+
+    The result is laid out as the rules say for its logical axes `axes`. Along the outermost torus dimension of the mesh
+    axis `done` it is summed already.
     """
     place = sharding.current()
     if place is None or not place.manual:
@@ -84,18 +86,18 @@ def psum_over(x: jax.Array, *axes: str | None, over: tuple[str, ...], done: str 
 
 
 def _addable(x: jax.Array, place: sharding.ShardingContext) -> jax.Array:
-    """`x`, but in float32 where the compiler for the CPU stops with an error at bfloat16 sums within on_each()."""
+    """`x`, but in float32 where the compiler for the CPU stops with an error at bfloat16 sums within shard_map()."""
     return x.astype('float32') if place.platform == 'cpu' and x.dtype == 'bfloat16' else x
 
 
 def psum_scatter(x: jax.Array, dimension: int, axis: str, *, skip: bool = False) -> jax.Array:
-    """Within on_each(): the sum over a mesh axis, of which each device along it keeps its part of a dimension.
+    """Within shard_map(): the sum over a mesh axis, of which each device along it keeps its part of a dimension.
 
     The TPU compiler makes a sum of everything everywhere out of a scatter over several dimensions of the torus at once,
     so they take turns.
     """
     place = sharding.current()
-    assert place is not None  # Not always the one of on_each(): a gradient may be traced after it.
+    assert place is not None  # Not always the one of shard_map(): a gradient may be traced after it.
     total = _addable(x, place)
     for groups in torus.turns(place.rings(axis))[skip:]:
         total = jax.lax.psum_scatter(
