@@ -10,7 +10,9 @@ import tiny
 from bigmodel_jax import config, migrations
 from bigmodel_jax.data.text import text
 from bigmodel_jax.experiment import CIRCUMSTANCES
+from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import gradients
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity
 from bigmodel_jax.train import initial_state, loop
@@ -129,6 +131,17 @@ def test_an_older_experiment_calls_its_initialization_start():
     stored = config.to_json(now)
     stored['start'] = stored.pop('initialization') | {'class': 'bigmodel_jax.train.starting:Checkpoint'}
     assert config.from_json(stored) == now
+
+
+def test_blocks_policies_and_rule_tables_of_older_versions_are_read():
+    gpt = decoder.gpt(vocab=31, width=16, layers=2, heads=2, length=8)
+    model = config.vary(decoder.banded(gpt, window=4), {'stack.remat': ('query', 'post_mixer')})
+    older = {'mixer': 'attention', 'interleaved': 'alternates', 'post_mixer': 'middle', 'residual_length': 'stream'}
+    for value in (model, sharding.MeshShape()):
+        stored = json.dumps(config.to_json(value))
+        for name, before in older.items():
+            stored = stored.replace(f'"{name}"', f'"{before}"')
+        assert config.from_json(json.loads(stored)) == value
 
 
 def test_a_field_that_is_unknown_is_told_with_the_version_that_wrote_it(trained, tmp_path):
