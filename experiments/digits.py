@@ -65,7 +65,7 @@ class Digits(batches.Data):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PatchTransformer(model.Model):
-    """Patches as tokens, blocks that see both ways, and the mean of the tokens as the image's vector."""
+    """Patches as tokens, bidirectional blocks, and the mean of the tokens as the image's vector."""
 
     patch: config.Positive  # Side of a patch, in pixels.
     width: config.Positive

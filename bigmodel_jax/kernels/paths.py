@@ -130,7 +130,7 @@ def _details(case: Case) -> str:
     scores = case.scores
     details = [
         NAMES.get(case.platform or '', 'no mesh'),
-        'causal' if scores.causal else 'both ways',
+        'causal' if scores.causal else 'bidirectional',
         f'window {scores.window}' if scores.window is not None else '',
         f'scale {scores.scale:g}' if scores.scale is not None else '',
         f'soft cap {scores.soft_cap:g}' if scores.soft_cap is not None else '',

@@ -82,8 +82,8 @@ class Positions:
 
     length: int | None = None  # The longest input, where there is one.
 
-    def both_ways(self) -> 'Positions':
-        """The same for an encoder, which sees the future too."""
+    def bidirectional(self) -> 'Positions':
+        """The same positions for an encoder, which is bidirectional."""
         return self
 
     def build(self, name: str | None = None) -> nn.Module:
@@ -188,7 +188,7 @@ class Relative(Positions):
     causal: bool = True
     init: weights.Initializer = weights.Normal(stddev=0.02)
 
-    def both_ways(self) -> Positions:
+    def bidirectional(self) -> Positions:
         return dataclasses.replace(self, causal=False)
 
     def build(self, name: str | None = None) -> nn.Module:

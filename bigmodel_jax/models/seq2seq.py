@@ -91,7 +91,7 @@ class Seq2SeqModule(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.embedding = c.embedding.build(c.vocab, c.width, c.dtype)
-        self.encoder_positions = None if c.positions is None else c.positions.both_ways().build()
+        self.encoder_positions = None if c.positions is None else c.positions.bidirectional().build()
         self.decoder_positions = None if c.positions is None else c.positions.build()
         self.encoder = c.stack.build((c.encoder_block,), c.encoder_layers)
         self.decoder = c.stack.build((c.decoder_block,), c.decoder_layers)

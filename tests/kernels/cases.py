@@ -86,7 +86,7 @@ VARIANTS = {
     'all': (Scores(), {}),
     'causal': (Scores(causal=True), {}),
     'window': (Scores(causal=True, window=7), {}),
-    'both ways': (Scores(window=5), {}),
+    'bidirectional': (Scores(window=5), {}),
     'soft cap': (Scores(causal=True, soft_cap=1.5), {}),
     'grouped': (Scores(causal=True), {'kv_heads': 2}),
     'packed': (Scores(causal=True), {'packed': True}),

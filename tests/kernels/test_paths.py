@@ -19,7 +19,7 @@ CHOICES = [
     (CAUSAL, 'splash (TPU, causal)'),
     (CAUSAL._replace(scores=Scores(True, 512, 30.0), segments=True), 'splash (TPU, causal, window 512, soft cap 30, '
                                                                      'packed)'),
-    (CAUSAL._replace(scores=Scores(), contiguous=False), 'splash (TPU, both ways)'),
+    (CAUSAL._replace(scores=Scores(), contiguous=False), 'splash (TPU, bidirectional)'),
     (CAUSAL._replace(bias=True), 'plain, since splash has no bias'),
     (CAUSAL._replace(contiguous=False), 'plain, since splash masks the future by array index, but positions are given '
                                      'without segments'),

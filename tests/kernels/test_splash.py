@@ -28,7 +28,7 @@ VARIANTS = {
 
 
 # 'everything' has each of the other variants' options.
-OFTEN = ('both ways', 'one for all', 'everything', 'cross')
+OFTEN = ('bidirectional', 'one for all', 'everything', 'cross')
 
 
 @pytest.mark.parametrize(

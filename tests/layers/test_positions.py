@@ -92,7 +92,7 @@ def test_buckets_are_those_of_t5(causal, name):
 def test_relative_bias_is_the_table_at_the_bucket():
     config = positions.Relative(heads=3, buckets=8, max_distance=16)
     here_BT, there_BS = jnp.array([[4, 9]]), jnp.arange(12)[None]
-    for kind in (config, config.both_ways()):
+    for kind in (config, config.bidirectional()):
         module = kind.build()
         variables = drawing.variables(module, here_BT, there_BS, method='bias', dtype=np.float32)
         bias_BHTS = module.apply(variables, here_BT, there_BS, method='bias', dtype=np.float32)
