@@ -8,19 +8,19 @@ import jax.numpy as jnp
 
 
 @jax.tree_util.register_static
-class Order(enum.Enum):
+class PositionOrder(enum.Enum):
     """What is known of the positions when the program is traced: static, so it is not an input of the program."""
 
     UNKNOWN = 'unknown'
     CONTIGUOUS = 'contiguous'  # 0, 1, 2 ... in every row, for queries and keys alike.
 
     @classmethod
-    def of(cls, positions_BT: jax.Array | None) -> 'Order':
+    def of(cls, positions_BT: jax.Array | None) -> 'PositionOrder':
         """The order of the positions in a batch; None stands for contiguous ones."""
         return cls.CONTIGUOUS if positions_BT is None else cls.UNKNOWN
 
 
-class Memory(NamedTuple):
+class EncoderOutput(NamedTuple):
     """The output of an encoder, to which cross-attention attends."""
 
     x_BSD: jax.Array
@@ -41,8 +41,8 @@ class Context(NamedTuple):
     query_segments_BT: jax.Array | None = None
     key_segments_BS: jax.Array | None = None
     bias_BHTS: jax.Array | None = None
-    order: Order = Order.UNKNOWN
-    memory: Memory | None = None
+    order: PositionOrder = PositionOrder.UNKNOWN
+    memory: EncoderOutput | None = None
 
     @property
     def segments(self) -> tuple[jax.Array, jax.Array] | None:

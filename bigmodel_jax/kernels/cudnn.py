@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax
 
-from bigmodel_jax.kernels.context import Order, Query, Scores, visible
+from bigmodel_jax.kernels.context import PositionOrder, Query, Scores, visible
 from bigmodel_jax.kernels.kernel import Case, Kernel, not_fused, rows, uneven
 from bigmodel_jax.parallel import per_device
 
@@ -46,7 +46,7 @@ class Cudnn(Kernel):
 
     def attend(self, query: Query) -> jax.Array:
         context, scores = query.context, query.scores
-        by_index = context.order is Order.CONTIGUOUS or context.segments is not None
+        by_index = context.order is PositionOrder.CONTIGUOUS or context.segments is not None
         by_index = by_index and query.q_BTHK.shape[1] == query.k_BSGK.shape[1]
         # What cuDNN masks by array index it skips; the mask hides the rest.
         masked = Scores() if by_index else scores

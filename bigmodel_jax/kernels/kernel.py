@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from bigmodel_jax.kernels.context import Order, Query, Scores
+from bigmodel_jax.kernels.context import PositionOrder, Query, Scores
 from bigmodel_jax.parallel import sharding
 
 # Logical axes whose sharding decides how attention is computed.
@@ -23,7 +23,7 @@ class Case(NamedTuple):
     scores: Scores = Scores()
     segments: bool = False
     bias: bool = False
-    contiguous: bool = False  # See Order.
+    contiguous: bool = False  # See PositionOrder.
 
     @property
     def positions_are_indices(self) -> bool:
@@ -49,7 +49,7 @@ def case_of(query: Query) -> Case:
         scores=query.scores,
         segments=query.context.segments is not None,
         bias=query.context.bias_BHTS is not None,
-        contiguous=query.context.order is Order.CONTIGUOUS,
+        contiguous=query.context.order is PositionOrder.CONTIGUOUS,
     )
 
 

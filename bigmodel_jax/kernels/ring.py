@@ -43,7 +43,7 @@ class Keys(NamedTuple):
     segments_bs: jax.Array | None
 
 
-class Sums(NamedTuple):
+class OnlineSoftmax(NamedTuple):
     """Of the keys that have passed, in float32."""
 
     top_bgRt: jax.Array  # The largest score.
@@ -51,7 +51,7 @@ class Sums(NamedTuple):
     y_bgRtK: jax.Array  # The values, weighted by exp(score - top).
 
 
-class Outcome(NamedTuple):
+class Residuals(NamedTuple):
     """What the backward pass needs of the forward pass."""
 
     y_btgRK: jax.Array
@@ -122,11 +122,11 @@ def _ring(options: Options, queries: Queries, keys: Keys) -> jax.Array:
     return _forward(options, queries, keys)[0]
 
 
-def _forward(options: Options, queries: Queries, keys: Keys) -> tuple[jax.Array, tuple[Queries, Keys, Outcome]]:
+def _forward(options: Options, queries: Queries, keys: Keys) -> tuple[jax.Array, tuple[Queries, Keys, Residuals]]:
     """The weighted sum, [b, t, g, R, K], and what the backward pass needs."""
     b, t, g, R, K = queries.q_btgRK.shape
     parts = _blocks(queries, options.block)
-    sums = Sums(
+    sums = OnlineSoftmax(
         top_bgRt=jnp.full((b, g, R, t), MASKED, jnp.float32),
         total_bgRt=jnp.zeros((b, g, R, t), jnp.float32),
         y_bgRtK=jnp.zeros((b, g, R, t, K), jnp.float32),
@@ -134,13 +134,13 @@ def _forward(options: Options, queries: Queries, keys: Keys) -> tuple[jax.Array,
     count = parts.q_btgRK.shape[0]
     sums = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(b, g, R, count, t // count, *x.shape[4:]), 3, 0), sums)
 
-    def visit(sums: Sums, keys: Keys) -> Sums:
-        def one(part: tuple[Queries, Sums]) -> Sums:
+    def visit(sums: OnlineSoftmax, keys: Keys) -> OnlineSoftmax:
+        def one(part: tuple[Queries, OnlineSoftmax]) -> OnlineSoftmax:
             return jax.lax.scan(lambda so_far, here: (_add(options, so_far, part[0], here), None), part[1], keys)[0]
 
         return jax.lax.map(one, (parts, sums))
 
-    def turn(both: tuple[Keys, Sums], _: None) -> tuple[tuple[Keys, Sums], None]:
+    def turn(both: tuple[Keys, OnlineSoftmax], _: None) -> tuple[tuple[Keys, OnlineSoftmax], None]:
         keys, sums = both
         following = _shift(options, keys)  # Before the computation, so that the two overlap.
         return (following, visit(sums, keys)), None
@@ -151,10 +151,10 @@ def _forward(options: Options, queries: Queries, keys: Keys) -> tuple[jax.Array,
     sums = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 3).reshape(b, g, R, t, *x.shape[5:]), sums)
     seen_bgRt = jnp.maximum(sums.total_bgRt, jnp.finfo(jnp.float32).tiny)  # A query that sees no key gets 0.
     y_btgRK = jnp.moveaxis(sums.y_bgRtK / seen_bgRt[..., None], 3, 1).astype(queries.q_btgRK.dtype)
-    outcome = Outcome(y_btgRK, sums.top_bgRt + jnp.log(seen_bgRt))
+    residuals = Residuals(y_btgRK, sums.top_bgRt + jnp.log(seen_bgRt))
     # Named, so that a policy of rematerialisation that saves it need not go around the ring again.
-    outcome = jax.tree.map(lambda x: ad_checkpoint.checkpoint_name(x, 'attention'), outcome)
-    return outcome.y_btgRK, (queries, keys, outcome)
+    residuals = jax.tree.map(lambda x: ad_checkpoint.checkpoint_name(x, 'attention'), residuals)
+    return residuals.y_btgRK, (queries, keys, residuals)
 
 
 class Received(NamedTuple):
@@ -166,10 +166,10 @@ class Received(NamedTuple):
     delta_btgR: jax.Array  # The sum over K of y * dy: the mean of the weights' gradients.
 
 
-def _backward(options: Options, saved: tuple[Queries, Keys, Outcome], dy_btgRK: jax.Array) -> tuple[Queries, Keys]:
-    queries, keys, outcome = saved
-    delta_btgR = jnp.sum(outcome.y_btgRK.astype(jnp.float32) * dy_btgRK.astype(jnp.float32), axis=-1)
-    received = Received(queries, dy_btgRK, jnp.moveaxis(outcome.log_total_bgRt, 3, 1), delta_btgR)
+def _backward(options: Options, saved: tuple[Queries, Keys, Residuals], dy_btgRK: jax.Array) -> tuple[Queries, Keys]:
+    queries, keys, residuals = saved
+    delta_btgR = jnp.sum(residuals.y_btgRK.astype(jnp.float32) * dy_btgRK.astype(jnp.float32), axis=-1)
+    received = Received(queries, dy_btgRK, jnp.moveaxis(residuals.log_total_bgRt, 3, 1), delta_btgR)
     parts, blocks = _blocks(received, options.block), _blocks(keys, options.block)
     dq = jnp.zeros(parts.queries.q_btgRK.shape, jnp.float32)
     dkv = tuple(jnp.zeros(x.shape, jnp.float32) for x in (blocks.k_bsgK, blocks.v_bsgK))
@@ -202,11 +202,11 @@ _ring.defvjp(_forward, _backward)
 # ---- one block of queries and one of keys -----------------------------------------------------------------------
 
 
-def _add(options: Options, sums: Sums, queries: Queries, keys: Keys) -> Sums:
+def _add(options: Options, sums: OnlineSoftmax, queries: Queries, keys: Keys) -> OnlineSoftmax:
     """The sums with a block of keys added to them, unless no query of the block sees one of these."""
     mask_bts = _visible(options, queries, keys)
 
-    def add() -> Sums:
+    def add() -> OnlineSoftmax:
         scores_bgRts = _scores(options, queries, keys)[0]
         if mask_bts is not None:
             scores_bgRts = jnp.where(mask_bts[:, None, None], scores_bgRts, MASKED)
@@ -221,7 +221,7 @@ def _add(options: Options, sums: Sums, queries: Queries, keys: Keys) -> Sums:
             keys.v_bsgK,
             preferred_element_type=jnp.float32,
         )
-        return Sums(
+        return OnlineSoftmax(
             top_bgRt=top_bgRt,
             total_bgRt=sums.total_bgRt * shrink_bgRt + weights_bgRts.sum(axis=-1),
             y_bgRtK=sums.y_bgRtK * shrink_bgRt[..., None] + added_bgRtK,

@@ -59,7 +59,7 @@ def load_balancing_loss(logits_BTE: jax.Array, chosen_BTC: jax.Array, counts_BT:
     return E * (used_E * probability_E).sum()
 
 
-class Order(NamedTuple):
+class Assignment(NamedTuple):
     """Where the copies of tokens that go to this device's experts lie when they are sorted by expert."""
 
     choice_N: jax.Array  # Of each copy: which of the N x C choices it stands for.
@@ -67,7 +67,7 @@ class Order(NamedTuple):
     sizes_E: jax.Array  # Copies for each expert; together they may be less than the room for them.
 
 
-def sort(chosen_NC: jax.Array, first: jax.Array | int, experts: int) -> Order:
+def sort(chosen_NC: jax.Array, first: jax.Array | int, experts: int) -> Assignment:
     """The order of the copies for experts `first` to `first + experts - 1`."""
     N, C = chosen_NC.shape
     expert = chosen_NC.reshape(-1) - first
@@ -76,7 +76,7 @@ def sort(chosen_NC: jax.Array, first: jax.Array | int, experts: int) -> Order:
     copies = N * min(C, experts)  # The choices of one token differ.
     copy = jnp.where(expert < experts, jnp.argsort(choice), copies)
     sizes_E = (expert[:, None] == jnp.arange(experts)).sum(axis=0, dtype=jnp.int32)
-    return Order(choice[:copies], copy.reshape(N, C), sizes_E)
+    return Assignment(choice[:copies], copy.reshape(N, C), sizes_E)
 
 
 @jax.custom_vjp

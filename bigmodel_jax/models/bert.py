@@ -171,7 +171,7 @@ class EncoderModule(nn.Module):
         here_BT = jnp.arange(x_BTD.shape[1])[None] if known_BT is None else known_BT
         # Padding attends to the first sentence, as in the released code, which masks padding as a key alone.
         query_segments_BT = None if segments_BT is None else jnp.maximum(segments_BT, 1)
-        order = contexts.Order.of(known_BT)
+        order = contexts.PositionOrder.of(known_BT)
         x_BTD, _ = self.blocks(x_BTD, contexts.Context(here_BT, here_BT, query_segments_BT, segments_BT, order=order))
         return x_BTD, self.pooler(x_BTD)
 

@@ -105,7 +105,7 @@ class DecoderModule(nn.Module):
         )
         there_BS = here_BT if slots is None else jnp.arange(slots)[None]
         segments_BT = batch.get('segments')
-        order = contexts.Order.of(batch.get('positions'))
+        order = contexts.PositionOrder.of(batch.get('positions'))
         # A cache has no segments: no query attends to a slot of its own future, where the padding of a prompt lies.
         key_segments_BT = segments_BT if state is None else None
         context = contexts.Context(here_BT, there_BS, segments_BT, key_segments_BT, bias, order)

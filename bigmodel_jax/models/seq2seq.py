@@ -110,7 +110,7 @@ class Seq2SeqModule(nn.Module):
         x_BSD, here_BS, bias = decoder.embed(
             self.embedding, self.encoder_positions, batch['source'], batch.get('source_positions')
         )
-        order = contexts.Order.of(batch.get('source_positions'))
+        order = contexts.PositionOrder.of(batch.get('source_positions'))
         context = contexts.Context(here_BS, here_BS, query_segments(segments_BS), segments_BS, bias, order)
         x_BSD, _ = self.encoder(x_BSD, context)
         return x_BSD if self.encoder_norm is None else self.encoder_norm(x_BSD)
@@ -126,14 +126,14 @@ class Seq2SeqModule(nn.Module):
             self.embedding, self.decoder_positions, batch['inputs'], batch.get('positions'), slots=slots
         )
         there_BS = here_BT if slots is None else jnp.arange(slots)[None]
-        order = contexts.Order.of(batch.get('positions'))
+        order = contexts.PositionOrder.of(batch.get('positions'))
         key_segments_BT = segments_BT if state is None else None  # A cache has none; see decoder.py.
         context = contexts.Context(here_BT, there_BS, query_segments(segments_BT), key_segments_BT, bias, order)
         if source_segments_BS is not None and segments_BT is None:  # One pair in each row, the source padded.
             segments_BT = jnp.ones(batch['inputs'].shape, jnp.int32)
         source_BS = jnp.arange(memory_BSD.shape[1])[None]
         cross = contexts.Context(here_BT, source_BS, query_segments(segments_BT), source_segments_BS)
-        x_BTD, state = self.decoder(x_BTD, context._replace(memory=contexts.Memory(memory_BSD, cross)), state)
+        x_BTD, state = self.decoder(x_BTD, context._replace(memory=contexts.EncoderOutput(memory_BSD, cross)), state)
         return x_BTD if self.decoder_norm is None else self.decoder_norm(x_BTD), state
 
     def head(self) -> embeddings.Head:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigmodel_jax.kernels.context import Context, Order, Query, Scores
+from bigmodel_jax.kernels.context import Context, PositionOrder, Query, Scores
 from bigmodel_jax.layers import attention as formula
 from bigmodel_jax.parallel import sharding
 
@@ -35,7 +35,7 @@ def draw(*, batch=2, queries=32, keys=None, heads=8, kv_heads=8, width=16, packe
     arrays = normal(batch, queries, heads, width), *keys_and_values
     dy_BTHK = normal(batch, queries, heads, width)
     if not packed:
-        context = Context(jnp.arange(queries)[None], jnp.arange(keys)[None], order=Order.CONTIGUOUS)
+        context = Context(jnp.arange(queries)[None], jnp.arange(keys)[None], order=PositionOrder.CONTIGUOUS)
         return Inputs(*arrays, context, dy_BTHK)
     query_segments_BT, query_positions_BT = pack(rng, batch, queries)
     segments_BS, positions_BS = (query_segments_BT, query_positions_BT) if keys == queries else pack(rng, batch, keys)

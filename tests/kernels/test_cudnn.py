@@ -7,7 +7,7 @@ from kernels import cases
 
 from bigmodel_jax.kernels import cudnn
 from bigmodel_jax.kernels import kernel as kernels
-from bigmodel_jax.kernels.context import Order, Scores
+from bigmodel_jax.kernels.context import PositionOrder, Scores
 from bigmodel_jax.parallel import sharding
 
 BY_XLA = cudnn.Cudnn(implementation='xla')
@@ -31,7 +31,9 @@ def test_the_arguments_say_what_is_meant(name):
 def test_positions_in_any_order_become_a_mask():
     inputs = cases.draw()
     backwards = jnp.arange(32)[None, ::-1]
-    context = inputs.context._replace(query_positions_BT=backwards, key_positions_BS=backwards, order=Order.UNKNOWN)
+    context = inputs.context._replace(
+        query_positions_BT=backwards, key_positions_BS=backwards, order=PositionOrder.UNKNOWN
+    )
     inputs, scores = inputs._replace(context=context), Scores(causal=True, window=4)
     cases.assert_close(cases.on_mesh(BY_XLA, inputs, scores), cases.plain(inputs, scores), ATOL)
 

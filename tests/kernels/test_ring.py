@@ -8,7 +8,7 @@ from kernels import cases
 
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import ring
-from bigmodel_jax.kernels.context import Order, Query, Scores
+from bigmodel_jax.kernels.context import PositionOrder, Query, Scores
 from bigmodel_jax.layers import attention
 from bigmodel_jax.parallel import sharding
 
@@ -54,7 +54,7 @@ def test_without_a_mesh_it_is_attention_in_blocks():
 def test_positions_may_come_in_any_order():
     inputs = cases.draw(queries=64)
     places = jnp.asarray(np.random.default_rng(1).permutation(64)[None])
-    context = inputs.context._replace(query_positions_BT=places, key_positions_BS=places, order=Order.UNKNOWN)
+    context = inputs.context._replace(query_positions_BT=places, key_positions_BS=places, order=PositionOrder.UNKNOWN)
     inputs, scores = inputs._replace(context=context), Scores(causal=True, window=20)
     cases.assert_close(cases.on_mesh(BLOCKS, inputs, scores, mesh=MESHES[0]), cases.plain(inputs, scores), ATOL)
 

@@ -10,7 +10,7 @@ import drawing
 from bigmodel_jax import config
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.kernels import paths, splash
-from bigmodel_jax.kernels.context import Order
+from bigmodel_jax.kernels.context import PositionOrder
 from bigmodel_jax.layers import attention, kv_cache, positions
 from bigmodel_jax.parallel import sharding
 
@@ -255,7 +255,7 @@ def test_decoding_is_plain_whatever_is_forced():
 def test_a_forced_kernel_computes_the_layer():
     forced = attention.Attention(heads=2, window=150, kernel=splash.Splash(interpret=True))
     x_BTD, here = RNG.normal(size=(1, 256, 16)).astype(np.float32), jnp.arange(256)[None]
-    context = contexts.Context(here, here, order=Order.of(None))
+    context = contexts.Context(here, here, order=PositionOrder.of(None))
     variables = drawing.variables(forced.build(), x_BTD, context)
     free = config.vary(forced, {'kernel': None}).build()
     found, expected = (loss_and_gradients(layer, variables, x_BTD, context) for layer in (forced.build(), free))

@@ -57,7 +57,7 @@ def beside():
     context = contexts.Context(positions_BT, positions_BT, segments_BT, segments_BT, bias_BHTS)
     there_BS = np.arange(THERE)[None]
     cross = contexts.Context(positions_BT, there_BS, segments_BT, segments_BS)
-    return context._replace(memory=contexts.Memory(MEMORY_BSD, cross))
+    return context._replace(memory=contexts.EncoderOutput(MEMORY_BSD, cross))
 
 
 CONTEXT = beside()
@@ -72,7 +72,7 @@ def everything(mesh):
     """The stream, what was sowed, and the gradients for weights, stream, bias and memory."""
 
     def total(params, x_BTD, bias_BHTS, memory_BSD):
-        memory = contexts.Memory(memory_BSD, CONTEXT.memory.context)
+        memory = contexts.EncoderOutput(memory_BSD, CONTEXT.memory.context)
         inputs = x_BTD, CONTEXT._replace(bias_BHTS=bias_BHTS, memory=memory)
         (y_BTD, _), sown = STACK.apply({'params': params}, *inputs, mutable=['losses'])
         return jnp.sin(y_BTD).sum() + sown['losses']['layers']['ffn']['square'][0].sum(), (y_BTD, sown)
