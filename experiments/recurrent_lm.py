@@ -112,7 +112,7 @@ class CarryingDecoderModule(decoder.DecoderModule):
         if jax.tree.map(jnp.shape, before) != jax.tree.map(jnp.shape, zeros):
             raise config.InputError(
                 f'The carried state is not of the {rows} rows that are read at a time; '
-                'CarryingDecoder needs microbatches=1.'
+                'CarryingDecoder needs gradients=WholeBatch().'
             )
         starts_B = batch['starts'] == 1
         # The rows are on axis 1, after the layers.

@@ -78,5 +78,5 @@ def test_rows_that_are_read_apart_are_refused(experiment):
     module = experiment.model.build()
     variables = drawing.variables(module, batch)
     part = {name: value[:1] for name, value in batch.items()}
-    with pytest.raises(config.InputError, match='needs microbatches=1'):
+    with pytest.raises(config.InputError, match='needs gradients=WholeBatch'):
         module.apply(variables, part, mutable=['carried'])
