@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
 
 from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.parallel.sharding import AXES, LogicalAxes
@@ -40,7 +39,7 @@ def shard_map(
 
     def spec(axes: Any) -> Any:
         if axes is None or all(name is None or isinstance(name, str) for name in axes):
-            return _only(place.spec(axes or ()), manual)
+            return sharding.restricted(place.spec(axes or ()), manual)
         return tuple(spec(each) for each in axes)
 
     def local(*arguments: Any) -> Any:
@@ -53,12 +52,6 @@ def shard_map(
     return jax.shard_map(
         local, mesh=mesh, in_specs=in_specs, out_specs=spec(outputs), axis_names=set(manual), check_vma=False
     )
-
-
-def _only(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
-    """`spec` without the mesh axes that are not in `axes`."""
-    entries = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
-    return PartitionSpec(*(tuple(name for name in entry if name in axes) or None for entry in entries))
 
 
 def psum_over(x: jax.Array, *axes: str | None, over: tuple[str, ...], done: str = '') -> jax.Array:

@@ -306,3 +306,9 @@ def names(*logical: str) -> tuple[str, ...]:
     """The mesh axes that cut some logical axes on the mesh in use, each once; none outside `use`."""
     place = _place.get()
     return () if place is None else tuple(dict.fromkeys(axis for each in logical for axis in place.names(each)))
+
+
+def restricted(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
+    """`spec` without the mesh axes that are not in `axes`."""
+    entries = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
+    return PartitionSpec(*(tuple(name for name in entry if name in axes) or None for entry in entries))
