@@ -314,7 +314,7 @@ def find_class(name: str) -> type:
     if module is None:
         raise InputError(
             f'The configuration class {name!r} is not of this package, and its module is not loaded. '
-            'If it is defined in an experiment file, name that file too (for example: report FILE.py --workdir DIR, '
+            'If it is defined in an experiment file, name that file too (for example: report RUN --experiment FILE.py, '
             'verify RUN --experiment FILE.py).'
         )
     found: Any = vars(module).get(qualname)

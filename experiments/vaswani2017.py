@@ -10,7 +10,7 @@ Counts:   no vocabulary gives all printed counts: rows of width 512 want one nea
           section 5.1 says about 37,000, which they have here. What does not depend on the vocabulary agrees.
 Data:     TFDS wmt14_translate/de-en: train, newstest2013 as validation, newstest2014 as test.
 Run:      python -m bigmodel_jax train experiments/vaswani2017.py --workdir gs://BUCKET/base
-          python -m bigmodel_jax evaluate --workdir gs://BUCKET/base --average 5
+          python -m bigmodel_jax evaluate gs://BUCKET/base --average 5
           ... experiments/vaswani2017.py:sweep/big ... --average 20
 Check:    python -m bigmodel_jax check experiments/vaswani2017.py
           python -m bigmodel_jax train experiments/vaswani2017.py:smoke --workdir /tmp/vaswani_smoke

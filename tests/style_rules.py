@@ -21,7 +21,7 @@ MORE_FIELDS = {'Experiment': 17}  # The root of the tree: each of its fields is 
 JUNK_DRAWERS = {'util', 'utils', 'common', 'helper', 'helpers', 'misc'}
 PICKLES = {'pickle', 'cloudpickle', 'dill', 'joblib', 'marshal', 'shelve'}
 # The files whose purpose is to talk to the person at the terminal; the others return or raise.
-SPEAKERS = ('__main__.py', 'commands.py', 'progress.py', 'terminal.py')
+SPEAKERS = ('__main__.py', 'cli/', 'progress.py', 'terminal.py')
 
 Problems = Iterator[tuple[int, str]]
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -140,19 +140,19 @@ def test_verbs_on_one_run(command, tmp_path, monkeypatch):
     assert len(digest.split()[-1]) == 64
     assert (run / 'report.html').exists()
 
-    status, out, err = command('evaluate', FILE, '--workdir', run)
+    status, out, err = command('evaluate', run, '--experiment', FILE)
     assert status == 0, err
     trained = [line for line in err.splitlines() if 'validation/loss' in line]
     assert not trained
     assert 'validation/loss: ' in out
 
-    status, _, err = command('evaluate', FILE, '--workdir', run, '--step', '3')
+    status, _, err = command('evaluate', run, '--experiment', FILE, '--step', '3')
     assert (status, 'holds no checkpoint of step 3' in err) == (2, True), err
 
-    status, _, err = command('sample', FILE, '--workdir', run, '--prompt', 'x')
+    status, _, err = command('sample', run, '--experiment', FILE, '--prompt', 'x')
     assert (status, 'without a tokenizer' in err) == (2, True), err
 
-    status, out, err = command('report', FILE, '--workdir', run)
+    status, out, err = command('report', run, '--experiment', FILE)
     assert (status, out.strip()) == (0, str(run / 'report.html')), err
 
     status, _, err = command('train', FILE, '--workdir', run, '--set', 'seed=1')
@@ -189,4 +189,4 @@ def test_help_of_every_verb(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(argv=[*([verb] if verb else []), '--help'])
     assert stopped.value.code == 0
-    assert '--workdir' in capsys.readouterr().out or not verb
+    assert {'': 'VERB', 'train': '--workdir', 'sample': 'RUN'}[verb] in capsys.readouterr().out

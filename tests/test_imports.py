@@ -4,6 +4,7 @@ import ast
 import functools
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 import style_rules as rules
-from bigmodel_jax import __main__
+from bigmodel_jax import cli
 
 PACKAGE = 'bigmodel_jax'
 # A file imports only from its own line and the lines above it.
@@ -194,6 +195,15 @@ def test_importing_the_package_is_cheap():
     assert not names & (HEAVY | {'numpy', 'pydantic'})
 
 
-@pytest.mark.parametrize('verb', [[], *([verb] for verb in __main__.VERBS)], ids=str)
+@pytest.mark.parametrize('verb', [[], *([verb] for verb in cli.VERBS)], ids=str)
 def test_help_imports_nothing_heavy(verb):
     assert not imported_by('-m', PACKAGE, *verb, '--help') & HEAVY
+
+
+def test_a_verb_is_found_without_the_files_of_the_others():
+    program = 'import sys; from bigmodel_jax import __main__; __main__.main(argv=["diff", "--help"])'
+    done = subprocess.run(
+        [sys.executable, '-X', 'importtime', '-c', program], capture_output=True, text=True, check=False
+    )
+    loaded = set(re.findall(r'bigmodel_jax\.cli\.(\w+)\s*$', done.stderr, re.MULTILINE))
+    assert loaded & set(cli.VERBS) == {'diff'}

@@ -10,7 +10,7 @@ import pytest
 
 import style_rules
 from bigmodel_jax import __main__ as command_line
-from bigmodel_jax import config, experiment_file
+from bigmodel_jax import cli, config, experiment_file
 from bigmodel_jax.cli import completion
 
 SETUP = configparser.ConfigParser()
@@ -43,7 +43,7 @@ def test_an_installed_experiment_is_found_by_its_name_from_anywhere(tmp_path, mo
 @pytest.mark.parametrize('shell', completion.SHELLS)
 def test_a_shell_completes_every_verb(shell):
     script = completion.script(command_line.parser(), shell)
-    assert all(verb in script for verb in command_line.VERBS)
+    assert all(verb in script for verb in cli.VERBS)
     assert re.search(r'(complete|compdef).*bigmodel_jax', script)
     if shell == 'bash':
         subprocess.run(['bash', '-n'], input=script, text=True, check=True)

@@ -117,8 +117,7 @@ def test_a_command_parses(line):
     if words[:1] == ['-m']:
         command_line.parser().parse_args(words[2:])
     elif words:
-        verb, *rest = words[1:]
-        command_line.parser().parse_args([verb, words[0], *rest])
+        command_line.parser().parse_args(command_line.with_file(words[1:], words[0]))
 
 
 @pytest.mark.parametrize('path', ['README.md', 'bigmodel_jax/__main__.py', 'bigmodel_jax/verbs.py'])

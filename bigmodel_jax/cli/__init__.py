@@ -1,0 +1,21 @@
+"""The command line: one file for each verb, with its summary, its arguments and what it runs.
+
+A verb's file imports the libraries it needs inside its run(), so that --help starts at once.
+"""
+
+# In the order in which --help lists them. Each is the name of a module of this package that defines VERB.
+VERBS = (
+    'show',
+    'check',
+    'describe',
+    'plan',
+    'train',
+    'evaluate',
+    'sample',
+    'report',
+    'diff',
+    'verify',
+    'replay',
+    'convert',
+    'certify',
+)

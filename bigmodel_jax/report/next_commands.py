@@ -1,4 +1,4 @@
-"""How to go on with a run: the exact commands, from the one that started it."""
+"""What can be done with a run: the exact commands, from the one that started it."""
 
 import shlex
 from collections.abc import Sequence
@@ -20,19 +20,21 @@ def next_commands(run: directory.Run) -> list[tuple[str, str]]:
     # An experiment file can run by itself.
     start = f'python {shlex.quote(program)}' if program.endswith('.py') and '__main__' not in program else BY_MODULE
     names, options = _split(argv[verb + 1 :])
-    workdir = ('--workdir', str(run.path))
+    # A file that runs by itself names itself; ':smoke' is one of its functions.
+    file = names if start != BY_MODULE else ['--experiment', *names] if names else []
 
-    def command(verb: str, kept: Sequence[str]) -> str:
+    def command(verb: str, words: Sequence[str], kept: Sequence[str]) -> str:
         given = [word for option in options if option[0].partition('=')[0] in kept for word in option]
-        return f'{start} {verb} {shlex.join([*names, *workdir, *given])}'
+        return f'{start} {verb} {shlex.join([*words, *given])}'
 
-    every = EXPERIMENT + PLACE
-    going_on = [] if run.finished else [('Go on from the newest checkpoint', command('train', every))]
+    path, every = str(run.path), EXPERIMENT + PLACE
+    of_run = [*file, path] if start != BY_MODULE else [path, *file]
+    resume = [('Resume from the newest checkpoint', command('train', [*names, '--workdir', path], every))]
     return [
-        *going_on,
-        ('Evaluate the newest checkpoint', command('evaluate', every)),
-        ('Generate', command('sample', every)),
-        ('Write this report again', command('report', EXPERIMENT)),
+        *([] if run.finished else resume),
+        ('Evaluate the newest checkpoint', command('evaluate', of_run, every)),
+        ('Generate', command('sample', of_run, every)),
+        ('Write this report again', command('report', of_run, EXPERIMENT)),
     ]
 
 
@@ -53,9 +55,9 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
 def _in_python(run: directory.Run) -> list[tuple[str, str]]:
     """The same in Python, of a run that Python started."""
     path = repr(str(run.path))
-    going_on = [] if run.finished else [('Go on from the newest checkpoint', f'verbs.train(experiment, {path})')]
+    resume = [] if run.finished else [('Resume from the newest checkpoint', f'verbs.train(experiment, {path})')]
     return [
-        *going_on,
+        *resume,
         ('Look at it', f'run = verbs.open_run({path})'),
         ('Evaluate the newest checkpoint', f'verbs.open_run({path}).restore().evaluate()'),
         ('Generate', f"verbs.open_run({path}).sample('Once')"),

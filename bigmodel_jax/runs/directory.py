@@ -36,7 +36,7 @@ def open_run(workdir: epath.PathLike, experiment_file: epath.PathLike | None = N
     """
     path = durable_files.directory(workdir)
     if not durable_files.is_directory(path):
-        raise config.InputError(f'{path}: there is no such directory. Pass the --workdir of a run.')
+        raise config.InputError(f'{path}: there is no such directory. Pass the directory of a run.')
     restoring.from_checkpoints(path)
     if not durable_files.exists(path / durable_files.EXPERIMENT):
         names = durable_files.names_in(path)

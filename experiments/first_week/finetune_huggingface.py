@@ -6,7 +6,7 @@ Target:   none; the loss on the last tenth of the text shows how long to train.
 Data:     a text file of your own.
 Run:      python -m bigmodel_jax train experiments/first_week/finetune_huggingface.py --arg directory=DIR \
               --arg path=my.txt --workdir runs/tuned
-          python -m bigmodel_jax sample --workdir runs/tuned --prompt 'Once upon a time'
+          python -m bigmodel_jax sample runs/tuned --prompt 'Once upon a time'
           python -m bigmodel_jax convert runs/tuned tuned_huggingface
 """
 

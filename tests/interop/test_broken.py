@@ -8,7 +8,6 @@ import pytest
 from interop import published
 
 from bigmodel_jax import __main__, config
-from bigmodel_jax.cli import commands
 from bigmodel_jax.interop import certifying, folder, huggingface, tensor_file
 
 
@@ -235,7 +234,7 @@ def test_a_wrong_epsilon_shows_and_where(tmp_path):
 
 
 def run(*arguments):
-    return commands.run(__main__.parser().parse_args([str(each) for each in arguments]))
+    return __main__.main(argv=[str(each) for each in arguments])
 
 
 def test_exit_status_and_missing_outputs(tmp_path, capsys):

@@ -130,7 +130,7 @@ def test_no_claim_is_left_out(tmp_path, capfd):
     run_with(tmp_path / 'b', *every, score=27.1, seed=1)
     words = ['agrees', 'DIFFERS', 'not checked', 'the paper contradicts itself', 'not reproduced', 'not run']
     assert [each.verdict for each in judge.judge(directory.open_run(tmp_path / 'a'))] == words
-    assert main(argv=['report', '--workdir', str(tmp_path / 'a'), '--seeds', str(tmp_path / 'b')]) == 0
+    assert main(argv=['report', str(tmp_path / 'a'), '--seeds', str(tmp_path / 'b')]) == 0
     printed, page = capfd.readouterr().out, (tmp_path / 'a' / report.FILE).read_text()
     for word in (*words, '95% interval', 'instead: 3 x 4'):
         assert word in printed

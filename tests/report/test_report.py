@@ -5,6 +5,7 @@ import shlex
 import numpy as np
 import pytest
 
+from bigmodel_jax import __main__
 from bigmodel_jax.console import quantities
 from bigmodel_jax.report import curves, next_commands, report
 from bigmodel_jax.run_directory import event_log
@@ -117,22 +118,32 @@ def test_long_run_gives_a_small_page(tmp_path):
         (
             '/lib/bigmodel_jax/__main__.py train a.py --workdir w --set x=1 --stop-after 8',
             '-m bigmodel_jax',
-            'a.py {} --set x=1',
+            ('a.py --workdir {}', '{} --experiment a.py', '--set x=1'),
         ),
-        ('m train --wandb p --workdir=w --set=x=1 a.py:smoke', '-m bigmodel_jax', 'a.py:smoke {} --set=x=1'),
+        (
+            'm train --wandb p --workdir=w --set=x=1 a.py:smoke',
+            '-m bigmodel_jax',
+            ('a.py:smoke --workdir {}', '{} --experiment a.py:smoke', '--set=x=1'),
+        ),
         (
             'experiments/a.py train :smoke --workdir w --arg "path=b c"',
             'experiments/a.py',
-            ":smoke {} --arg 'path=b c'",
+            (':smoke --workdir {}', ':smoke {}', "--arg 'path=b c'"),
         ),
     ],
 )
 def test_commands_keep_the_experiment_and_drop_the_session(tmp_path, command, start, rest):
     entry = run_maker.session(0, run_maker.START_S) | {'command': shlex.split(command)}
     run = directory.open_run(run_maker.unfinished(tmp_path / 'a', 10, sessions=[entry]))
-    rest = rest.format(f'--workdir {run.path}')
-    verbs = ('train', 'evaluate', 'sample', 'report')
-    assert [text for _, text in next_commands.next_commands(run)] == [f'python {start} {verb} {rest}' for verb in verbs]
+    training, of_run, given = (each.format(run.path) for each in rest)
+    verbs = {'train': training, 'evaluate': of_run, 'sample': of_run, 'report': of_run}
+    expected = [f'python {start} {verb} {words} {given}' for verb, words in verbs.items()]
+    assert [text for _, text in next_commands.next_commands(run)] == expected
+    for text in expected:
+        words = shlex.split(text)[1:]
+        own = words[0] if words[0].endswith('.py') else None
+        words = words[1:] if own else words[2:]
+        __main__.parser().parse_args(words if own is None else __main__.with_file(words, own))
 
 
 def test_run_from_a_notebook_goes_on_in_python(tmp_path):

@@ -93,7 +93,7 @@ def test_a_damaged_environment_stops_no_report_and_is_told(run, tmp_path, capsys
     entries = json.loads((run / 'environment.json').read_text())
     del entries[0]['started']
     (tmp_path / 'run' / 'environment.json').write_text(json.dumps(entries))
-    assert __main__.main(argv=['report', '--workdir', str(tmp_path / 'run')]) == 0
+    assert __main__.main(argv=['report', str(tmp_path / 'run')]) == 0
     assert 'environment.json is damaged: 0.started: Field required.' in capsys.readouterr().err
     assert '0.started' in (tmp_path / 'run' / 'report.html').read_text()
 
@@ -126,7 +126,7 @@ def test_a_report_needs_no_class_of_the_experiment_and_runs_no_code_of_the_run(r
         'path': str(tmp_path / 'mine.py'), 'unknown': [],
     }  # fmt: skip
     (folder / 'environment.json').write_text(json.dumps(entries))
-    assert __main__.main(argv=['report', '--workdir', str(folder)]) == 0
+    assert __main__.main(argv=['report', str(folder)]) == 0
     err = capsys.readouterr().err
     assert f'Its experiment file was {tmp_path / "mine.py"}, which has changed since.' in err
     page = (folder / 'report.html').read_text()

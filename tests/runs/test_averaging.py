@@ -91,7 +91,7 @@ def test_checkpoints_that_are_not_there(run, last, step, message):
 def test_evaluate_says_what_it_averaged_and_keeps_it_apart(run, capsys):
     """The loss printed is that of the mean, which no single checkpoint has."""
     before = run.metrics('validation/loss')
-    assert __main__.main(argv=['evaluate', '--workdir', str(run.path), '--average', '4']) == 0
+    assert __main__.main(argv=['evaluate', str(run.path), '--average', '4']) == 0
     out = capsys.readouterr().out
     assert 'the mean of the checkpoints of steps 2, 4, 6, 8' in out
     again = directory.open_run(run.path)

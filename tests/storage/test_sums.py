@@ -9,8 +9,7 @@ import shutil
 import pytest
 from etils import epath
 
-from bigmodel_jax import __main__, config
-from bigmodel_jax.cli import commands
+from bigmodel_jax import __main__, config, verbs
 from bigmodel_jax.run_directory import workdir
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, sums
@@ -108,7 +107,7 @@ def test_a_report_that_cannot_be_written_costs_neither_the_digest_nor_the_exit_s
 
 
 def test_a_storage_that_fails_is_one_message_whatever_the_verb(monkeypatch, capsys):
-    monkeypatch.setattr(commands.verbs, 'describe', full)
+    monkeypatch.setattr(verbs, 'describe', full)
     assert __main__.main(argv=['describe', quick.__file__]) == 1
     said = capsys.readouterr().err
     assert said.startswith('error: [Errno 28] No space left on device. The storage failed.')

@@ -183,7 +183,7 @@ def _become(output: pathlib.Path, parent: int) -> None:
 
 def _prepare() -> None:
     """Does once what every process would do in the same way, without touching a device."""
-    for name in ('bigmodel_jax.cli.commands', *LATE):
+    for name in ('bigmodel_jax.cli.process', 'bigmodel_jax.verbs', *LATE):
         importlib.import_module(name)
     code.package()
     templates = importlib.import_module('bigmodel_jax.report.report').environment()

@@ -1,0 +1,124 @@
+"""Arguments that several verbs share, and the types of arguments."""
+
+import argparse
+import typing
+
+if typing.TYPE_CHECKING:
+    from bigmodel_jax.experiment import Experiment
+
+LARGEST = 2**31 - 1  # Steps, tokens and the like are 32-bit integers on the devices.
+EXPERIMENT_HELP = """\
+an experiment file, as FILE.py[:FUNCTION[/ARM]]; the function is experiment() unless another is named:
+  experiments/quickstart.py          its experiment()
+  experiments/gpt2.py:smoke          its smoke(), a minute on a laptop
+  experiments/pods.py:sweep/llama2_7b_v5e  one arm of its sweep()"""
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, as an argument."""
+    return _whole(text, least=1)
+
+
+def natural(text: str) -> int:
+    """A whole number from 0, as an argument."""
+    return _whole(text, least=0)
+
+
+def _whole(text: str, *, least: int) -> int:
+    if not text.isascii() or not text.isdecimal() or not least <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least} to {LARGEST:,}')
+    return int(text)
+
+
+def step_range(text: str) -> tuple[int, int]:
+    """Steps as FIRST:LAST, as an argument."""
+    first, colon, last = text.partition(':')
+    if not colon:
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form FIRST:LAST, such as 11:15')
+    return positive(first), positive(last)
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """EXPERIMENT, --set and --arg."""
+    parser.add_argument('experiment', metavar='EXPERIMENT', help=EXPERIMENT_HELP)
+    _add_settings(parser)
+
+
+def add_run(parser: argparse.ArgumentParser, *, settings: bool) -> None:
+    """RUN and --experiment; with `settings` also --set and --arg, which change that experiment."""
+    parser.add_argument('run', metavar='RUN', help='the directory of the run, local or gs://')
+    parser.add_argument(
+        '--experiment',
+        metavar='FILE[:FUNCTION]',
+        help='the experiment file. The run holds its experiment, so this is needed only if the file defines parts of\n'
+        'its own' + (', or to change the experiment' if settings else '. A named function must return that experiment'),
+    )
+    if settings:
+        _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='PATH=VALUE',
+        help='change a field, for example optimizer.schedule.peak=1e-3 or "model.block.ffn=Gated(hidden=256)";\n'
+        'may be given several times, and is recorded',
+    )
+    parser.add_argument(
+        '--arg',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help="an argument of the experiment's function, where it takes any, such as path=input.txt",
+    )
+
+
+def add_simulated_devices(parser: argparse.ArgumentParser) -> None:
+    """--simulate-devices."""
+    parser.add_argument(
+        '--simulate-devices',
+        type=positive,
+        metavar='N',
+        help='split the CPU into N devices, to try a mesh on this machine',
+    )
+
+
+def add_hosts(parser: argparse.ArgumentParser) -> None:
+    """What a process must know to find the others."""
+    group = parser.add_argument_group(
+        'several hosts',
+        'One process on each. On Cloud TPU, Slurm and GKE they find each other; elsewhere give all three.\n'
+        'To try it on this machine: scripts/simulate_hosts --help.',
+    )
+    group.add_argument('--coordinator', metavar='HOST:PORT', help='where the others reach process 0; a free port there')
+    group.add_argument('--processes', type=positive, metavar='N', help='how many processes there are')
+    group.add_argument('--process', type=natural, metavar='I', help='which one this is, from 0')
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """--step, which chooses a checkpoint."""
+    parser.add_argument('--step', type=natural, metavar='N', help='the checkpoint of this step (default: the newest)')
+
+
+def load_experiment(options: argparse.Namespace) -> 'Experiment':
+    """The experiment named on the command line."""
+    from bigmodel_jax import experiment_file
+
+    return experiment_file.load(options.experiment, options.set, options.arg)
+
+
+def load_experiment_of_run(options: argparse.Namespace) -> 'Experiment | None':
+    """The experiment named by --experiment; None leaves it to the run.
+
+    Raises:
+      InputError: --set or --arg without --experiment.
+    """
+    from bigmodel_jax import config
+
+    if options.experiment is not None:
+        return load_experiment(options)
+    if options.set or options.arg:
+        raise config.InputError('--set and --arg change an experiment; name it too: --experiment FILE.py.')
+    return None

@@ -1,0 +1,95 @@
+"""Running a verb in this process: devices and hosts are set up, and every failure becomes one message and a status.
+
+Exit status: 0 done, or stopped by --stop-after; 1 the training failed; 2 wrong input; 128 + N stopped by signal N.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from bigmodel_jax import config
+from bigmodel_jax.checkpoints.checkpoints import NotSaved
+from bigmodel_jax.cli.verb import Verb
+from bigmodel_jax.console import terminal
+from bigmodel_jax.hosts import processes
+from bigmodel_jax.launch import hosts, platforms
+from bigmodel_jax.run_directory import locking
+from bigmodel_jax.storage import durable_files
+from bigmodel_jax.train import device_memory
+from bigmodel_jax.train.metrics import Anomalous
+
+
+def run(verb: Verb, options: argparse.Namespace) -> int:
+    """Runs a verb; wrong input becomes one message and exit status 2."""
+    # Orbax and TFDS report the normal course of things as warnings; and a failed save as an error with its traceback,
+    # which they raise as well, and the run tells in a sentence.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
+    try:
+        platforms.without_missing_tpu()
+        if getattr(options, 'simulate_devices', None):
+            jax.config.update('jax_platforms', 'cpu')
+            jax.config.update('jax_num_cpu_devices', options.simulate_devices)
+        if verb.several_hosts:
+            device_memory.keep_freed()
+            hosts.join(options.coordinator, options.processes, options.process)
+        status = verb.run(options)
+    except config.InputError as error:
+        agreed = isinstance(error, processes.CollectiveError)  # Known to all hosts.
+        if processes.is_first() or not agreed:
+            terminal.explain(error, debug=options.debug, host='' if agreed else _host())
+        return 2 if agreed else hosts.leave(2)
+    except (Anomalous, NotSaved) as error:  # Known to all hosts.
+        if processes.is_first():
+            print(f'stopped: {terminal.printable(error)}', file=sys.stderr)
+        return 1
+    except locking.Taken as error:
+        print(f'stopped: {_host()}{error}', file=sys.stderr)
+        return hosts.leave(1)
+    except KeyboardInterrupt:
+        return hosts.leave(128 + signal.SIGINT)
+    except BaseException as error:
+        if isinstance(error, OSError | ValueError) and durable_files.is_of_the_storage(
+            error
+        ):  # TensorStore: ValueError.
+            print(f'error: {_host()}{durable_files.brief(error)}. {durable_files.ADVICE}', file=sys.stderr)
+            return hosts.leave(1)
+        if processes.count() > 1:
+            # One that lost another host, which failed first, has nothing of its own to show.
+            is_told = isinstance(error, jax.errors.JaxRuntimeError) and not options.debug
+            if not is_told:
+                traceback.print_exc()
+            what = durable_files.brief(error).rstrip('.') if is_told else 'failed, as shown above'
+            advice = 'Where a connection was lost, another host failed first. The same command resumes the run.'
+            print(f'error: {_host()}{what}. {advice}', file=sys.stderr)
+            hosts.leave(1)
+        raise
+    return status or 0
+
+
+def _unraisable(what: Any) -> None:
+    """Leaves out that a write of TensorStore ended after the save that it belonged to had failed."""
+    if not (isinstance(what.exc_value, RuntimeError) and str(what.exc_value) == 'Event loop is closed'):
+        sys.__unraisablehook__(what)
+
+
+def _host() -> str:
+    return f'host {processes.index()}: ' if processes.count() > 1 else ''
+
+
+def warn_of(damage: Sequence[str]) -> None:
+    """Says on stderr which newer checkpoints were not used."""
+    for text in damage if processes.is_first() else ():
+        print(f'damaged: {terminal.printable(text)}', file=sys.stderr)
+
+
+def use_cpu() -> None:
+    """Leaves an accelerator of this machine alone, which a run may be using."""
+    jax.config.update('jax_platforms', 'cpu')

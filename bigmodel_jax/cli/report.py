@@ -1,0 +1,56 @@
+"""report: report.html of a run."""
+
+import argparse
+import sys
+import typing
+
+from bigmodel_jax.cli import arguments
+from bigmodel_jax.cli.verb import Verb
+
+if typing.TYPE_CHECKING:
+    from bigmodel_jax.runs.directory import Run
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_run(parser, settings=True)
+    parser.add_argument(
+        '--seeds',
+        nargs='+',
+        default=[],
+        metavar='DIR',
+        help='other runs that differ in the seed alone: the numbers of the paper are judged with their interval',
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Writes the report and prints its path; before that, what came of the paper's claims, if there are any."""
+    from bigmodel_jax import verbs
+    from bigmodel_jax.cli import process
+    from bigmodel_jax.console import terminal
+    from bigmodel_jax.papers import claims_screen
+
+    process.use_cpu()
+    arguments.load_experiment_of_run(options)  # Loads the parts of its own that the file defines.
+    found = verbs.judge(options.run, options.seeds)
+    _note(verbs.open_run(options.run))
+    if found:
+        terminal.Console().print(claims_screen.judged(found), soft_wrap=True)
+    print(verbs.write_report(options.run, seeds=options.seeds))
+
+
+def _note(run: 'Run') -> None:
+    """Says on stderr what the report lacks."""
+    from bigmodel_jax.console import terminal
+
+    if run.unloaded:
+        print(f'note: no claim is judged. {terminal.printable(run.unloaded)}', file=sys.stderr)
+    for sentence in run.damage:
+        print(f'warning: {terminal.printable(sentence)}', file=sys.stderr)
+
+
+VERB = Verb(
+    'write report.html: curves, samples, experiment, environment, and a verdict on each claim of the paper',
+    _add_arguments,
+    run,
+    file_as='option',
+)

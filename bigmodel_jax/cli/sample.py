@@ -1,0 +1,61 @@
+"""sample: text that a model generates."""
+
+import argparse
+import typing
+
+from bigmodel_jax.cli import arguments
+from bigmodel_jax.cli.verb import Verb
+
+if typing.TYPE_CHECKING:
+    from bigmodel_jax.evaluate.text.decoding import Decoding
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_run(parser, settings=True)
+    arguments.add_simulated_devices(parser)
+    arguments.add_checkpoint(parser)
+    parser.add_argument(
+        '--prompt', action='append', metavar='TEXT', help='text to continue or to translate; may be given several times'
+    )
+    parser.add_argument(
+        '--tokens', type=arguments.positive, default=200, metavar='N', help='new tokens at most (default: 200)'
+    )
+    parser.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 is greedy (default: 1)')
+    parser.add_argument('--top-k', type=int, metavar='K', help='sample from the K most likely tokens only')
+    parser.add_argument(
+        '--top-p', type=float, metavar='P', help='sample from the fewest tokens of total probability P only'
+    )
+    parser.add_argument('--beams', type=int, metavar='N', help='beam search with N beams instead of sampling')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the sampling (default: 0)')
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints each prompt with what the model makes of it."""
+    from bigmodel_jax import verbs
+    from bigmodel_jax.cli import process
+    from bigmodel_jax.console import terminal
+
+    prompts = options.prompt or ['']
+    experiment, how = arguments.load_experiment_of_run(options), _decoding(options)
+    trained = verbs.open_run(options.run).restore(options.step, experiment)
+    process.warn_of(trained.damage)
+    texts = trained.sample(prompts, tokens=options.tokens, how=how, seed=options.seed)
+    console = terminal.Console()
+    for prompt, text in zip(prompts, texts):
+        console.print(prompt, style='bold', end='', soft_wrap=True)
+        console.print(text, soft_wrap=True)
+
+
+def _decoding(options: argparse.Namespace) -> 'Decoding':
+    from bigmodel_jax import config
+    from bigmodel_jax.evaluate.text import decoding
+
+    if options.beams is not None:
+        return config.check(decoding.Beam(beams=options.beams))
+    if options.temperature == 0:
+        return decoding.Greedy()
+    how = decoding.Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+    return config.check(how)
+
+
+VERB = Verb('generate text from a checkpoint', _add_arguments, run, file_as='option')
