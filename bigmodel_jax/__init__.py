@@ -7,7 +7,8 @@ Axis letters. An array's name ends in its axes, one letter each; the whole repos
   K  width of one head            F  feed-forward width           V  vocabulary
   E  experts                      C  experts chosen by a token    L  layers
   N  flattened tokens or chunks   P  flattened patch of an image  R  query heads that share one key/value head
-  W  beams (hypotheses)           M  microbatches
+  W  beams (hypotheses)           M  microbatches                 I  items or features of a table
+  Y  image rows                   X  image columns                Z  image channels
 
 `1` marks a kept singleton. A lower-case letter inside `shard_map` is this device's slice of the axis.
 """

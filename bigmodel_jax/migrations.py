@@ -3,7 +3,7 @@
 A field that is new and has a default needs no entry: where it is absent, it has its default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 CLASS = 'class'
@@ -11,19 +11,22 @@ PACKAGE = 'bigmodel_jax.'
 # Module of configuration classes -> where it is now, both without the package.
 MODULES = {
     'data.chat_templates': 'data.text.chat_templates',
-    'data.csv_records': 'data.sources.csv_records',
+    'data.csv_records': 'data.sources.csv_file',
+    'data.sources.csv_records': 'data.sources.csv_file',
     'data.images': 'data.vision.images',
     'data.instructions': 'data.text.instructions',
     'data.labelled': 'data.text.labelled',
     'data.masking': 'data.text.masking',
     'data.pairs': 'data.text.pairs',
-    'data.parquet_records': 'data.sources.parquet_records',
+    'data.parquet_records': 'data.sources.parquet',
+    'data.sources.parquet_records': 'data.sources.parquet',
     'data.pretrained_tokenizer': 'data.text.pretrained_tokenizer',
     'data.questions': 'data.text.questions',
     'data.sentence_pairs': 'data.text.sentence_pairs',
-    'data.sources': 'data.sources.text_sources',
+    'data.sources': 'data.sources.text_files',
+    'data.sources.text_sources': 'data.sources.text_files',
     'data.span_corruption': 'data.text.span_corruption',
-    'data.tables': 'data.sources.tables',
+    'data.sources.tables': 'data.tables',
     'data.tabular': 'data.tabular.tabular',
     'data.text': 'data.text.text',
     'data.tokenizers': 'data.text.tokenizers',
@@ -43,12 +46,22 @@ MODULES = {
     'train.starting': 'train.initial_state',
 }
 # Class, as 'module:Class' of today's module -> its name now.
-CLASSES: dict[str, str] = {'bigmodel_jax.train.initial_state:Checkpoint': 'bigmodel_jax.train.initial_state:FromRun'}
+CLASSES: dict[str, str] = {
+    'bigmodel_jax.data.records:JsonLines': 'bigmodel_jax.data.sources.json_lines:JsonLines',
+    'bigmodel_jax.data.sources.text_files:Joined': 'bigmodel_jax.data.sources.combined:Joined',
+    'bigmodel_jax.data.text.questions:SquadFile': 'bigmodel_jax.data.sources.squad_file:SquadFile',
+    'bigmodel_jax.data.text.questions:TfdsQuestions': 'bigmodel_jax.data.sources.tfds:Tfds',
+    'bigmodel_jax.evaluate.text.task_records:JsonRecords': 'bigmodel_jax.data.sources.json_lines:JsonLines',
+    'bigmodel_jax.train.initial_state:Checkpoint': 'bigmodel_jax.train.initial_state:FromRun',
+}
 # Class, as it is called now -> field -> its name now; None for one that is gone and whose value has no effect any more.
 FIELDS: dict[str, dict[str, str | None]] = {
     'bigmodel_jax.experiment:Experiment': {'start': 'initialization'},
     'bigmodel_jax.layers.blocks:Block': {'attention': 'mixer'},
     'bigmodel_jax.models.decoder:Decoder': {'alternates': 'interleaved'},
+    'bigmodel_jax.data.tabular.tabular:Features': {'records': 'source'},
+    'bigmodel_jax.data.text.instructions:Instructions': {'records': 'source'},
+    'bigmodel_jax.data.text.masking:Masking': {'most': 'max_predictions'},
 }
 # Class, as it is called now -> field -> strings in its value -> what they are now.
 VALUES: dict[str, dict[str, dict[str, str]]] = {
@@ -92,7 +105,7 @@ def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
     found = {CLASS: name} | {
         field: _replaced(value, changed.get(field, {})) for field, value in kept.items() if field is not None
     }
-    return _gradients(found) if name == EXPERIMENT else found
+    return RESHAPED[name](found) if name in RESHAPED else found
 
 
 def _replaced(value: Any, names: Mapping[str, str]) -> Any:
@@ -100,3 +113,86 @@ def _replaced(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list | tuple):
         return [_replaced(each, names) for each in value]
     return names.get(value, value) if isinstance(value, str) else value
+
+
+# ---- configs that have another shape now ----------------------------------------------------------------------------
+
+Stored = dict[str, Any]
+SOURCES = 'bigmodel_jax.data.sources.'
+OLD_TABLES = 'bigmodel_jax.data.tables:'
+
+
+def _only(stored: Mapping[str, Any], name: str, *fields: str) -> Stored:
+    """Some fields, as those of the source class of that name."""
+    return {CLASS: SOURCES + name} | {field: stored[field] for field in fields if field in stored}
+
+
+def _text_of(stored: Stored, name: str, *fields: str) -> Stored:
+    """A source that knew which field holds its text: now TextField around the source, unless that is `text`."""
+    field, source = stored.get('field', 'text'), _only(stored, name, *fields)
+    return source if field == 'text' else {CLASS: SOURCES + 'combined:TextField', 'source': source, 'field': field}
+
+
+def _record_field(stored: Stored) -> Stored:
+    return {
+        CLASS: SOURCES + 'combined:TextField', 'source': stored['records'], 'field': stored.get('field', 'text')
+    }  # fmt: skip
+
+
+def _table(stored: Mapping[str, Any]) -> tuple[Any, list[Any], Any]:
+    """The source, the fields of the sentences and the field of the label of a table."""
+    name = migrate(stored)[CLASS].removeprefix(OLD_TABLES)
+    if name == 'Tsv':
+        sentences, label = stored.get('sentences', [0]), stored.get('label', 1)
+        return _only(stored, 'tsv_file:Tsv', 'path', 'header'), sentences, label
+    if name == 'TfdsTable':
+        sentences, label = stored.get('sentences', ['sentence']), stored.get('label', 'label')
+        return _only(stored, 'tfds:Tfds', 'name', 'split', 'data_dir'), sentences, label
+    return stored['records'], stored['sentences'], stored['label']
+
+
+def _labelled(stored: Stored) -> Stored:
+    if 'table' not in stored:
+        return stored
+    source, sentences, label = _table(stored['table'])
+    kept = {name: value for name, value in stored.items() if name != 'table'}
+    labels = kept.get('labels', [])
+    kept['labels'] = _table(labels)[0] if isinstance(labels, Mapping) else labels
+    return kept | {'source': source, 'sentences': sentences, 'label': label}
+
+
+def _sentences(stored: Stored) -> Stored:
+    source, sentences, _ = _table(stored['table'])
+    parts = [{CLASS: SOURCES + 'combined:TextField', 'source': source, 'field': field} for field in sentences]
+    return parts[0] if len(parts) == 1 else {CLASS: SOURCES + 'combined:Joined', 'parts': parts}
+
+
+def _images(stored: Stored) -> Stored:
+    source, images = stored['source'], 'bigmodel_jax.data.vision.'
+    scaling = stored.get('scaling', {})
+    transforms = [{CLASS: images + 'transforms:Normalize'} | {k: v for k, v in scaling.items() if k != CLASS}]
+    if not isinstance(source, Mapping) or not migrate(source)[CLASS].startswith(images + 'images:'):
+        return stored
+    kept = {name: value for name, value in stored.items() if name != 'scaling'}
+    if migrate(source)[CLASS].endswith(':Npz'):
+        fields = {'image': source.get('images', 'images'), 'label': source.get('labels', 'labels')}
+        return kept | {'source': _only(source, 'npz:Npz', 'path', 'part'), 'transforms': transforms, **fields}
+    if source.get('resize'):
+        transforms.insert(0, {CLASS: images + 'transforms:Resize', 'size': list(stored['shape'][:2])})
+    folder = _only(source, 'image_folder:ImageFolder', 'path', 'part') | {'channels': stored['shape'][2]}
+    return kept | {'source': folder, 'transforms': transforms}
+
+
+# Class, as it is called now or was called last -> what makes of it what this version has instead.
+RESHAPED: dict[str, Callable[[Stored], Stored]] = {
+    SOURCES + 'text_files:Tfds': lambda stored: _text_of(stored, 'tfds:Tfds', 'name', 'split', 'data_dir'),
+    SOURCES + 'text_files:JsonLines': lambda stored: _text_of(stored, 'json_lines:JsonLines', 'pattern', 'part'),
+    SOURCES + 'text_files:RecordField': _record_field,
+    OLD_TABLES + 'Sentences': _sentences,
+    EXPERIMENT: _gradients,
+    'bigmodel_jax.data.text.labelled:Labelled': _labelled,
+    'bigmodel_jax.data.vision.images:Images': _images,
+    'bigmodel_jax.evaluate.text.task_records:TfdsRecords': lambda stored: _only(
+        stored['source'], 'tfds:Tfds', 'name', 'split', 'data_dir'
+    ),
+}

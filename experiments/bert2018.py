@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import tables, text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import labelled, masking, questions, sentence_pairs, text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import answers, classified
@@ -31,7 +31,7 @@ STEPS, WARMUP_STEPS, PEAK = 1_000_000, 10_000, 1e-4
 FIRST_STEPS = 900_000  # Of 128 tokens; section A.2.
 LEFT = (STEPS - FIRST_STEPS) / (STEPS - WARMUP_STEPS)  # Of the peak, after the first phase.
 WIKIPEDIA = 'wikipedia/20220620.en'
-VOCAB = tokenizers.WordPiece(vocab=30_522, trained_on=text_sources.Tfds(name=WIKIPEDIA, split='train[:5%]'))
+VOCAB = tokenizers.WordPiece(vocab=30_522, trained_on=sources.Tfds(name=WIKIPEDIA, split='train[:5%]'))
 
 
 # ---- pretraining ------------------------------------------------------------------------------------------------
@@ -39,11 +39,11 @@ VOCAB = tokenizers.WordPiece(vocab=30_522, trained_on=text_sources.Tfds(name=WIK
 
 def pairs(split: str, *, length: int, most: int) -> sentence_pairs.SentencePairs:
     return sentence_pairs.SentencePairs(
-        source=text_sources.Tfds(name=WIKIPEDIA, split=split),
+        source=sources.Tfds(name=WIKIPEDIA, split=split),
         tokenizer=VOCAB,
         batch=256,
         length=length,
-        masking=masking.Masking(most=most),
+        masking=masking.Masking(max_predictions=most),
     )
 
 
@@ -175,12 +175,13 @@ def glue(pretrained: str = 'runs/bert2018/second', learning_rate: float = 2e-5, 
 
 def _glue(name: str, task: Task, pretrained: str, *, learning_rate: float, seed: int) -> Experiment:
     def split(word: str) -> labelled.Labelled:
-        table = tables.TfdsTable(name=f'glue/{name}', split=word, sentences=task.sentences)
-        return labelled.Labelled(table=table, tokenizer=VOCAB, batch=32, length=128, classes=task.classes)
+        source, columns = sources.Tfds(name=f'glue/{name}', split=word), task.sentences
+        rows = labelled.Labelled(source=source, sentences=columns, tokenizer=VOCAB, batch=32, length=128)
+        return vary(rows, {'classes': task.classes})
 
     steps = 3 * task.rows // 32
     metric = f'dev/{task.scores[-1].name}'
-    on = (('data.table.name', f'glue/{name}'), ('data.tokenizer.vocab', 30_522))
+    on = (('data.source.name', f'glue/{name}'), ('data.tokenizer.vocab', 30_522))
     scores: tuple[claims.Claim, ...] = ()
     if name in TABLE_5:
         scores = (claims.Measured(where='table 5', metric=metric, value=TABLE_5[name], tolerance=0.0005, on=on),)
@@ -204,7 +205,7 @@ def squad(pretrained: str = 'runs/bert2018/second', learning_rate: float = 5e-5,
 
     def split(word: str) -> questions.Questions:
         return questions.Questions(
-            source=questions.TfdsQuestions(name='squad/v1.1', split=word),
+            source=sources.Tfds(name='squad/v1.1', split=word),
             tokenizer=VOCAB,
             batch=32,
             length=384,
@@ -251,13 +252,13 @@ def _objectives() -> dict[str, Experiment]:
     base = experiment()
     no_nsp = {'name': 'no_nsp', 'objective.next_sentence': 0.0}
     rows = text.Text(
-        source=text_sources.Tfds(name=WIKIPEDIA, split='train[:99%]'),
+        source=sources.Tfds(name=WIKIPEDIA, split='train[:99%]'),
         tokenizer=VOCAB,
         batch=256,
         length=128,
         packing=text.Documents(),
     )
-    held_out = vary(rows, {'source': text_sources.Tfds(name=WIKIPEDIA, split='train[99%:]')})
+    held_out = vary(rows, {'source': sources.Tfds(name=WIKIPEDIA, split='train[99%:]')})
     kept = tuple(each for each in base.claims if 'masking' not in getattr(each, 'path', ''))
     left_to_right = {
         'name': 'ltr_no_nsp',
@@ -285,7 +286,7 @@ def _maskings() -> dict[str, Experiment]:
     arms = {}
     for mask, same, random in SHARES:
         name = f'mask{mask * 100:.0f}-same{same * 100:.0f}-random{random * 100:.0f}'
-        how = masking.Masking(most=20, mask=mask, same=same, random=random)
+        how = masking.Masking(max_predictions=20, mask=mask, same=same, random=random)
         shares = tuple(
             claims.Setting(where='table 8', path=f'data.masking.{word}', value=value)
             for word, value in (('mask', mask), ('same', same), ('random', random))
@@ -299,13 +300,13 @@ def smoke() -> Experiment:
     """Seconds: pretraining at 1/1000 of the size, on data that needs no download."""
 
     def tiny(split: str) -> sentence_pairs.SentencePairs:
-        docs = text_sources.Tfds(name='python_docs', split='train')
+        docs = sources.Tfds(name='python_docs', split='train')
         return sentence_pairs.SentencePairs(
-            source=text_sources.Tfds(name='python_docs', split=split),
+            source=sources.Tfds(name='python_docs', split=split),
             tokenizer=tokenizers.WordPiece(vocab=2_000, trained_on=docs),
             batch=8,
             length=32,
-            masking=masking.Masking(most=5),
+            masking=masking.Masking(max_predictions=5),
         )
 
     changes = {

@@ -14,7 +14,7 @@ Check:    python -m bigmodel_jax train experiments/bert_small.py:smoke --workdir
 """
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import tables, text_sources
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.text import labelled, masking, sentence_pairs, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import classified
@@ -31,22 +31,28 @@ EPOCHS, BATCH = 4, 32
 SST2_ROWS, COLA_ROWS = 6_920, 8_551  # Of the training sets.
 
 
-def docs(split: str) -> text_sources.Source:
-    return text_sources.Tfds(name='python_docs', split=split)
+def docs(split: str) -> records.Source:
+    return sources.Tfds(name='python_docs', split=split)
 
 
-def sst2(path: str, split: str) -> tables.Table:
-    return tables.Tsv(path=f'{path}/sst2/{split}.tsv')
+def sst2(path: str, split: str) -> records.Source:
+    """Columns: the sentence, and the label."""
+    return sources.Tsv(path=f'{path}/sst2/{split}.tsv')
 
 
-def cola(path: str, split: str) -> tables.Table:
-    return tables.Tsv(path=f'{path}/cola/raw/{split}.tsv', sentences=(3,), label=1)
+def cola(path: str, split: str) -> records.Source:
+    """Columns: where the sentence is from, the label, the authors' mark, and the sentence."""
+    return sources.Tsv(path=f'{path}/cola/raw/{split}.tsv')
 
 
-def docs_and_sentences(path: str) -> text_sources.Source:
+SENTENCE = {'sst2': 0, 'cola': 3}  # The column of the sentence; that of the label is 1.
+
+
+def docs_and_sentences(path: str) -> records.Source:
     """The documentation, and the sentences of both training sets without their labels."""
-    parts = tuple(tables.Sentences(table=table) for table in (sst2(path, 'train'), cola(path, 'in_domain_train')))
-    return text_sources.Joined(parts=(docs('train'), *parts))
+    tables = {'sst2': sst2(path, 'train'), 'cola': cola(path, 'in_domain_train')}
+    parts = [sources.TextField(source=table, field=SENTENCE[name]) for name, table in tables.items()]
+    return sources.Joined(parts=(docs('train'), *parts))
 
 
 def vocabulary(path: str) -> tokenizers.Vocabulary:
@@ -58,7 +64,7 @@ MODEL = bert.bert(vocab=VOCAB, width=WIDTH, layers=LAYERS, heads=HEADS, length=L
 
 
 def pairs(split: str, tokenizer: tokenizers.Vocabulary) -> sentence_pairs.SentencePairs:
-    how = masking.Masking(most=10)
+    how = masking.Masking(max_predictions=10)
     return sentence_pairs.SentencePairs(source=docs(split), tokenizer=tokenizer, batch=64, length=LENGTH, masking=how)
 
 
@@ -91,19 +97,22 @@ def finetune(path: str = 'data', pretrained: str = '', seed: int = 0) -> dict[st
     tokenizer = vocabulary(path)
     start = initial_state.FromRun(run=pretrained) if pretrained else None
 
-    def rows(table: tables.Table) -> labelled.Labelled:
-        return labelled.Labelled(table=table, tokenizer=tokenizer, batch=BATCH, length=LENGTH)
+    def rows(task: str, table: records.Source) -> labelled.Labelled:
+        fields = {'source': table, 'sentences': (SENTENCE[task],), 'label': 1}
+        return labelled.Labelled(**fields, tokenizer=tokenizer, batch=BATCH, length=LENGTH)
 
-    def score(table: tables.Table, name: str, *scores: classified.Score, epoch: int) -> classified.Classified:
-        return classified.Classified(data=rows(table), scores=scores, every_steps=epoch, name=name)
+    def score(data: labelled.Labelled, name: str, *scores: classified.Score, epoch: int) -> classified.Classified:
+        return classified.Classified(data=data, scores=scores, every_steps=epoch, name=name)
 
-    def task(name: str, train: tables.Table, evaluations: tuple[classified.Classified, ...], epoch: int) -> Experiment:
+    Scores = tuple[classified.Classified, ...]
+
+    def task(name: str, train: records.Source, evaluations: Scores, epoch: int) -> Experiment:
         steps = EPOCHS * epoch
         return Experiment(
             name=f'bert_small_{name}',
             seed=seed,
             steps=steps,
-            data=rows(train),
+            data=rows(name, train),
             model=bert.Classifier(encoder=MODEL, classes=2),
             objective=classification.Classification(),
             optimizer=optimizers.AdamW(
@@ -117,11 +126,11 @@ def finetune(path: str = 'data', pretrained: str = '', seed: int = 0) -> dict[st
         )
 
     epoch = SST2_ROWS // BATCH
-    of_sst2 = (score(sst2(path, 'dev'), 'dev', classified.Accuracy(), epoch=epoch),)
+    of_sst2 = (score(rows('sst2', sst2(path, 'dev')), 'dev', classified.Accuracy(), epoch=epoch),)
     found = {'sst2': task('sst2', sst2(path, 'train'), of_sst2, epoch)}
     epoch = COLA_ROWS // BATCH
     of_cola = tuple(
-        score(cola(path, f'{word}_dev'), name, classified.Matthews(), classified.Accuracy(), epoch=epoch)
+        score(rows('cola', cola(path, f'{word}_dev')), name, classified.Matthews(), classified.Accuracy(), epoch=epoch)
         for word, name in (('in_domain', 'dev'), ('out_of_domain', 'out_of_domain'))
     )
     return found | {'cola': task('cola', cola(path, 'in_domain_train'), of_cola, epoch)}

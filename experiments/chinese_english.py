@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.text import pairs, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import decoding, maps, translation
@@ -31,7 +31,7 @@ VOCAB, WIDTH, STEPS = 32_000, 512, 100_000
 FOLLOWED = '我爱北京天安门'
 
 # (split, language) -> sentences; the splits are train, validation and test.
-Parts = Callable[[str, str], text_sources.Source]
+Parts = Callable[[str, str], records.Source]
 
 
 def model(*, vocab: int, width: int, layers: int, heads: int, dropout: float) -> seq2seq.Seq2Seq:
@@ -54,7 +54,7 @@ def model(*, vocab: int, width: int, layers: int, heads: int, dropout: float) ->
 
 def translated(parts: Parts, *, source: str, target: str, followed: str) -> Experiment:
     """From the language `source` to `target`, both 'zh' or 'en'; the sentence `followed` is shown on its way."""
-    both = text_sources.Joined(parts=(parts('train', 'zh'), parts('train', 'en')))
+    both = sources.Joined(parts=(parts('train', 'zh'), parts('train', 'en')))
     vocabulary = tokenizers.SentencePiece(vocab=VOCAB, trained_on=both)
 
     def rows(split: str) -> pairs.Pairs:
@@ -89,12 +89,14 @@ def translated(parts: Parts, *, source: str, target: str, followed: str) -> Expe
 def tfds(name: str) -> Parts:
     """The fields 'zh' and 'en' of a TFDS; its last 5,000 pairs of training are held out where WMT19 has no test."""
     splits = {'train': 'train[:-5000]', 'validation': 'validation', 'test': 'train[-5000:]'}
-    return lambda split, language_of: text_sources.Tfds(name=name, split=splits[split], field=language_of)
+    return lambda split, language_of: sources.TextField(
+        source=sources.Tfds(name=name, split=splits[split]), field=language_of
+    )
 
 
 def files(folder: str, ending: str) -> Parts:
     names = {'train': 'train', 'validation': 'valid', 'test': 'test'}
-    return lambda split, language_of: text_sources.Lines(path=f'{folder}/{names[split]}.{language_of}{ending}')
+    return lambda split, language_of: sources.Lines(path=f'{folder}/{names[split]}.{language_of}{ending}')
 
 
 def experiment(name: str = 'wmt19_translate/zh-en') -> Experiment:
@@ -126,10 +128,10 @@ def sentences() -> list[tuple[str, str]]:
     ]
 
 
-def made(split: str, language_of: str) -> text_sources.Source:
+def made(split: str, language_of: str) -> records.Source:
     """Every 19th pair, FOLLOWED being the first, is held out for validation and test."""
     kept = [pair for i, pair in enumerate(sentences()) if (i % 19 == 0) == (split != 'train')]
-    return text_sources.Texts(texts=tuple(pair[language_of == 'en'] for pair in kept))
+    return sources.Texts(texts=tuple(pair[language_of == 'en'] for pair in kept))
 
 
 def smoke() -> Experiment:
@@ -150,7 +152,7 @@ def smoke() -> Experiment:
     }
     # From the words by themselves: of so few sentences, whole phrases would become pieces.
     words = [word for each in (WHO, DO, WHERE, WHAT) for pair in each.items() for word in pair]
-    vocabulary = tokenizers.SentencePiece(vocab=400, kind='bpe', trained_on=text_sources.Texts(texts=tuple(words)))
+    vocabulary = tokenizers.SentencePiece(vocab=400, kind='bpe', trained_on=sources.Texts(texts=tuple(words)))
     for data in ('data', 'evaluations.0.data'):
         smaller |= {f'{data}.batch': 8, f'{data}.length': 64, f'{data}.tokenizer': vocabulary}
     return vary(translated(made, source='zh', target='en', followed=FOLLOWED), smaller)

@@ -14,7 +14,7 @@ Check:    python -m bigmodel_jax check experiments/gpt2.py
 
 from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
@@ -52,9 +52,9 @@ TABLE_3 = {
 }
 
 
-def rows(source: text_sources.Source, *, vocab: int = VOCAB) -> text.Text:
+def rows(source: records.Source, *, vocab: int = VOCAB) -> text.Text:
     """Byte-level BPE as in section 2.2, trained on the data at hand."""
-    train = text_sources.Tfds(name='lm1b', split='train[:1%]')
+    train = sources.Tfds(name='lm1b', split='train[:1%]')
     return text.Text(source=source, tokenizer=tokenizers.Bpe(vocab=vocab, trained_on=train), batch=512, length=LENGTH)
 
 
@@ -62,7 +62,7 @@ def experiment() -> Experiment:
     return Experiment(
         name='gpt2',
         steps=19_073,  # 10 billion tokens at 512 x 1,024 each.
-        data=rows(text_sources.Tfds(name='lm1b', split='train')),
+        data=rows(sources.Tfds(name='lm1b', split='train')),
         # 50,257 rounded up to a multiple of 128, so that it shards.
         model=vary(
             decoder.GPT2_124M,
@@ -78,7 +78,7 @@ def experiment() -> Experiment:
         mesh=sharding.MeshShape(data=-1),
         checkpoints=Checkpoints(every_steps=1_000, keep_last=2, keep_every=5_000),
         evaluations=(
-            loss.Loss(data=rows(text_sources.Tfds(name='lm1b', split='test')), every_steps=500, max_batches=20),
+            loss.Loss(data=rows(sources.Tfds(name='lm1b', split='test')), every_steps=500, max_batches=20),
         ),
         claims=recipe('117M'),
     )
@@ -136,14 +136,14 @@ def size(name: str, model: decoder.Decoder, *, peak: float) -> Experiment:
 
 def smoke() -> Experiment:
     """A minute on a laptop, on data that needs no download: the same code at 1/1000 of the size."""
-    train = text_sources.Tfds(name='python_docs', split='train')
+    train = sources.Tfds(name='python_docs', split='train')
     tokenizer = tokenizers.Bpe(vocab=512, trained_on=train)
     changes = {
         'steps': 20,
         'optimizer.schedule.warmup_steps': 5,
         'data': text.Text(source=train, tokenizer=tokenizer, batch=8, length=64),
         'evaluations.0.data': text.Text(
-            source=text_sources.Tfds(name='python_docs', split='validation'), tokenizer=tokenizer, batch=8, length=64
+            source=sources.Tfds(name='python_docs', split='validation'), tokenizer=tokenizer, batch=8, length=64
         ),
         'evaluations.0.max_batches': 4,
         'model.vocab': 512,

@@ -20,8 +20,7 @@ from typing import Any
 
 from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import mixture
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import mixture, sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import choices, task_records, tasks
@@ -104,17 +103,17 @@ MESHES = {
 
 def bpe() -> tokenizers.Bpe:
     """Byte-level BPE of GPT-2's size, trained on the data at hand."""
-    return tokenizers.Bpe(vocab=VOCAB, trained_on=text_sources.Tfds(name='c4/en', split='train[:1%]'))
+    return tokenizers.Bpe(vocab=VOCAB, trained_on=sources.Tfds(name='c4/en', split='train[:1%]'))
 
 
 def table_2_2(batch: int) -> mixture.Mixture:
     """The mixture, by stand-ins; documents follow one another without a mask, told apart by the end token alone (B)."""
     parts = (
-        (text_sources.Tfds(name='c4/en', split='train'), 0.60),  # Common Crawl, filtered.
-        (text_sources.Tfds(name='c4/webtextlike', split='train'), 0.22),  # WebText2.
-        (text_sources.Tfds(name='pg19', split='train', field='book_text'), 0.08),  # Books1.
-        (text_sources.Tfds(name='pg19', split='train', field='book_text'), 0.08),  # Books2.
-        (text_sources.Tfds(name='wikipedia/20230601.en', split='train'), 0.03),
+        (sources.Tfds(name='c4/en', split='train'), 0.60),  # Common Crawl, filtered.
+        (sources.Tfds(name='c4/webtextlike', split='train'), 0.22),  # WebText2.
+        (sources.TextField(source=sources.Tfds(name='pg19', split='train'), field='book_text'), 0.08),  # Books1.
+        (sources.TextField(source=sources.Tfds(name='pg19', split='train'), field='book_text'), 0.08),  # Books2.
+        (sources.Tfds(name='wikipedia/20230601.en', split='train'), 0.03),
     )
     return mixture.Mixture(
         batch=batch,
@@ -125,24 +124,20 @@ def table_2_2(batch: int) -> mixture.Mixture:
     )
 
 
-def of_tfds(name: str, split: str, field: str) -> task_records.TfdsRecords:
-    return task_records.TfdsRecords(source=text_sources.Tfds(name=name, split=split, field=field))
-
-
 SHOTS = (0, 1, 16)  # Their K of few-shot differs from task to task (appendix H); 16 is ours.
 # The wording is ours; theirs stands in appendix G.
 HELLASWAG = tasks.Task(
-    train=of_tfds('hellaswag', 'train', 'context'), test=of_tfds('hellaswag', 'validation', 'context'),
+    train=sources.Tfds(name='hellaswag', split='train'), test=sources.Tfds(name='hellaswag', split='validation'),
     context='$context', choices='endings', answer='label', separator='\n\n',
 )  # fmt: skip
 PIQA = tasks.Task(
-    train=of_tfds('piqa', 'train', 'goal'), test=of_tfds('piqa', 'validation', 'goal'),
+    train=sources.Tfds(name='piqa', split='train'), test=sources.Tfds(name='piqa', split='validation'),
     context='$goal', choices=('$sol1', '$sol2'), answer='label',
 )  # fmt: skip
 ARC = {
     level: tasks.Task(
-        train=of_tfds(f'ai2_arc/ARC-{level}', 'train', 'question'),
-        test=of_tfds(f'ai2_arc/ARC-{level}', 'test', 'question'),
+        train=sources.Tfds(name=f'ai2_arc/ARC-{level}', split='train'),
+        test=sources.Tfds(name=f'ai2_arc/ARC-{level}', split='test'),
         context='Question: $question\nAnswer:', choices='choices.text', labels='choices.label', answer='answerKey',
     )
     for level in ('Easy', 'Challenge')
@@ -158,7 +153,7 @@ MEASURED = {
 
 
 def evaluations(rows: int) -> tuple[Any, ...]:
-    held_out = text_sources.Tfds(name='c4/en', split='validation')
+    held_out = sources.Tfds(name='c4/en', split='validation')
     validation = text.Text(source=held_out, tokenizer=bpe(), batch=rows, length=LENGTH)
     chosen = [
         choices.Choices(task=task, shots=shots, every_steps=50_000, name=f'{name}_{shots}_shot')
@@ -291,7 +286,7 @@ def of_size(name: str, size: Size) -> Experiment:
 
 def smoke() -> Experiment:
     """A minute on a laptop, on data that needs no download: dense and banded layers, a mixture, sums as the task."""
-    docs = text_sources.Tfds(name='python_docs', split='train')
+    docs = sources.Tfds(name='python_docs', split='train')
     rows = text.Text(source=docs, tokenizer=tokenizers.Bpe(vocab=512, trained_on=docs), batch=8, length=64)
     model = decoder.gpt(vocab=512, width=48, layers=2, heads=4, length=128)
     sums = tasks.Task(

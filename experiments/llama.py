@@ -15,7 +15,7 @@ Check:    python -m bigmodel_jax check experiments/llama.py
 
 from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
@@ -37,8 +37,8 @@ SCORES = {
 
 
 def rows(split: str, *, vocab: int, batch: int, length: int) -> text.Text:
-    train = text_sources.Tfds(name='c4/en', split='train[:1%]')
-    source = text_sources.Tfds(name='c4/en', split=split)
+    train = sources.Tfds(name='c4/en', split='train[:1%]')
+    source = sources.Tfds(name='c4/en', split=split)
     return text.Text(source=source, tokenizer=tokenizers.Bpe(vocab=vocab, trained_on=train), batch=batch, length=length)
 
 
@@ -164,7 +164,7 @@ def smoke() -> Experiment:
     """Seconds, on data that needs no download: the same code at 1/100,000 of the size, on one device."""
 
     def docs(split: str) -> text.Text:
-        source = text_sources.Tfds(name='python_docs', split=split)
+        source = sources.Tfds(name='python_docs', split=split)
         return text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=8, length=64)
 
     changes = {

@@ -13,7 +13,7 @@ Check:    python -m bigmodel_jax check experiments/mixtral.py
 
 from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
@@ -37,9 +37,9 @@ TABLE_1 = {
 }
 
 
-def rows(source: text_sources.Source) -> text.Text:
+def rows(source: records.Source) -> text.Text:
     """128 rows of the whole context are 4.2 million tokens."""
-    train = text_sources.Tfds(name='c4/en', split='train[:1%]')
+    train = sources.Tfds(name='c4/en', split='train[:1%]')
     return text.Text(source=source, tokenizer=tokenizers.Bpe(vocab=VOCAB, trained_on=train), batch=128, length=LENGTH)
 
 
@@ -47,7 +47,7 @@ def experiment() -> Experiment:
     return Experiment(
         name='mixtral',
         steps=100_000,
-        data=rows(text_sources.Tfds(name='c4/en', split='train')),
+        data=rows(sources.Tfds(name='c4/en', split='train')),
         model=vary(decoder.MIXTRAL_8X7B, {'dtype': 'bfloat16', 'stack.remat': 'full'}),
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(
@@ -61,7 +61,7 @@ def experiment() -> Experiment:
         checkpoints=Checkpoints(every_steps=500),
         evaluations=(
             loss.Loss(
-                data=rows(text_sources.Tfds(name='c4/en', split='validation')), every_steps=1_000, max_batches=20
+                data=rows(sources.Tfds(name='c4/en', split='validation')), every_steps=1_000, max_batches=20
             ),
         ),
         claims=published(),
@@ -99,7 +99,7 @@ def smoke() -> Experiment:
     """Seconds, on data that needs no download: the same code at 1/100,000 of the size, on one device."""
 
     def docs(split: str) -> text.Text:
-        source = text_sources.Tfds(name='python_docs', split=split)
+        source = sources.Tfds(name='python_docs', split=split)
         return text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=8, length=64)
 
     changes = {

@@ -11,7 +11,7 @@ Check:    python -m bigmodel_jax train experiments/multi30k.py:smoke --workdir /
 """
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.text import pairs, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import decoding, translation
@@ -27,8 +27,8 @@ DROPOUT = 0.15
 STEPS = 2_600  # Twelve passes.
 
 
-def lines(path: str, split: str, language: str) -> text_sources.Source:
-    return text_sources.Lines(path=f'{path}/{split}.{language}.gz')
+def lines(path: str, split: str, language: str) -> records.Source:
+    return sources.Lines(path=f'{path}/{split}.{language}.gz')
 
 
 def model(*, vocab: int, width: int, layers: int) -> seq2seq.Seq2Seq:
@@ -46,7 +46,7 @@ def model(*, vocab: int, width: int, layers: int) -> seq2seq.Seq2Seq:
 
 def translated(path: str, *, source: str, target: str) -> Experiment:
     """From the language `source` to `target`; files as in DATA/train.de.gz."""
-    both = text_sources.Joined(parts=(lines(path, 'train', 'de'), lines(path, 'train', 'en')))
+    both = sources.Joined(parts=(lines(path, 'train', 'de'), lines(path, 'train', 'en')))
     vocabulary = tokenizers.Bpe(vocab=VOCAB, trained_on=both)
 
     def rows(split: str) -> pairs.Pairs:
@@ -93,10 +93,10 @@ def smoke() -> Experiment:
     """Seconds: the numbers from 0 to 99 in words, 'siebenundvierzig' to 'forty-seven'; every fifth is held out."""
     sides = [german(number) for number in range(100)], [english(number) for number in range(100)]
 
-    def part(side: int, *, held_out: bool) -> text_sources.Source:
-        return text_sources.Texts(texts=tuple(word for i, word in enumerate(sides[side]) if (i % 5 == 0) == held_out))
+    def part(side: int, *, held_out: bool) -> records.Source:
+        return sources.Texts(texts=tuple(word for i, word in enumerate(sides[side]) if (i % 5 == 0) == held_out))
 
-    vocabulary = tokenizers.Bpe(vocab=300, trained_on=text_sources.Texts(texts=(*sides[0], *sides[1])))
+    vocabulary = tokenizers.Bpe(vocab=300, trained_on=sources.Texts(texts=(*sides[0], *sides[1])))
 
     def rows(*, held_out: bool) -> pairs.Pairs:
         texts = part(0, held_out=held_out), part(1, held_out=held_out)

@@ -12,7 +12,7 @@ Check:    python -m bigmodel_jax train experiments/pods.py:smoke --workdir /tmp/
 """
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.models import decoder
@@ -20,14 +20,14 @@ from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.parallel import sharding
 
-C4 = text_sources.Tfds(name='c4/en', split='train')
+C4 = sources.Tfds(name='c4/en', split='train')
 
 
 def on_pod(
     name: str, model: decoder.Decoder, mesh: sharding.MeshShape, *, rows: int, length: int, remat: str = 'full'
 ) -> Experiment:
     """`rows` sequences of `length` tokens in each of 10,000 steps."""
-    tokenizer = tokenizers.Bpe(vocab=model.vocab, trained_on=text_sources.Tfds(name='c4/en', split='train[:1%]'))
+    tokenizer = tokenizers.Bpe(vocab=model.vocab, trained_on=sources.Tfds(name='c4/en', split='train[:1%]'))
     return Experiment(
         name=name,
         steps=10_000,
@@ -66,7 +66,7 @@ def sweep() -> dict[str, Experiment]:
 
 def smoke() -> Experiment:
     """A minute on a laptop, on data that needs no download: a Llama at 1/10,000 of the size, on one device."""
-    train = text_sources.Tfds(name='python_docs', split='train')
+    train = sources.Tfds(name='python_docs', split='train')
     model = decoder.llama(vocab=512, width=48, layers=2, heads=4, kv_heads=2, hidden=96, rope_base=10_000.0)
     small = on_pod('pods_smoke', model, sharding.MeshShape(data=1), rows=8, length=64)
     changes = {

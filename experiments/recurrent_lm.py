@@ -21,8 +21,7 @@ from flax import linen as nn
 
 from bigmodel_jax import config
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import batches
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import batches, records, sources
 from bigmodel_jax.data.text import text, tokenizers, tokens
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import decoding, samples
@@ -127,9 +126,9 @@ class CarryingDecoderModule(decoder.DecoderModule):
 # ---- the experiment ---------------------------------------------------------------------------------------------
 
 
-def docs(split: str) -> text_sources.Source:
+def docs(split: str) -> records.Source:
     """The language reference and the docstrings of the standard library; split by document."""
-    return text_sources.Tfds(name='python_docs', split=split)
+    return sources.Tfds(name='python_docs', split=split)
 
 
 VOCABULARY = tokenizers.Bytes()

@@ -9,7 +9,7 @@ Run:      python -m bigmodel_jax train experiments/shakespeare_char.py --arg pat
 """
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import decoding, samples
@@ -27,8 +27,8 @@ OUT_INIT = weights.Normal(stddev=0.02 * (2 * LAYERS) ** -0.5)
 
 def rows(path: str, *, batch: int, held_out: bool = False) -> text.Text:
     """Windows of characters: the first nine tenths of the file are for training, the last tenth is held out."""
-    whole = text_sources.TextFile(path=path)
-    part = text_sources.TextFile(path=path, start=0.9) if held_out else text_sources.TextFile(path=path, stop=0.9)
+    whole = sources.TextFile(path=path)
+    part = sources.TextFile(path=path, start=0.9) if held_out else sources.TextFile(path=path, stop=0.9)
     return text.Text(source=part, tokenizer=tokenizers.Characters(trained_on=whole), batch=batch, length=LENGTH)
 
 
@@ -73,7 +73,7 @@ def experiment(path: str = 'data/tinyshakespeare/input.txt') -> Experiment:
 
 def smoke() -> Experiment:
     """Seconds, on Python documentation instead of Shakespeare: shows that the pieces fit, not that they learn."""
-    docs = text_sources.Tfds(name='python_docs', split='validation')
+    docs = sources.Tfds(name='python_docs', split='validation')
     tokenizer = tokenizers.Characters(trained_on=docs)
     changes = {
         'steps': 20,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from bigmodel_jax import claims
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import span_corruption, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
@@ -107,8 +107,8 @@ def dropped(model: seq2seq.Seq2Seq, rate: float) -> seq2seq.Seq2Seq:
 
 def rows(split: str, batch: int) -> span_corruption.SpanCorruption:
     """15% cut out, in spans of 3: 512 tokens are read and 114 written, of 568 tokens of text."""
-    pieces = tokenizers.SentencePiece(vocab=PIECES, trained_on=text_sources.Tfds(name='c4/en', split='train[:1%]'))
-    text = text_sources.Tfds(name='c4/en', split=split)
+    pieces = tokenizers.SentencePiece(vocab=PIECES, trained_on=sources.Tfds(name='c4/en', split='train[:1%]'))
+    text = sources.Tfds(name='c4/en', split=split)
     return span_corruption.SpanCorruption(source=text, tokenizer=pieces, batch=batch, length=LENGTH)
 
 
@@ -203,7 +203,7 @@ def sweep() -> dict[str, Experiment]:
 
 def smoke() -> Experiment:
     """Seconds, on data that needs no download: the same code at 1/1,000 of the size, on one device."""
-    docs = text_sources.Tfds(name='python_docs', split='train')
+    docs = sources.Tfds(name='python_docs', split='train')
     changes = {
         'steps': 10,
         'data': span_corruption.SpanCorruption(source=docs, tokenizer=tokenizers.Bytes(), batch=8, length=64),

@@ -26,7 +26,7 @@ from flax import linen as nn
 
 from bigmodel_jax import claims, config
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.text import pairs, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import decoding, translation
@@ -80,12 +80,12 @@ class NarrowModule(attention.AttentionModule):
 # ---- the recipe of section 5 -------------------------------------------------------------------------------------
 
 
-def side(split: str, language_of: str) -> text_sources.Source:
-    return text_sources.Tfds(name='wmt14_translate/de-en', split=split, field=language_of)
+def side(split: str, language_of: str) -> records.Source:
+    return sources.TextField(source=sources.Tfds(name='wmt14_translate/de-en', split=split), field=language_of)
 
 
 # Shared by both languages (5.1).
-PIECES = tokenizers.Bpe(vocab=VOCAB, trained_on=text_sources.Joined(parts=(side('train', 'en'), side('train', 'de'))))
+PIECES = tokenizers.Bpe(vocab=VOCAB, trained_on=sources.Joined(parts=(side('train', 'en'), side('train', 'de'))))
 
 
 def rows(split: str) -> pairs.Pairs:
@@ -313,12 +313,12 @@ def smoke() -> Experiment:
     sentences = [' '.join(chosen) for chosen in itertools.product(words, repeat=3)]
     reversals = [' '.join(reversed(sentence.split())) for sentence in sentences]
 
-    def part(texts: list[str], *, held_out: bool) -> text_sources.Source:
-        return text_sources.Texts(texts=tuple(text for i, text in enumerate(texts) if (i % 20 == 0) == held_out))
+    def part(texts: list[str], *, held_out: bool) -> records.Source:
+        return sources.Texts(texts=tuple(text for i, text in enumerate(texts) if (i % 20 == 0) == held_out))
 
     def both(*, held_out: bool) -> pairs.Pairs:
         sides = part(sentences, held_out=held_out), part(reversals, held_out=held_out)
-        tokenizer = tokenizers.Bpe(vocab=300, trained_on=text_sources.Texts(texts=words))
+        tokenizer = tokenizers.Bpe(vocab=300, trained_on=sources.Texts(texts=words))
         return pairs.Pairs(source=sides[0], target=sides[1], tokenizer=tokenizer, batch=8, length=64)
 
     changes = {

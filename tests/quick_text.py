@@ -2,7 +2,7 @@
 
 import pathlib
 
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
@@ -22,11 +22,11 @@ def write(folder: pathlib.Path) -> pathlib.Path:
 
 
 def experiment(corpus: pathlib.Path) -> Experiment:
-    train = text_sources.TextFile(path=str(corpus / 'train.txt'))
+    train = sources.TextFile(path=str(corpus / 'train.txt'))
     tokenizer = tokenizers.Bpe(vocab=300, trained_on=train)
     data = text.Text(source=train, tokenizer=tokenizer, batch=4, length=16)
     held_out = text.Text(
-        source=text_sources.TextFile(path=str(corpus / 'held_out.txt')), tokenizer=tokenizer, batch=4, length=16
+        source=sources.TextFile(path=str(corpus / 'held_out.txt')), tokenizer=tokenizer, batch=4, length=16
     )
     return Experiment(
         name='quick_text',

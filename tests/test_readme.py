@@ -13,7 +13,7 @@ import style_rules
 import tiny
 from bigmodel_jax import __main__ as command_line
 from bigmodel_jax import claims, config, experiment, verbs
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.layers import attention, blocks, ffn, positions
 from bigmodel_jax.models import decoder
@@ -59,7 +59,7 @@ def test_the_experiment_is_one(tmp_path, monkeypatch):
         positions,
         schedules,
         sharding,
-        text_sources,
+        sources,
         text,
         tokenizers,
     )

@@ -8,12 +8,12 @@ import pytest
 
 import drawing
 from bigmodel_jax import config, experiment_file
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.objectives import objective
 
 FILE = pathlib.Path(__file__).parents[1] / 'experiments' / 'recurrent_lm.py'
 ROWS, LENGTH = 2, 4
-TEXT = text_sources.Texts(texts=('the quick brown fox jumps', 'over the lazy dog'))
+TEXT = sources.Texts(texts=('the quick brown fox jumps', 'over the lazy dog'))
 
 
 @pytest.fixture(scope='module')

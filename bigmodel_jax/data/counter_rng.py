@@ -1,4 +1,4 @@
-"""Random numbers that are a function of their place: no state, and the same with every version of every library."""
+"""Counter-based random numbers: pure functions of integer keys, without state, that no version of a library changes."""
 
 import jax
 import numpy as np
@@ -36,6 +36,6 @@ def uniform(*keys: np.ndarray | int) -> np.ndarray:
     return (bits(*keys) >> np.uint64(11)) * 2.0**-53
 
 
-def below(limit: np.ndarray | int, *keys: np.ndarray | int) -> np.ndarray:
+def integers(limit: np.ndarray | int, *keys: np.ndarray | int) -> np.ndarray:
     """int64 numbers in [0, limit)."""
     return (uniform(*keys) * limit).astype(np.int64)

@@ -5,18 +5,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import tables
 
 SHOWN = 12  # Labels in a message.
 
 
-def names(given: tuple[str, ...] | tables.Table, classes: int) -> tuple[str, ...]:
-    """The names of the labels in the order of their numbers; empty if the labels are numbers themselves.
+def names(found: tuple[str, ...], classes: int) -> tuple[str, ...]:
+    """The given names of the labels, in the order of their numbers; empty if the labels are numbers themselves.
 
     Raises:
       InputError: there are not as many as `classes`.
     """
-    found = tuple(sorted(set(given.open().labels))) if isinstance(given, tables.Table) else given
     if found and len(set(found)) != len(found):
         raise config.InputError(f'data.labels={found} names a label twice.')
     if found and len(found) != classes:

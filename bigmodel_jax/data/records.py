@@ -1,25 +1,29 @@
-"""Records: the rows of a table or the objects of a file, by number, each a mapping from field to value.
+"""Records: the examples of a data set as they are stored, by number, each a mapping from field to value.
 
-A `RecordSource` config opens `Records`. What their fields mean is said by what reads them: text_sources.RecordField,
-tables.Columns, tabular.Features, instructions.Instructions.
+There is one interface of sources. A `Source` is a small config, `Source.open()` gives `Records`: their number, random
+access, a fingerprint, and where each stands for messages. The Data config that reads them says what
+their fields mean:
+
+  Text, Pairs, SpanCorruption, SentencePairs, vocabularies: the field `text` (TextField gives it another field's text)
+  Labelled, Features, Images, Instructions, Questions, Task: the fields that they name
+
+The sources are in data/sources: Tfds, TextFile, TextFiles, Lines, Texts, JsonLines, Csv, Tsv, Parquet, Npz,
+ImageFolder, SquadFile; and TextField, Joined and Transformed, which are made of other sources.
 """
 
-import dataclasses
-import json
-import pathlib
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import cache, splits
-from bigmodel_jax.data.sources import files
+from bigmodel_jax.data import splits
 from bigmodel_jax.data.text import encoding
 
-Record = Mapping[str, Any]
-BLOCK_BYTES = 2**20
+Record = Mapping[Any, Any]  # Fields have names; those of a Tsv have numbers.
+Field = str | int
 
 
 class Records:
@@ -27,13 +31,33 @@ class Records:
 
     name: str  # For people.
     fingerprint: Mapping[str, Any]  # JSON-ready: what the records are, wherever they lie.
+    text_only: bool = False  # Whether all that a record has is its `text`.
 
     def __len__(self) -> int:
         raise NotImplementedError
 
+    def __getitem__(self, index: int) -> Record:
+        inside = range(len(self))[index]
+        return self.read(inside, inside + 1)[0]
+
+    def __iter__(self) -> Iterator[Record]:
+        return itertools.chain.from_iterable(chunk for _, chunk in self.chunks())
+
     def read(self, start: int, stop: int) -> list[Record]:
         """Records start ... stop - 1; cheaper than one by one."""
         raise NotImplementedError
+
+    def gather(self, indices: Sequence[int]) -> list[Record]:
+        """The records at `indices`, in their order."""
+        return [self[index] for index in indices]
+
+    def column(self, field: Field) -> np.ndarray | None:
+        """[n, ...]: the values of a field in all records, if they are known without reading them; else None."""
+        return None
+
+    def shapes(self, field: Field) -> np.ndarray | None:
+        """[n, rank]: the shapes of the arrays in a field, if they are known without reading them; else None."""
+        return None
 
     def where(self, index: int) -> str:
         """Where record `index` stands: 'reviews.csv, line 17'."""
@@ -45,12 +69,29 @@ class Records:
             yield start, self.read(start, min(start + size, len(self)))
 
 
-class RecordSource:
+class Source:
     """Interface of the configs that say where records come from."""
 
     def open(self) -> Records:
-        """Raises InputError if something is missing, empty or unreadable."""
+        """The records.
+
+        Raises:
+          InputError: something is missing, empty or unreadable.
+        """
         raise NotImplementedError
+
+
+class RecordList(Records):
+    """Records that have been read."""
+
+    def __init__(self, name: str, found: Sequence[Record], fingerprint: Mapping[str, Any]):
+        self.name, self.fingerprint, self._found = name, fingerprint, found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def read(self, start: int, stop: int) -> list[Record]:
+        return list(self._found[start:stop])
 
 
 class SelectedRecords(Records):
@@ -59,7 +100,7 @@ class SelectedRecords(Records):
     def __init__(self, records: Records, part: splits.Part):
         self._records = records
         self._indices = part.select(range(len(records)), records.name)
-        self.name = records.name
+        self.name, self.text_only = records.name, records.text_only
         self.fingerprint = {**records.fingerprint, 'part': config.to_json(part)}
 
     def __len__(self) -> int:
@@ -77,6 +118,9 @@ class SelectedRecords(Records):
                 found += [block[i - first] for i in run.tolist()]
         return found
 
+    def gather(self, indices: Sequence[int]) -> list[Record]:
+        return self._records.gather(self._indices[list(indices)].tolist())
+
     def where(self, index: int) -> str:
         return self._records.where(int(self._indices[index]))
 
@@ -86,10 +130,12 @@ def selected(records: Records, part: splits.Part | None) -> Records:
     return records if part is None else SelectedRecords(records, part)
 
 
+# ---- values of fields -----------------------------------------------------------------------------------------------
+
 Where = Callable[[], str]  # Says where a record stands; called for messages only, since counting lines takes time.
 
 
-def value(record: Record, field: str, where: Where) -> Any:
+def value(record: Record, field: Field, where: Where) -> Any:
     """The field of that name; 'data.text' is the field 'text' of the object in 'data' unless there is 'data.text'.
 
     Raises:
@@ -99,7 +145,7 @@ def value(record: Record, field: str, where: Where) -> Any:
         return record[field]
     node: Any = record
     done: list[str] = []
-    for name in field.split('.'):
+    for name in str(field).split('.'):
         inside = f' in {".".join(done)!r}' if done else ''
         if not isinstance(node, Mapping):
             raise config.InputError(f'{where()} has no field {name!r}{inside}, which is a {type(node).__name__}.')
@@ -111,13 +157,15 @@ def value(record: Record, field: str, where: Where) -> Any:
     return node
 
 
-def text(record: Record, field: str, where: Where) -> str:
+def text(record: Record, field: Field, where: Where) -> str:
     """The text in a field.
 
     Raises:
       InputError: there is none, or it is no Unicode text.
     """
     found = value(record, field, where)
+    if isinstance(found, bytes):
+        return encoding.decode(found, where())
     if not isinstance(found, str):
         raise config.InputError(f'{where()}: {field!r} is a {type(found).__name__}, not text.')
     try:
@@ -130,134 +178,73 @@ def text(record: Record, field: str, where: Where) -> str:
     return found
 
 
-def label(record: Record, field: str, where: Where) -> str:
+def label(record: Record, field: Field, where: Where) -> str:
     """The label in a field, as it is written.
 
     Raises:
       InputError: there is none.
     """
     found = value(record, field, where)
-    if not isinstance(found, str | int | float):
+    if isinstance(found, bytes):
+        return encoding.decode(found, where())
+    if not isinstance(found, str | int | float | np.integer | np.floating):
         raise config.InputError(f'{where()}: {field!r} is {found!r}, which is no label.')
     return str(found)
 
 
-# ---- files --------------------------------------------------------------------------------------------------------
+# ---- columns --------------------------------------------------------------------------------------------------------
 
 
-class RecordFile(NamedTuple):
-    """A file whose records are found by their byte offsets."""
-
-    path: epath.Path  # As it was named.
-    plain: epath.Path  # What is read: the same, or its decompressed copy in the cache.
-    sha256: str  # Of `path`.
-    lines: files.Index  # Of `plain`.
-
-
-def record_file(path: epath.Path, read: Callable[[epath.Path], files.Index] = files.index) -> RecordFile:
-    """The file, decompressed into the cache if it is compressed.
-
-    Args:
-      read: files.index, or files.content where lines are not needed.
-
-    Raises:
-      InputError: it cannot be read, or is in another encoding.
-    """
-    index = read(path)
-    if index.form is None:
-        return RecordFile(path, path, index.sha256, index)
-    if index.form.unpack is None:
-        raise encoding.refusal(index.form, str(path))
-
-    def make(directory: pathlib.Path, parts: pathlib.Path) -> None:
-        with files.unpacked(path) as packed, (directory / 'plain').open('wb') as plain:
-            while block := packed.read(BLOCK_BYTES):
-                plain.write(block)
-
-    plain = epath.Path(cache.prepared('plain', {'sha256': index.sha256}, make) / 'plain')
-    return RecordFile(path, plain, index.sha256, read(plain))
+def columns(found: Records, fields: Sequence[Field], label_field: Field) -> tuple[tuple[list[str], ...], list[str]]:
+    """The texts in some fields of all records, a list for each field, and their labels as they are written."""
+    read: tuple[list[str], ...] = tuple([] for _ in fields)
+    labels = []
+    for first, chunk in found.chunks():
+        for number, record in enumerate(chunk, first):
+            where = functools.partial(found.where, number)
+            for column, field in zip(read, fields):
+                column.append(text(record, field, where))
+            labels.append(label(record, label_field, where))
+    return read, labels
 
 
-class FileRecords(Records):
-    """Records of files, found by their byte offsets. Subclasses say how the bytes of a record are read.
+# ---- texts ----------------------------------------------------------------------------------------------------------
 
-    Args:
-      starts, ends: of each file, [records] int64: where the bytes of each record begin and end.
-    """
 
-    def __init__(
-        self, name: str, paths: Sequence[RecordFile], starts: Sequence[np.ndarray], ends: Sequence[np.ndarray]
-    ):
-        self.name, self._files, self._starts, self._ends = name, list(paths), starts, ends
-        self._firsts = np.cumsum([0, *map(len, starts)])
+class TextView:
+    """The texts in one field of records, by number."""
 
-    def parse(self, content: bytes, number: int, starts: np.ndarray, ends: np.ndarray) -> list[Record]:
-        """Records of file `number`; `content` are its bytes from starts[0] to ends[-1]."""
-        raise NotImplementedError
+    def __init__(self, found: Records, field: Field = 'text'):
+        self.name, self._records, self._field = found.name, found, field
+        self.fingerprint = found.fingerprint if found.text_only else {**found.fingerprint, 'field': field}
 
     def __len__(self) -> int:
-        return int(self._firsts[-1])
+        return len(self._records)
 
-    def read(self, start: int, stop: int) -> list[Record]:
-        found: list[Record] = []
-        for number in range(len(self._files)):
-            first, last = self._firsts[number : number + 2]
-            inside = slice(max(start - first, 0), min(stop - first, last - first))
-            if inside.start < inside.stop:
-                found += self._read_file(number, self._starts[number][inside], self._ends[number][inside])
-        return found
+    def __getitem__(self, index: int) -> str:
+        inside = range(len(self))[index]
+        return self.read(inside, inside + 1)[0]
 
-    def _read_file(self, number: int, starts: np.ndarray, ends: np.ndarray) -> list[Record]:
-        of = self._files[number]
-        with files.readable(of.plain) as file:
-            file.seek(int(starts[0]))
-            content = file.read(int(ends[-1] - starts[0]))
-            self._files[number] = of._replace(lines=files.unchanged(of.plain, file, of.lines))
-        return self.parse(content, number, starts, ends)
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(self.chunks())
+
+    def read(self, start: int, stop: int) -> list[str]:
+        """Texts start ... stop - 1; cheaper than one by one."""
+        return [
+            text(record, self._field, functools.partial(self._records.where, start + number))
+            for number, record in enumerate(self._records.read(start, stop))
+        ]
 
     def where(self, index: int) -> str:
-        number = int(np.searchsorted(self._firsts, index, side='right')) - 1
-        return self.line(number, int(self._starts[number][index - self._firsts[number]]))
+        """Where text `index` stands, for messages."""
+        return self._records.where(index)
 
-    def line(self, number: int, start: int) -> str:
-        """'PATH, line N' for the line of file `number` that begins at byte `start`."""
-        of = self._files[number]
-        return files.line_at(of.plain, start).replace(str(of.plain), str(of.path), 1)
-
-
-# ---- lines of JSON ------------------------------------------------------------------------------------------------
+    def chunks(self, size: int = 256) -> Iterator[list[str]]:
+        """All texts in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.read(start, min(start + size, len(self)))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class JsonLines(RecordSource):
-    """Every line of the files that match a pattern is a JSON object. Files may be compressed, as *.jsonl.gz is."""
-
-    pattern: str
-    part: splits.Part | None = None
-
-    def open(self) -> Records:
-        found = [record_file(path) for path in files.matches(self.pattern)]
-        if not sum(len(each.lines.starts) for each in found):
-            raise config.InputError(f'No file that matches {self.pattern} has a line that is not blank.')
-        return selected(JsonRecords(self.pattern, found), self.part)
-
-
-class JsonRecords(FileRecords):
-    """Lines of JSON."""
-
-    def __init__(self, name: str, found: Sequence[RecordFile]):
-        super().__init__(name, found, [each.lines.starts for each in found], [each.lines.ends for each in found])
-        self.fingerprint = {'sha256': [each.sha256 for each in found]}
-
-    def parse(self, content: bytes, number: int, starts: np.ndarray, ends: np.ndarray) -> list[Record]:
-        found: list[Record] = []
-        for start, end in zip(starts.tolist(), ends.tolist()):
-            try:
-                record = json.loads(content[start - starts[0] : end - starts[0]])
-            except (ValueError, RecursionError) as error:  # Of JSON and of UTF-8.
-                raise config.InputError(f'{self.line(number, start)} is not JSON: {error}.') from error
-            if not isinstance(record, dict):
-                kind = type(record).__name__
-                raise config.InputError(f'{self.line(number, start)} is a JSON {kind}, not an object.')
-            found.append(record)
-        return found
+def texts(source: Source, field: Field = 'text') -> TextView:
+    """The texts in a field of a source's records."""
+    return TextView(source.open(), field)

@@ -13,12 +13,12 @@ from bigmodel_jax.objectives.objective import Mean
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLanguageModel(objective.Objective):
-    """Mean cross-entropy of the tokens to be told, plus that of whether the second sentence follows.
+    """Mean cross-entropy of the masked tokens, plus that of whether the second sentence follows.
 
-    Batch: that of data/text/sentence_pairs.py; or one of text, whose every token is to be told, with `next_sentence=0`.
+    Batch: that of data/text/sentence_pairs.py; or one of text, whose every token is predicted, with `next_sentence=0`.
     The
     model returns 'mlm_logits' [B, N, V] and 'nsp_logits' [B, 2], as Bert does.
-    The second mean counts in proportion to the tokens of the batch that are to be told, so that with microbatches of
+    The second mean counts in proportion to the tokens of the batch that are predicted, so that with microbatches of
     unequally many it is weighted by these.
 
     Source: Devlin et al. (2018), arXiv:1810.04805, section A.2.
@@ -32,18 +32,18 @@ class MaskedLanguageModel(objective.Objective):
         outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         logits_BNV = outputs['mlm_logits']
         rows_B = (batch['weights'].max(axis=1) > 0).astype(jnp.float32)  # 0 where a row is padding.
-        weights_BN = batch.get('place_weights', batch['weights']) * rows_B[:, None]
+        weights_BN = batch.get('masked_weights', batch['weights']) * rows_B[:, None]
         targets_BN = objective.counted(batch['targets'], weights_BN)
         _, nll_BN = language.cross_entropy(logits_BNV, targets_BN)
         nll = Mean.weighted(nll_BN, weights_BN)
         metrics = {'nll': nll, 'accuracy': Mean.weighted(language.hits(logits_BNV, targets_BN), weights_BN)}
         loss = nll
         if self.next_sentence:
-            nsp_BV, elsewhere_B = outputs['nsp_logits'], objective.counted(batch['elsewhere'], rows_B)
-            _, nsp_B = language.cross_entropy(nsp_BV, elsewhere_B)
+            nsp_BV, is_random_next_B = outputs['nsp_logits'], objective.counted(batch['is_random_next'], rows_B)
+            _, nsp_B = language.cross_entropy(nsp_BV, is_random_next_B)
             follows = Mean.weighted(nsp_B, rows_B)
             share = self.next_sentence * nll.count / jnp.maximum(follows.count, 1)
             loss = Mean(nll.total + share * follows.total, nll.count)
-            hits_B = (nsp_BV[:, 1] > nsp_BV[:, 0]) == (elsewhere_B == 1)
+            hits_B = (nsp_BV[:, 1] > nsp_BV[:, 0]) == (is_random_next_B == 1)
             metrics |= {'nsp_nll': follows, 'nsp_accuracy': Mean.weighted(hits_B, rows_B)}
         return objective.Outcome.of(loss, metrics, auxiliary)

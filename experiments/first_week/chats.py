@@ -10,7 +10,7 @@ Run:      python -m bigmodel_jax train experiments/first_week/chats.py --arg pat
 import pathlib
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import records, splits
+from bigmodel_jax.data import sources, splits
 from bigmodel_jax.data.text import instructions, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
@@ -20,8 +20,8 @@ from bigmodel_jax.optim import optimizers, schedules
 
 
 def experiment(path: str = 'data/chats.jsonl') -> Experiment:
-    train, validation = (records.JsonLines(pattern=path, part=part) for part in splits.both(held_out=0.1))
-    data = instructions.Instructions(records=train, tokenizer=tokenizers.Bytes(), batch=16, length=256)
+    train, validation = (sources.JsonLines(pattern=path, part=part) for part in splits.both(held_out=0.1))
+    data = instructions.Instructions(source=train, tokenizer=tokenizers.Bytes(), batch=16, length=256)
     return Experiment(
         name='chats',
         steps=2_000,

@@ -7,8 +7,7 @@ Run:      python -m bigmodel_jax train experiments/first_week/csv_labels.py --ar
 import pathlib
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import splits
-from bigmodel_jax.data.sources import csv_records, tables
+from bigmodel_jax.data import sources, splits
 from bigmodel_jax.data.text import labelled, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
@@ -18,10 +17,12 @@ from bigmodel_jax.optim import optimizers, schedules
 
 
 def experiment(path: str = 'data/reviews.csv') -> Experiment:
-    train, validation = (csv_records.Csv(path=path, part=part) for part in splits.both(held_out=0.2))
-    table = tables.Columns(records=train, sentences=('review',), label='mood')
-    words = tokenizers.WordPiece(vocab=2_000, trained_on=tables.Sentences(table=table))
-    data = labelled.Labelled(table=table, tokenizer=words, batch=32, length=64, labels=('bad', 'good'))
+    train, validation = (sources.Csv(path=path, part=part) for part in splits.both(held_out=0.2))
+    words = tokenizers.WordPiece(vocab=2_000, trained_on=sources.TextField(source=train, field='review'))
+    data = labelled.Labelled(
+        source=train, sentences=('review',), label='mood', labels=('bad', 'good'),
+        tokenizer=words, batch=32, length=64,
+    )  # fmt: skip
     return Experiment(
         name='csv_labels',
         steps=1_000,
@@ -29,7 +30,7 @@ def experiment(path: str = 'data/reviews.csv') -> Experiment:
         model=bert.Classifier(encoder=bert.bert(vocab=2_000, width=64, layers=2, heads=2, length=64), classes=2),
         objective=classification.Classification(),
         optimizer=optimizers.AdamW(schedule=schedules.WarmupLinear(peak=1e-3, warmup_steps=100)),
-        evaluations=(loss.Loss(data=vary(data, {'table.records': validation}), every_steps=100),),
+        evaluations=(loss.Loss(data=vary(data, {'source': validation}), every_steps=100),),
     )
 
 

@@ -13,7 +13,7 @@ Run:      python -m bigmodel_jax train experiments/first_week/finetune_huggingfa
 import pathlib
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import pretrained_tokenizer, text
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
@@ -24,7 +24,7 @@ from bigmodel_jax.optim import optimizers, schedules
 
 def experiment(directory: str = 'data/gpt2', path: str = 'data/my.txt') -> Experiment:
     own = pretrained_tokenizer.Pretrained(path=directory)
-    train = text.Text(source=text_sources.TextFile(path=path, stop=0.9), tokenizer=own, batch=8, length=512)
+    train = text.Text(source=sources.TextFile(path=path, stop=0.9), tokenizer=own, batch=8, length=512)
     return Experiment(
         name='finetune_huggingface',
         steps=1_000,
@@ -34,7 +34,7 @@ def experiment(directory: str = 'data/gpt2', path: str = 'data/my.txt') -> Exper
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(schedule=schedules.WarmupCosine(peak=2e-5, warmup_steps=50)),
         evaluations=(
-            loss.Loss(data=vary(train, {'source': text_sources.TextFile(path=path, start=0.9)}), every_steps=100),
+            loss.Loss(data=vary(train, {'source': sources.TextFile(path=path, start=0.9)}), every_steps=100),
         ),
     )
 

@@ -1,7 +1,7 @@
 """Classification of images by a small network of plain Flax, with a fifth of the images held out.
 
 Data:     an .npz file with `images` [n, 8, 8] of bytes and `labels` [n]. For a folder with a folder of PNG or JPEG
-          files for each class, write images.Folder(path=path, part=part) in place of images.Npz.
+          files for each class, write sources.ImageFolder(path=path, part=part) in place of sources.Npz.
 Run:      python -m bigmodel_jax train experiments/first_week/image_arrays.py --arg path=FILE.npz --workdir runs/images
 """
 
@@ -11,7 +11,7 @@ import pathlib
 from flax import linen as nn
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import splits
+from bigmodel_jax.data import sources, splits
 from bigmodel_jax.data.vision import images
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
@@ -33,8 +33,9 @@ class ConvNetModule(nn.Module):
 
 
 def experiment(path: str = 'data/shapes.npz') -> Experiment:
-    train, validation = (images.Npz(path=path, part=part) for part in splits.both(held_out=0.2))
-    data = images.Images(source=train, shape=(8, 8, 1), classes=2, batch=16)
+    train, validation = (sources.Npz(path=path, part=part) for part in splits.both(held_out=0.2))
+    data = images.Images(
+        source=train, image='images', label='labels', shape=(8, 8, 1), classes=2, batch=16)  # fmt: skip
     return Experiment(
         name='image_arrays', steps=500, data=data, model=ConvNet(), objective=classification.Classification(),
         optimizer=optimizers.AdamW(schedule=schedules.Constant(peak=1e-2)),

@@ -7,8 +7,7 @@ Run:      python -m bigmodel_jax train experiments/first_week/text_folder.py --a
 import pathlib
 
 from bigmodel_jax.config import vary
-from bigmodel_jax.data import splits
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources, splits
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
@@ -18,7 +17,7 @@ from bigmodel_jax.optim import optimizers, schedules
 
 
 def experiment(path: str = 'data/books') -> Experiment:
-    train, validation = (text_sources.TextFiles(pattern=path, part=part) for part in splits.both(held_out=0.1))
+    train, validation = (sources.TextFiles(pattern=path, part=part) for part in splits.both(held_out=0.1))
     data = text.Text(source=train, tokenizer=tokenizers.Bytes(), batch=32, length=128)
     return Experiment(
         name='text_folder',

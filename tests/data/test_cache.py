@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data import cache
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import cache, sources
 from bigmodel_jax.data.text import tokenizers, tokens
 
 KEY = {'what': 'a test'}
@@ -107,12 +106,12 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 PREPARE = """
 import json, sys, time
-from bigmodel_jax.data.sources import documents
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.data.text import tokens
 
-class Slow(documents.Documents):
+class Slow(records.Records):
+    text_only = True
     name, fingerprint = 'slow', {'texts': 2_000}
 
     def __len__(self):
@@ -122,9 +121,9 @@ class Slow(documents.Documents):
         time.sleep(float(sys.argv[2]))
         with open(sys.argv[1], 'a') as log:
             log.write(f'{start}\\n')
-        return [f'text {i}' for i in range(start, stop)]
+        return [{'text': f'text {i}'} for i in range(start, stop)]
 
-class Source(text_sources.Source):
+class Source(records.Source):
     def open(self):
         return Slow()
 
@@ -180,7 +179,7 @@ def test_a_killed_preparation_goes_on(tmp_path, cache_root):
 
 
 def test_a_truncated_token_file_is_made_again(stories, capsys):
-    source = text_sources.JsonLines(pattern=stories[0])
+    source = sources.JsonLines(pattern=stories[0])
     before = tokens.tokenized(source, tokenizers.Bytes())
     expected = np.array(before.tokens)
     path = pathlib.Path(before.tokens.filename)
@@ -192,7 +191,7 @@ def test_a_truncated_token_file_is_made_again(stories, capsys):
 
 def test_the_stream_is_the_documents_with_an_end_around_each(stories):
     path, texts = stories
-    corpus = tokens.tokenized(text_sources.JsonLines(pattern=path), tokenizers.Bytes())
+    corpus = tokens.tokenized(sources.JsonLines(pattern=path), tokenizers.Bytes())
     end = corpus.tokenizer.end
     assert corpus.tokens[0] == corpus.tokens[-1] == end
     spans = [corpus.tokens[a + 1 : b] for a, b in zip(corpus.starts, corpus.starts[1:])]

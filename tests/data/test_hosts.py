@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bigmodel_jax.data import batches, mixture
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import batches, mixture, sources
 from bigmodel_jax.data.text import text, tokenizers
 
 LENGTH, ROWS, SEED = 8, 64, 3
@@ -51,7 +50,7 @@ class NoisyExamples(batches.Examples):
 
 
 def texts(stories, packing, rows=ROWS):
-    source = text_sources.JsonLines(pattern=stories[0])
+    source = sources.JsonLines(pattern=stories[0])
     return text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=rows, length=LENGTH, packing=packing)
 
 

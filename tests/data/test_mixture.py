@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, mixture
+from bigmodel_jax.data import batches, mixture, sources
 from bigmodel_jax.data.mixture import Mixture, Part
-from bigmodel_jax.data.sources import text_sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.train import loop
 from runs import quick
@@ -156,7 +155,7 @@ def texts(stories, tmp_path):
     """Two sources of text."""
     other = tmp_path / 'other.txt'
     other.write_text('To be, or not to be, that is the question. ' * 40)
-    return text_sources.JsonLines(pattern=stories[0]), text_sources.TextFile(path=str(other))
+    return sources.JsonLines(pattern=stories[0]), sources.TextFile(path=str(other))
 
 
 def of_text(texts, *, packing, second=BYTES):

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import strategies as st
 
 from bigmodel_jax import config
-from bigmodel_jax.data import records
-from bigmodel_jax.data.sources import csv_records, parquet_records, tables, text_sources
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.tabular import tabular
 from bigmodel_jax.data.text import labelled, tokenizers
 
-Csv = csv_records.Csv
+Csv = sources.Csv
 CELLS = st.text(st.sampled_from('ab ,;\t"\n\r\'é世🙂'), max_size=5)
 
 
@@ -70,7 +69,7 @@ def test_a_table_in_another_encoding_names_the_line(tmp_path):
 
 
 def test_a_missing_column_names_the_nearest(tmp_path):
-    source = text_sources.RecordField(records=Csv(path=written(tmp_path, 'text,label\na,1\n')), field='txt')
+    source = sources.TextField(source=Csv(path=written(tmp_path, 'text,label\na,1\n')), field='txt')
     with pytest.raises(config.InputError, match=r"table\.csv, line 2 has no field 'txt'\. Did you mean 'text'"):
         source.open().read(0, 1)
 
@@ -83,22 +82,24 @@ NESTED = [{'data': {'text': f'Text {i}', 'n': i}} for i in range(5)]
 @pytest.mark.parametrize('name', ['lines.jsonl', 'lines.jsonl.gz'])
 def test_nested_fields_of_json_lines(tmp_path, name):
     path = written(tmp_path, ''.join(json.dumps(record) + '\n' for record in NESTED), name)
-    assert list(text_sources.JsonLines(pattern=path, field='data.text').open()) == [f'Text {i}' for i in range(5)]
+    assert list(records.texts(sources.TextField(source=sources.JsonLines(pattern=path), field='data.text'))) == [
+        f'Text {i}' for i in range(5)
+    ]
     for field, message in [
         ('data.txt', r"line 1 has no field 'txt' in 'data'\. Did you mean 'text'"),
         ('data.text.more', r"line 1 has no field 'more' in 'data\.text', which is a str"),
         ('data.n', r"'data\.n' is a int, not text"),
     ]:
         with pytest.raises(config.InputError, match=message) as raised:
-            list(text_sources.JsonLines(pattern=path, field=field).open())
+            list(records.texts(sources.TextField(source=sources.JsonLines(pattern=path), field=field)))
         assert str(raised.value).startswith(path)
 
 
 def test_a_record_without_a_label_is_named(tmp_path):
     path = written(tmp_path, '{"text": "a", "mood": "sad"}\n{"text": "b", "mood": null}\n', 'lines.jsonl')
-    table = tables.Columns(records=records.JsonLines(pattern=path), sentences=('text',), label='mood')
+    found = sources.JsonLines(pattern=path).open()
     with pytest.raises(config.InputError, match=r"line 2: 'mood' is None, which is no label"):
-        table.open()
+        records.columns(found, ('text',), 'mood')
 
 
 def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path):
@@ -112,7 +113,7 @@ def test_a_torn_file_of_lines_is_refused(tmp_path):
     path = tmp_path / 'lines.jsonl.gz'
     path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 1_000)[:-10])
     with pytest.raises(config.InputError, match='is not a whole compressed file'):
-        text_sources.JsonLines(pattern=str(path)).open()
+        records.texts(sources.JsonLines(pattern=str(path)))
 
 
 def test_parquet_is_read_in_groups(tmp_path):
@@ -121,13 +122,13 @@ def test_parquet_is_read_in_groups(tmp_path):
     for part in range(2):
         table = arrow.table({'text': [f'{part} {i}' for i in range(7)], 'n': list(range(7))})
         parquet.write_table(table, tmp_path / f'{part}.parquet', row_group_size=3)
-    source = parquet_records.Parquet(pattern=f'{tmp_path}/*.parquet')
+    source = sources.Parquet(pattern=f'{tmp_path}/*.parquet')
     found, expected = source.open(), [{'text': f'{part} {i}', 'n': i} for part in range(2) for i in range(7)]
     for start, stop in [(0, 14), (2, 9), (13, 14), (5, 5)]:
         assert found.read(start, stop) == expected[start:stop]
     assert found.where(9).endswith('1.parquet, row 3')
     with pytest.raises(config.InputError, match=r"no column 'txt'\. Did you mean 'text'"):
-        parquet_records.Parquet(pattern=f'{tmp_path}/*.parquet', columns=('txt',)).open()
+        sources.Parquet(pattern=f'{tmp_path}/*.parquet', columns=('txt',)).open()
     (tmp_path / '1.parquet').write_bytes(b'PAR1 no')
     with pytest.raises(config.InputError, match=r'1\.parquet is not a Parquet file'):
         source.open()
@@ -138,27 +139,28 @@ def test_parquet_is_read_in_groups(tmp_path):
 REVIEWS = 'text,stars,mood\n"good, really",5,happy\nbad,1,sad\nso so,3,calm\n'
 
 
-def columns(path):
-    return tables.Columns(records=Csv(path=path), sentences=('text',), label='mood')
+def table(path):
+    return Csv(path=path)
 
 
-def reviews(table, **fields):
-    source = text_sources.Texts(texts=('good, really bad, so so',))
-    vocabulary = tokenizers.WordPiece(vocab=260, trained_on=source)
-    data = labelled.Labelled(table=table, tokenizer=vocabulary, batch=3, length=8, classes=3, **fields)
+def reviews(source, **fields):
+    words = sources.Texts(texts=('good, really bad, so so',))
+    vocabulary = tokenizers.WordPiece(vocab=260, trained_on=words)
+    columns = {'source': source, 'sentences': ('text',), 'label': 'mood'}
+    data = labelled.Labelled(**columns, tokenizer=vocabulary, batch=3, length=8, classes=3, **fields)
     return data.build(0).in_order(0)
 
 
 def test_labels_that_are_text_are_numbered(tmp_path):
-    table = columns(written(tmp_path, REVIEWS))
-    assert reviews(table, labels=('sad', 'calm', 'happy'))['labels'].tolist() == [2, 0, 1]
-    assert reviews(table, labels=table)['labels'].tolist() == [1, 2, 0]  # In alphabetical order.
+    source = table(written(tmp_path, REVIEWS))
+    assert reviews(source, labels=('sad', 'calm', 'happy'))['labels'].tolist() == [2, 0, 1]
+    assert reviews(source, labels=source)['labels'].tolist() == [1, 2, 0]  # In alphabetical order.
 
 
 def test_a_label_of_which_training_knows_nothing_is_refused(tmp_path):
     train, dev = (
-        columns(written(tmp_path, REVIEWS)),
-        columns(written(tmp_path, REVIEWS.replace('calm', 'cool'), 'dev.csv')),
+        table(written(tmp_path, REVIEWS)),
+        table(written(tmp_path, REVIEWS.replace('calm', 'cool'), 'dev.csv')),
     )
     with pytest.raises(config.InputError, match=r"dev\.csv, line 4: the label 'cool' is not one of 'calm', 'happy'"):
         reviews(dev, labels=train)
@@ -172,7 +174,7 @@ NUMBERS = 'size,age,price,kind\n1,10,1.5,a\n2,30,2.5,b\n3,50,3.5,a\n'
 
 
 def features(path, **fields):
-    return tabular.Features(records=Csv(path=path), columns=('size', 'age'), batch=3, **fields)
+    return tabular.Features(source=Csv(path=path), columns=('size', 'age'), batch=3, **fields)
 
 
 def test_columns_of_numbers_are_standardized_by_the_training_data(tmp_path):

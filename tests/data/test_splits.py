@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data import records, splits
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records, sources, splits
 
 ORDERS = [splits.Shuffled(), splits.Shuffled(seed=1), splits.Sequential()]
 
@@ -59,7 +58,7 @@ def folder(tmp_path):
 
 
 def texts(folder, **fields):
-    return list(text_sources.TextFiles(pattern=str(folder), **fields).open())
+    return list(records.texts(sources.TextFiles(pattern=str(folder), **fields)))
 
 
 def test_a_folder_is_its_texts(folder):
@@ -85,12 +84,12 @@ def test_a_folder_without_text_says_how_to_name_others(tmp_path):
 def test_records_are_divided_without_being_read_twice(stories):
     path, expected = stories
     parts = [
-        list(text_sources.JsonLines(pattern=path, part=part(held_out=0.25)).open())
+        list(records.texts(sources.JsonLines(pattern=path, part=part(held_out=0.25))))
         for part in (splits.Train, splits.Validation)
     ]
     assert [len(part) for part in parts] == [30, 10]
     assert sorted(parts[0] + parts[1]) == sorted(expected)
-    chosen = records.JsonLines(pattern=path, part=splits.Validation(held_out=0.25)).open()
+    chosen = sources.JsonLines(pattern=path, part=splits.Validation(held_out=0.25)).open()
     assert [expected.index(record['text']) for record in chosen.read(3, 7)] == [
         int(chosen.where(i).rpartition(' ')[2]) - 1 for i in range(3, 7)
     ]

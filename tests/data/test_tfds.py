@@ -10,8 +10,8 @@ import requests
 import tensorflow_datasets as tfds
 
 from bigmodel_jax import config
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.builders import python_docs
-from bigmodel_jax.data.sources import text_sources
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -24,12 +24,18 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope='module')
 def docs(data_dir):
     """The documents of each split of python_docs."""
-    return {s: text_sources.Tfds(name='python_docs', split=s, data_dir=data_dir).open() for s in SPLITS}
+    return {s: records.texts(sources.Tfds(name='python_docs', split=s, data_dir=data_dir)) for s in SPLITS}
 
 
 def test_splits_share_no_document_and_no_title(docs, data_dir):
     titles = {
-        split: set(text_sources.Tfds(name='python_docs', split=split, field='title', data_dir=data_dir).open())
+        split: set(
+            records.texts(
+                sources.TextField(
+                    source=sources.Tfds(name='python_docs', split=split, data_dir=data_dir), field='title'
+                )
+            )
+        )
         for split in SPLITS
     }
     texts = {split: set(docs[split]) for split in SPLITS}
@@ -56,7 +62,7 @@ def test_sizes_are_about_90_5_5(docs):
 
 
 def test_documents_are_in_the_order_of_the_first_preparation(docs, data_dir, tmp_path):
-    again = text_sources.Tfds(name='python_docs', split='validation', data_dir=str(tmp_path)).open()
+    again = records.texts(sources.Tfds(name='python_docs', split='validation', data_dir=str(tmp_path)))
     assert list(again) == list(docs['validation'])
     assert again.fingerprint == docs['validation'].fingerprint
 
@@ -109,7 +115,7 @@ def test_a_topic_within_another_is_left_out(tmp_path):
 
 def test_slices_and_sums_of_splits(docs, data_dir):
     def open_split(split):
-        return text_sources.Tfds(name='python_docs', split=split, data_dir=data_dir).open()
+        return records.texts(sources.Tfds(name='python_docs', split=split, data_dir=data_dir))
 
     train = docs['train']
     part, both = open_split('train[:10%]'), open_split('validation+test')
@@ -151,15 +157,17 @@ class Unreachable(TinyTranslations):
 
 def test_translations(data_dir):
     for field, text in (('de', 'Größe'), ('en', 'size')):
-        source = text_sources.Tfds(name='tiny_translations', split='train', field=field, data_dir=data_dir)
-        assert list(source.open()) == [text]
-    with pytest.raises(config.InputError, match=r"no feature 'text'.*Known: de, en"):
-        text_sources.Tfds(name='tiny_translations', split='train', data_dir=data_dir).open()
+        source = sources.TextField(
+            source=sources.Tfds(name='tiny_translations', split='train', data_dir=data_dir), field=field
+        )
+        assert list(records.texts(source)) == [text]
+    with pytest.raises(config.InputError, match=r"Example 0 of tiny_tr.* has no field 'text'.*Known: de, en"):
+        list(records.texts(sources.Tfds(name='tiny_translations', split='train', data_dir=data_dir)))
 
 
 def test_real_translations_are_known(data_dir):
     with pytest.raises(config.InputError, match=r"no configuration 'de-xx'\. Did you mean 'de-en'"):
-        text_sources.Tfds(name='wmt14_translate/de-xx', split='train', data_dir=data_dir).open()
+        records.texts(sources.Tfds(name='wmt14_translate/de-xx', split='train', data_dir=data_dir))
 
 
 @pytest.mark.parametrize(
@@ -172,18 +180,22 @@ def test_real_translations_are_known(data_dir):
         ('python_docs:9.9.9', 'train', 'text', f'Its version here: {python_docs.VERSION}'),
         ('python_docs', 'trian', 'text', "the split 'trian'.*train, validation, test"),
         ('python_docs', 'train[:0%]', 'text', 'cannot give the split'),
-        ('python_docs', 'train', 'txt', "no feature 'txt'. Did you mean 'text'"),
+        ('python_docs', 'train', 'txt', "no field 'txt'. Did you mean 'text'"),
         ('unreachable', 'train', 'text', 'could not be downloaded: name resolution failed'),
         ('needs_tensorflow', 'train', 'text', 'pip install tensorflow_that_is_not_installed'),
     ],
 )
 def test_what_tfds_does_not_have(docs, data_dir, name, split, field, message):
     with pytest.raises(config.InputError, match=message):
-        text_sources.Tfds(name=name, split=split, field=field, data_dir=data_dir).open()
+        list(
+            records.texts(
+                sources.TextField(source=sources.Tfds(name=name, split=split, data_dir=data_dir), field=field)
+            )
+        )
 
 
 def test_a_data_set_in_a_format_without_random_access(tmp_path):
-    source = text_sources.Tfds(name='tiny_translations', split='train', field='de', data_dir=str(tmp_path))
+    source = sources.Tfds(name='tiny_translations', split='train', data_dir=str(tmp_path))
     source.open()
     info = next(tmp_path.rglob('dataset_info.json'))
     info.write_text(info.read_text().replace('array_record', 'tfrecord'))
@@ -194,7 +206,7 @@ def test_a_data_set_in_a_format_without_random_access(tmp_path):
 SLOW = """
 import sys, time
 import tensorflow_datasets as tfds
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records, sources
 
 class Slow(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version('1.0.0')
@@ -209,7 +221,7 @@ class Slow(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         pass
 
-print(list(text_sources.Tfds(name='slow', split='train', data_dir=sys.argv[1]).open()))
+print(list(records.texts(sources.Tfds(name='slow', split='train', data_dir=sys.argv[1]))))
 """
 
 

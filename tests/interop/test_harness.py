@@ -11,7 +11,7 @@ from interop import published, reference_harness
 
 import drawing
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate.text import decoding, likelihood
 from bigmodel_jax.interop import generation, harness, huggingface
@@ -56,7 +56,7 @@ def test_likelihoods_are_those_of_the_model():
 
 def test_a_token_that_reaches_over_the_cut_is_split(tmp_path):
     (tmp_path / 'text').write_text('ab ab ab')
-    bpe = tokenizers.Bpe(vocab=258, trained_on=text_sources.TextFile(path=str(tmp_path / 'text'))).build()
+    bpe = tokenizers.Bpe(vocab=258, trained_on=sources.TextFile(path=str(tmp_path / 'text'))).build()
     assert len(bpe.encode('ab')) == 1
     asked = harness.Answers(answers().scorer, bpe, bpe.end)
     context, completion = asked._request('a', 'b')

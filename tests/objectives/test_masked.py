@@ -13,8 +13,8 @@ RANDOM = np.random.default_rng(0)
 OUTPUTS = {'mlm_logits': RANDOM.normal(size=(B, N, V)), 'nsp_logits': RANDOM.normal(size=(B, 2))}
 BATCH = {
     'targets': RANDOM.integers(0, V, (B, N)),
-    'place_weights': np.array([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], np.float32),
-    'elsewhere': np.array([0, 1, 1]),
+    'masked_weights': np.array([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], np.float32),
+    'is_random_next': np.array([0, 1, 1]),
     'weights': np.ones((B, 5), np.float32),
 }
 
@@ -43,11 +43,11 @@ def test_the_loss_is_the_sum_of_two_means(weight, rows):
     alive = np.arange(B) < rows  # The others are padding.
     batch = BATCH | {'weights': BATCH['weights'] * alive[:, None]}
     found = outcome(masked.MaskedLanguageModel(next_sentence=weight), OUTPUTS, batch)
-    tokens = np.average(nll(OUTPUTS['mlm_logits'], BATCH['targets']), weights=BATCH['place_weights'] * alive[:, None])
-    follows = np.average(nll(OUTPUTS['nsp_logits'], BATCH['elsewhere']), weights=alive)
+    tokens = np.average(nll(OUTPUTS['mlm_logits'], BATCH['targets']), weights=BATCH['masked_weights'] * alive[:, None])
+    follows = np.average(nll(OUTPUTS['nsp_logits'], BATCH['is_random_next']), weights=alive)
     np.testing.assert_allclose(value(found.loss), tokens + weight * follows, rtol=1e-6)
     np.testing.assert_allclose(value(found.metrics['nll']), tokens, rtol=1e-6)
-    hits = (OUTPUTS['nsp_logits'].argmax(axis=-1) == BATCH['elsewhere'])[alive]
+    hits = (OUTPUTS['nsp_logits'].argmax(axis=-1) == BATCH['is_random_next'])[alive]
     assert ('nsp_accuracy' in found.metrics) == (weight > 0)
     if weight:
         assert value(found.metrics['nsp_accuracy']) == pytest.approx(hits.mean())

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from bigmodel_jax import __main__, config
 from bigmodel_jax.console import terminal
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.objectives.rngs import Rngs
@@ -106,7 +106,7 @@ def test_the_step_at_which_a_run_stopped(tmp_path):
 def test_of_text_the_examples_are_read(tmp_path):
     words = tmp_path / 'words.txt'
     words.write_text(' '.join(f'number {i} of many;' for i in range(400)))
-    data = text.Text(source=text_sources.TextFile(path=str(words)), tokenizer=tokenizers.Bytes(), batch=8, length=16)
+    data = text.Text(source=sources.TextFile(path=str(words)), tokenizer=tokenizers.Bytes(), batch=8, length=16)
     changes = {'data': data, 'model.vocab': 320}
     loop.train(config.vary(quick.experiment(), changes), tmp_path / 'run', stop_after=2)
     found = replay.replay(directory.open_run(tmp_path / 'run'), 1)

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from bigmodel_jax import config, experiment
-from bigmodel_jax.data.sources.text_sources import TextFile
+from bigmodel_jax.data.sources.text_files import TextFile
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import unigram

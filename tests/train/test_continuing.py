@@ -9,7 +9,7 @@ import quick_text
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.optim import gradients, optimizers, schedules
 from bigmodel_jax.reproduce import diff, verify
 from bigmodel_jax.run_directory import identity, segments
@@ -51,7 +51,7 @@ def text_of(path):
 def other_data(base, folder):
     """`base` on another text, whose tokenizer, were it trained, would be another."""
     (folder / 'new.txt').write_text('Quite other words, of which there was none before: zebra, quartz. ' * 60)
-    new = text_sources.TextFile(path=str(folder / 'new.txt'))
+    new = sources.TextFile(path=str(folder / 'new.txt'))
     return config.vary(base, {'data.source': new, 'data.tokenizer.trained_on': new})
 
 

@@ -1,18 +1,20 @@
 """The law of reading ahead: whatever the number of workers, each step gets the same batch, and errors arrive."""
 
+import pathlib
 import threading
 
 import numpy as np
 import pytest
 
 import tiny
-from bigmodel_jax import config
+from bigmodel_jax import config, experiment_file
 from bigmodel_jax.data import batches
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import prefetch
 from bigmodel_jax.train.route import Route
 
 WORKERS = (0, 1, 4)
+AUGMENTED = str(pathlib.Path(__file__).parents[2] / 'experiments/augmented_images.py') + ':smoke'
 BROKEN = 7  # The index of a batch that cannot be read.
 
 
@@ -21,8 +23,11 @@ def place():
     return sharding.MeshShape(data=1).build()
 
 
-def data():
-    return tiny.Counting(batch=8).open(seed=3)
+def data(kind='counting'):
+    """Numbers in memory; or images that are drawn, cropped and flipped when they are read."""
+    if kind == 'counting':
+        return tiny.Counting(batch=8).open(seed=3)
+    return config.vary(experiment_file.load(AUGMENTED).data, {'batch': 8}).open(seed=3)
 
 
 class Broken(batches.Batches):
@@ -32,8 +37,8 @@ class Broken(batches.Batches):
         return super().read(step, ids, rows)
 
 
-def read(place, workers, count, *, start=0, route=None):
-    with prefetch.Prefetcher(data(), place, start, route or Route(), workers=workers) as ahead:
+def read(place, workers, count, *, start=0, route=None, source=None):
+    with prefetch.Prefetcher(source or data(), place, start, route or Route(), workers=workers) as ahead:
         return [{name: np.asarray(array) for name, array in ahead.next().items()} for _ in range(count)]
 
 
@@ -45,11 +50,13 @@ def assert_same(left, right):
             np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_any_number_of_workers_reads_the_same_batches(place):
-    expected = [prefetch.read(data(), number, np.arange(8)) for number in range(30)]  # More than two epochs.
+@pytest.mark.parametrize('kind', ['counting', 'augmented images'])
+def test_any_number_of_workers_reads_the_same_batches(place, kind):
+    source = data(kind)
+    expected = [prefetch.read(source, number, np.arange(8)) for number in range(30)]  # More than two epochs.
     for workers in WORKERS:
-        assert_same(read(place, workers, 30), expected)
-        assert_same(read(place, workers, 10, start=20), expected[20:])
+        assert_same(read(place, workers, 30, source=data(kind)), expected)
+        assert_same(read(place, workers, 10, start=20, source=source), expected[20:])
 
 
 @pytest.mark.parametrize('workers', WORKERS)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, labels
-from bigmodel_jax.data import records as reading
+from bigmodel_jax.data import batches, labels, records
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,14 +20,14 @@ class Features(batches.Data):
       weights: [n] float32, 1.
     """
 
-    records: reading.RecordSource  # Such as csv_records.Csv(path='houses.csv').
+    source: records.Source  # Such as Csv(path='houses.csv').
     columns: tuple[str, ...]
     label: str
     batch: config.Positive
     classes: config.Positive = 2  # Labels are 0 .. classes - 1; 1: the labels are numbers.
     labels: tuple[str, ...] = ()  # What labels that are text are called, in the order of their numbers.
     # The training data: from each column its mean there is subtracted, and the rest divided by its standard deviation.
-    standardized_by: reading.RecordSource | None = None
+    standardized_by: records.Source | None = None
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
@@ -47,7 +46,7 @@ class Features(batches.Data):
 
 
 def _examples(data: Features) -> batches.ArrayExamples:
-    found, names = data.records.open(), labels.names(data.labels, data.classes)
+    found, names = data.source.open(), labels.names(data.labels, data.classes)
     features, written = matrix(found, data.columns, label=data.label)
     fingerprint = {'records': dict(found.fingerprint), 'columns': [*data.columns, data.label], 'labels': list(names)}
     if data.standardized_by is not None:
@@ -64,7 +63,7 @@ def _examples(data: Features) -> batches.ArrayExamples:
 
 
 def matrix(
-    found: reading.Records, columns: tuple[str, ...], *, label: str | None = None
+    found: records.Records, columns: tuple[str, ...], *, label: str | None = None
 ) -> tuple[np.ndarray, list[str]]:
     """[n, I] float64 and the labels as they are written, [n]; none without `label`.
 
@@ -77,12 +76,12 @@ def matrix(
             where = functools.partial(found.where, i)
             features[i] = [_number(record, column, where) for column in columns]
             if label is not None:
-                written.append(reading.label(record, label, where))
+                written.append(records.label(record, label, where))
     return features, written
 
 
-def _number(record: reading.Record, column: str, where: reading.Where) -> float:
-    value = reading.value(record, column, where)
+def _number(record: records.Record, column: str, where: records.Where) -> float:
+    value = records.value(record, column, where)
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -30,7 +30,7 @@ class Instructions(batches.Data):
       positions: [n, T] int32: place within the conversation.
     """
 
-    records: records.RecordSource  # Such as records.JsonLines(pattern='chats.jsonl').
+    source: records.Source  # Such as JsonLines(pattern='chats.jsonl').
     tokenizer: tokenizers.Vocabulary
     batch: config.Positive
     length: config.Positive
@@ -59,7 +59,7 @@ class InstructionExamples(batches.Examples):
 
     def __init__(self, data: Instructions):
         self.tokenizer, self.length = data.tokenizer.build(), data.length
-        found = data.records.open()
+        found = data.source.open()
         conversations = encoded(found, self.tokenizer, data.template)
         starts, lengths = _fitting(conversations, found, data)
         self._plan = packing.packed(starts, lengths, length=data.length)

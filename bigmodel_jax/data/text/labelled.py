@@ -6,8 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, labels
-from bigmodel_jax.data.sources import tables
+from bigmodel_jax.data import batches, labels, records
 from bigmodel_jax.data.text import bert_format, tokenizers
 
 
@@ -21,21 +20,25 @@ class Labelled(batches.Data):
       weights: [n] float32, 1.
     """
 
-    table: tables.Table
+    source: records.Source  # Such as Csv(path='reviews.csv').
     tokenizer: tokenizers.Vocabulary
     batch: config.Positive
     length: config.Positive
+    sentences: tuple[records.Field, ...] = ('sentence',)  # The fields of the sentences: one or two.
+    label: records.Field = 'label'  # The field of the label.
     classes: config.Positive = 2  # Labels are 0 .. classes - 1; 1: the labels are numbers.
-    # What labels that are text are called, in the order of their numbers: ('ham', 'spam'); or the table of the training
-    # data, whose labels are then numbered in alphabetical order. Give training and evaluation data the same.
-    labels: tuple[str, ...] | tables.Table = ()
+    # What labels that are text are called, in the order of their numbers: ('ham', 'spam'); or the source of the
+    # training data, whose labels are then numbered in alphabetical order. Give training and evaluation data the same.
+    labels: tuple[str, ...] | records.Source = ()
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
         return _fields(self, self.tokenizer.upper_bound)
 
     def build(self, seed: int) -> batches.Batches:
-        if self.length < 2 + self.table.sentences_per_row:
+        if len(self.sentences) not in (1, 2):
+            raise config.InputError(f'data.sentences={self.sentences}: name one field, or two for pairs of sentences.')
+        if self.length < 2 + len(self.sentences):
             raise config.InputError(f'data.length={self.length} leaves no room for a sentence.')
         return batches.Batches(LabelledExamples(self), rows=self.batch, seed=seed)
 
@@ -51,18 +54,27 @@ class LabelledExamples(batches.ArrayExamples):
     """The rows of a table, in memory."""
 
     def __init__(self, data: Labelled):
-        self.label_names = labels.names(data.labels, data.classes)
-        self.tokenizer, table = data.tokenizer.build(), data.table.open()
-        encoded = [self.tokenizer.encode_many(column) for column in table.sentences]
+        self.label_names = labels.names(_written(data), data.classes)
+        self.tokenizer, found = data.tokenizer.build(), data.source.open()
+        sentences, written = records.columns(found, data.sentences, data.label)
+        encoded = [self.tokenizer.encode_many(column) for column in sentences]
         second = encoded[1] if len(encoded) > 1 else None
         special = bert_format.specials(self.tokenizer)
         arrays = bert_format.layout(encoded[0], second, length=data.length, special=special)
         if data.classes == 1:
-            arrays['values'] = labels.numbers(table.labels, table.where)
+            arrays['values'] = labels.numbers(written, found.where)
         else:
-            arrays['labels'] = labels.ids(table.labels, table.where, classes=data.classes, names=self.label_names)
+            arrays['labels'] = labels.ids(written, found.where, classes=data.classes, names=self.label_names)
         fingerprint = {
-            'table': dict(table.fingerprint), 'tokenizer': self.tokenizer.fingerprint, 'length': data.length
+            'table': {**found.fingerprint, 'columns': [*data.sentences, data.label]},
+            'tokenizer': self.tokenizer.fingerprint, 'length': data.length
         }  # fmt: skip
         fingerprint |= {'labels': list(self.label_names)} if self.label_names else {}
         super().__init__(arrays, _fields(data, self.tokenizer.size), fingerprint=fingerprint)
+
+
+def _written(data: Labelled) -> tuple[str, ...]:
+    """The names of the labels, or all labels of the source that `labels` is."""
+    if isinstance(data.labels, records.Source):
+        return tuple(sorted(set(records.columns(data.labels.open(), (), data.label)[1])))
+    return data.labels

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+OPEN_ROWS = 256  # Rows that best_fit_pairs() holds open; one more, and the fullest is closed.
+
 # ---- windows: the stream cut every `length` tokens ---------------------------------------------------------------
 
 
@@ -139,6 +141,31 @@ def best_fit(lengths: np.ndarray, *, capacity: int) -> np.ndarray:
             open_rows.put(left - each * size, chosen[:full])
             open_rows.put(left - partly * size, chosen[full:])
             pieces = pieces[len(placed) :]
+    return rows
+
+
+def best_fit_pairs(lengths: np.ndarray, *, capacity: int) -> np.ndarray:
+    """[pairs] int64: the row of each pair, the longest first, each where it leaves the least room on both sides.
+
+    At most OPEN_ROWS rows are open, so that a pair is compared with so many; best_fit() holds all rows open.
+
+    Args:
+      lengths: [2, pairs] int64, each in [1, capacity].
+    """
+    rows = np.zeros(lengths.shape[1], np.int64)
+    left = np.zeros((2, OPEN_ROWS), np.int64)  # Room in the open rows; 0 in those not opened yet.
+    numbers, opened = np.zeros(OPEN_ROWS, np.int64), 0
+    for pair in np.argsort(-lengths.sum(axis=0), kind='stable').tolist():
+        size = lengths[:, pair]
+        room = left - size[:, None]
+        fits = (room >= 0).all(axis=0)
+        if fits.any():
+            at = int(np.where(fits, room.sum(axis=0), 2 * capacity + 1).argmin())
+        else:
+            at = int(left.sum(axis=0).argmin())
+            left[:, at], numbers[at], opened = capacity, opened, opened + 1
+        left[:, at] -= size
+        rows[pair] = numbers[at]
     return rows
 
 

@@ -8,11 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, cache, preparation_progress
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import batches, cache, preparation_progress, records
 from bigmodel_jax.data.text import packing, text, tokenizers, tokens
-
-OPEN_ROWS = 256  # Rows that packing holds open; one more, and the fullest is closed.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +27,8 @@ class Pairs(batches.Data):
       source_positions, positions: [n, T] int32: place within the sentence.
     """
 
-    source: text_sources.Source
-    target: text_sources.Source
+    source: records.Source
+    target: records.Source
     tokenizer: tokenizers.Vocabulary
     batch: config.Positive
     length: config.Positive
@@ -153,30 +150,7 @@ def plan(document_starts: np.ndarray, *, length: int) -> Plan:
     starts, lengths = document_starts[:, :-1], np.diff(document_starts)
     fits = (lengths <= length).all(axis=0)
     starts, lengths = starts[:, fits], lengths[:, fits]
-    rows = fit_both(lengths, capacity=length)
+    rows = packing.best_fit_pairs(lengths, capacity=length)
     order = np.argsort(rows, kind='stable')
     row_starts = np.concatenate([[0], np.cumsum(np.bincount(rows))]) if len(rows) else np.zeros(1, np.int64)
     return Plan(starts[:, order], lengths[:, order], row_starts, int((~fits).sum()))
-
-
-def fit_both(lengths: np.ndarray, *, capacity: int) -> np.ndarray:
-    """[pairs] int64: the row of each pair, the longest first, each where it leaves the least room on both sides.
-
-    Args:
-      lengths: [2, pairs] int64, each in [1, capacity].
-    """
-    rows = np.zeros(lengths.shape[1], np.int64)
-    left = np.zeros((2, OPEN_ROWS), np.int64)  # Room in the open rows; 0 in those not opened yet.
-    numbers, opened = np.zeros(OPEN_ROWS, np.int64), 0
-    for pair in np.argsort(-lengths.sum(axis=0), kind='stable').tolist():
-        size = lengths[:, pair]
-        room = left - size[:, None]
-        fits = (room >= 0).all(axis=0)
-        if fits.any():
-            at = int(np.where(fits, room.sum(axis=0), 2 * capacity + 1).argmin())
-        else:
-            at = int(left.sum(axis=0).argmin())
-            left[:, at], numbers[at], opened = capacity, opened, opened + 1
-        left[:, at] -= size
-        rows[pair] = numbers[at]
-    return rows

@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, preparation_progress
-from bigmodel_jax.data.sources import files
-from bigmodel_jax.data.text import bert_format, encoding, tokenizers
+from bigmodel_jax.data import batches, preparation_progress, records
+from bigmodel_jax.data.text import bert_format, tokenizers
 
 # Published data have a few answers that are a character off, with which everybody has trained; more is a mistake.
 MOST_ASTRAY = 0.05
@@ -26,60 +24,17 @@ class Question(NamedTuple):
     starts: tuple[int, ...]  # Where in `context` each begins, in characters.
 
 
-class Source:
-    """Interface of the configs that say where questions come from."""
-
-    def open(self) -> tuple[list[Question], Mapping[str, Any]]:
-        """The questions, and what they are. Raises InputError if they are missing or unreadable."""
-        raise NotImplementedError
+def read(found: records.Records) -> list[Question]:
+    """The questions of records such as those of SQuAD, from a SquadFile or from TFDS's 'squad/v1.1'."""
+    return [_question(record, functools.partial(found.where, number)) for number, record in enumerate(found)]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SquadFile(Source):
-    """A file of SQuAD 1.1 as it was published: 'train-v1.1.json', 'dev-v1.1.json'."""
-
-    path: str
-
-    def open(self) -> tuple[list[Question], Mapping[str, Any]]:
-        path = files.path_of(self.path)
-        content, fingerprint = files.read_text(path)
-        try:
-            found = list(_published(json.loads(content)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise config.InputError(f'{path} is not a file of SQuAD: {type(error).__name__}: {error}.') from error
-        return found, {'sha256': fingerprint['sha256'], 'questions': len(found)}
-
-
-def _published(tree: Any) -> Iterator[Question]:
-    paragraphs = [paragraph for article in tree['data'] for paragraph in article['paragraphs']]
-    for paragraph in paragraphs:
-        for each in paragraph['qas']:
-            answers = [(answer['text'], int(answer['answer_start'])) for answer in each['answers']]
-            texts, starts = zip(*answers) if answers else ((), ())
-            yield Question(each['question'], paragraph['context'], texts, starts)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsQuestions(Source):
-    """A split of 'squad/v1.1' in TFDS."""
-
-    name: str
-    split: str
-    data_dir: str | None = None
-
-    def open(self) -> tuple[list[Question], Mapping[str, Any]]:
-        # Not at the top: TFDS takes seconds to import.
-        from bigmodel_jax.data.sources import tfds_source
-
-        builder, records = tfds_source.open_records(self.name, split=self.split, data_dir=self.data_dir)
-        found = []
-        for i, record in enumerate(records.__getitems__(list(range(len(records))))):
-            where, answers = f'Example {i} of {self.name}', record['answers']
-            texts = tuple(encoding.decode(answer, where) for answer in answers['text'])
-            starts = tuple(int(start) for start in answers['answer_start'])
-            texts_of = encoding.decode(record['question'], where), encoding.decode(record['context'], where)
-            found.append(Question(*texts_of, texts, starts))
-        return found, tfds_source.fingerprint_of(builder, records, self.split)
+def _question(record: records.Record, where: records.Where) -> Question:
+    starts = tuple(int(start) for start in records.value(record, 'answers.answer_start', where))
+    answers = records.value(record, 'answers.text', where)
+    texts = tuple(records.text({'answers.text': answer}, 'answers.text', where) for answer in answers)
+    question, context = (records.text(record, field, where) for field in ('question', 'context'))
+    return Question(question, context, texts, starts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +48,7 @@ class Questions(batches.Data):
       weights: [n] float32, 1.
     """
 
-    source: Source
+    source: records.Source  # Such as SquadFile(path='train-v1.1.json').
     tokenizer: tokenizers.Vocabulary
     batch: config.Positive
     length: config.Positive
@@ -160,7 +115,8 @@ class QuestionExamples(batches.ArrayExamples):
 
     def __init__(self, data: Questions):
         self.tokenizer = data.tokenizer.build()
-        self.questions, known = data.source.open()
+        found = data.source.open()
+        self.questions = read(found)
         _check(self.questions)
         special = bert_format.specials(self.tokenizer)
         asked = [ids[: data.question] for ids in self.tokenizer.encode_many([each.text for each in self.questions])]
@@ -180,7 +136,7 @@ class QuestionExamples(batches.ArrayExamples):
         places = [self._answer(window) for window in self.windows]
         arrays['starts'], arrays['ends'] = np.array(places, np.int32).reshape(-1, 2).T
         fingerprint = {
-            'questions': dict(known), 'tokenizer': self.tokenizer.fingerprint,
+            'questions': dict(found.fingerprint), 'tokenizer': self.tokenizer.fingerprint,
             'length': data.length, 'stride': data.stride,
         }  # fmt: skip
         super().__init__(arrays, _fields(data, self.tokenizer.size), fingerprint=fingerprint)

@@ -1,4 +1,4 @@
-"""What BERT is pretrained on: two spans of text, masked, of which the second may or may not follow the first."""
+"""The pretraining data of BERT: pairs of masked spans of text, of which the second may or may not follow the first."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,34 +6,33 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, counter_rng
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import batches, counter_rng, records
 from bigmodel_jax.data.text import bert_format, masking, packing, tokenizers, tokens
 
-# Of chance: what a number is drawn for.
+# What a random number is drawn for.
 CUT, FOLLOWS, DOCUMENT, BEGIN, MASK = range(5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePairs(batches.Data):
-    """Rows [CLS] A [SEP] B [SEP]; half of the time B goes on where A ends, else it is from another document.
+    """Rows [CLS] A [SEP] B [SEP]; half of the time B follows A in its document, else it is from another document.
 
     Documents are cut into pieces that fill a row; each piece is cut once more, somewhere, into A and B. Where to cut,
     what B is and what is masked is drawn anew in each pass over the data. A batch holds, where n is `batch`, T is
-    `length` and N is `masking.most`:
+    `length` and N is `masking.max_predictions`:
       inputs: [n, T] int32, masked.
       types: [n, T] int32: 0 in [CLS] A [SEP] and in padding, 1 in B [SEP].
       segments: [n, T] int32: 1, and 0 where padding.
       weights: [n, T] float32: 1, and 0 where padding.
-      places: [n, N] int32: the positions whose tokens are to be told; 0 where there are fewer than N.
-      targets: [n, N] int32: the tokens that stood there.
-      place_weights: [n, N] float32: 1, and 0 where there are fewer.
-      elsewhere: [n] int32: 0 if B follows A, 1 if it is from elsewhere.
+      masked_positions: [n, N] int32: the positions whose tokens are predicted; 0 where there are fewer than N.
+      targets: [n, N] int32: the original tokens at these positions.
+      masked_weights: [n, N] float32: 1, and 0 where there are fewer.
+      is_random_next: [n] int32: 0 if B follows A, 1 if it is from another document.
 
     Source: Devlin et al. (2018), arXiv:1810.04805, sections 3.1 and A.2.
     """
 
-    source: text_sources.Source
+    source: records.Source
     tokenizer: tokenizers.Vocabulary
     batch: config.Positive
     length: config.Positive
@@ -54,14 +53,14 @@ class SentencePairs(batches.Data):
 
 def _fields(pairs: SentencePairs, upper_bound: int | None) -> dict[str, batches.Field]:
     integers, floats = np.dtype(np.int32), np.dtype(np.float32)
-    most, axes = (pairs.masking.most,), ('predictions',)
+    row, axes = (pairs.masking.max_predictions,), ('predictions',)
     return {
         **bert_format.fields(pairs.length, upper_bound),
         'weights': batches.Field((pairs.length,), floats, ('length',)),
-        'masked_positions': batches.Field(most, integers, axes, pairs.length),
-        'targets': batches.Field(most, integers, axes, upper_bound),
-        'place_weights': batches.Field(most, floats, axes),
-        'elsewhere': batches.Field((), integers, (), 2),
+        'masked_positions': batches.Field(row, integers, axes, pairs.length),
+        'targets': batches.Field(row, integers, axes, upper_bound),
+        'masked_weights': batches.Field(row, floats, axes),
+        'is_random_next': batches.Field((), integers, (), 2),
     }
 
 
@@ -94,36 +93,36 @@ class PairExamples(batches.Examples):
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.Batch:
         keys = counter_rng.bits(seed, epochs, indices)
         firsts, sizes = self._firsts[indices], self._sizes[indices]
-        of_first = 1 + counter_rng.below(sizes - 1, keys, CUT)
-        elsewhere = counter_rng.bits(keys, FOLLOWS) >> np.uint64(63)
+        of_first = 1 + counter_rng.integers(sizes - 1, keys, CUT)
+        is_random = counter_rng.bits(keys, FOLLOWS) >> np.uint64(63)
         # Any document but this one: those from it on move down by one.
-        others = counter_rng.below(len(self._starts) - 1, keys, DOCUMENT)
+        others = counter_rng.integers(len(self._starts) - 1, keys, DOCUMENT)
         others += others >= self._owners[indices]
         # As long as there is room, and not beyond the end of the document.
         wanted = np.minimum(self._room - of_first, self._lengths[others])
-        begins = self._starts[others] + counter_rng.below(self._lengths[others] - wanted + 1, keys, BEGIN)
-        second = np.where(elsewhere, begins, firsts + of_first)
-        of_second = np.where(elsewhere, wanted, sizes - of_first)
+        begins = self._starts[others] + counter_rng.integers(self._lengths[others] - wanted + 1, keys, BEGIN)
+        second = np.where(is_random, begins, firsts + of_first)
+        of_second = np.where(is_random, wanted, sizes - of_first)
         laid = bert_format.layout(
             [self._tokens[start : start + count] for start, count in zip(firsts, of_first)],
             [self._tokens[start : start + count] for start, count in zip(second, of_second)],
             length=self._pairs.length,
             special=self._special,
         )
-        return self._masked(laid, keys) | {'elsewhere': elsewhere.astype(np.int32)}
+        return self._masked(laid, keys) | {'is_random_next': is_random.astype(np.int32)}
 
     def _masked(self, laid: batches.Batch, keys: np.ndarray) -> batches.Batch:
         inputs, real = laid['inputs'], laid['segments'] > 0
         special = ~real | (inputs == self._special.start) | (inputs == self._special.separator)
         ids = self._special.mask, self.tokenizer.size
-        told = masking.masked(
+        masked = masking.masked(
             inputs, special, real, how=self._pairs.masking, keys=counter_rng.bits(keys, MASK), ids=ids
         )
         return {
             **laid,
-            'inputs': told.inputs,
+            'inputs': masked.inputs,
             'weights': real.astype(np.float32),
-            'masked_positions': told.places,
-            'targets': told.targets,
-            'place_weights': told.weights,
+            'masked_positions': masked.positions,
+            'targets': masked.targets,
+            'masked_weights': masked.weights,
         }

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, counter_rng
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import batches, counter_rng, records
 from bigmodel_jax.data.text import packing, text, tokenizers, tokens
 
 
@@ -31,7 +30,7 @@ class SpanCorruption(batches.Data):
     sentinel before `end`, which their figure 2 has.
     """
 
-    source: text_sources.Source
+    source: records.Source
     tokenizer: tokenizers.Vocabulary
     batch: config.Positive
     length: config.Positive  # S

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, cache
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import batches, cache, records
 from bigmodel_jax.data.text import packing, tokenizers, tokens
 
 
@@ -77,7 +76,7 @@ class Text(batches.Data):
       positions: [n, T] int32: place within the document.
     """
 
-    source: text_sources.Source
+    source: records.Source
     tokenizer: tokenizers.Vocabulary
     batch: config.Positive
     length: config.Positive

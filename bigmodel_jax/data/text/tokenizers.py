@@ -19,8 +19,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import cache, preparation_progress
-from bigmodel_jax.data.sources import documents, text_sources
+from bigmodel_jax.data import cache, preparation_progress, records
 from bigmodel_jax.data.text import pretrained_sentencepiece, pretrained_tokenizer
 from bigmodel_jax.data.text import tokenizer as base
 from bigmodel_jax.data.text.tokenizer import DESCRIPTION, Tokenizer, Vocabulary, import_library
@@ -94,10 +93,10 @@ class Characters(Vocabulary):
     Encoding any other character is an error: an 'unknown' token would make the loss look better than it is.
     """
 
-    trained_on: text_sources.Source
+    trained_on: records.Source
 
     def build(self) -> Tokenizer:
-        def train(texts: documents.Documents) -> Tokenizer:
+        def train(texts: records.TextView) -> Tokenizer:
             seen: set[str] = set()
             for text in _texts(texts, 'Collecting characters'):
                 seen.update(text)
@@ -157,14 +156,14 @@ class Bpe(Vocabulary):
     """
 
     vocab: VocabularySize  # With the end of a document, which comes last. Little text may yield fewer.
-    trained_on: text_sources.Source
+    trained_on: records.Source
 
     @property
     def upper_bound(self) -> int:
         return self.vocab
 
     def build(self) -> Tokenizer:
-        def train(texts: documents.Documents) -> Tokenizer:
+        def train(texts: records.TextView) -> Tokenizer:
             library = import_library('tokenizers')
             model = library.Tokenizer(library.models.BPE())
             model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -187,7 +186,7 @@ class WordPiece(Vocabulary):
     """
 
     vocab: VocabularySize  # With [PAD], [UNK], [CLS], [SEP] and [MASK], which come first.
-    trained_on: text_sources.Source
+    trained_on: records.Source
     lowercase: bool = True
 
     @property
@@ -195,7 +194,7 @@ class WordPiece(Vocabulary):
         return self.vocab
 
     def build(self) -> Tokenizer:
-        def train(texts: documents.Documents) -> Tokenizer:
+        def train(texts: records.TextView) -> Tokenizer:
             library = import_library('tokenizers')
             model = self._model(library, {'[UNK]': 0})
             normalized = map(model.normalizer.normalize_str, _texts(texts, 'Reading for WordPiece'))
@@ -288,7 +287,7 @@ class SentencePiece(Vocabulary):
     """
 
     vocab: VocabularySize  # With <unk>, the end of a document and 256 bytes, which come first.
-    trained_on: text_sources.Source
+    trained_on: records.Source
     kind: Literal['unigram', 'bpe'] = 'unigram'
 
     @property
@@ -296,7 +295,7 @@ class SentencePiece(Vocabulary):
         return self.vocab
 
     def build(self) -> Tokenizer:
-        def train(texts: documents.Documents) -> Tokenizer:
+        def train(texts: records.TextView) -> Tokenizer:
             model = io.BytesIO()
             lines = (line for text in _texts(texts, 'Training SentencePiece') for line in sentences(text))
             try:
@@ -376,11 +375,9 @@ class SentencePieces(Tokenizer):
 # ---- training -----------------------------------------------------------------------------------------------------
 
 
-def _trained(
-    vocabulary: Any, train: Callable[[documents.Documents], Tokenizer], library: str | None = None
-) -> Tokenizer:
+def _trained(vocabulary: Any, train: Callable[[records.TextView], Tokenizer], library: str | None = None) -> Tokenizer:
     """What `train` makes of the documents; from the cache if it was made before."""
-    texts = vocabulary.trained_on.open()
+    texts = records.texts(vocabulary.trained_on)
     key = config.to_json(vocabulary) | {'trained_on': dict(texts.fingerprint)}
     if library:
         import_library(library)  # An error that says what to install, if it is missing.
@@ -392,7 +389,7 @@ def _trained(
     return load(cache.prepared('tokenizers', key, make))
 
 
-def _texts(texts: documents.Documents, what: str) -> Iterator[str]:
+def _texts(texts: records.TextView, what: str) -> Iterator[str]:
     return preparation_progress.track(texts, total=len(texts), what=f'{what} on {texts.name}')
 
 

@@ -12,8 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import cache, preparation_progress
-from bigmodel_jax.data.sources import documents, text_sources
+from bigmodel_jax.data import cache, preparation_progress, records
 from bigmodel_jax.data.text import tokenizer as interface
 from bigmodel_jax.data.text import tokenizers
 
@@ -37,7 +36,7 @@ class Corpus(NamedTuple):
         return len(self.tokens) - 1
 
 
-def tokenized(source: text_sources.Source, vocabulary: tokenizers.Vocabulary, *, keep_empty: bool = False) -> Corpus:
+def tokenized(source: records.Source, vocabulary: tokenizers.Vocabulary, *, keep_empty: bool = False) -> Corpus:
     """The tokens of a source, prepared on first use.
 
     Args:
@@ -46,7 +45,7 @@ def tokenized(source: text_sources.Source, vocabulary: tokenizers.Vocabulary, *,
     Raises:
       InputError: the source or the tokenizer cannot be used.
     """
-    texts, built = source.open(), vocabulary.build()
+    texts, built = records.texts(source), vocabulary.build()
     key = {'source': dict(texts.fingerprint), 'tokenizer': built.fingerprint, 'format': FORMAT}
     key |= {'empty': 'kept'} if keep_empty else {}
     dtype = np.uint16 if built.size <= 2**16 else np.uint32
@@ -68,7 +67,7 @@ def tokenized(source: text_sources.Source, vocabulary: tokenizers.Vocabulary, *,
     return Corpus(tokens, starts, built, fingerprint)
 
 
-def _make_shards(texts: documents.Documents, writer: '_Writer', parts: pathlib.Path) -> None:
+def _make_shards(texts: records.TextView, writer: '_Writer', parts: pathlib.Path) -> None:
     size = max(SMALLEST_SHARD, -(-len(texts) // MOST_SHARDS))
     shards = -(-len(texts) // size)
     # Everybody begins elsewhere, so that processes that prepare the same text at once share the work.

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax import config
+from bigmodel_jax.data import records
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import evaluation, metric
-from bigmodel_jax.evaluate.text import likelihood, tasks
+from bigmodel_jax.evaluate.text import likelihood, task_records, tasks
 
 PyTree = Any
 
@@ -82,18 +83,19 @@ def encoded(choices: Choices, tokenizer: tokenizers.Tokenizer, seed: int) -> lis
     """
     task, name = choices.task, choices.name
     test = task.test.open()
-    test = test[: choices.max_examples]
-    train = task.train.open() if choices.shots else ()
+    count = min(len(test), choices.max_examples or len(test))
+    train = task.train.open() if choices.shots else records.RecordList('', (), {})
     examples = []
-    for number, record in enumerate(test):
-        question = task.question(record, f'{name}: test example {number}')
+    for number in range(count):
+        question = task.question(task_records.plain(test[number]), f'{name}: test example {number}')
         without = number if task.train == task.test else None
         chosen = (
             tasks.drawn(seed, number, count=choices.shots, available=len(train), without=without)
             if choices.shots
             else []
         )
-        shown = [task.question(train[index], f'{name}: training example {index}') for index in chosen]
+        solved = [(task_records.plain(train[index]), f'{name}: training example {index}') for index in chosen]
+        shown = [task.question(record, where) for record, where in solved]
         prompt = task.prompt(question, shown)
         contexts = [tokenizer.encode_prompt(text) for text in (prompt, task.answer_context)]
         completions = [np.asarray(ids, np.int32) for ids in tokenizer.encode_many(list(question.completions))]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from bigmodel_jax import config
-from bigmodel_jax.evaluate.text import task_records
+from bigmodel_jax.data import records
 
 
 class Question(NamedTuple):
@@ -33,8 +33,8 @@ class Task:
     Nothing in a template is computed, and what stands in the data is taken as it is.
     """
 
-    train: task_records.Records  # What is shown before a question is drawn from it; may be the same as `test`.
-    test: task_records.Records
+    train: records.Source  # What is shown before a question is drawn from it; may be the same as `test`.
+    test: records.Source
     context: str  # Template: 'Question: $question\nAnswer:'.
     choices: str | tuple[str, ...]  # The field that lists the completions, or a template for each.
     answer: str  # The field that says which is right: its number, from 0, or its label.
@@ -44,8 +44,8 @@ class Task:
     separator: Literal['\n', '\n\n'] = '\n\n'  # Between examples.
     description: str = ''  # Stands before everything.
 
-    def question(self, record: task_records.Record, where: str) -> Question:
-        """A record as text; `where` names it in an error.
+    def question(self, record: records.Record, where: str) -> Question:
+        """A plain record (see task_records.py) as text; `where` names it in an error.
 
         Raises:
           InputError: a field is missing or of the wrong kind, or the answer is none of the choices.
@@ -63,7 +63,7 @@ class Task:
             raise config.InputError(f'{where}: the answer is choice {answer} (from 0) of {len(completions)}.')
         return Question(filled(self.context, record, where), completions, answer)
 
-    def _answer(self, record: task_records.Record, where: str) -> int:
+    def _answer(self, record: records.Record, where: str) -> int:
         value = _field(record, self.answer, where)
         if self.labels is not None:
             known = _list(_field(record, self.labels, where), self.labels, where)
@@ -124,7 +124,7 @@ class _Template(string.Template):
 class _Fields(dict[str, str]):
     """The text of each field of a record by its dotted path."""
 
-    def __init__(self, record: task_records.Record, where: str):
+    def __init__(self, record: records.Record, where: str):
         super().__init__()
         self._record, self._where = record, where
 
@@ -132,7 +132,7 @@ class _Fields(dict[str, str]):
         return _text(_field(self._record, path, self._where), path, self._where)
 
 
-def filled(template: str, record: task_records.Record, where: str) -> str:
+def filled(template: str, record: records.Record, where: str) -> str:
     """The template with the fields of a record in their places; `where` names the record in an error.
 
     Raises:
@@ -146,7 +146,7 @@ def filled(template: str, record: task_records.Record, where: str) -> str:
         raise config.InputError(f'The template {template!r} is malformed: {error}. A plain $ is $$.') from error
 
 
-def _field(record: task_records.Record, path: str, where: str) -> Any:
+def _field(record: records.Record, path: str, where: str) -> Any:
     node: Any = record
     for part in path.split('.'):
         if not isinstance(node, Mapping) or part not in node:

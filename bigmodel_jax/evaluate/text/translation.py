@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.evaluate.text import decoding
@@ -30,8 +30,8 @@ class Translation(evaluation.Evaluation):
     its source (Vaswani et al., 2017, section 6.1: 50).
     """
 
-    source: text_sources.Source
-    target: text_sources.Source
+    source: records.Source
+    target: records.Source
     decoding: decoding.Decoding
     every_steps: config.Positive
     name: str = 'test'
@@ -46,7 +46,7 @@ class Translation(evaluation.Evaluation):
         tokenizer = setting.tokenizer
         if tokenizer is None:
             raise config.InputError(f'Evaluation {self.name!r} translates text, but the data has no tokenizer.')
-        sides = self.source.open(), self.target.open()
+        sides = records.texts(self.source), records.texts(self.target)
         if len(sides[0]) != len(sides[1]):
             raise config.InputError(
                 f'Evaluation {self.name!r}: {sides[0].name} has {len(sides[0]):,} sentences and {sides[1].name} '

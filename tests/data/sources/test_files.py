@@ -8,9 +8,9 @@ import time
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import files, tables, text_sources
-from bigmodel_jax.data.text import encoding, questions
-from bigmodel_jax.evaluate.text import task_records
+from bigmodel_jax.data import records, sources
+from bigmodel_jax.data.sources import files
+from bigmodel_jax.data.text import encoding
 
 MARK = '\ufeff'.encode()
 TEXT = 'good film\t1\n'
@@ -22,18 +22,17 @@ PACKERS = {'gzip': gzip.compress, 'bzip2': bz2.compress, 'xz': lzma.compress}
 
 
 def tsv_rows(path):
-    found = tables.Tsv(path=path).open()
-    return found.sentences, found.labels
+    return list(sources.Tsv(path=path).open())
 
 
 READERS = {
-    'TextFile': (TEXT, lambda path: list(text_sources.TextFile(path=path).open())),
-    'TextFiles': (TEXT, lambda path: list(text_sources.TextFiles(pattern=path).open())),
-    'Lines': (TEXT, lambda path: list(text_sources.Lines(path=path).open())),
+    'TextFile': (TEXT, lambda path: list(records.texts(sources.TextFile(path=path)))),
+    'TextFiles': (TEXT, lambda path: list(records.texts(sources.TextFiles(pattern=path)))),
+    'Lines': (TEXT, lambda path: list(records.texts(sources.Lines(path=path)))),
     'Tsv': (TEXT, tsv_rows),
-    'JsonLines': (JSON, lambda path: list(text_sources.JsonLines(pattern=path).open())),
-    'SquadFile': (SQUAD, lambda path: questions.SquadFile(path=path).open()[0]),
-    'JsonRecords': (JSON, lambda path: list(task_records.JsonRecords(pattern=path).open())),
+    'JsonLines': (JSON, lambda path: list(records.texts(sources.JsonLines(pattern=path)))),
+    'SquadFile': (SQUAD, lambda path: list(sources.SquadFile(path=path).open())),
+    'JsonRecords': (JSON, lambda path: list(records.texts(sources.JsonLines(pattern=path)))),
 }
 
 
@@ -90,8 +89,8 @@ def test_the_advice_is_only_what_helps(content, words, others):
 def test_a_mark_changes_what_a_text_is_known_by(tmp_path):
     """Whoever prepared this file when marks were kept as text has other tokens."""
     marked = put(tmp_path / 'marked', MARK + b'text')
-    assert text_sources.TextFile(path=marked).open().fingerprint['encoding'] == files.MARKED
-    assert text_sources.TextFiles(pattern=marked).open().fingerprint['encoding'] == {files.MARKED: [0]}
+    assert records.texts(sources.TextFile(path=marked)).fingerprint['encoding'] == files.MARKED
+    assert records.texts(sources.TextFiles(pattern=marked)).fingerprint['encoding'] == {files.MARKED: [0]}
 
 
 def kept_times(path, content):
@@ -114,7 +113,7 @@ def test_a_file_of_the_same_size_and_time_is_read_as_it_is(tmp_path, monkeypatch
     assert files.index(files.path_of(str(path))).sha256 != before
 
 
-@pytest.mark.parametrize('kind', [text_sources.TextFiles, text_sources.JsonLines])
+@pytest.mark.parametrize('kind', [sources.TextFiles, sources.JsonLines])
 def test_a_file_that_changes_while_it_is_used_is_noticed(tmp_path, kind):
     path = tmp_path / 'data'
     path.write_text(JSON)

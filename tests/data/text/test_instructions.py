@@ -7,7 +7,7 @@ import pytest
 from data import pretrained
 
 from bigmodel_jax import config
-from bigmodel_jax.data import records
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import chat_templates, instructions, pretrained_tokenizer, tokenizers
 from bigmodel_jax.models import decoder
 
@@ -36,12 +36,12 @@ def chat_folder(tmp_path_factory):
 def written(tmp_path, chats):
     path = tmp_path / 'chats.jsonl'
     path.write_text(''.join(json.dumps(chat) + '\n' for chat in chats))
-    return records.JsonLines(pattern=str(path))
+    return sources.JsonLines(pattern=str(path))
 
 
 def data(source, **fields):
     fields = {'tokenizer': tokenizers.Bytes(), 'batch': 1, 'length': 40, 'template': PLAIN} | fields
-    return instructions.Instructions(records=source, **fields)
+    return instructions.Instructions(source=source, **fields)
 
 
 def shown(batch, row=0):

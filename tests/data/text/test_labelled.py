@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import tables, text_sources
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.text import bert_format, labelled, tokenizers
 
 WORDS = 'a good film with no plot but fine actors who mumble on and on'
-VOCAB = tokenizers.WordPiece(vocab=300, trained_on=text_sources.Texts(texts=(WORDS,)))
+VOCAB = tokenizers.WordPiece(vocab=300, trained_on=sources.Texts(texts=(WORDS,)))
 TABLE = 'id\tscore\tone\tother\nx\t1\ta good film\tno plot\ny\t0\twith fine actors who mumble on and on\ta film\n'
 
 
@@ -20,8 +20,8 @@ def path(tmp_path):
 
 
 def data(path, **changes):
-    table = tables.Tsv(path=path, sentences=(2, 3), label=1, header=True)
-    return config.vary(labelled.Labelled(table=table, tokenizer=VOCAB, batch=2, length=32), changes)
+    source, fields = sources.Tsv(path=path, header=True), {'sentences': (2, 3), 'label': 1}
+    return config.vary(labelled.Labelled(source=source, tokenizer=VOCAB, batch=2, length=32, **fields), changes)
 
 
 def test_rows_hold_both_sentences_and_the_label(path):
@@ -35,7 +35,7 @@ def test_rows_hold_both_sentences_and_the_label(path):
 
 
 def test_one_sentence_has_one_separator(path):
-    built = data(path, **{'table.sentences': (2,)}).build(0)
+    built = data(path, sentences=(2,)).build(0)
     batch, special = built.in_order(0), bert_format.specials(built.examples.tokenizer)
     assert ((batch['inputs'] == special.separator).sum(axis=1) == 1).all()
     assert not batch['types'].any()
@@ -52,19 +52,20 @@ def test_numbers_are_values(path):
     np.testing.assert_array_equal(batch['values'], np.array([1.0, 0.0], np.float32))
 
 
-def test_a_table_is_a_source_of_its_sentences(path):
-    documents = tables.Sentences(table=data(path).table).open()
-    assert list(documents) == ['a good film', 'with fine actors who mumble on and on', 'no plot', 'a film']
+def test_the_columns_of_a_table_are_sources_of_text(path):
+    table = data(path).source
+    texts = records.texts(sources.Joined(parts=tuple(sources.TextField(source=table, field=field) for field in (2, 3))))
+    assert list(texts) == ['a good film', 'with fine actors who mumble on and on', 'no plot', 'a film']
 
 
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'table.path': 'nowhere.tsv'}, 'There is no file .*nowhere.tsv'),
-        ({'table.label': 4}, 'line 2 has 4 columns; 5 are needed'),
-        ({'table.label': 0}, "label 'x' is not one of 0 to 1"),
-        ({'table.label': 0, 'classes': 1}, "label 'x' is not a number"),
-        ({'table.header': False}, "label 'score'"),
+        ({'source.path': 'nowhere.tsv'}, 'There is no file .*nowhere.tsv'),
+        ({'label': 4}, "line 2 has no field '4'"),
+        ({'label': 0}, "label 'x' is not one of 0 to 1"),
+        ({'label': 0, 'classes': 1}, "label 'x' is not a number"),
+        ({'source.header': False}, "label 'score'"),
         ({'length': 3}, 'leaves no room'),
         ({'tokenizer': tokenizers.Bytes()}, 'use tokenizers.WordPiece'),
     ],

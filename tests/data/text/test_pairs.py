@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
-from bigmodel_jax.data.text import pairs, tokenizers
+from bigmodel_jax.data import records, sources
+from bigmodel_jax.data.text import packing, pairs, tokenizers
 
 SOURCE = ('a', 'bcd', '', 'efghij', 'kl', 'x' * 40, 'mno', 'p')
 TARGET = ('AB', 'C', 'DE', '', 'FGHIJKL', 'X', 'M' * 9, 'Q')
 
 
 def built(source=SOURCE, target=TARGET, *, length=12, batch=2):
-    sides = (text_sources.Texts(texts=side) for side in (source, target))
+    sides = (sources.Texts(texts=side) for side in (source, target))
     data = pairs.Pairs(source=next(sides), target=next(sides), tokenizer=tokenizers.Bytes(), batch=batch, length=length)
     return data, data.build(seed=0)
 
@@ -60,7 +60,7 @@ def test_bytes_are_those_of_the_targets():
 def test_packing_wastes_little():
     generator = np.random.default_rng(0)
     lengths = np.clip(generator.normal(16, 6, (2, 3_000)), 2, 60).astype(np.int64)
-    rows = pairs.fit_both(lengths, capacity=96)
+    rows = packing.best_fit_pairs(lengths, capacity=96)
     used = np.stack([np.bincount(rows, weights=side) for side in lengths])
     assert used.max() <= 96
     assert used.mean() > 0.9 * 96
@@ -78,11 +78,11 @@ def test_rows_shorter_than_every_pair_are_refused():
 
 def test_lines_keep_blank_ones_and_unpack(tmp_path):
     (tmp_path / 'a.txt').write_bytes(b'one\r\n\nthree')
-    assert list(text_sources.Lines(path=str(tmp_path / 'a.txt')).open()) == ['one', '', 'three']
+    assert list(records.texts(sources.Lines(path=str(tmp_path / 'a.txt')))) == ['one', '', 'three']
     (tmp_path / 'a.txt.gz').write_bytes(gzip.compress(b'eins\n\ndrei\n'))
-    packed = text_sources.Lines(path=str(tmp_path / 'a.txt.gz'))
-    assert list(packed.open()) == ['eins', '', 'drei']
-    joined = text_sources.Joined(parts=(packed, text_sources.Texts(texts=('vier',)))).open()
+    packed = sources.Lines(path=str(tmp_path / 'a.txt.gz'))
+    assert list(records.texts(packed)) == ['eins', '', 'drei']
+    joined = records.texts(sources.Joined(parts=(packed, sources.Texts(texts=('vier',)))))
     assert list(joined) == ['eins', '', 'drei', 'vier']
     assert joined.read(1, 4) == ['', 'drei', 'vier']
 
@@ -91,4 +91,4 @@ def test_a_torn_gzip_file_is_refused(tmp_path):
     whole = gzip.compress(b'one\ntwo\n' * 100)
     (tmp_path / 'torn.gz').write_bytes(whole[: len(whole) // 2])
     with pytest.raises(config.InputError, match='is not a whole compressed file'):
-        text_sources.Lines(path=str(tmp_path / 'torn.gz')).open()
+        records.texts(sources.Lines(path=str(tmp_path / 'torn.gz')))

@@ -8,7 +8,7 @@ import tokenizers as library
 from data import pretrained
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import pretrained_tokenizer, text, tokenizers
 from bigmodel_jax.models import decoder
 
@@ -122,7 +122,7 @@ def test_fingerprint_says_what_changes_ids(folders, copied):
 
 @pytest.mark.parametrize('packing', [text.Windows(), text.Documents()], ids=['windows', 'documents'])
 def test_a_document_begins_with_bos_and_ends_with_eos(folders, packing):
-    source = text_sources.Texts(texts=('The dog', 'The fox'))
+    source = sources.Texts(texts=('The dog', 'The fox'))
     data = text.Text(source=source, tokenizer=Pretrained(path=folders['chat']), batch=2, length=7, packing=packing)
     batch, tokenizer = data.build(0).in_order(0), Pretrained(path=folders['chat']).build()
     parts = [tokenizer.encode(words).tolist() for words in source.texts]
@@ -136,7 +136,7 @@ def test_a_document_begins_with_bos_and_ends_with_eos(folders, packing):
 
 def test_a_model_with_too_small_a_vocabulary_is_refused(folders):
     data = text.Text(
-        source=text_sources.Texts(texts=('The dog jumps',)),
+        source=sources.Texts(texts=('The dog jumps',)),
         tokenizer=Pretrained(path=folders['chat']),
         batch=1,
         length=4,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import questions, tokenizers
 
 CONTEXT = 'The bridge, built by the Norman Duke in 1042, fell; the king (an old man) had it built once more in 1070.'
 ASKED = (('Who built the bridge?', 'Norman Duke'), ('When did the king build it?', '1070'))
-VOCAB = tokenizers.WordPiece(vocab=300, trained_on=text_sources.Texts(texts=(CONTEXT, *(text for text, _ in ASKED))))
+VOCAB = tokenizers.WordPiece(vocab=300, trained_on=sources.Texts(texts=(CONTEXT, *(text for text, _ in ASKED))))
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def path(tmp_path):
 
 
 def data(path, **changes):
-    source = questions.SquadFile(path=path)
+    source = sources.SquadFile(path=path)
     base = questions.Questions(source=source, tokenizer=VOCAB, batch=2, length=64, question=12, stride=4)
     return config.vary(base, changes)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import bert_format, masking, sentence_pairs, tokenizers
 
 WORDS = (
@@ -15,15 +15,15 @@ WORDS = (
 DOCUMENTS = tuple(
     ' '.join(f'{word}{number}' for word in WORDS[: 3 + 4 * number] for _ in range(3)) for number in range(5)
 )
-SOURCE = text_sources.Texts(texts=DOCUMENTS)
+SOURCE = sources.Texts(texts=DOCUMENTS)
 VOCAB = tokenizers.WordPiece(vocab=500, trained_on=SOURCE)
 LENGTH, MOST = 24, 4
-NOTHING = masking.Masking(most=MOST, mask=0.0, same=1.0, random=0.0)
+NOTHING = masking.Masking(max_predictions=MOST, mask=0.0, same=1.0, random=0.0)
 
 
 def data(**changes):
     pairs = sentence_pairs.SentencePairs(
-        source=SOURCE, tokenizer=VOCAB, batch=8, length=LENGTH, masking=masking.Masking(most=MOST)
+        source=SOURCE, tokenizer=VOCAB, batch=8, length=LENGTH, masking=masking.Masking(max_predictions=MOST)
     )
     return config.vary(pairs, changes)
 
@@ -60,7 +60,7 @@ def test_the_second_sentence_follows_or_is_from_another_document(plain):
     for row in range(len(batch['inputs'])):
         first, second = sentences(built, batch, row)
         owners = [number for number, document in enumerate(documents) if find(document, first)]
-        if batch['elsewhere'][row]:
+        if batch['is_random_next'][row]:
             others = [number for number, document in enumerate(documents) if find(document, second)]
             assert set(owners).isdisjoint(others)
             assert others
@@ -71,8 +71,8 @@ def test_the_second_sentence_follows_or_is_from_another_document(plain):
 
 
 def test_half_of_the_second_sentences_follow(plain):
-    elsewhere = plain[1]['elsewhere']
-    assert abs(elsewhere.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(elsewhere))  # Four standard deviations.
+    is_random = plain[1]['is_random_next']
+    assert abs(is_random.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(is_random))  # Four standard deviations.
 
 
 def test_rows_are_laid_out_as_bert_reads_them(plain):
@@ -87,10 +87,10 @@ def test_rows_are_laid_out_as_bert_reads_them(plain):
 
 
 def test_what_is_masked_and_how_often(plain):
-    how = masking.Masking(most=LENGTH, rate=0.3, mask=0.6, same=0.3, random=0.1)
+    how = masking.Masking(max_predictions=LENGTH, rate=0.3, mask=0.6, same=0.3, random=0.1)
     built = data(masking=how).build(0)
     batch, before = many(built), plain[1]['inputs']
-    special, there = bert_format.specials(built.examples.tokenizer), batch['place_weights'] > 0
+    special, there = bert_format.specials(built.examples.tokenizer), batch['masked_weights'] > 0
     row = np.nonzero(there)[0]
     at = batch['masked_positions'][there]
     np.testing.assert_array_equal(batch['targets'][there], before[row, at])
@@ -109,7 +109,7 @@ def test_what_is_masked_and_how_often(plain):
 
 def test_no_more_places_than_asked_for(plain):
     assert plain[1]['masked_positions'].shape[1] == MOST
-    assert plain[1]['place_weights'].sum(axis=1).max() <= MOST
+    assert plain[1]['masked_weights'].sum(axis=1).max() <= MOST
 
 
 def test_a_row_depends_on_seed_pass_and_example_alone():
@@ -136,7 +136,7 @@ def test_the_fields_are_those_of_a_batch():
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'source': text_sources.Texts(texts=DOCUMENTS[1:2])}, 'at least two documents'),
+        ({'source': sources.Texts(texts=DOCUMENTS[1:2])}, 'at least two documents'),
         ({'tokenizer': tokenizers.Bytes()}, 'use tokenizers.WordPiece'),
         ({'length': 4}, 'too short'),
     ],
@@ -148,7 +148,7 @@ def test_wrong_data_are_refused(changes, words):
 
 def test_shares_must_sum_to_one():
     with pytest.raises(config.InputError, match='must sum to 1'):
-        masking.Masking(most=4, mask=0.8, same=0.1, random=0.2)
+        masking.Masking(max_predictions=4, mask=0.8, same=0.1, random=0.2)
 
 
 @pytest.mark.parametrize(

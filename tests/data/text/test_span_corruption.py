@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import span_corruption, tokenizers
 
 LENGTH, TEXT = 64, ''.join(f'{n} is the number after {n - 1}.\n' for n in range(1, 200))
@@ -13,7 +13,7 @@ LENGTH, TEXT = 64, ''.join(f'{n} is the number after {n - 1}.\n' for n in range(
 def data(**changes):
     everything = {'batch': 4, 'length': LENGTH, **changes}
     return span_corruption.SpanCorruption(
-        source=text_sources.Texts(texts=(TEXT,)), tokenizer=tokenizers.Bytes(), **everything
+        source=sources.Texts(texts=(TEXT,)), tokenizer=tokenizers.Bytes(), **everything
     )
 
 

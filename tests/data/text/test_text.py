@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 
 PACKINGS = [text.Windows(), text.Documents()]
@@ -14,7 +14,7 @@ LENGTH = 48
 
 @pytest.fixture(params=PACKINGS, ids=['windows', 'documents'])
 def data(request, stories):
-    source = text_sources.JsonLines(pattern=stories[0])
+    source = sources.JsonLines(pattern=stories[0])
     return text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=8, length=LENGTH, packing=request.param)
 
 
@@ -90,7 +90,7 @@ def test_the_next_input_is_the_target(batches):
 
 def test_packed_rows_hold_the_documents_exactly(stories):
     path, texts = stories
-    source = text_sources.JsonLines(pattern=path)
+    source = sources.JsonLines(pattern=path)
     whole = text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=4, length=600, packing=text.Documents())
     batches = whole.build(seed=0)
     end, found = batches.examples.tokenizer.end, []
@@ -105,7 +105,7 @@ def test_packed_rows_hold_the_documents_exactly(stories):
 
 def test_padding_is_marked_everywhere(stories):
     data = text.Text(
-        source=text_sources.JsonLines(pattern=stories[0]),
+        source=sources.JsonLines(pattern=stories[0]),
         tokenizer=tokenizers.Bytes(),
         batch=4,
         length=500,
@@ -119,7 +119,7 @@ def test_padding_is_marked_everywhere(stories):
 
 
 def test_later_passes_of_windows_begin_elsewhere(stories):
-    source = text_sources.JsonLines(pattern=stories[0])
+    source = sources.JsonLines(pattern=stories[0])
     batches = text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=8, length=LENGTH).build(seed=0)
     examples, rows = batches.examples, np.arange(len(batches.examples))
     stream = np.asarray(examples.corpus.tokens, np.int32)
@@ -144,7 +144,7 @@ def test_fingerprint_tells_data_apart(data, batches):
 def test_too_little_text(tmp_path, packing):
     (tmp_path / 'a.txt').write_text('short')
     data = text.Text(
-        source=text_sources.TextFile(path=str(tmp_path / 'a.txt')),
+        source=sources.TextFile(path=str(tmp_path / 'a.txt')),
         tokenizer=tokenizers.Bytes(),
         batch=1,
         length=7,
@@ -157,7 +157,7 @@ def test_too_little_text(tmp_path, packing):
 
 def test_nothing_but_empty_documents(tmp_path):
     (tmp_path / 'a.jsonl').write_text('{"text": ""}\n' * 3)
-    source = text_sources.JsonLines(pattern=str(tmp_path / 'a.jsonl'))
+    source = sources.JsonLines(pattern=str(tmp_path / 'a.jsonl'))
     with pytest.raises(config.InputError, match='holds no text: its 3 documents give no token'):
         text.Text(source=source, tokenizer=tokenizers.Bytes(), batch=1, length=7).build(0)
 
@@ -167,7 +167,7 @@ def test_unigram_entropy_against_the_definition(tmp_path):
     (tmp_path / 'b.txt').write_text('aabé' * 10)
     train, held_out = (
         text.Text(
-            source=text_sources.TextFile(path=str(tmp_path / name)), tokenizer=tokenizers.Bytes(), batch=2, length=16
+            source=sources.TextFile(path=str(tmp_path / name)), tokenizer=tokenizers.Bytes(), batch=2, length=16
         ).build(0)
         for name in ('a.txt', 'b.txt')
     )

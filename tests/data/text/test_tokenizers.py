@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import tokenizers
 
 # What libraries use inside: SentencePiece's space and boundary, specials, byte pieces, the end of GPT-2's documents.
@@ -20,7 +20,7 @@ def built(tmp_path_factory):
     """Every tokenizer, trained on a page of text."""
     folder = tmp_path_factory.mktemp('trained')
     (folder / 'page.txt').write_text('The quick brown fox jumps over the lazy dog.\n    Größe, 世界! 🙂\n' * 30)
-    source = text_sources.TextFile(path=str(folder / 'page.txt'))
+    source = sources.TextFile(path=str(folder / 'page.txt'))
     vocabularies = {
         'bytes': tokenizers.Bytes(),
         'characters': tokenizers.Characters(trained_on=source),
@@ -106,14 +106,14 @@ def test_unseen_character(built):
 
 def test_characters_take_ids_in_order_and_an_end(tmp_path):
     (tmp_path / 'a.txt').write_text('cab')
-    tokenizer = tokenizers.Characters(trained_on=text_sources.TextFile(path=str(tmp_path / 'a.txt'))).build()
+    tokenizer = tokenizers.Characters(trained_on=sources.TextFile(path=str(tmp_path / 'a.txt'))).build()
     assert tokenizer.encode('abc').tolist() == [0, 1, 2]
     assert (tokenizer.end, tokenizer.size) == (3, 4)
 
 
 def test_too_many_pieces_for_the_text(tmp_path):
     (tmp_path / 'a.txt').write_text('ab' * 50)
-    vocabulary = tokenizers.SentencePiece(vocab=100_000, trained_on=text_sources.TextFile(path=str(tmp_path / 'a.txt')))
+    vocabulary = tokenizers.SentencePiece(vocab=100_000, trained_on=sources.TextFile(path=str(tmp_path / 'a.txt')))
     assert vocabulary.build().size < 100_000  # Fewer, but no failure: little text has few pieces.
 
 
@@ -125,14 +125,14 @@ def test_nothing_to_load(tmp_path):
 def test_missing_library(tmp_path, monkeypatch):
     (tmp_path / 'a.txt').write_text('text')
     monkeypatch.setitem(sys.modules, 'sentencepiece', None)
-    vocabulary = tokenizers.SentencePiece(vocab=300, trained_on=text_sources.TextFile(path=str(tmp_path / 'a.txt')))
+    vocabulary = tokenizers.SentencePiece(vocab=300, trained_on=sources.TextFile(path=str(tmp_path / 'a.txt')))
     with pytest.raises(config.InputError, match='pip install sentencepiece'):
         vocabulary.build()
 
 
 def test_vocabulary_too_small_for_bytes():
     with pytest.raises(config.InputError, match='vocab'):
-        config.check(tokenizers.Bpe(vocab=100, trained_on=text_sources.TextFile(path='a.txt')))
+        config.check(tokenizers.Bpe(vocab=100, trained_on=sources.TextFile(path='a.txt')))
 
 
 def words_of_a_language(letters, count):
@@ -144,7 +144,7 @@ def words_of_a_language(letters, count):
 
 
 def learn(*texts, kind):
-    return tokenizers.SentencePiece(vocab=400, trained_on=text_sources.Texts(texts=texts), kind=kind).build()
+    return tokenizers.SentencePiece(vocab=400, trained_on=sources.Texts(texts=texts), kind=kind).build()
 
 
 def pieces(model):
@@ -187,7 +187,7 @@ def test_no_line_is_left_out_for_what_it_holds(cache_root):
 @pytest.mark.parametrize('kind', [tokenizers.Bpe, tokenizers.WordPiece, tokenizers.SentencePiece])
 def test_one_line_is_enough_and_none_is_an_error(tmp_path, cache_root, kind, text):
     (tmp_path / 'a.txt').write_text(text)
-    vocabulary = kind(vocab=300, trained_on=text_sources.TextFile(path=str(tmp_path / 'a.txt')))
+    vocabulary = kind(vocab=300, trained_on=sources.TextFile(path=str(tmp_path / 'a.txt')))
     if text.strip():
         assert len(vocabulary.build().encode('word')) > 0
     else:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import tokenizer, tokenizers, tokens
 
 PAGE = "The quick brown fox doesn't jump over 99 lazy dogs.\n\n    Größe, 世界! 🙂\tand so  on \n" * 20
@@ -32,10 +32,10 @@ PIECES = [
 TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=30).map(''.join)
 KINDS = {
     'bytes': tokenizers.Bytes(),
-    'characters': tokenizers.Characters(trained_on=text_sources.Texts(texts=(PAGE,))),
-    'bpe': tokenizers.Bpe(vocab=300, trained_on=text_sources.Texts(texts=(PAGE,))),
-    'word_piece': tokenizers.WordPiece(vocab=300, trained_on=text_sources.Texts(texts=(PAGE,))),
-    'unigram': tokenizers.SentencePiece(vocab=300, trained_on=text_sources.Texts(texts=(PAGE,))),
+    'characters': tokenizers.Characters(trained_on=sources.Texts(texts=(PAGE,))),
+    'bpe': tokenizers.Bpe(vocab=300, trained_on=sources.Texts(texts=(PAGE,))),
+    'word_piece': tokenizers.WordPiece(vocab=300, trained_on=sources.Texts(texts=(PAGE,))),
+    'unigram': tokenizers.SentencePiece(vocab=300, trained_on=sources.Texts(texts=(PAGE,))),
 }
 
 
@@ -67,16 +67,16 @@ def test_a_document_that_is_cut_gives_the_same_stream(cache_root, monkeypatch, n
     texts = ('short', PAGE, '', 'The last.')
     if name == 'characters':
         texts = ('hot', PAGE, '', 'The last.')
-    expected = stream(tokens.tokenized(text_sources.Texts(texts=texts), KINDS[name]))
+    expected = stream(tokens.tokenized(sources.Texts(texts=texts), KINDS[name]))
     monkeypatch.setattr(tokenizer, 'LONG_TEXT', 20)
     monkeypatch.setenv('BIGMODEL_JAX_CACHE', str(cache_root / 'other'))
     parts = list(KINDS[name].build().parts(PAGE))
     assert (len(parts) > 9) == (name != 'unigram')
-    for found, wanted in zip(stream(tokens.tokenized(text_sources.Texts(texts=texts), KINDS[name])), expected):
+    for found, wanted in zip(stream(tokens.tokenized(sources.Texts(texts=texts), KINDS[name])), expected):
         np.testing.assert_array_equal(found, wanted)
 
 
 def test_ids_beyond_the_size_of_a_tokenizer_are_refused(cache_root, monkeypatch):
     monkeypatch.setattr(tokenizers.ByteTokenizer, 'size', 100)
     with pytest.raises(config.InputError, match='its ids stay below 100, but gives 97 to 122'):
-        tokens.tokenized(text_sources.Texts(texts=('az',)), tokenizers.Bytes())
+        tokens.tokenized(sources.Texts(texts=('az',)), tokenizers.Bytes())

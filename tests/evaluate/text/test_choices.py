@@ -7,7 +7,7 @@ import pytest
 
 import drawing
 from bigmodel_jax import config
-from bigmodel_jax.data import batches
+from bigmodel_jax.data import batches, sources
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.evaluate.text import choices, likelihood, task_records, tasks
@@ -97,7 +97,7 @@ def test_prompts_are_made_of_the_training_examples_that_were_drawn():
 def test_a_question_is_never_shown_its_own_answer(tmp_path):
     path = tmp_path / 'sums.jsonl'
     path.write_text('\n'.join(map(json.dumps, task_records.Sums(count=3, below=100, seed=2).open())))
-    same = task_records.JsonRecords(pattern=str(path))
+    same = sources.JsonLines(pattern=str(path))
     encoded = choices.encoded(config.vary(SHOTS, {'task.train': same, 'task.test': same}), BYTES, seed=0)
     for example in encoded:
         *shown, asked = BYTES.decode(example.conditional[0].context).split('\n')

@@ -9,7 +9,7 @@ from flax import linen as nn
 from sklearn import metrics
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import tables, text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import labelled, masking, questions, sentence_pairs, tokenizers
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.evaluate.text import answers, classified
@@ -24,7 +24,7 @@ from bigmodel_jax.train import initial_state, loop
 GOOD, BAD = ('good', 'fine', 'great', 'lovely'), ('bad', 'dull', 'poor', 'awful')
 SENTENCES = [f'a {one} film and a {other} plot' for words in (GOOD, BAD) for one in words for other in words]
 LABELS = [1] * 16 + [0] * 16
-VOCAB = tokenizers.WordPiece(vocab=300, trained_on=text_sources.Texts(texts=tuple(SENTENCES)))
+VOCAB = tokenizers.WordPiece(vocab=300, trained_on=sources.Texts(texts=tuple(SENTENCES)))
 LENGTH = 12
 MODEL = bert.bert(vocab=300, width=16, layers=1, heads=2, length=LENGTH)
 BATCH = 12  # Does not divide the rows.
@@ -34,7 +34,8 @@ BATCH = 12  # Does not divide the rows.
 def rows(tmp_path_factory):
     path = tmp_path_factory.mktemp('table') / 'table.tsv'
     path.write_text(''.join(f'{text}\t{label}\n' for text, label in zip(SENTENCES, LABELS)))
-    return labelled.Labelled(table=tables.Tsv(path=str(path)), tokenizer=VOCAB, batch=BATCH, length=LENGTH)
+    fields = {'source': sources.Tsv(path=str(path)), 'sentences': (0,), 'label': 1}
+    return labelled.Labelled(**fields, tokenizer=VOCAB, batch=BATCH, length=LENGTH)
 
 
 def experiment(name, **parts):
@@ -76,8 +77,8 @@ def test_every_row_counts_once(rows):
 @pytest.mark.slow
 def test_from_pretraining_to_scores(rows, tmp_path):
     pairs = sentence_pairs.SentencePairs(
-        source=text_sources.Texts(texts=tuple(SENTENCES)), tokenizer=VOCAB, batch=8, length=LENGTH,
-        masking=masking.Masking(most=3),
+        source=sources.Texts(texts=tuple(SENTENCES)), tokenizer=VOCAB, batch=8, length=LENGTH,
+        masking=masking.Masking(max_predictions=3),
     )  # fmt: skip
     loop.train(
         experiment('before', steps=2, data=pairs, model=MODEL, objective=masked.MaskedLanguageModel()),
@@ -126,7 +127,7 @@ def asked(tmp_path_factory):
     paragraph = {'context': context, 'qas': [{'question': 'a good?', 'answers': [answer]}]}
     path.write_text(json.dumps({'data': [{'paragraphs': [paragraph] * 5}]}))
     return questions.Questions(
-        source=questions.SquadFile(path=str(path)), tokenizer=VOCAB, batch=2, length=LENGTH, question=4, stride=2
+        source=sources.SquadFile(path=str(path)), tokenizer=VOCAB, batch=2, length=LENGTH, question=4, stride=2
     )
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import records, sources
 from bigmodel_jax.evaluate.text import task_records, tasks
 
 RECORDS = [
     {'question': 'Is ice cold', 'choices': {'text': ['yes', 'no'], 'label': ['A', 'B']}, 'key': 'A', 'right': 0},
     {'question': 'Is fire $cold {x}', 'choices': {'text': ['yes', 'no'], 'label': ['A', 'B']}, 'key': 'B', 'right': 1},
 ]
-PLACE = task_records.JsonRecords(pattern='nowhere')
+PLACE = sources.JsonLines(pattern='nowhere')
 LABELLED = tasks.Task(
     train=PLACE,
     test=PLACE,
@@ -107,19 +107,17 @@ def test_lines_of_json(tmp_path):
     lines = [json.dumps(record) for record in RECORDS]
     (tmp_path / 'a.jsonl').write_text(lines[0] + '\n\n')
     (tmp_path / 'b.jsonl').write_text(lines[1])
-    assert task_records.JsonRecords(pattern=f'{tmp_path}/*.jsonl').open() == RECORDS
-    with pytest.raises(config.InputError, match='holds a record'):
-        task_records.JsonRecords(pattern=f'{tmp_path}/*.json').open()
+    assert list(sources.JsonLines(pattern=f'{tmp_path}/*.jsonl').open()) == RECORDS
     for broken, message in (('{', 'line 2 is not JSON'), ('[1]', 'line 2 is a JSON list')):
         (tmp_path / 'c.json').write_text('{}\n' + broken)
         with pytest.raises(config.InputError, match=message):
-            task_records.JsonRecords(pattern=f'{tmp_path}/*.json').open()
+            list(sources.JsonLines(pattern=f'{tmp_path}/*.json').open())
 
 
 def test_records_of_tfds():
-    source = text_sources.Tfds(name='python_docs', split='train[:5]')
-    found = task_records.TfdsRecords(source=source).open()
-    assert [record['text'] for record in found[:3]] == source.open().read(0, 3)
+    source = sources.Tfds(name='python_docs', split='train[:5]')
+    plain = [task_records.plain(record)['text'] for record in source.open().read(0, 3)]
+    assert plain == records.texts(source).read(0, 3)
     assert task_records.plain({'a': np.array([b'x', b'y']), 'b': np.int64(3), 'c': b'z'}) == {
         'a': ['x', 'y'],
         'b': 3,

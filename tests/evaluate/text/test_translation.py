@@ -7,7 +7,7 @@ import pytest
 import sacrebleu
 
 from bigmodel_jax import config, verbs
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import pairs, tokenizers
 from bigmodel_jax.evaluate import metric
 from bigmodel_jax.evaluate.text import decoding, translation
@@ -20,7 +20,7 @@ from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import preparation
 
 SENTENCES = ('ab', 'b', 'aab', 'ba', 'bbbb', 'abab', 'a')
-TEXTS = text_sources.Texts(texts=SENTENCES)
+TEXTS = sources.Texts(texts=SENTENCES)
 GREEDY = decoding.Greedy()
 HOW = translation.Translation(
     source=TEXTS, target=TEXTS, decoding=GREEDY, every_steps=150, tokenize='char', longer_by=4, rows=4
@@ -88,7 +88,7 @@ def translated_alone(run, sentence):
 
 
 def test_sides_of_different_lengths_are_refused(run):
-    longer = dataclasses.replace(HOW, target=text_sources.Texts(texts=('a', 'b')))
+    longer = dataclasses.replace(HOW, target=sources.Texts(texts=('a', 'b')))
     changed = config.vary(run.experiment, {'evaluations': (longer,)})
     with pytest.raises(config.InputError, match=r"'test': texts has 7 sentences and texts 2"):
         verbs.train(changed, run.path.parent / 'other')
@@ -98,14 +98,14 @@ def test_a_source_beyond_the_learned_positions_is_refused(run):
     changed = config.vary(run.experiment, {'model.positions': positions.Learned(length=16)})
     with pytest.raises(config.InputError, match='learned 16'):
         verbs.train(
-            config.vary(changed, {'evaluations.0.source': text_sources.Texts(texts=('a' * 20,) * 7)}),
+            config.vary(changed, {'evaluations.0.source': sources.Texts(texts=('a' * 20,) * 7)}),
             run.path.parent / 'long',
         )
 
 
 def test_the_source_of_the_most_tokens_is_checked_and_not_that_of_the_most_letters(run):
     """A letter may be several tokens; and what is translated is padded, which takes positions too."""
-    texts = text_sources.Texts(texts=('a' * 30, 'é' * 20, *'abcde'))  # 31 and 41 tokens, padded to 48.
+    texts = sources.Texts(texts=('a' * 30, 'é' * 20, *'abcde'))  # 31 and 41 tokens, padded to 48.
     changed = config.vary(run.experiment, {'evaluations.0.source': texts, 'evaluations.0.longer_by': 2})
     for length, fits in ((49, False), (50, True)):
         how = config.vary(changed, {'model.positions': positions.Learned(length=length)})

@@ -13,14 +13,14 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import cache, records, splits
-from bigmodel_jax.data.sources import files
+from bigmodel_jax.data.sources import files, record_files
 from bigmodel_jax.data.text import encoding
 
 LONGEST_CELL = 2**31 - 1  # The default of the csv module, 131,072, is less than a long document.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Csv(records.RecordSource):
+class Csv(records.Source):
     """A file whose first line names the columns; a record for each row, whose values are text.
 
     Cells may be quoted, and then hold separators, doubled quotes and line breaks (RFC 4180). Blank lines are skipped.
@@ -34,12 +34,12 @@ class Csv(records.RecordSource):
     def open(self) -> records.Records:
         if self.separator is not None and len(self.separator) != 1:
             raise config.InputError(f'Csv(separator={self.separator!r}): it should be one character.')
-        found = records.record_file(files.path_of(self.path), files.content)
+        found = record_files.record_file(files.path_of(self.path), files.content)
         separator = self.separator or ('\t' if '.tsv' in found.path.name.lower() else ',')
         return records.selected(_opened(found, separator), self.part)
 
 
-def _opened(found: records.RecordFile, separator: str) -> 'CsvRecords':
+def _opened(found: record_files.RecordFile, separator: str) -> 'CsvRecords':
     """The rows, found once for a content and kept in the cache."""
     key = {'sha256': found.sha256, 'separator': separator, 'format': 'csv 1'}
 
@@ -58,10 +58,10 @@ class Rows(NamedTuple):
     ends: np.ndarray  # [n] int64.
 
 
-class CsvRecords(records.FileRecords):
+class CsvRecords(record_files.FileRecords):
     """The rows of a table."""
 
-    def __init__(self, found: records.RecordFile, separator: str, rows: Rows):
+    def __init__(self, found: record_files.RecordFile, separator: str, rows: Rows):
         super().__init__(found.path.name, [found], [rows.starts], [rows.ends])
         self._header, self._separator = rows.header.tolist(), separator
         self.fingerprint = {'sha256': [found.sha256], 'separator': separator}
@@ -71,7 +71,7 @@ class CsvRecords(records.FileRecords):
         return [dict(zip(self._header, row)) for row in _reader(lines, self._separator) if row]
 
 
-def _scan(found: records.RecordFile, separator: str) -> Rows:
+def _scan(found: record_files.RecordFile, separator: str) -> Rows:
     """Finds the rows, and checks each."""
     starts, ends = array.array('q'), array.array('q')  # A list would take four times as much memory.
     with files.readable(found.plain) as file:
@@ -117,7 +117,7 @@ class _Lines:
             yield encoding.decode(line[skipped:], f'{self._where}, line {self.number}')
 
 
-def _broken(found: records.RecordFile, number: int, lines: _Lines, error: csv.Error) -> config.InputError:
+def _broken(found: record_files.RecordFile, number: int, lines: _Lines, error: csv.Error) -> config.InputError:
     if 'unexpected end of data' in str(error):
         return config.InputError(
             f'{found.path}: the row that begins on line {number} has a quoted cell that never ends. '

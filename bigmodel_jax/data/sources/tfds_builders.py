@@ -1,11 +1,11 @@
-"""Splits of TFDS data sets as documents, read at random without TensorFlow."""
+"""The one door to TensorFlow Datasets: splits of its data sets as records, read at random without TensorFlow."""
 
 import contextlib
 import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import requests
@@ -13,41 +13,37 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from bigmodel_jax import config
-from bigmodel_jax.data import builders, preparation_progress  # noqa: F401  `builders` makes ours known to TFDS.
-from bigmodel_jax.data.sources import documents
-from bigmodel_jax.data.text import encoding
+from bigmodel_jax.data import builders, preparation_progress, records  # noqa: F401  `builders` registers ours.
 
 # Without TensorFlow, TFDS registers the data sets of these folders only when they are imported.
 TEXT_FOLDERS = ('question_answering', 'structured', 'summarization', 'text', 'text_simplification', 'translate')
 FORMAT = 'array_record'  # The format that can be read at random; TFDS's default needs TensorFlow.
 
 
-def open_split(name: str, *, split: str, field: str, data_dir: str | None) -> documents.Documents:
-    """The texts of one split; the data set is prepared first if it is not.
+def open_split(name: str, *, split: str, data_dir: str | None) -> 'TfdsRecords':
+    """The records of one split; the data set is prepared first if it is not.
 
     Raises:
-      InputError: an unknown name, configuration, version, split or field; or it cannot be prepared here.
+      InputError: an unknown name, configuration, version or split; or it cannot be prepared here.
     """
-    builder, records = open_records(name, split=split, data_dir=data_dir)
-    _check_field(builder, field)
-    fingerprint = {**fingerprint_of(builder, records, split), 'field': field}
-    return SplitDocuments(f'{builder.info.full_name} {split}', records, field, fingerprint)
+    builder, found = open_records(name, split=split, data_dir=data_dir)
+    return TfdsRecords(builder, found, split)
 
 
-def fingerprint_of(builder: Any, records: Any, split: str) -> dict[str, Any]:
+def fingerprint_of(builder: Any, found: Any, split: str) -> dict[str, Any]:
     """JSON-ready: which data set, version and split this is, and how large."""
     info = builder.info.splits[split.split('[')[0]] if '+' not in split else None
     return {
         'tfds': builder.info.full_name,
         'split': split,
-        'examples': len(records),
+        'examples': len(found),
         'bytes': int(info.num_bytes if info else builder.info.dataset_size),
         'shards': list(info.shard_lengths) if info else None,
     }
 
 
 def open_records(name: str, *, split: str, data_dir: str | None) -> tuple[Any, Any]:
-    """The builder of a data set, prepared, and the records of one split, read at random.
+    """The builder of a data set, prepared, and the data source of one split.
 
     Raises:
       InputError: an unknown name, configuration, version or split; or it cannot be prepared here.
@@ -58,7 +54,7 @@ def open_records(name: str, *, split: str, data_dir: str | None) -> tuple[Any, A
     if not prepared:
         _prepare(builder)
     try:
-        records = builder.as_data_source(split=split)
+        found = builder.as_data_source(split=split)
     except NotImplementedError as error:
         raise config.InputError(
             f'{name} was prepared in {builder.data_path} in a format that cannot be read at random. Prepare it again '
@@ -69,27 +65,30 @@ def open_records(name: str, *, split: str, data_dir: str | None) -> tuple[Any, A
         raise config.InputError(
             f'{name} cannot give the split {split!r}: {error} Its splits: {known}; parts: train[:10%], train[5000:].'
         ) from error
-    if not len(records):
+    if not len(found):
         raise config.InputError(f'The split {split!r} of {name} is empty.')
-    return builder, records
+    return builder, found
 
 
-class SplitDocuments(documents.Documents):
-    """One feature of the records of a split."""
+class TfdsRecords(records.Records):
+    """The records of a split. Text is given as the bytes that TFDS stores; records.text() decodes it."""
 
-    def __init__(self, name: str, records: Any, field: str, fingerprint: Mapping[str, Any]):
-        self.name, self.fingerprint, self._records, self._field = name, fingerprint, records, field
+    def __init__(self, builder: Any, found: Any, split: str):
+        self.name, self._records = f'{builder.info.full_name} {split}', found
+        self.fingerprint = fingerprint_of(builder, found, split)
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def read(self, start: int, stop: int) -> list[str]:
+    def read(self, start: int, stop: int) -> list[records.Record]:
+        return self.gather(range(start, stop))
+
+    def gather(self, indices: Sequence[int]) -> list[records.Record]:
         # In batches: TFDS reads them several times faster than records one by one.
-        records = self._records.__getitems__(list(range(start, stop)))
-        return [
-            encoding.decode(record[self._field], f'Example {start + i} of {self.name}')
-            for i, record in enumerate(records)
-        ]
+        return self._records.__getitems__(list(indices))
+
+    def where(self, index: int) -> str:
+        return f'Example {index} of {self.name}'
 
 
 def _builder(name: str, data_dir: str | None) -> Any:  # TFDS hides its signatures from type checkers.
@@ -164,14 +163,3 @@ def _needs(name: str, error: ImportError) -> str:
     package = {'tensorflow': 'tensorflow-cpu', 'importlib_resources': 'importlib-resources'}.get(module, module)
     advice = f'Install it: pip install {package}.' if package else ''
     return f'Preparing {name} needs a package that is not installed ({error}). {advice}'.strip()
-
-
-def _check_field(builder: Any, field: str) -> None:
-    features = builder.info.features
-    texts = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
-    if field in texts:
-        return
-    if field in features:
-        known = f' Text features: {", ".join(texts) or "none"}.'
-        raise config.InputError(f'{builder.info.full_name}: {field!r} is {features[field]}, not text.{known}')
-    raise config.InputError(f'{builder.info.full_name} has no feature {field!r}.{config.nearest(field, texts)}')

@@ -15,7 +15,7 @@ from bigmodel_jax.data.sources import files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parquet(records.RecordSource):
+class Parquet(records.Source):
     """The rows of every Parquet file that matches a pattern, a record each; only the columns that are named are read.
 
     A group of rows is held in memory at a time.

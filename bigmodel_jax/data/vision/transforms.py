@@ -1,0 +1,146 @@
+"""Transforms of images: crops, flips, resizing and normalization, in NumPy.
+
+An image is an array [Y, X, Z] of uint8 or of a float. Randomness is a function of the key; see data/transforms.py.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import numpy as np
+
+from bigmodel_jax import config
+from bigmodel_jax.data import counter_rng, transforms
+
+Size = tuple[config.Positive, config.Positive]  # Rows and columns.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normalize(transforms.Transform):
+    """(pixel / divisor - mean) / deviation, in float32."""
+
+    divisor: config.PositiveFloat = 255.0  # 1 leaves pixels as they are.
+    mean: tuple[float, ...] = (0.0,)  # Of each channel, or one number for all.
+    deviation: tuple[config.PositiveFloat, ...] = (1.0,)
+
+    def __call__(self, value: np.ndarray, key: np.ndarray) -> np.ndarray:
+        mean, deviation = np.array(self.mean, np.float32), np.array(self.deviation, np.float32)
+        return (value.astype(np.float32) / np.float32(self.divisor) - mean) / deviation
+
+    def shape(self, shape: transforms.Shape) -> transforms.Shape:
+        if not self.divisor or not all(self.deviation):
+            raise config.InputError(f'{self}: the divisor and the deviations should be above 0.')
+        for name, values in (('mean', self.mean), ('deviation', self.deviation)):
+            if len(values) not in (1, shape[-1]):
+                raise config.InputError(
+                    f'Normalize({name}=...) has {len(values)} numbers for {shape[-1]} channels; give one for each, '
+                    'or one.'
+                )
+        return shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomFlip(transforms.Transform):
+    """The image reflected left to right, with a probability."""
+
+    random: ClassVar[bool] = True
+    probability: config.Fraction = 0.5
+
+    def __call__(self, value: np.ndarray, key: np.ndarray) -> np.ndarray:
+        return value[:, ::-1] if counter_rng.uniform(key, 0) < self.probability else value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomCrop(transforms.Transform):
+    """A part of the image at a random place, after `padding` pixels of 0 were added on each side.
+
+    Source: He et al. (2015), arXiv:1512.03385, section 4.2, with padding=4 on images of 32 x 32.
+    """
+
+    random: ClassVar[bool] = True
+    size: Size | None = None  # None: of the image before it was padded.
+    padding: config.NonNegative = 0
+
+    def __call__(self, value: np.ndarray, key: np.ndarray) -> np.ndarray:
+        rows, columns = self.size or value.shape[:2]
+        padded = np.pad(value, [(self.padding, self.padding)] * 2 + [(0, 0)]) if self.padding else value
+        top = int(counter_rng.integers(padded.shape[0] - rows + 1, key, 0))
+        left = int(counter_rng.integers(padded.shape[1] - columns + 1, key, 1))
+        return padded[top : top + rows, left : left + columns]
+
+    def shape(self, shape: transforms.Shape) -> transforms.Shape:
+        rows, columns = self.size or shape[:2]
+        _check_crop('RandomCrop', (rows, columns), (shape[0] + 2 * self.padding, shape[1] + 2 * self.padding))
+        return (rows, columns, *shape[2:])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CenterCrop(transforms.Transform):
+    """The middle of the image; where it cannot be in the middle, half a pixel up and left of it."""
+
+    size: Size
+
+    def __call__(self, value: np.ndarray, key: np.ndarray) -> np.ndarray:
+        rows, columns = self.size
+        top, left = (value.shape[0] - rows) // 2, (value.shape[1] - columns) // 2
+        return value[top : top + rows, left : left + columns]
+
+    def shape(self, shape: transforms.Shape) -> transforms.Shape:
+        _check_crop('CenterCrop', self.size, shape[:2])
+        return (*self.size, *shape[2:])
+
+
+def _check_crop(name: str, size: tuple[int, ...], available: tuple[int, ...]) -> None:
+    if size[0] > available[0] or size[1] > available[1]:
+        raise config.InputError(
+            f'{name} of {size[0]} x {size[1]} pixels does not fit into an image of {available[0]} x {available[1]}; '
+            'use a smaller size, or Resize first.'
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resize(transforms.Transform):
+    """The image in another size, whatever its proportions: bilinear, and averaged where it becomes smaller.
+
+    The columns are resized first and then the rows, each as Pillow does it and rounded as Pillow rounds bytes. Pillow
+    itself chooses the order of the two by a rule that depends on its version, and can differ by one level.
+    """
+
+    size: Size
+
+    def __call__(self, value: np.ndarray, key: np.ndarray) -> np.ndarray:
+        return _resized(_resized(value, self.size[1], axis=1), self.size[0], axis=0)
+
+    def shape(self, shape: transforms.Shape) -> transforms.Shape:
+        return (*self.size, *shape[2:])
+
+
+SCALE = 2.0**22  # Of the whole numbers that Pillow multiplies bytes by.
+
+
+def _resized(image: np.ndarray, size: int, *, axis: int) -> np.ndarray:
+    """The image with `size` pixels along one axis."""
+    if image.shape[axis] == size:
+        return image
+    weights = _weights(image.shape[axis], size)
+    if image.dtype != np.uint8:
+        return np.moveaxis(np.tensordot(weights, image, axes=(1, axis)), 0, axis).astype(image.dtype)
+    # Products and sums of whole numbers far below 2^53 are exact, in whichever order they are added.
+    whole = np.floor(weights * SCALE + 0.5)
+    sums = np.moveaxis(np.tensordot(whole, image.astype(np.float64), axes=(1, axis)), 0, axis)
+    return np.clip(np.floor((sums + SCALE / 2) / SCALE), 0, 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(before: int, after: int) -> np.ndarray:
+    """[after, before] float64: how much each old pixel gives to each new one; rows sum to 1."""
+    scale = before / after
+    support = max(scale, 1.0)  # Half the width of the triangle.
+    centers = (np.arange(after) + 0.5) * scale
+    pixels = np.arange(before)
+    firsts = np.maximum(np.trunc(centers - support + 0.5), 0)[:, None]
+    lasts = np.minimum(np.trunc(centers + support + 0.5), before)[:, None]
+    triangle = np.maximum(1 - np.abs((pixels - centers[:, None] + 0.5) * (1.0 / support)), 0)
+    weights = np.where((pixels >= firsts) & (pixels < lasts), triangle, 0)
+    # Summed one after another and multiplied by the inverse, as Pillow does it, so that they are rounded alike.
+    return weights * (1.0 / np.cumsum(weights, axis=1)[:, -1:])
