@@ -29,7 +29,7 @@ def experiment(path: str = 'data/chats.jsonl') -> Experiment:
         model=decoder.gpt(vocab=320, width=128, layers=4, heads=4, length=256),
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=100)),
-        evaluations=(loss.Loss(data=vary(data, {'records': validation}), every_steps=200),),
+        evaluations=(loss.Loss(data=vary(data, {'source': validation}), every_steps=200),),
     )
 
 
