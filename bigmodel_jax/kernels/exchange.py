@@ -1,4 +1,4 @@
-"""Attention over rows that are cut: for its duration the devices hold whole rows of some heads instead.
+"""Attention over sequences that are split over devices: during attention each device holds whole rows of some heads.
 
 Source: Jacobs et al. (2023), arXiv:2309.14509 (DeepSpeed Ulysses). The compiler makes the all-to-alls out of two
 constraints.

@@ -1,4 +1,4 @@
-"""Attention over rows that are cut: queries stay, keys and values travel around the ring of devices.
+"""Ring attention over sequences that are split over devices: keys and values travel around the ring, queries do not.
 
 Each device holds the scores of one block of queries and keys at a time, and saves for the backward pass nothing but its
 own part of the result; a second round makes the gradients of keys and values, which travel with them.
@@ -27,7 +27,7 @@ MASKED = -1e9
 
 
 class Queries(NamedTuple):
-    """What stays; t is this device's part of the row, g its part of the key/value heads."""
+    """This device's queries; t is its part of the row, g its part of the key/value heads."""
 
     q_btgRK: jax.Array  # Times the scale, 1 / sqrt(K) by default.
     positions_bt: jax.Array
@@ -35,7 +35,7 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What travels."""
+    """The keys and values that travel around the ring."""
 
     k_bsgK: jax.Array
     v_bsgK: jax.Array
@@ -52,7 +52,7 @@ class OnlineSoftmax(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """What the backward pass needs of the forward pass."""
+    """The residuals of the forward pass for the backward pass."""
 
     y_btgRK: jax.Array
     log_total_bgRt: jax.Array  # The logarithm of the sum of exp(score).
@@ -123,7 +123,7 @@ def _ring(options: Options, queries: Queries, keys: Keys) -> jax.Array:
 
 
 def _forward(options: Options, queries: Queries, keys: Keys) -> tuple[jax.Array, tuple[Queries, Keys, Residuals]]:
-    """The weighted sum, [b, t, g, R, K], and what the backward pass needs."""
+    """The weighted sum, [b, t, g, R, K], and the residuals for the backward pass."""
     b, t, g, R, K = queries.q_btgRK.shape
     parts = _blocks(queries, options.block)
     sums = OnlineSoftmax(
@@ -158,7 +158,7 @@ def _forward(options: Options, queries: Queries, keys: Keys) -> tuple[jax.Array,
 
 
 class Received(NamedTuple):
-    """A block of queries with what came back to it."""
+    """A block of queries with the gradient of its output."""
 
     queries: Queries
     dy_btgRK: jax.Array
@@ -203,7 +203,7 @@ _ring.defvjp(_forward, _backward)
 
 
 def _add(options: Options, sums: OnlineSoftmax, queries: Queries, keys: Keys) -> OnlineSoftmax:
-    """The sums with a block of keys added to them, unless no query of the block sees one of these."""
+    """The sums with a block of keys added, unless all of its scores are masked."""
     mask_bts = _visible(options, queries, keys)
 
     def add() -> OnlineSoftmax:
@@ -231,7 +231,7 @@ def _add(options: Options, sums: OnlineSoftmax, queries: Queries, keys: Keys) ->
 
 
 def _gradients(options: Options, received: Received, keys: Keys, so_far: tuple[jax.Array, ...]) -> Any:
-    """The gradients of a block of queries, and of keys and values, with what these two blocks add."""
+    """The gradients of queries, keys and values, with the contributions of one pair of blocks added."""
     queries, dtype = received.queries, keys.k_bsgK.dtype
     mask_bts = _visible(options, queries, keys)
 
@@ -295,7 +295,7 @@ def _whole(x: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _shift(options: Options, tree: Any) -> Any:
-    """What the device before holds."""
+    """The arrays of the previous device in the ring."""
     if options.size == 1:
         return tree
     following = [(index, (index + 1) % options.size) for index in range(options.size)]

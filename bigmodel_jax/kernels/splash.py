@@ -22,7 +22,7 @@ FUSED_BACKWARD_TOKENS = 8_192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Splash(Kernel):
-    """Splash attention. `block` queries and keys are multiplied at a time, less where the length asks for it."""
+    """Splash attention. `block` queries and keys are multiplied at a time, fewer where the length requires it."""
 
     block: config.Positive | None = None  # None: see largest_block().
     interpret: bool = False  # Runs the kernel step by step on any platform, for tests.
@@ -94,7 +94,7 @@ def _segment_ids(query_segments_T: jax.Array, key_segments_S: jax.Array) -> Any:
 
 
 def _mask(queries: int, keys: int, scores: Scores) -> Any:
-    """Blocks that it hides altogether are skipped; segments hide what they hide besides."""
+    """The mask of the kernel, which skips blocks that are masked completely; segments are masked in addition."""
     splash = _library()
     if scores.window is not None:
         before = scores.window - 1

@@ -38,7 +38,7 @@ def gated_ffn(
 
 
 def _widened(name: str, y_BTF: jax.Array) -> jax.Array:
-    """`y_BTF` whole along T, which the stream is not, and cut along F; rematerialisation policies know it by `name`."""
+    """`y_BTF` sharded along F, not along T as the residual stream is; rematerialization policies know its `name`."""
     return checkpoint_name(sharding.constrain(y_BTF, 'batch', 'length', 'hidden'), name)
 
 

@@ -1,4 +1,4 @@
-"""Rows of a table whose parts lie on different devices, and the sum of their gradients."""
+"""Embedding lookup in a table that is sharded over devices, and the sum of its gradients."""
 
 import functools
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from bigmodel_jax.parallel import per_device, sharding, torus
 
 
 class Exchange(NamedTuple):
-    """How the chips along the outermost torus dimension of a mesh axis look up each other's tokens.
+    """An all-to-all by which the chips along the outermost torus dimension of a mesh axis look up each other's tokens.
 
     Each has one part of the columns, gathered from the chips along the other dimensions alone, and sends what it found
     back: for a large vocabulary far less than the table.
@@ -24,7 +24,7 @@ class Exchange(NamedTuple):
 
 
 def exchange(vocab: int, rows: tuple[str, ...], tokens: int) -> Exchange | None:
-    """The exchange for a table of `vocab` rows; None where each device had better have the whole table.
+    """The exchange for a table of `vocab` rows; None where an all-gather of the table is cheaper.
 
     Args:
       rows: the logical axes that cut the tokens.

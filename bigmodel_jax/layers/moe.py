@@ -1,4 +1,4 @@
-"""Routed experts: a feed-forward layer of many, of which each token sees a few. No token is ever dropped.
+"""Mixture of experts: each token is routed to a few of many feed-forward layers. No token is dropped.
 
 How the work is divided. Every device sorts its own tokens by expert and multiplies each group with its expert's
 matrices (kernels/grouped.py). The matrices are cast where they are stored, then gathered over the axes that cut 'embed'
@@ -90,7 +90,7 @@ def dispatch(x: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def combine(copies: jax.Array, token_N: jax.Array, copy_NC: jax.Array) -> jax.Array:
-    """For each token the sum of its copies, [N, ...]; what is past the last copy counts as 0. The transpose of
+    """For each token the sum of its copies, [N, ...]; positions past the last copy count as 0. The transpose of
     dispatch()."""
     choices = [precision.raised(copies.at[copy_N].get(mode='fill', fill_value=0)) for copy_N in copy_NC.T]
     return sum(choices[1:], choices[0]).astype(copies.dtype)
@@ -210,7 +210,8 @@ _whole.defvjp(_whole_forward, _whole_backward)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Routed(ffn.Ffn):
-    """Experts, of which each token sees `top_k`; dropless, as in Mixtral (Jiang et al., 2024, arXiv:2401.04088).
+    """Mixture of experts that drops no token: each is routed to `top_k`, as in Mixtral (Jiang et al., 2024,
+    arXiv:2401.04088).
 
     `balance` weighs load_balancing_loss(), which is 1 at best, and `z_loss` the mean squared log-normaliser of the
     router (Zoph et al., 2022, arXiv:2202.08906, equation 5: 0.001). Both are added to the objective for each layer.

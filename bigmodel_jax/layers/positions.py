@@ -1,4 +1,4 @@
-"""Where a token stands: learned, sinusoidal, rotary, and relative positions.
+"""Position encodings: learned, sinusoidal, rotary and relative.
 
 Positions are [B, T] int32, or [1, T] where all rows agree; they restart at 0 in each document of a packed row.
 """
@@ -128,7 +128,7 @@ class SinusoidalModule(PositionsModule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SinusoidTable(Positions):
-    """Fixed sinusoids added to the embeddings, out of a table: all sines before all cosines; see sinusoid_table()."""
+    """Fixed sinusoids added to the embeddings, from a table: all sines before all cosines; see sinusoid_table()."""
 
     length: config.Positive  # type: ignore[assignment]  # Narrower than the interface: never None.
     base: config.AboveOne = 10_000.0

@@ -22,7 +22,7 @@ SMALLEST = 1e-12
 
 
 class RecurrentState(NamedTuple):
-    """What the layer remembers of the tokens so far."""
+    """The state after the tokens so far."""
 
     h_BHK: jax.Array  # float32 or float64.
     recent_BTHK: jax.Array  # The last inputs of the convolution, one less than its taps.

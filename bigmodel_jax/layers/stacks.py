@@ -72,11 +72,11 @@ class Stack:
 
     @property
     def policy(self) -> Policy | None:
-        """What jax.checkpoint may keep; None to keep everything."""
+        """The rematerialization policy of jax.checkpoint; None to keep everything."""
         return POLICIES[self.remat] if isinstance(self.remat, str) else _named(*self.remat)
 
     def rematerialized(self, call: Call) -> Call:
-        """`call`, whose backward pass keeps what the policy says."""
+        """`call`, rematerialized in the backward pass as the policy says."""
         if self.policy is None:
             return call
         # Inside a scan nothing can be merged across the checkpoint anyway; unrolled, XLA must be kept from it.
@@ -88,7 +88,7 @@ def _call(module: nn.Module, carry: PyTree, inputs: PyTree, state: PyTree) -> tu
 
 
 class PatternModule(nn.Module):
-    """Owns one layer of each kind of an interleaved pattern, 'turn0', 'turn1' ...: what is repeated there."""
+    """Owns one layer of each kind of an interleaved pattern, 'turn0', 'turn1' ...; the stack repeats all of them."""
 
     config: Stack
     pattern: Pattern
@@ -116,7 +116,7 @@ class StackModule(nn.Module):
 
     @nn.compact
     def __call__(self, carry: PyTree, inputs: PyTree, state: State | None = None) -> tuple[PyTree, State | None]:
-        """What the last layer hands on, and the state of all layers; see initial_state().
+        """The carry after the last layer, and the state of all layers; see initial_state().
 
         Where the mesh splits the layers into stages, the batch flows through them as in parallel/pipeline.py. Reading
         in pieces, with a state, does not use the pipeline: a step of one token has nothing to fill it with.

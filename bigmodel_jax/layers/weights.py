@@ -52,7 +52,7 @@ class Xavier(Initializer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times(Initializer):
-    """What another draws, times a factor."""
+    """The weights that another initializer draws, times a factor."""
 
     init: Initializer
     factor: config.Rate

@@ -102,7 +102,7 @@ class InputModule(nn.Module):
 
 
 class PoolerModule(nn.Module):
-    """Owns a matrix and its bias: one vector for a row, made of its first token."""
+    """Owns a matrix and its bias: one vector for a row, from its first token."""
 
     config: Bert
 
@@ -114,7 +114,7 @@ class PoolerModule(nn.Module):
 
 
 class TransformModule(nn.Module):
-    """Owns what stands before the output matrix, a matrix and a norm, and the bias of the logits."""
+    """Owns the transformation before the output matrix, a matrix and a norm, and the bias of the logits."""
 
     config: Bert
 
@@ -154,7 +154,7 @@ def dense(module: nn.Module, x: jax.Array, of: Bert, *, outputs: tuple[str, int]
 
 
 class EncoderModule(nn.Module):
-    """Owns the embeddings, the blocks and the pooler: what pretraining hands on. Subclasses own the heads."""
+    """Owns the embeddings, the blocks and the pooler, which fine-tuning reuses. Subclasses own the heads."""
 
     config: Bert
 

@@ -58,7 +58,7 @@ class Decoder(model.Model):
 
     @property
     def pattern(self) -> tuple[blocks.Block, ...]:
-        """The layers that take turns."""
+        """The interleaved pattern of layers."""
         return (self.block, *self.interleaved)
 
     def initial_state(self, rows: int, length: int) -> stacks.State:
@@ -163,7 +163,7 @@ def gpt(*, vocab: int, width: int, layers: int, heads: int, length: int, **chang
 
 
 def banded(model: Decoder, window: int) -> Decoder:
-    """Every second layer sees the last `window` positions only (Brown et al., 2020, arXiv:2005.14165, section 2.1)."""
+    """Every second layer has a window of `window` positions (Brown et al., 2020, arXiv:2005.14165, section 2.1)."""
     return config.vary(model, {'interleaved': (config.vary(model.block, {'mixer.window': window}),)})
 
 
@@ -206,7 +206,7 @@ def llama32(*, width: int, layers: int, heads: int, hidden: int) -> Decoder:
 def mixtral(
     *, vocab: int, width: int, layers: int, heads: int, kv_heads: int, hidden: int, experts: int, **changes: Any
 ) -> Decoder:
-    """Mixtral: Llama with `experts` in place of each feed-forward layer, of which each token sees 2.
+    """Mixtral: Llama with `experts` in place of each feed-forward layer, of which each token is routed to 2.
 
     Source: Jiang et al. (2024), arXiv:2401.04088, section 2.
     """

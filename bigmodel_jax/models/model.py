@@ -1,4 +1,4 @@
-"""What every model is to the rest of the framework: a config that builds a Flax Linen module and checks its inputs."""
+"""The interface of models: a config that builds a Flax Linen module and checks its inputs."""
 
 import dataclasses
 import inspect

@@ -1,8 +1,9 @@
-"""Products of the stream with weights that are cut over `tensor`, while the stream travels round the ring of devices.
+"""Collective matmuls: products with weights that are sharded over `tensor`, overlapped with their communication.
 
-Between the layers the stream is cut along its positions over `tensor`, within them along heads or feed-forward width.
-Laid out whole first, it would be a copy as large as the batch of the whole ring, and the devices would wait for it.
-Piece by piece, a device multiplies what it has while the next pieces arrive, from both neighbours at once.
+Between the layers the residual stream is split along its positions over `tensor`; within them activations are split
+along heads or feed-forward width. One all-gather before the product would need memory for all positions of the ring,
+and the devices would wait for it. Instead each device multiplies the piece that it has while the next pieces arrive,
+from both neighbours at once; reduce-scatter works the same way in the other direction.
 
 Source: Wang et al. (2023), "Overlap Communication with Dependent Computation via Decomposition in Large Deep Learning
 Models", section 5.
@@ -18,7 +19,7 @@ from bigmodel_jax import precision
 from bigmodel_jax.parallel import einsum, per_device, sharding
 
 AXIS = 'tensor'
-WORTH = 2**24  # Bytes of a device's piece of the stream from which the ring pays; below, one gather has less latency.
+WORTH = 2**24  # Bytes of a device's piece of the residual stream from which the ring is faster than one gather.
 
 # Their subscripts are literal where allgather_matmul() and matmul_reducescatter() are called.
 _product, _einsum = jnp.einsum, einsum.einsum
@@ -27,10 +28,10 @@ _product, _einsum = jnp.einsum, einsum.einsum
 def allgather_matmul(
     x_BTD: jax.Array, subscripts: tuple[str, ...], matrices: tuple[jax.Array, ...], *, cuts: tuple[str, ...]
 ) -> tuple[jax.Array, ...]:
-    """Products of the stream with several weights, such as 'BTD,DHK->BTHK': of all positions, cut as the weights are.
+    """Products of the gathered residual stream with weights, such as 'BTD,DHK->BTHK', sharded as the weights are.
 
     Args:
-      cuts: the logical axis along which each weight is cut; the first after D.
+      cuts: the logical axis along which each weight is sharded; the first after D.
     """
     if not _pays(x_BTD, cuts):
         x_BTD = sharding.constrain(x_BTD, 'batch', 'length', 'embed')  # Once, for all products.
@@ -45,10 +46,10 @@ def allgather_matmul(
 
 
 def matmul_reducescatter(subscripts: str, y: jax.Array, matrix: jax.Array, *, cut: str) -> jax.Array:
-    """The product of what a layer made of all positions with a weight, such as 'BTHK,HKD->BTD', summed into the stream.
+    """The product of a sublayer's activations with a weight, such as 'BTHK,HKD->BTD', reduce-scattered over positions.
 
     Args:
-      cut: the logical axis along which `y`, in its third dimension, and the weight, in its first, are cut.
+      cut: the logical axis along which `y`, in its third dimension, and the weight, in its first, are sharded.
     """
     if not _pays(jax.eval_shape(functools.partial(_product, subscripts), y, matrix), (cut,)):
         return _einsum(subscripts, y, matrix)
@@ -62,7 +63,7 @@ def matmul_reducescatter(subscripts: str, y: jax.Array, matrix: jax.Array, *, cu
 
 
 def _pays(x_BTD: jax.Array | jax.ShapeDtypeStruct, cuts: tuple[str, ...]) -> bool:
-    """Whether the stream is cut over the ring, in pieces worth sending one by one, and the weights over it alone."""
+    """Whether the residual stream is split over the ring in large enough pieces, and the weights over it alone."""
     place = sharding.current()
     if place is None or AXIS not in place.names('residual_length') or any(place.names(cut) != (AXIS,) for cut in cuts):
         return False
@@ -75,13 +76,13 @@ def _pays(x_BTD: jax.Array | jax.ShapeDtypeStruct, cuts: tuple[str, ...]) -> boo
 
 
 def _neighbour(x: jax.Array, step: int) -> jax.Array:
-    """What the device `step` places back in the ring has."""
+    """The value of the device `step` places back in the ring."""
     size = jax.lax.axis_size(AXIS)
     return jax.lax.ppermute(x, AXIS, [(i, (i + step) % size) for i in range(size)])
 
 
 def _passing(x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Every device's `x` as it comes by, with the device's place in the ring."""
+    """The `x` of every device in the order of arrival, with the index of the device in the ring."""
     size, here = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
     yield x, here
     ahead = behind = x
@@ -94,7 +95,7 @@ def _passing(x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
 
 
 def _summed(part: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """The sum over all devices of part(this device's place in the ring)."""
+    """The sum over all devices of part(index of this device in the ring)."""
     size, here = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
     total = part(here)
     for direction, reach in ((1, size // 2), (-1, (size - 1) // 2)):

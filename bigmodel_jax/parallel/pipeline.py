@@ -22,7 +22,7 @@ from bigmodel_jax import config
 from bigmodel_jax.parallel import per_device, sharding
 
 PyTree = Any
-# (weights of the layer, stream [B, ...], what goes beside it, dropout key) -> the stream after it, what it sowed.
+# (weights of the layer, residual stream [B, ...], its other inputs, dropout key) -> the stream after it, what it sowed.
 Layer = Callable[[PyTree, jax.Array, PyTree, jax.Array | None], tuple[jax.Array, PyTree]]
 
 PARTS_PER_STAGE = 4  # Unless the mesh says otherwise: less than a fifth of the work is thrown away.
@@ -33,7 +33,7 @@ def divisors(number: int) -> list[int]:
 
 
 def microbatches(place: sharding.ShardingContext, rows: int) -> int:
-    """M, the number of microbatches of a batch of `rows`: as the mesh says, or 4 for each stage; less if it must.
+    """M, the number of microbatches of a batch of `rows`: as the mesh says, or 4 for each stage; fewer if necessary.
 
     Each device's rows divide by M, so that a microbatch is spread over the devices as the batch is.
     """
@@ -65,12 +65,12 @@ def run(
     place: sharding.ShardingContext,
     key: jax.Array | None,
 ) -> tuple[jax.Array, PyTree]:
-    """The stream after all layers, and what they sowed, [L, ...] each: the mean over the microbatches.
+    """The residual stream after all layers, and what they sowed, [L, ...] each: the mean over the microbatches.
 
     Args:
       weights: of all layers, [L, ...] each.
-      x: the stream, [B, T, D].
-      beside: goes with the stream into every layer. Arrays with a first axis of B are split into microbatches and
+      x: the residual stream, [B, T, D].
+      beside: the other inputs of every layer. Arrays with a first axis of B are split into microbatches and
         travel with them; the others are the same for all rows.
       key: of dropout; each layer, microbatch and replica gets its own. Other masks than without a pipeline.
 
@@ -140,7 +140,7 @@ def _flow(
 
 
 def _stage(layer: Layer, tree: Any, key: jax.Array | None) -> Callable[..., tuple[jax.Array, PyTree]]:
-    """A function: what one stage makes of microbatch `part`, the leaves of (stream, beside); `numbers` its layers'."""
+    """A function: the output of one stage for microbatch `part`; `leaves` are those of (stream, beside)."""
 
     def stage(
         weights: PyTree, numbers: jax.Array, part: jax.Array, leaves: list[jax.Array]
@@ -163,7 +163,7 @@ def _by_stage(leaf: jax.Array, stages: int) -> jax.Array:
 
 
 def _schedule(leaf: jax.Array, parts: int, stages: int) -> jax.Array:
-    """[B, ...] -> [ticks, stages, B / M, ...]: what enters in each tick; after the last microbatch it again.
+    """[B, ...] -> [ticks, stages, B / M, ...]: the input of each tick; the last microbatch is repeated.
 
     Rows i, i + M, i + 2M ... form microbatch i, so that no row changes device. Only the first stage takes what enters,
     but every stage has a copy of its own, so that their gradients are added once, and not in every tick.

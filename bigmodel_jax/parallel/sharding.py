@@ -184,12 +184,12 @@ class ShardingContext:
         return torus.rings(list(lines[0]))
 
     def names(self, logical: str) -> tuple[str, ...]:
-        """The mesh axes that cut a logical axis, without those of size 1."""
+        """The mesh axes that shard a logical axis, without those of size 1."""
         axes = dict(self.rules).get(logical, ())
         return tuple(axis for axis in axes if self.mesh.shape[axis] > 1 and axis not in self.manual)
 
     def shards(self, logical: str) -> int:
-        """Into how many parts the rule table cuts a logical axis."""
+        """The number of shards of a logical axis."""
         return math.prod(self.mesh.shape[axis] for axis in self.names(logical))
 
     def check(self, name: str, shape: tuple[int, ...], axes: LogicalAxes) -> None:
@@ -215,7 +215,7 @@ class ShardingContext:
         return self.sharding(('batch', *[None] * (rank - 1)))
 
     def put_batch(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
-        """The global batch of `rows` on the devices, from what this process holds: local_rows(), in that order."""
+        """The global batch of `rows` on the devices, from the rows of this process: local_rows(), in that order."""
         mine = self.local_rows(rows)
 
         def part(value: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
@@ -271,7 +271,7 @@ def use(place: ShardingContext) -> Iterator[ShardingContext]:
 
 
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
-    """`x` laid out as the rules say for its logical axes. Outside `use` it is `x`, so that a layer works alone.
+    """`x` with a sharding constraint: that of its logical axes. Outside `use` it is `x`, so that a layer works alone.
 
     A last `...` leaves the other dimensions to the compiler. Mesh axes that do not divide a dimension (one token of a
     decoder, the last rows of a test set) are left out: those devices hold copies.
@@ -292,18 +292,18 @@ def current() -> ShardingContext | None:
 
 
 def shards(logical: str) -> int:
-    """Into how many parts the mesh in use cuts a logical axis; 1 outside `use`."""
+    """The number of shards of a logical axis on the mesh in use; 1 outside `use`."""
     place = _place.get()
     return 1 if place is None else place.shards(logical)
 
 
 def even(logical: str, size: int) -> str:
-    """`logical` if its devices can share `size` evenly; '' where each must have it all, such as one row or token."""
+    """`logical` if its devices can share `size` evenly; '' where each needs all of it, such as one row or token."""
     return '' if size % shards(logical) else logical
 
 
 def names(*logical: str) -> tuple[str, ...]:
-    """The mesh axes that cut some logical axes on the mesh in use, each once; none outside `use`."""
+    """The mesh axes that shard some logical axes on the mesh in use, each once; none outside `use`."""
     place = _place.get()
     return () if place is None else tuple(dict.fromkeys(axis for each in logical for axis in place.names(each)))
 
