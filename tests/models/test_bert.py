@@ -76,9 +76,9 @@ def test_the_second_sentence_has_another_embedding(params):
     assert np.abs(one['mlm_logits'] - other['mlm_logits']).max() > 1e-3
 
 
-def test_only_the_places_asked_for_are_told(params):
+def test_only_the_masked_positions_are_predicted(params):
     places = np.array([[1, 6, 0], [5, 2, 2]], np.int32)
-    everywhere, there = outputs(params)['mlm_logits'], outputs(params, places=places)['mlm_logits']
+    everywhere, there = outputs(params)['mlm_logits'], outputs(params, masked_positions=places)['mlm_logits']
     expected = np.take_along_axis(np.asarray(everywhere), places[..., None], axis=1)
     # Matrices of other shapes are multiplied in another order.
     np.testing.assert_allclose(there, expected, atol=1e-5)
