@@ -1,4 +1,4 @@
-"""Labels as they are written in a file, and the numbers that a model learns instead."""
+"""Labels as text in a file, and the class numbers that a model is trained on."""
 
 from collections.abc import Callable, Sequence
 

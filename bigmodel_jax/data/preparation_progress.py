@@ -1,4 +1,4 @@
-"""What preparing data says on stderr: a bar on a terminal, a line now and then in a log, nothing if it is quick."""
+"""Progress of data preparation on stderr: a bar on a terminal, a line now and then in a log, nothing if it is quick."""
 
 import sys
 import time

@@ -126,7 +126,7 @@ class SelectedRecords(Records):
 
 
 def selected(records: Records, part: splits.Part | None) -> Records:
-    """The part of the records that is asked for; all of them without one."""
+    """The given part of the records, or all of them if it is None."""
     return records if part is None else SelectedRecords(records, part)
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer that is already there, as a run stores it, in the place of one that a config would train."""
+"""The tokenizer that a run has stored, in place of one that a config would train."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

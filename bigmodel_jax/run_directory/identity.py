@@ -196,8 +196,9 @@ def changes(now: Mapping[str, Any], workdir: epath.Path, session: Mapping[str, A
     return lines
 
 
-def _untokenized(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fingerprint.items() if name != 'tokenizer'}
+def _untokenized(fingerprint: Mapping[str, Any]) -> Any:
+    """All but the tokenizer; configs in it as this version writes them, since another may have recorded it."""
+    return config.normalized({name: value for name, value in fingerprint.items() if name != 'tokenizer'})
 
 
 def _differences(before: Any, now: Any, path: str) -> Iterator[str]:

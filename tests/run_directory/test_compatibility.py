@@ -5,14 +5,17 @@ import shutil
 
 import pytest
 import quick_text
+from etils import epath
 
 import tiny
 from bigmodel_jax import config, migrations
-from bigmodel_jax.data.text import text
+from bigmodel_jax.data import splits
+from bigmodel_jax.data.text import chat_templates, text
 from bigmodel_jax.experiment import CIRCUMSTANCES
 from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
+from bigmodel_jax.run_directory import identity
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity
 from bigmodel_jax.train import initial_state, loop
@@ -150,3 +153,13 @@ def test_a_field_that_is_unknown_is_told_with_the_version_that_wrote_it(trained,
     as_of_an_older_version(path, lambda stored: stored['data'].update(shuffle=True))
     with pytest.raises(config.InputError, match=r"Text has no field 'shuffle'.*(\n.*)*written by bigmodel_jax 0\."):
         _ = directory.open_run(path).experiment
+
+
+def test_data_that_an_older_version_recorded_under_other_names_is_the_same_data(tmp_path):
+    part = config.to_json(splits.Train(held_out=0.1))
+    template = config.to_json(chat_templates.Plain())
+    now = {'data': {'sha256': 'a', 'template': template, 'part': part}}
+    older = {'data': now['data'] | {'template': template | {'class': 'bigmodel_jax.data.chat_templates:Plain'}}}
+    assert identity.changes(now, epath.Path(tmp_path), older) == []
+    older['data']['part'] = part | {'held_out': 0.2}
+    assert identity.changes(now, epath.Path(tmp_path), older) == ['  data.part.held_out: 0.2 -> 0.1']

@@ -1,4 +1,4 @@
-"""`python_docs`: real text that needs no download, out of what every Python installation carries.
+"""`python_docs`: real text without a download, from the documentation in every Python installation.
 
   python_docs/docs     the topics of the language reference and the docstrings of the standard library
   python_docs/sources  the modules of the standard library themselves

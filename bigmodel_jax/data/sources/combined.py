@@ -65,7 +65,7 @@ class ViewRecords(records.Records):
 class Transformed(records.Source):
     """The records of a source after some transforms, such as Lowercase(); none of them may be random.
 
-    Text is tokenized once, so that nothing can be drawn anew in each epoch; Images has transforms of its own.
+    Text is tokenized once, so that nothing can be drawn again in each epoch; Images has transforms of its own.
     """
 
     source: records.Source

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import threading
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -55,6 +56,7 @@ class ParquetRecords(records.Records):
         if not len(self):
             raise config.InputError(f'{name} holds no row.')
         self._kept: tuple[int, Any] = (-1, None)
+        self._reading = threading.Lock()
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
@@ -69,13 +71,16 @@ class ParquetRecords(records.Records):
         return found
 
     def _group(self, number: int) -> Any:
-        if self._kept[0] != number:
+        kept = self._kept  # Another thread may replace it meanwhile.
+        if kept[0] != number:
             file, group = self._groups[number]
             try:
-                self._kept = number, self._opened[file].read_row_group(group, columns=self._columns)
+                with self._reading:  # A file that is open cannot be read by two threads at once.
+                    kept = number, self._opened[file].read_row_group(group, columns=self._columns)
             except (OSError, ValueError) as error:
                 raise config.InputError(f'{self._paths[file]} is damaged: {error}') from error
-        return self._kept[1]
+            self._kept = kept
+        return kept[1]
 
     def where(self, index: int) -> str:
         number = int(np.searchsorted(self._firsts, index, side='right')) - 1

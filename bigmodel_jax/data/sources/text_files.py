@@ -133,7 +133,7 @@ class TextRecords(records.Records):
 
 
 class TextFileRecords(records.Records):
-    """Files, each read when it is asked for, and compared with the hash that it had when it was opened."""
+    """Files that are read on demand, and compared with the hash that they had when they were opened."""
 
     text_only = True
 

@@ -18,7 +18,7 @@ class Tfds(records.Source):
     data_dir: str | None = None  # Default: $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     def open(self) -> records.Records:
-        # Not at the top: TFDS takes seconds to import, and most sources do without.
+        # Not at the top: TFDS takes seconds to import, and most sources do not need it.
         from bigmodel_jax.data.sources import tfds_builders
 
         data_dir = os.path.expanduser(self.data_dir) if self.data_dir else None

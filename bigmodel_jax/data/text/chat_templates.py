@@ -1,4 +1,4 @@
-"""Conversations as tokens: how the messages of a chat are written one after the other, and which tokens are answers."""
+"""Conversations as tokens: how the messages of a chat are concatenated, and which tokens belong to answers."""
 
 import dataclasses
 import functools

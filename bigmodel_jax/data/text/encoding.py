@@ -1,4 +1,4 @@
-"""What the bytes of a file are: UTF-8 text, text in another encoding, or text that is compressed."""
+"""Detects what the bytes of a file are: UTF-8 text, text in another encoding, or compressed text."""
 
 import bz2
 import codecs

@@ -1,4 +1,4 @@
-"""Instruction data: conversations, of which a language model learns to write the answers."""
+"""Instruction data: conversations, whose answers a language model is trained to write."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ class Instructions(batches.Data):
     A record is {"messages": [{"role": ..., "content": ...}, ...]}, or has `instruction`, `output` and perhaps `input`,
     or has `prompt` and `completion`. A batch holds, where n is `batch` and T is `length`:
       inputs, targets: [n, T] int32. The target is the token after the input.
-      weights: [n, T] float32, 1 where the target belongs to an answer, 0 elsewhere.
+      weights: [n, T] float32, 1 where the target belongs to an answer, otherwise 0.
       bytes: [n] float32, the UTF-8 bytes of the answers of the row.
       segments: [n, T] int32: 1, 2 ... for the conversations of the row, 0 where padding.
       positions: [n, T] int32: place within the conversation.
@@ -200,7 +200,7 @@ def _messages(given: Any, where: records.Where) -> list[chat_templates.Message]:
         role, content = (records.text(message, name, functools.partial(_in, where, number)) for name in FIELDS)
         found.append({'role': role, 'content': content})
     if not any(message['role'] == 'assistant' for message in found):
-        raise config.InputError(f'{where()} has no message of the role "assistant", whose words are to be learnt.')
+        raise config.InputError(f'{where()} has no message of the role "assistant", whose text is trained on.')
     return found
 
 

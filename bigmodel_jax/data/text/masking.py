@@ -14,7 +14,7 @@ from bigmodel_jax.data import counter_rng
 class Masking:
     """A share of the tokens is predicted: in the input they are [MASK], or unchanged, or a random token.
 
-    Source: Devlin et al. (2018), section 3.1 and table 8; drawn anew in each pass over the data (Liu et al., 2019,
+    Source: Devlin et al. (2018), section 3.1 and table 8; drawn again in each epoch (Liu et al., 2019,
     arXiv:1907.11692, section 4.1), where the released code wrote ten copies of the data.
     """
 

@@ -1,4 +1,4 @@
-"""How a stream of tokens becomes rows of a fixed length. Pure functions of arrays; tokens are named by their positions.
+"""Packing a stream of tokens into rows of a fixed length: pure functions of arrays of token positions.
 
 The stream is `end, document, end, document, end ...`. Position p stands for the pair (input p, target p + 1), so a
 stream of N tokens has N - 1 pairs, and each token but the first `end` is a target exactly once.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-OPEN_ROWS = 256  # Rows that best_fit_pairs() holds open; one more, and the fullest is closed.
+OPEN_ROWS = 256  # Rows that best_fit_pairs() keeps open; when another is opened, the fullest is closed.
 
 # ---- windows: the stream cut every `length` tokens ---------------------------------------------------------------
 
@@ -147,7 +147,7 @@ def best_fit(lengths: np.ndarray, *, capacity: int) -> np.ndarray:
 def best_fit_pairs(lengths: np.ndarray, *, capacity: int) -> np.ndarray:
     """[pairs] int64: the row of each pair, the longest first, each where it leaves the least room on both sides.
 
-    At most OPEN_ROWS rows are open, so that a pair is compared with so many; best_fit() holds all rows open.
+    At most OPEN_ROWS rows are open, so that a pair is compared with so many; best_fit() keeps all rows open.
 
     Args:
       lengths: [2, pairs] int64, each in [1, capacity].

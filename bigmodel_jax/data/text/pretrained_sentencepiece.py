@@ -9,7 +9,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data.text.pretrained_base import LARGEST_ID, PretrainedBase, piece_bytes
 from bigmodel_jax.data.text.tokenizer import import_library
 
-# Classes of `transformers` whose ids are those of the SentencePiece file; others number its pieces anew.
+# Classes of `transformers` whose ids are those of the SentencePiece file; others renumber its pieces.
 SAME_IDS = (None, 'LlamaTokenizer', 'LlamaTokenizerFast', 'GemmaTokenizer', 'GemmaTokenizerFast', 'T5Tokenizer')
 # Their tokenizers put BOS in front unless the files say otherwise.
 WITH_BOS = ('LlamaTokenizer', 'LlamaTokenizerFast', 'GemmaTokenizer', 'GemmaTokenizerFast')

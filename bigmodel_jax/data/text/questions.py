@@ -1,4 +1,4 @@
-"""Questions whose answers are spans of a text, as in SQuAD: windows of the text, and where the answer stands."""
+"""Extractive question answering, as in SQuAD: windows of a text, and the span in it that is the answer."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from bigmodel_jax.data import batches, preparation_progress, records
 from bigmodel_jax.data.text import bert_format, tokenizers
 
 # Published data have a few answers that are a character off, with which everybody has trained; more is a mistake.
-MOST_ASTRAY = 0.05
+MAX_MISALIGNED = 0.05
 
 
 class Question(NamedTuple):
@@ -61,7 +61,9 @@ class Questions(batches.Data):
 
     def build(self, seed: int) -> 'QuestionBatches':
         if self.length < self.question + 3 + 1:
-            raise config.InputError(f'data.length={self.length} leaves no room beside a question of {self.question}.')
+            raise config.InputError(
+                f'data.length={self.length} has no room for any context beside a question of {self.question}.'
+            )
         return QuestionBatches(QuestionExamples(self), rows=self.batch, seed=seed)
 
 
@@ -72,10 +74,10 @@ def _fields(data: Questions, upper_bound: int | None) -> dict[str, batches.Field
 
 
 def _check(asked: Sequence[Question]) -> None:
-    """Raises InputError if questions have no answers, or most of these do not stand where the data says."""
+    """Raises InputError if questions have no answers, or too many answers are not where the data says."""
     if not asked:
         raise config.InputError('The data holds no question.')
-    astray = []
+    misaligned = []
     for number, (_, context, answers, starts) in enumerate(asked):
         if not answers or not answers[0].strip():
             raise config.InputError(
@@ -87,13 +89,13 @@ def _check(asked: Sequence[Question]) -> None:
                 f'{len(context)} characters of the context.'
             )
         if context[starts[0] : starts[0] + len(answers[0])] != answers[0]:
-            astray.append(number)
-    if len(astray) > MOST_ASTRAY * len(asked):
-        _, context, answers, starts = asked[astray[0]]
+            misaligned.append(number)
+    if len(misaligned) > MAX_MISALIGNED * len(asked):
+        _, context, answers, starts = asked[misaligned[0]]
         raise config.InputError(
-            f'{len(astray)} of {len(asked)} answers do not stand where `answer_start` says, in characters. '
-            f'{_named(asked, astray[0])}: {answers[0]!r} is to be found at character {starts[0]}, where '
-            f'{context[starts[0] : starts[0] + len(answers[0])]!r} stands.'
+            f'{len(misaligned)} of {len(asked)} answers are not at the character that `answer_start` gives. '
+            f'{_named(asked, misaligned[0])}: {answers[0]!r} should be at character {starts[0]}, but '
+            f'{context[starts[0] : starts[0] + len(answers[0])]!r} is there.'
         )
 
 

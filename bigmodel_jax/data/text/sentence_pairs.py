@@ -18,7 +18,7 @@ class SentencePairs(batches.Data):
     """Rows [CLS] A [SEP] B [SEP]; half of the time B follows A in its document, else it is from another document.
 
     Documents are cut into pieces that fill a row; each piece is cut once more, somewhere, into A and B. Where to cut,
-    what B is and what is masked is drawn anew in each pass over the data. A batch holds, where n is `batch`, T is
+    what B is and what is masked is drawn again in each epoch. A batch holds, where n is `batch`, T is
     `length` and N is `masking.max_predictions`:
       inputs: [n, T] int32, masked.
       types: [n, T] int32: 0 in [CLS] A [SEP] and in padding, 1 in B [SEP].

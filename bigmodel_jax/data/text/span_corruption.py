@@ -1,4 +1,4 @@
-"""Text with holes: spans of it are cut out, and the model writes what they were. What T5 is pretrained on.
+"""Span corruption, the pretraining data of T5: spans of a text are left out, and the model writes them.
 
 Which spans is a pure function of (seed, epoch, example), so that every pass over the text cuts others.
 """

@@ -11,7 +11,9 @@ from bigmodel_jax import config
 CONFIG = 'tokenizer_config.json'
 # In the order in which they are believed; the last two hold ids.
 WITH_TOKENS, WITH_IDS = (CONFIG, 'special_tokens_map.json'), ('generation_config.json', 'config.json')
-GENERAL = 'PreTrainedTokenizerFast'  # Adds what tokenizer.json says, whatever the flags; other classes heed the flags.
+GENERAL = (
+    'PreTrainedTokenizerFast'  # Adds what tokenizer.json says, whatever the flags; other classes follow the flags.
+)
 ROLES = ('bos', 'eos', 'pad', 'unk', 'cls', 'sep', 'mask')
 
 

@@ -36,7 +36,7 @@ class Windows(Packing):
     """The stream cut every `length` tokens, whatever the documents; no padding but in the last row.
 
     In the first pass, and in evaluation, each token is a target exactly once. Later passes begin at a random offset, so
-    that the cuts fall elsewhere, and go on from the stream's end at its start.
+    that the windows differ, and wrap around from the end of the stream to its start.
     """
 
     def examples(self, corpus: tokens.Corpus, length: int) -> 'TokenExamples':
@@ -45,7 +45,7 @@ class Windows(Packing):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Documents(Packing):
-    """Whole documents packed into rows, told apart by `segments`; those longer than a row are cut into pieces.
+    """Whole documents packed into rows, distinguished by `segments`; those longer than a row are cut into pieces.
 
     Source: best-fit decreasing, as in Ding et al. (2024), arXiv:2404.10830.
     """

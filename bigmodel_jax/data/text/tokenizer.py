@@ -1,4 +1,4 @@
-"""What a tokenizer is; tokenizers.py has the kinds there are."""
+"""The interface of tokenizers; tokenizers.py has the kinds."""
 
 import hashlib
 import importlib

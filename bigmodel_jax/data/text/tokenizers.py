@@ -1,4 +1,4 @@
-"""Tokenizers: what text becomes numbers by. Bytes and characters are ours; the rest comes from maintained libraries.
+"""Tokenizers, which turn text into token ids. Bytes and characters are ours; the rest uses maintained libraries.
 
 A `Vocabulary` config builds a `Tokenizer`. One that must be trained is trained once on a source and kept in the cache
 by the content of that source; a run stores its own copy as plain JSON and .model files.
@@ -41,7 +41,7 @@ def load(directory: epath.PathLike) -> Tokenizer:
     folder = epath.Path(directory)
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
-        # Only names, so that a crafted description cannot read elsewhere.
+        # Only names, so that a crafted description cannot read other folders.
         names = [pathlib.PurePath(name).name for name in description['files']]
         files = {name: (folder / name).read_bytes() for name in names}
     except FileNotFoundError as error:
@@ -200,7 +200,7 @@ class WordPiece(Vocabulary):
             normalized = map(model.normalizer.normalize_str, _texts(texts, 'Reading for WordPiece'))
             letters = set().union(*normalized)
             # Ties are broken by id, and the trainer numbers letters within words in the random order of a hash table
-            # unless they have numbers already. The model is made anew because the trainer takes them for specials.
+            # unless they have numbers already. The model is created again because the trainer takes them for specials.
             inner = sorted(f'##{letter}' for letter in letters if not letter.isspace())
             trainer = library.trainers.WordPieceTrainer(
                 vocab_size=self.vocab, special_tokens=[*BERT_SPECIALS, *inner], show_progress=False

@@ -1,4 +1,4 @@
-"""A tokenized text: one flat file of tokens in the cache, made in shards so that a killed preparation goes on."""
+"""A tokenized text: one flat file of tokens in the cache, written in shards, so that preparation can resume."""
 
 import io
 import os
@@ -70,7 +70,7 @@ def tokenized(source: records.Source, vocabulary: tokenizers.Vocabulary, *, keep
 def _make_shards(texts: records.TextView, writer: '_Writer', parts: pathlib.Path) -> None:
     size = max(SMALLEST_SHARD, -(-len(texts) // MOST_SHARDS))
     shards = -(-len(texts) // size)
-    # Everybody begins elsewhere, so that processes that prepare the same text at once share the work.
+    # Each process starts with another shard, so that processes that prepare the same text at once share the work.
     begin = random.randrange(shards)
     order = [(begin + i) % shards for i in range(shards)]
     for shard in preparation_progress.track(order, total=shards, what=f'Tokenizing {texts.name}'):

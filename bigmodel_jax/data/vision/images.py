@@ -1,4 +1,4 @@
-"""Labelled images as batches: records of images, transforms, and what they must come out as."""
+"""Labelled images as batches: records with an image and a label, after transforms."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Questions on a text: every window, and where in it the answer stands."""
+"""Questions on a text: every window, and where in it the answer is."""
 
 import json
 
@@ -80,14 +80,14 @@ def test_every_answer_is_in_a_window(path, length, question, stride):
 @pytest.mark.parametrize(
     ('context', 'answer', 'start', 'words'),
     [
-        (CONTEXT, 'Norman Duke', 3, "'Norman Duke' is to be found at character 3, where ' bridge, bu' stands"),
+        (CONTEXT, 'Norman Duke', 3, "'Norman Duke' should be at character 3, but ' bridge, bu' is there"),
         (CONTEXT, 'Norman Duke', -1, 'at character -1 is not within the 105 characters'),
         (CONTEXT, '1070.', 900, 'at character 900 is not within'),
         (CONTEXT, ' ', 3, "Question 0 \\('Who\\?'\\) has no answer"),
         ('  ', '  ', 0, 'has no answer'),
     ],
 )
-def test_answers_stand_where_the_data_says(tmp_path, context, answer, start, words):
+def test_answers_are_where_the_data_says(tmp_path, context, answer, start, words):
     asked = {'question': 'Who?', 'answers': [{'text': answer, 'answer_start': start}]}
     (tmp_path / 'a.json').write_text(json.dumps({'data': [{'paragraphs': [{'context': context, 'qas': [asked]}]}]}))
     with pytest.raises(config.InputError, match=words):
