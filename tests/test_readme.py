@@ -18,7 +18,7 @@ from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.layers import attention, blocks, ffn, positions
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
-from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.optim import ema, gradients, optimizers, parameter_groups, schedules
 from bigmodel_jax.parallel import sharding
 
 README = (style_rules.ROOT / 'README.md').read_text()
@@ -39,6 +39,7 @@ def test_every_snippet_is_executed_below():
         'def experiment()',
         'mesh=',
         'claims=(',
+        'optimizer=optimizers.AdamW(',
         f'{own}.interop',
         f'{own} import experiment',
         f'{own}.parallel import sh',
@@ -71,7 +72,19 @@ def test_the_experiment_is_one(tmp_path, monkeypatch):
     assert built.data.build(0).training(0)['inputs'].shape == (12, 64)
 
 
-@pytest.mark.parametrize(('start', 'names'), [('mesh=', {'sharding': sharding}), ('claims=(', {'claims': claims})])
+TRAINING = {
+    'optimizers': optimizers,
+    'schedules': schedules,
+    'Group': parameter_groups.Group,
+    'Ema': ema.Ema,
+    'Microbatches': gradients.Microbatches,
+}
+
+
+@pytest.mark.parametrize(
+    ('start', 'names'),
+    [('mesh=', {'sharding': sharding}), ('claims=(', {'claims': claims}), ('optimizer=optimizers.AdamW(', TRAINING)],
+)
 def test_a_field_can_be_written_so(start, names):
     fields = eval(f'dict({snippet(start)})', dict(names))
     changed = config.vary(tiny.experiment(), fields)

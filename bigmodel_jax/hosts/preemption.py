@@ -1,10 +1,10 @@
-"""A signal asks a run to stop after the step that it is in, with a checkpoint; a second Ctrl-C stops it at once.
+"""A signal stops a run after the current step, with a checkpoint; a second Ctrl-C stops it at once.
 
 These are Ctrl-C, SIGTERM, SIGHUP (a terminal that closed), and SIGUSR1 and SIGUSR2, which schedulers send some time
 before they kill: `sbatch --signal=USR1@60`.
 
-Of several processes any may be asked, at another step each, and any may want a checkpoint; they agree on the step after
-which all stop or save.
+Of several processes any may receive the signal, each at another step, and any may request a checkpoint; they agree on
+the step after which all stop or save.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ REASONS = {code: reason for reason, code in CODES.items()}
 SHOW_CURSOR = '\x1b[?25h'  # A progress bar hides it.
 
 
-class Asked(NamedTuple):
+class Requests(NamedTuple):
     """What all processes do after the step just handed to the devices."""
 
     stop: str | None  # The signal that asks for it, or CALLBACK.
@@ -40,13 +40,13 @@ class Asked(NamedTuple):
 class Interrupt:
     """Whether, and by which signal or by its callback, the run was asked to stop."""
 
-    wait = 1  # Steps until an answer of settle() says so.
+    wait = 1  # Steps until an answer of agree() says so.
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self._step: int | None = None
 
-    def settle(self, step: int, *, save: bool) -> Asked:
+    def agree(self, step: int, *, save: bool) -> Requests:
         """What the processes agree on; call it at each step.
 
         With one process that is what it wants itself.
@@ -56,16 +56,16 @@ class Interrupt:
           save: whether this process wants a checkpoint.
         """
         self._step = step
-        return self._settled(save)
+        return self._agreed(save)
 
-    def _settled(self, save: bool) -> Asked:
-        return Asked(self.reason, save)
+    def _agreed(self, save: bool) -> Requests:
+        return Requests(self.reason, save)
 
-    def stop(self) -> None:
+    def request_stop(self) -> None:
         """Asks for a stop as a signal does, from within the session; a signal that came before remains the reason."""
         self.reason = self.reason or CALLBACK
 
-    def ask(self, number: int) -> None:
+    def on_signal(self, number: int) -> None:
         """A signal came: says so at once, even while the process compiles; a second Ctrl-C ends the process."""
         name = signal.Signals(number).name
         if self.reason in (None, CALLBACK):
@@ -93,18 +93,18 @@ class Agreement(Interrupt):
     def __init__(self, place: sharding.ShardingContext):
         super().__init__()
         self._place = place
-        self._maximum = jax.jit(lambda *asked: tuple(x.max() for x in asked), out_shardings=place.replicated)
+        self._maximum = jax.jit(lambda *requests: tuple(x.max() for x in requests), out_shardings=place.replicated)
         self._before: tuple[jax.Array, jax.Array] | None = None
-        self._asks = False  # Whether it asked for a checkpoint the last time.
+        self._requested = False  # Whether it requested a checkpoint the last time.
 
-    def _settled(self, save: bool) -> Asked:
+    def _agreed(self, save: bool) -> Requests:
         mine = 0 if self.reason is None else CODES[self.reason]
         # The wish lasts until the answer comes, a step later; said twice, it would be granted twice.
-        self._asks = save and not self._asks
-        asked = [self._place.of_each_process(value) for value in (mine, int(self._asks))]
-        before, self._before = self._before, self._maximum(*asked)
+        self._requested = save and not self._requested
+        requests = [self._place.of_each_process(value) for value in (mine, int(self._requested))]
+        before, self._before = self._before, self._maximum(*requests)
         number, save = (0, False) if before is None else (int(before[0]), bool(before[1]))
-        return Asked(REASONS[number] if number else None, save)
+        return Requests(REASONS[number] if number else None, save)
 
 
 def status(reason: str | None) -> int:
@@ -151,4 +151,4 @@ def _pass_on(source: socket.socket, interrupt: Interrupt) -> None:
     while numbers := source.recv(16):
         for number in numbers:
             if number in SIGNALS:
-                interrupt.ask(number)
+                interrupt.on_signal(number)

@@ -7,7 +7,7 @@ here; a slice is one tensor of one layer (of one expert). What is not yet whole 
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity
 
 STEP = 0  # Of the checkpoint of converted weights.
-ITEM, BELOW = 'model', 'params.'
+ITEM, BELOW, AVERAGE = 'model', 'params.', 'ema.'
 SHARD_BYTES = 5_000_000_000  # As the reference implementation cuts its files.
 
 
@@ -174,6 +174,10 @@ def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pa
     sizes = naming.family.sizes(model)
     _check_arrays(step, stored, huggingface.whole(model, naming.family))
     tensors = naming.table.tensors(sizes)
+    average = run.experiment.ema is not None and run.experiment.ema.evaluate
+    names = {
+        key: [_name(stored, slot.path, average=average) for slot in tensor.slots] for key, tensor in tensors.items()
+    }
     kinds = {key: np.dtype(_dtype(stored, tensor)) for key, tensor in tensors.items()}
     contents = {key: (tensor.layout.file, kinds[key]) for key, tensor in tensors.items()}
     copied = {key: naming.table.copied()[key] for key in naming.copies}
@@ -189,13 +193,13 @@ def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pa
     partial.mkdir(parents=True)
     with Shards(partial, contents, shard_bytes) as shards:
         for key, tensor in tensors.items():
-            value = tensor.layout.write([store.read(BELOW + slot.path, slot.at) for slot in tensor.slots])
+            value = tensor.layout.write([store.read(name, slot.at) for name, slot in zip(names[key], tensor.slots)])
             for each in (key, *repeated.get(key, ())):
                 shards.write(each, value)
         for key, copy in copied.items():
             if copy.formula is not None:
                 shards.write(key, copy.formula(sizes).astype(naming.copies[key]))
-    _check_sums(step, store, stored, tensors)
+    _check_sums(step, store, stored, {name for each in names.values() for name in each})
     dtypes = {kind.name for kind in kinds.values()}
     named = {'dtype': dtypes.pop()} if len(dtypes) == 1 and naming.is_ours else {}
     (partial / folder.CONFIG).write_text(json.dumps(naming.values | named, indent=2) + '\n')
@@ -239,7 +243,7 @@ def _dtype(stored: Mapping[str, Any], tensor: rules.Tensor) -> str:
 
 
 def _check_arrays(step: epath.Path, stored: Mapping[str, Any], shapes: Mapping[str, rules.Shape]) -> None:
-    there = {name: tuple(facts['shape']) for name, facts in stored.items()}
+    there = {name: tuple(facts['shape']) for name, facts in stored.items() if not name.startswith(AVERAGE)}
     wanted = {BELOW + path: shape for path, shape in shapes.items()}
     wrong = sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name))
     if wrong:
@@ -250,10 +254,15 @@ def _check_arrays(step: epath.Path, stored: Mapping[str, Any], shapes: Mapping[s
         )
 
 
+def _name(stored: Mapping[str, Any], path: str, *, average: bool) -> str:
+    """The array that is written for a parameter: its moving average, if that is asked for and there is one."""
+    return AVERAGE + path if average and AVERAGE + path in stored else BELOW + path
+
+
 def _check_sums(
-    step: epath.Path, store: stored_arrays.Arrays, stored: Mapping[str, Any], tensors: Mapping[str, rules.Tensor]
+    step: epath.Path, store: stored_arrays.Arrays, stored: Mapping[str, Any], read: Collection[str]
 ) -> None:
-    names = sorted({BELOW + slot.path for tensor in tensors.values() for slot in tensor.slots})
+    names = sorted(read)
     try:
         integrity.check_sums(names, [store.sums[name].text for name in names], stored)
     except integrity.Damaged as error:

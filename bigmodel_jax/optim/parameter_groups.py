@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bigmodel_jax import bounds, config
@@ -24,8 +25,8 @@ class Group:
     """The parameters whose path matches and that have all of the logical axes; and what holds for them.
 
     Groups may overlap where they do not contradict one another. A frozen parameter keeps its bits: it has no gradient
-    and no optimizer state, and what other groups say of it has no effect. Parameters of stacked layers are one array
-    and belong to a group together.
+    and no optimizer state, and what other groups say of it has no effect. Parameters of stacked layers are one array,
+    which belongs to a group as a whole; a tuple of multiples has one for each of its layers.
 
     Multiples of the learning rate are how discriminative fine-tuning (Howard and Ruder, 2018, arXiv:1801.06146, section
     3.2) and the widths of muP (Yang et al., 2022, arXiv:2203.03466, table 8) are written.
@@ -36,7 +37,8 @@ class Group:
     axes: tuple[str, ...] = ()
     frozen: bool = False
     decay: bool | None = None  # Whether weight_decay applies; None: to matrices and tables, not to biases and scales.
-    learning_rate_multiple: Multiple | None = None  # Of the rate of the schedule, decoupled weight decay included.
+    # Of the rate of the schedule, decoupled weight decay included; or one for each layer of stacked layers.
+    learning_rate_multiple: Multiple | tuple[Multiple, ...] | None = None
 
     def __post_init__(self) -> None:
         said = [name for name in SETTINGS if getattr(self, name) is not None]
@@ -60,7 +62,7 @@ class Assigned:
 
     axes: PyTree  # The logical axes of each trained parameter.
     decayed: PyTree  # Whether weight decay applies to it.
-    multiples: PyTree  # Of the learning rate.
+    multiples: PyTree  # Of the learning rate; a tuple where it differs between the layers of an array.
     frozen: frozenset[str]  # Paths.
 
     def trained(self, params: PyTree) -> PyTree:
@@ -71,10 +73,20 @@ class Assigned:
         """Path of each parameter -> what holds for it, such as 'decay, rate x 0.1'."""
         rates = _flat(self.multiples)
         texts = {
-            path: ('decay' if decays else 'no decay') + (f', rate x {rates[path]:g}' if rates[path] != 1 else '')
+            path: ('decay' if decays else 'no decay') + (f', rate x {_text(rates[path])}' if rates[path] != 1 else '')
             for path, decays in _flat(self.decayed).items()
         }
         return texts | dict.fromkeys(self.frozen, 'frozen')
+
+    def check(self, params: PyTree) -> None:
+        """Raises InputError if a group has not as many multiples as `params` (or their shapes) have layers."""
+        shapes = _flat(params)
+        for path, multiple in _flat(self.multiples).items():
+            if isinstance(multiple, tuple) and shapes[path].shape[0] != len(multiple):
+                raise config.InputError(
+                    f'optimizer.groups: {path} has {shapes[path].shape[0]} layers, but learning_rate_multiple has '
+                    f'{len(multiple)} values; give one for each layer.'
+                )
 
 
 def assign(groups: Sequence[Group], axes: PyTree) -> Assigned:
@@ -100,6 +112,7 @@ def assign(groups: Sequence[Group], axes: PyTree) -> Assigned:
             f'optimizer.groups: all {len(names)} parameters are frozen, so that nothing would be trained; leave some '
             'out of the groups with frozen=True, for example with without=(...).'
         )
+    _check_layers(groups, members, names)
     decays, multiples = (_settled(groups, members, name) for name in SETTINGS)
     kept = _kept(axes, lambda path: path not in frozen) if frozen else axes
     by_default = masks.decayed(kept)
@@ -125,6 +138,18 @@ def _checked(groups: Sequence[Group], names: Mapping[str, Sequence[str | None]])
                 near = config.nearest(axis, known)
                 raise config.InputError(f'{where}.axes: no parameter of the model has the axis {axis!r}.{near}')
     return groups
+
+
+def _check_layers(
+    groups: Sequence[Group], members: Sequence[set[str]], names: Mapping[str, Sequence[str | None]]
+) -> None:
+    for number, (group, paths) in enumerate(zip(groups, members)):
+        single = sorted(path for path in paths if tuple(names[path][:1]) != ('layers',))
+        if isinstance(group.learning_rate_multiple, tuple) and single:
+            raise config.InputError(
+                f'optimizer.groups.{number}.learning_rate_multiple has a value for each layer, but {single[0]} is not '
+                "an array of stacked layers; select those with axes=('layers',)."
+            )
 
 
 def _settled(groups: Sequence[Group], members: Sequence[set[str]], name: str) -> dict[str, Any]:
@@ -165,7 +190,16 @@ def only_trained(rule: optax.GradientTransformation, assigned: Assigned) -> opta
 
 
 def _scaled(updates: PyTree, multiples: PyTree) -> PyTree:
-    return jax.tree.map(lambda update, multiple: update if multiple == 1 else multiple * update, updates, multiples)
+    def one(update: jax.Array, multiple: float | tuple[float, ...]) -> jax.Array:
+        if isinstance(multiple, tuple):
+            return jnp.array(multiple, update.dtype).reshape(-1, *[1] * (update.ndim - 1)) * update
+        return update if multiple == 1 else multiple * update
+
+    return jax.tree.map(one, updates, multiples)
+
+
+def _text(multiple: float | tuple[float, ...]) -> str:
+    return f'{multiple[0]:g} ... {multiple[-1]:g}' if isinstance(multiple, tuple) else f'{multiple:g}'
 
 
 def merged(params: PyTree, part: PyTree) -> PyTree:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.plan import estimates, slices
-from bigmodel_jax.train import state
+from bigmodel_jax.train import placement
 
 # Whose weight gathers libtpu 0.0.52 makes asynchronous by itself; on v5p and v6e it leaves every one synchronous, and
 # on none does it hide the reduction of gradients. XLA:GPU hides both.
@@ -77,7 +77,7 @@ def weights(place: sharding.ShardingContext, params: Any, axes: Any) -> list[Wei
     for (path, leaf), names in zip(flat, jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))):
         name = jax.tree_util.keystr(path, simple=True, separator='/')
         itemsize = np.dtype(leaf.dtype).itemsize
-        entries = cuts(place, state.with_default(place, leaf.shape, names))
+        entries = cuts(place, placement.with_default(place, leaf.shape, names))
         found.append(Weight(name=name, shape=leaf.shape, axes=names, entries=entries, itemsize=itemsize))
     return found
 

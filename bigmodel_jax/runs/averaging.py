@@ -108,7 +108,7 @@ def restore(
 
     def each() -> Iterator[PyTree]:
         for step in chosen:
-            one = restored_model.restore(path, experiment, steps, step)
+            one = restored_model.restore(path, experiment, steps, step, weights='trained')
             if jax.tree.leaves(one.model_state):
                 raise config.InputError(
                     f'The model of {path} keeps {", ".join(one.model_state)} beside its parameters, which no mean of '

@@ -22,10 +22,10 @@ class Monitor:
     """
 
     def __init__(self, experiment: Experiment, direction: metric.Direction, position: Mapping[str, Any]):
-        self._asked: EarlyStopping | None = experiment.watch.early_stopping
+        self._config: EarlyStopping | None = experiment.watch.early_stopping
         self._direction = direction
         known: Mapping[str, Any] = position.get(REASON, {})
-        if self._asked is None or known.get('metric') != self._asked.metric:
+        if self._config is None or known.get('metric') != self._config.metric:
             known = {}
         self._best: float | None = known.get('best')
         self._best_step: int | None = known.get('best_step')
@@ -34,14 +34,14 @@ class Monitor:
     @property
     def position(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
-        if self._asked is None:
+        if self._config is None:
             return {}
         own = {'best': self._best, 'best_step': self._best_step, 'waited': self._waited}
-        return {REASON: {'metric': self._asked.metric, **own}}
+        return {REASON: {'metric': self._config.metric, **own}}
 
     def reads(self, name: str) -> bool:
         """Whether the metric is one of the evaluation `name`."""
-        return self._asked is not None and self._asked.metric.partition('/')[0] == name
+        return self._config is not None and self._config.metric.partition('/')[0] == name
 
     def see(self, number: int, fresh: Mapping[str, float]) -> None:
         """Takes note of the metrics that the evaluations after step `number` gave, if the metric is among them.
@@ -49,10 +49,10 @@ class Monitor:
         The value of the first process counts on every process, so that all stop at the same step even if an evaluation
         should give them different numbers.
         """
-        if self._asked is None or self._asked.metric not in fresh:
+        if self._config is None or self._config.metric not in fresh:
             return
-        value = processes.from_first(fresh[self._asked.metric])
-        margin = self._asked.min_delta if self._direction == 'lower' else -self._asked.min_delta
+        value = processes.from_first(fresh[self._config.metric])
+        margin = self._config.min_delta if self._direction == 'lower' else -self._config.min_delta
         best = math.nan if self._best is None else self._best
         if metric.is_better(value + margin, best, self._direction):
             self._best, self._best_step, self._waited = value, number, 0
@@ -61,19 +61,19 @@ class Monitor:
 
     def missing(self, name: str, found: evaluation.EvaluationResult) -> str | None:
         """A sentence if the evaluation `name` did not give the metric, as one that does not declare its metrics may."""
-        if self._asked is None or not self.reads(name) or self._asked.metric.partition('/')[2] in found.metrics:
+        if self._config is None or not self.reads(name) or self._config.metric.partition('/')[2] in found.metrics:
             return None
-        return f'{FIELD}={self._asked.metric!r}: the evaluation {name!r} did not give this metric; it is not counted.'
+        return f'{FIELD}={self._config.metric!r}: the evaluation {name!r} did not give this metric; it is not counted.'
 
     @property
     def reason(self) -> str | None:
         """Why the run is finished before its last step, in one sentence; None if it is not."""
-        if self._asked is None or self._waited < self._asked.patience:
+        if self._config is None or self._waited < self._config.patience:
             return None
         last = f'the last {self._waited} evaluations'
         if self._best is None:
-            return f'{self._asked.metric} was not a finite number in {last}'
+            return f'{self._config.metric} was not a finite number in {last}'
         return (
-            f'{self._asked.metric} did not improve in {last}; its best value is {self._best:.6g}, '
+            f'{self._config.metric} did not improve in {last}; its best value is {self._best:.6g}, '
             f'at step {self._best_step}'
         )

@@ -110,10 +110,10 @@ class Session:
                 current, trace = train_step(current, batch)
                 jax.block_until_ready(self.recovery.add(trace, IN_FLIGHT))
             tools.hooks.after_step(number, current, trace)
-            asked = tools.preemption.settle(number, save=tools.checkpoints.due())
-            stopped_by = asked.stop or ('stop_after' if number == self.stop_after else None)
+            requests = tools.preemption.agree(number, save=tools.checkpoints.due())
+            stopped_by = requests.stop or ('stop_after' if number == self.stop_after else None)
             reports = due(number, experiment.watch.log_every, last)
-            saves = due(number, experiment.checkpoints.every_steps, last) or asked.save or stopped_by is not None
+            saves = due(number, experiment.checkpoints.every_steps, last) or requests.save or stopped_by is not None
             if reports or saves or self.evaluations.may_stop(number) or self.recovery.must_check(number):
                 restored = self.recovery.check(number, self.reports)
                 if restored is not None:

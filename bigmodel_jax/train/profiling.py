@@ -15,7 +15,7 @@ FOLDER = 'profile'
 Steps = tuple[int, int]  # The first and the last.
 
 
-def check(asked: Steps, directory: epath.Path, *, done: int, last: int) -> None:
+def check(steps: Steps, directory: epath.Path, *, done: int, last: int) -> None:
     """Checks that the steps will be trained in this session.
 
     Args:
@@ -25,7 +25,7 @@ def check(asked: Steps, directory: epath.Path, *, done: int, last: int) -> None:
     Raises:
       InputError: they will not; or the directory is remote.
     """
-    first, until = asked
+    first, until = steps
     name = f'--profile {first}:{until}'
     if not 1 <= first <= until:
         raise config.InputError(f'{name}: give the first and the last step to profile, as in --profile 11:15.')
@@ -40,8 +40,8 @@ def check(asked: Steps, directory: epath.Path, *, done: int, last: int) -> None:
 class Profiler(hooks.Hook):
     """Traces some steps of a session on the first process."""
 
-    def __init__(self, asked: Steps | None, directory: epath.Path):
-        self._asked = asked if processes.is_first() else None
+    def __init__(self, steps: Steps | None, directory: epath.Path):
+        self._steps = steps if processes.is_first() else None
         self._folder = directory / FOLDER
         self._runs = False
 
@@ -54,26 +54,26 @@ class Profiler(hooks.Hook):
 
     def before_batch(self, number: int, current: TrainState) -> None:
         """Starts the trace if step `number` is the first of it, when the steps before it are done."""
-        if self._asked is not None and number == self._asked[0] and not self._runs:
+        if self._steps is not None and number == self._steps[0] and not self._runs:
             jax.block_until_ready(current)
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
             self._runs = True
 
     def after_step(self, number: int, current: TrainState, trace: Trace) -> None:
         """Ends the trace if step `number` is the last of it, when it is done."""
-        if self._asked is not None and self._runs and number >= self._asked[1]:
+        if self._steps is not None and self._runs and number >= self._steps[1]:
             jax.block_until_ready(current)
             self._stop()
 
     def _stop(self) -> None:
-        asked, self._asked, self._runs = self._asked, None, False
-        assert asked is not None
+        steps, self._steps, self._runs = self._steps, None, False
+        assert steps is not None
         try:
             jax.profiler.stop_trace()
         except OSError as error:
             appending.say(f'The profile could not be written: {durable_files.brief(error)}. The training continues.')
             return
         appending.say(
-            f'profile of steps {asked[0]} to {asked[1]}: {self._folder} (open it with `xprof {self._folder}` or '
+            f'profile of steps {steps[0]} to {steps[1]}: {self._folder} (open it with `xprof {self._folder}` or '
             'TensorBoard; or open the perfetto_trace.json.gz in it at https://ui.perfetto.dev)'
         )

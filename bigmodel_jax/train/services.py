@@ -139,7 +139,7 @@ def _open(
         histograms.Histograms(run, clock, writer),
         StepEnds(services),
         Fingerprints(tracer, experiment),
-        callbacks.Caller(callback, interrupt.stop),
+        callbacks.Caller(callback, interrupt.request_stop),
     )
     return services._replace(hooks=hooks.Hooks(every_step))
 

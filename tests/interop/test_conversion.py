@@ -19,6 +19,7 @@ import tiny
 from bigmodel_jax import config, verbs
 from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.interop import conversion, folder, huggingface
+from bigmodel_jax.optim import ema
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import workdir
 from bigmodel_jax.train import state as state_lib
@@ -66,14 +67,16 @@ def test_a_run_in_bfloat16_is_the_model(tmp_path):
         verbs.open_run(tmp_path / 'run').restore()
 
 
+@pytest.mark.parametrize('average', [None, ema.Ema()], ids=['trained', 'averaged'])
 @pytest.mark.slow
-def test_a_model_of_ours_goes_out(tmp_path):
-    """One that has no Hugging Face in its past, as a run saves it."""
-    experiment, path = tiny.experiment(), epath.Path(tmp_path / 'run')
+def test_a_model_of_ours_goes_out(average, tmp_path):
+    """One that has no Hugging Face in its past, as a run saves it; with the weights that its evaluations use."""
+    experiment, path = config.vary(tiny.experiment(), {'ema': average}), epath.Path(tmp_path / 'run')
     workdir.create(path, experiment)
     place = experiment.mesh.build()
     with sharding.use(place), checkpoints.Checkpointer(path, experiment.checkpoints) as saver:
         state = state_lib.specify(experiment, place).init()
+        state = state._replace(ema=jax.tree.map(lambda x: x + 1, state.ema))
         saver.save(state, {'step': 3}, {})
         assert saver.finish() is None
     conversion.convert(path, tmp_path / 'hub')
@@ -81,7 +84,7 @@ def test_a_model_of_ours_goes_out(tmp_path):
     assert {each.path.rpartition('.')[2] for each in config.difference(found.model, experiment.model)} <= {
         'init', 'out_init', 'stddev', 'dropout', 'scan',
     }  # fmt: skip
-    jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, found.params, state.averaged_params)
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -65,6 +65,18 @@ def test_decay_follows_the_groups_and_the_default_spares_vectors():
     assert parameter_groups.assign(groups, AXES).decayed == {'body': {'up': True, 'bias': True}, 'head': False}
 
 
+def test_each_layer_has_its_own_multiple():
+    axes, shape = {'up': ('layers', 'embed', 'hidden')}, (3, 4, 6)
+    params, grads = ({'up': jnp.full(shape, value)} for value in (0.5, 2.0))
+    plain = optimizers.Lion(schedule=RATE, weight_decay=0.1)
+    grouped = dataclasses.replace(plain, groups=(Group(axes=('layers',), learning_rate_multiple=(0.25, 0.5, 1.0)),))
+    one, other = (
+        rule.update(grads, rule.init(params), params)[0]['up']
+        for rule in (plain.build(10, axes), grouped.build(10, axes))
+    )
+    np.testing.assert_array_equal(other, one * np.array([0.25, 0.5, 1.0])[:, None, None])
+
+
 def test_merging_gives_back_what_was_left_out():
     params = drawn(0)
     assigned = parameter_groups.assign((Group(match='body.up', frozen=True),), AXES)

@@ -34,7 +34,7 @@ def test_model_flops_are_six_per_weight_and_token_and_half_of_the_attention(leng
 
 @pytest.mark.parametrize('length', [96, 512])
 def test_a_window_counts_the_scores_that_it_leaves(length):
-    counts = program('v5p:2x2x1', data__length=length, data__batch=4, model__block__attention__window=64).counts
+    counts = program('v5p:2x2x1', data__length=length, data__batch=4, model__block__mixer__window=64).counts
     pairs = 64 * length - 64**2 / 2
     assert counts.model_flops == pytest.approx(6 * WEIGHTS * length + 12 * 4 * 512 * pairs, rel=1e-4)
 

@@ -13,7 +13,7 @@ from bigmodel_jax.data import preparation_progress
 from bigmodel_jax.kernels import ring
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.report import describe, show
-from bigmodel_jax.train import state as states
+from bigmodel_jax.train import placement
 from runs import run_maker
 
 
@@ -106,7 +106,7 @@ def state():
         'step': jax.ShapeDtypeStruct((), jnp.int32),
     }
     axes = {'matrix': ('embed', 'hidden'), 'table': ('length', None), 'step': ()}
-    return place, shapes, axes, states.tree_shardings(place, shapes, axes)
+    return place, shapes, axes, placement.tree_shardings(place, shapes, axes)
 
 
 def test_bytes_are_those_that_jax_allocates(state):
@@ -166,7 +166,7 @@ def test_large_replicated_arrays_are_warned_of(state):
 def test_one_device_holds_no_copies():
     place = sharding.MeshShape(data=1).build()
     shapes = {'w': jax.ShapeDtypeStruct((2048, 2048), jnp.float32)}
-    found = describe.rows(shapes, {'w': (None, None)}, states.tree_shardings(place, shapes, {'w': (None, None)}))
+    found = describe.rows(shapes, {'w': (None, None)}, placement.tree_shardings(place, shapes, {'w': (None, None)}))
     assert describe.replicated({'parameters': found}) == []
 
 

@@ -101,6 +101,8 @@ def test_the_decay_warms_up():
         ((Group(axes=('vocabulary',), decay=False),), r"groups\.0\.axes: .*'vocabulary'\. Did you mean 'vocab'"),
         ((Group(match='blocks.*', axes=('vocab',), decay=False),), 'no parameter has both'),
         ((Group(frozen=True),), 'all [0-9]+ parameters are frozen'),
+        ((Group(axes=('layers',), learning_rate_multiple=(0.1, 0.2, 0.4)),), 'has 2 layers, but .* has 3 values'),
+        ((Group(learning_rate_multiple=(0.1, 0.2)),), 'is not an array of stacked layers; select those with axes='),
         (
             (Group(decay=False), Group(match='blocks.*', decay=True)),
             r'is in groups 0 and 1, of which one says decay=False and the other decay=True',

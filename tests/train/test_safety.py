@@ -134,9 +134,9 @@ def test_a_second_ctrl_c_stops_at_once_also_while_the_main_thread_is_busy(tmp_pa
     """The main thread is in C, as when it compiles: no handler in Python runs before it returns."""
     program = (
         'import hashlib\n'
-        'from bigmodel_jax import sharding\n'
-        'from bigmodel_jax.train import interrupt\n'
-        'with interrupt.listen(sharding.MeshShape(data=1).build()):\n'
+        'from bigmodel_jax.hosts import preemption\n'
+        'from bigmodel_jax.parallel import sharding\n'
+        'with preemption.listen(sharding.MeshShape(data=1).build()):\n'
         '    print("ready", flush=True)\n'
         '    hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**9)\n'
     )

@@ -92,10 +92,10 @@ def test_steps_that_are_not_trained_cannot_be_profiled(steps, tmp_path):
 
 def test_a_signal_counts_for_more_than_a_callback():
     asked = preemption.Interrupt()
-    asked.stop()
-    assert asked.settle(1, save=False).stop == preemption.CALLBACK
-    asked.ask(preemption.signal.SIGTERM)
-    asked.stop()
-    assert asked.settle(2, save=False).stop == 'SIGTERM'
+    asked.request_stop()
+    assert asked.agree(1, save=False).stop == preemption.CALLBACK
+    asked.on_signal(preemption.signal.SIGTERM)
+    asked.request_stop()
+    assert asked.agree(2, save=False).stop == 'SIGTERM'
     assert preemption.CODES[preemption.CALLBACK] < min(preemption.CODES[each.name] for each in preemption.SIGNALS)
     assert preemption.status(preemption.CALLBACK) == 0
