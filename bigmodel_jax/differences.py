@@ -4,6 +4,9 @@ from typing import Any
 
 from bigmodel_jax import config
 
+# Fields of an experiment that say where and how often, not what: they may change within a run.
+CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'workers', 'claims')
+
 
 def between(left: Any, right: Any, path: str = '') -> list[config.Difference]:
     """Every place where two JSON values differ; configs of different classes differ as a whole."""

@@ -83,10 +83,6 @@ class Experiment:
         return tree.html(self)
 
 
-# Fields that say where and how often, not what: they may change within a run.
-CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'workers', 'claims')
-
-
 def check(experiment: Experiment) -> Experiment:
     """Returns the experiment if its fields have the right types and agree with one another.
 

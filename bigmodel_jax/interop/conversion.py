@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import config, differences
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.interop import (
     converted,
@@ -138,7 +138,7 @@ def _seal(
     record = {
         'format': integrity.FORMAT,
         'step': STEP,
-        'experiment': integrity.fingerprint(experiment, experiments.CIRCUMSTANCES),
+        'experiment': integrity.fingerprint(experiment, differences.CIRCUMSTANCES),
         'position': {'step': STEP},
         'metrics': {},
         'arrays': {ITEM: described},

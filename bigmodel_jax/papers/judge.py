@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bigmodel_jax import claims as papers
-from bigmodel_jax import config
-from bigmodel_jax import experiment as experiments
+from bigmodel_jax import config, differences
 from bigmodel_jax.console import quantities
 from bigmodel_jax.evaluate import metric
 from bigmodel_jax.papers import checks
@@ -19,7 +18,7 @@ NOT_COMPARABLE, NOT_RUN = 'not comparable', 'not run'
 NOT_CHECKED = 'not checked'  # A static claim on other arms, which the run does not hold.
 CONFIDENCE = 0.95
 # What runs that measure the noise may differ in.
-FREE = ('seed', 'name', *experiments.CIRCUMSTANCES)
+FREE = ('seed', 'name', *differences.CIRCUMSTANCES)
 
 
 class Judged(NamedTuple):

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bigmodel_jax import differences
-from bigmodel_jax.experiment import CIRCUMSTANCES
 from bigmodel_jax.reproduce import conditions, results, sections, verdict
 from bigmodel_jax.reproduce.sections import Finding, Section
 from bigmodel_jax.run_directory import code
 from bigmodel_jax.runs import directory, traces
 from bigmodel_jax.storage import durable_files
 
-# Of the circumstances, which may change within a run (experiment.CIRCUMSTANCES), only these can change a number.
+# Of the circumstances, which may change within a run (differences.CIRCUMSTANCES), only these can change a number.
 NO_EFFECT = ('name', 'checkpoints', 'watch', 'workers', 'claims')
 MESH, POLICY = 'mesh', 'watch.anomalies'
 # What a session records of its data: the field, the word for it, and for what a difference speaks if not for the data.
@@ -100,7 +99,7 @@ def _experiment(left: directory.Run, right: directory.Run) -> Section:
         for change in differences.between(left.stored, right.stored)
     ]
     # What may change within a run comes last.
-    found.sort(key=lambda finding: finding.what.partition('.')[0] in CIRCUMSTANCES)
+    found.sort(key=lambda finding: finding.what.partition('.')[0] in differences.CIRCUMSTANCES)
     return Section('experiment', tuple(found), f'every field of {left.name}')
 
 

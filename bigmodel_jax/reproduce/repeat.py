@@ -11,9 +11,9 @@ from typing import Any
 import jax
 from etils import epath
 
-from bigmodel_jax import config, experiment_file
+from bigmodel_jax import config, differences, experiment_file
 from bigmodel_jax.checkpoints.checkpoints import Checkpointer
-from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
+from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.reproduce import conditions
 from bigmodel_jax.run_directory import code, environment, event_log, identity, segments, workdir
@@ -35,7 +35,7 @@ def experiment_of(run: directory.Run, named: str | None) -> Experiment:
     file, function, _ = experiment_file.parse(named) if named else ('', '', '')
     if function:
         different = workdir.stored_differences(run.path, experiment_file.load(str(named)))
-        fields = [str(each) for each in different if each.path.partition('.')[0] not in CIRCUMSTANCES]
+        fields = [str(each) for each in different if each.path.partition('.')[0] not in differences.CIRCUMSTANCES]
         if fields:
             lines = '\n'.join(f'  {each}' for each in fields)
             raise config.InputError(

@@ -7,8 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from bigmodel_jax import config
-from bigmodel_jax.experiment import CIRCUMSTANCES
+from bigmodel_jax import config, differences
 from bigmodel_jax.run_directory import segments
 from bigmodel_jax.storage import durable_files, integrity
 
@@ -28,7 +27,7 @@ class Lineage:
         """Of the experiment of a checkpoint: that in its `attachments`, or else the current one."""
         content = attachments.get(durable_files.EXPERIMENT)
         current = self.experiments[-1] if self.experiments else {}
-        return integrity.fingerprint(current if content is None else json.loads(content), CIRCUMSTANCES)
+        return integrity.fingerprint(current if content is None else json.loads(content), differences.CIRCUMSTANCES)
 
     def made(self, checkpoint: epath.Path, fingerprint: str) -> bool:
         """Whether a checkpoint is of this run.
@@ -37,17 +36,19 @@ class Lineage:
           checkpoint: its directory.
           fingerprint: of the experiment that saved it, as its record says; see integrity.fingerprint().
         """
-        if fingerprint in {integrity.fingerprint(each, CIRCUMSTANCES) for each in self.experiments or ({},)}:
+        if fingerprint in {
+            integrity.fingerprint(each, differences.CIRCUMSTANCES) for each in self.experiments or ({},)
+        }:
             return True
         path = checkpoint / durable_files.EXPERIMENT
         if not durable_files.exists(path):
             return False
         own = durable_files.read_json(path)  # Another version of the package may write the same experiment otherwise.
-        if integrity.fingerprint(own, CIRCUMSTANCES) != fingerprint:
+        if integrity.fingerprint(own, differences.CIRCUMSTANCES) != fingerprint:
             return False
         return _lasting(own) in [_lasting(each) for each in self.experiments]
 
 
 def _lasting(experiment: dict[str, Any]) -> dict[str, Any]:
     kept = config.normalized(experiment)
-    return {name: value for name, value in kept.items() if name not in CIRCUMSTANCES}
+    return {name: value for name, value in kept.items() if name not in differences.CIRCUMSTANCES}

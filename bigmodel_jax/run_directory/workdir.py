@@ -13,7 +13,7 @@ from etils import epath
 
 from bigmodel_jax import config, differences
 from bigmodel_jax.data.text import tokenizers
-from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
+from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.run_directory import locking, run_files
 from bigmodel_jax.storage import appending, durable_files, sums
 
@@ -104,7 +104,7 @@ def create(workdir: epath.Path, experiment: Experiment) -> None:
 def _like_stored(path: epath.Path, new: dict[str, Any]) -> dict[str, Any]:
     """`new`, which differs in its circumstances at most, with all else as it is stored in `path`, if it is there."""
     stored = durable_files.read_json(path) if durable_files.exists(path) else new
-    return stored | {name: new[name] for name in CIRCUMSTANCES}
+    return stored | {name: new[name] for name in differences.CIRCUMSTANCES}
 
 
 def at_once(path: epath.Path, write: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.evaluate.text import decoding, decoding_model, samples, translation
-from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
+from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import parameter_groups
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import identity
@@ -93,7 +93,7 @@ def check(path: epath.Path, experiment: Experiment) -> None:
     other = [
         each
         for each in differences.between(stored, config.to_json(experiment))
-        if each.path.partition('.')[0] not in (*CIRCUMSTANCES, *continuing.FREE)
+        if each.path.partition('.')[0] not in (*differences.CIRCUMSTANCES, *continuing.FREE)
     ]
     for each in config.to_json(experiment)['evaluations']:
         other += differences.between(known.get(each['name'], each), each, f'evaluation {each["name"]}')

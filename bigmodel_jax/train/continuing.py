@@ -14,7 +14,7 @@ from etils import epath
 
 from bigmodel_jax import config, differences
 from bigmodel_jax.checkpoints import checkpoints, partial_state
-from bigmodel_jax.experiment import CIRCUMSTANCES, Experiment
+from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.run_directory import identity, segments
 from bigmodel_jax.run_directory import workdir as directories
 from bigmodel_jax.storage import durable_files, integrity
@@ -41,7 +41,7 @@ def check(workdir: epath.Path, changes: Sequence[config.Difference], *, consent:
             f'{workdir} holds another experiment; nothing was changed. There -> here:\n{lines}\n'
             'This cannot change within a run. Undo it, or use another --workdir.'
         )
-    asking = [each for each in changes if _field(each) not in (*FREE, *CIRCUMSTANCES)]
+    asking = [each for each in changes if _field(each) not in (*FREE, *differences.CIRCUMSTANCES)]
     if asking and not consent:
         raise config.InputError(_refusal(workdir, asking))
 
@@ -58,7 +58,9 @@ def check_prepared(
         return ()
     stored = config.normalized(durable_files.read_json(workdir / durable_files.EXPERIMENT))
     changes = [
-        each for each in differences.between(stored, config.to_json(experiment)) if _field(each) not in CIRCUMSTANCES
+        each
+        for each in differences.between(stored, config.to_json(experiment))
+        if _field(each) not in differences.CIRCUMSTANCES
     ]
     step = newest(workdir)
     if any(_field(each) == 'model' for each in changes) and step is not None:

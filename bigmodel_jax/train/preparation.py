@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import config, differences
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.checkpoints import partial_state, restoring
 from bigmodel_jax.checkpoints.checkpoints import Checkpointer
@@ -326,5 +326,5 @@ def greeting(
         kept = partial_state.sentence(begun_anew)
         lines.append(f'a new segment begins after step {position["step"]}; {kept}')
     lines += [f'changed: {change}' for change in run.changes]
-    circumstances = [each for each in changes if each.path.partition('.')[0] in experiments.CIRCUMSTANCES]
+    circumstances = [each for each in changes if each.path.partition('.')[0] in differences.CIRCUMSTANCES]
     return '\n'.join(lines + [f'changed since the last session: {change}' for change in circumstances])

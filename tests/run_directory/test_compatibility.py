@@ -8,10 +8,9 @@ import quick_text
 from etils import epath
 
 import tiny
-from bigmodel_jax import config, migrations
+from bigmodel_jax import config, differences, migrations
 from bigmodel_jax.data import splits
 from bigmodel_jax.data.text import chat_templates, text
-from bigmodel_jax.experiment import CIRCUMSTANCES
 from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
@@ -58,7 +57,7 @@ def as_of_an_older_version(path, change):
             (step / name).unlink()
         (step / 'tokenizer').rmdir()
         record = integrity.unseal((step / integrity.RECORD).read_bytes())
-        record |= {'experiment': integrity.fingerprint(stored, CIRCUMSTANCES)}
+        record |= {'experiment': integrity.fingerprint(stored, differences.CIRCUMSTANCES)}
         kept = {name: each for name, each in record['files'].items() if name.split('/')[0] in record['arrays']}
         (step / integrity.RECORD).write_text(integrity.seal(record | {'files': kept}))
 
