@@ -14,8 +14,12 @@ from bigmodel_jax.reproduce.chaos import faults, forks, shim, sweep
 
 ROOT = pathlib.Path(__file__).parents[3]
 SMALL = str(pathlib.Path(__file__).with_name('small.py'))
-# The last checkpoint is there, and the power is lost before the one that it replaces is deleted.
-SAMPLE = ('fresh:1:0:rename:1:power:once:/checkpoints/#',)
+# The last checkpoint is there, and the power is lost before the one that it replaces is deleted; and of several writes
+# at a time each fails.
+SAMPLE = (
+    'fresh:1:0:rename:1:power:once:/checkpoints/#',
+    'fresh:1:0:create:1:EIO:lasting:/checkpoints/#.partial/model/array_metadatas/process_0',
+)
 
 
 @pytest.fixture(scope='module')
