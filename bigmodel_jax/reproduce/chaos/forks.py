@@ -116,9 +116,9 @@ class Zygote:
         children = []
         for host, flags in enumerate(simulation.told(hosts=hosts, devices=devices)):
             path = output / f'host{host}.txt'
-            order = list(orders.get(host, ()))
             flags += own[host] if own else ()
-            pid = self._ask({'arguments': [*arguments, *flags], 'output': str(path), 'fault': order})
+            request = {'arguments': [*arguments, *flags], 'output': str(path), 'disturbed': bool(orders)}
+            pid = self._ask(request | {'fault': list(orders.get(host, ()))})
             children.append(Child(self, pid, path))
         return children
 
@@ -207,10 +207,11 @@ def main() -> int:
     request = _serve(sys.stdin, answers)
     if request is not None:
         sys.argv[1:] = request['arguments']
-        if request['fault']:
+        if request['disturbed']:  # All hosts: they try equally often.
             # What lasts, lasts: a minute of tries would only take time.
             importlib.import_module('bigmodel_jax.checkpoints.checkpoints').LAST_TRIES_S = (0.01, 0.01)
             durable_files.WAITS_S = tuple(0.01 for _ in durable_files.WAITS_S)
+        if request['fault']:
             shim.arm(request['fault'])
         try:
             runpy.run_module('bigmodel_jax', run_name='__main__', alter_sys=True)  # As python -m does.
