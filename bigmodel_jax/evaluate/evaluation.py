@@ -10,6 +10,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.data.text.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import metric
+from bigmodel_jax.evaluate.artifacts import Artifact
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import objective
 from bigmodel_jax.parallel import sharding
@@ -69,12 +70,11 @@ class EvaluationResult:
 
     Attributes:
       metrics: by name; recorded, charted and compared.
-      records: lists of JSON-ready records by their kind. Generated texts are 'samples' and have 'prompt' and 'text',
-        and 'reference' where there is one.
+      artifacts: what it shows besides numbers, such as generated texts.
     """
 
     metrics: Mapping[str, metric.Metric] = dataclasses.field(default_factory=dict)
-    records: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+    artifacts: Sequence[Artifact] = ()
 
     @property
     def values(self) -> dict[str, float]:

@@ -1,29 +1,23 @@
-"""The geometry of attention maps, as numbers that templates/maps.html draws. Pure NumPy.
+"""The geometry of a matrix drawn as shades, as numbers that templates/artifacts.html draws. Pure Python."""
 
-A label shows the piece of text and the id of the token, and each character its code point: where the reader's machine
-has no font for the writing, these can still be read.
-"""
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from bigmodel_jax.evaluate import artifacts
 
-import numpy as np
-
-CELL, MARGIN, LABEL = 26.0, 6.0, 96.0  # SVG units: a weight, the space around the map, the room for labels.
-END = '(end)'
-SPACE = '\N{OPEN BOX}'  # What a space at the edge of a piece is shown as.
+CELL, MARGIN = 26.0, 6.0  # SVG units: a value, and the space around the matrix.
+LABEL_CHARACTERS, CHARACTER = 24, 7.0  # Of the longest label, and the width of one in SVG units.
 
 
 class Label(NamedTuple):
-    """A token beside its row or above its column."""
+    """What stands beside a row or above a column."""
 
     at: float
-    piece: str
-    token: int
+    text: str
 
 
 class Cell(NamedTuple):
-    """A weight. `shade` is between 0 and 1."""
+    """A value. `shade` is between 0 and 1."""
 
     x: float
     y: float
@@ -31,8 +25,8 @@ class Cell(NamedTuple):
     title: str
 
 
-class Heatmap(NamedTuple):
-    """All that a template needs to draw how a target looked at its source. Lengths are in SVG units."""
+class Drawing(NamedTuple):
+    """All that a template needs to draw a matrix. Lengths are in SVG units."""
 
     title: str
     width: float
@@ -44,61 +38,32 @@ class Heatmap(NamedTuple):
     cells: list[Cell]
 
 
-class Followed(NamedTuple):
-    """One sentence on its way: characters, tokens, attention, text."""
-
-    prompt: str
-    characters: list[tuple[str, str]]  # Each with its code point: ('\u6211', 'U+6211').
-    text: str
-    source: list[Label]
-    target: list[Label]
-    layers: list[Heatmap]  # The mean of the heads of each layer.
-    heads: list[Heatmap]  # Each head of each layer.
-
-
-def followed(records: Sequence[Mapping[str, Any]]) -> Iterator[Followed]:
-    """The sentences of one record 'maps'; see evaluate/text/maps.py."""
-    for record in records:
-        weights_LHTS = np.array(record['weights'])
-        source, target = record['source'], record['target']
-        layers = [
-            draw(weights_TS, source, target, title=f'layer {layer}, mean of {weights_LHTS.shape[1]} heads')
-            for layer, weights_TS in enumerate(weights_LHTS.mean(axis=1), 1)
-        ]
-        heads = [
-            draw(weights_TS, source, target, title=f'layer {layer}, head {head}')
-            for layer, weights_HTS in enumerate(weights_LHTS, 1)
-            for head, weights_TS in enumerate(weights_HTS, 1)
-        ]
-        characters = [(character, f'U+{ord(character):04X}') for character in record['prompt']]
-        yield Followed(record['prompt'], characters, record['text'], _labels(source), _labels(target), layers, heads)
-
-
-def draw(
-    weights_TS: np.ndarray, source: Sequence[Mapping[str, Any]], target: Sequence[Mapping[str, Any]], *, title: str
-) -> Heatmap:
-    """The map of one layer or head: a row for each token of the target, a column for each of the source.
-
-    Args:
-      weights_TS: between 0 and 1.
-      source, target: of each token 'id' and 'piece'.
-    """
-    columns, rows = _labels(source), _labels(target)
+def draw(heatmap: artifacts.Heatmap) -> Drawing:
+    """The drawing of a matrix: a row for each of its rows, from the top."""
+    longest = max((len(_short(each)) for each in (*heatmap.rows, *heatmap.columns)), default=0)
+    label = 2 * MARGIN + longest * CHARACTER
+    rows, columns = _labels(heatmap.rows, label), _labels(heatmap.columns, label)
     cells = [
-        Cell(column.at, row.at, round(float(weight), 3), f'{row.piece} looks at {column.piece}: {weight:.3f}')
-        for row, weights_S in zip(rows, weights_TS)
-        for column, weight in zip(columns, weights_S)
+        Cell(label + x * CELL, label + y * CELL, _shade(value), f'{_at(rows, y)}, {_at(columns, x)}: {value:.3f}')
+        for y, row in enumerate(heatmap.values)
+        for x, value in enumerate(row)
     ]
-    T, S = weights_TS.shape
-    return Heatmap(title, LABEL + S * CELL + MARGIN, LABEL + T * CELL + MARGIN, LABEL, CELL, rows, columns, cells)
+    width = label + max(map(len, heatmap.values), default=0) * CELL + MARGIN
+    return Drawing(heatmap.title, width, label + len(heatmap.values) * CELL + MARGIN, label, CELL, rows, columns, cells)
 
 
-def _labels(tokens: Sequence[Mapping[str, Any]]) -> list[Label]:
-    return [Label(LABEL + i * CELL, shown(token['piece']), token['id']) for i, token in enumerate(tokens)]
+def _shade(value: float) -> float:
+    """A value as a shade; what is no number is white."""
+    return round(min(max(value, 0.0), 1.0), 3) if value == value else 0.0
 
 
-def shown(piece: str) -> str:
-    """A piece of text with the spaces at its edges made visible; the end token stands for no text."""
-    inside = piece.strip(' ')
-    before = len(piece) - len(piece.lstrip(' '))
-    return SPACE * before + inside + SPACE * (len(piece) - before - len(inside)) if piece else END
+def _labels(texts: Sequence[str], start: float) -> list[Label]:
+    return [Label(start + i * CELL, _short(text)) for i, text in enumerate(texts)]
+
+
+def _at(labels: Sequence[Label], number: int) -> str:
+    return labels[number].text if number < len(labels) else str(number)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LABEL_CHARACTERS else f'{text[: LABEL_CHARACTERS - 1]}\N{HORIZONTAL ELLIPSIS}'

@@ -16,7 +16,7 @@ from bigmodel_jax.console import quantities
 from bigmodel_jax.evaluate import metric as metrics
 from bigmodel_jax.evaluate.text import unigram as unigram_lib
 from bigmodel_jax.papers import claims_screen, judge
-from bigmodel_jax.report import curves, heatmaps, next_commands
+from bigmodel_jax.report import artifact_views, curves, next_commands
 from bigmodel_jax.runs import directory, goodput
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import progress
@@ -28,7 +28,7 @@ WITHOUT_CHART = ('loss', 'perplexity', 'seconds_per_step')
 TITLES = {'grad_norm': 'Gradient norm', 'nll': 'Negative log-likelihood', 'bleu': 'BLEU'}
 ARROWS = {'lower': '\N{DOWNWARDS ARROW}', 'higher': '\N{UPWARDS ARROW}'}  # In which direction a metric is better.
 # Bounds that keep the page small, whatever the run.
-SAMPLE_GROUPS, SAMPLE_CHARACTERS, DIFF_CHARACTERS, TABLE_ROWS = 12, 3_000, 60_000, 60
+DIFF_CHARACTERS, TABLE_ROWS = 60_000, 60
 
 
 class Tile(NamedTuple):
@@ -90,7 +90,6 @@ def environment() -> jinja2.Environment:
 
 def render(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> str:
     """The page on a run; `seeds` are others that differ in the seed alone."""
-    groups = samples(run)
     rows = list(tree.stored_rows(run.stored)) if run.unloaded else tree.rows(run.experiment)
     page = environment().get_template('report.html')
     return page.render(
@@ -105,9 +104,8 @@ def render(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> str:
         narrow_loss=_figure(run, 'loss', SMALL_CHART),
         figures=list(figures(run)),
         evaluations=evaluation_table(run),
-        followed=newest_maps(run),
-        newest=groups[0] if groups else None,
-        earlier=groups[1:],
+        shown=artifact_views.by_evaluation(run),
+        heading=title,
         changed=[row for row in rows if row.origin is not None],
         rows=rows,
         facts=facts(run),
@@ -241,7 +239,7 @@ def evaluation_table(run: directory.Run) -> dict[str, tuple[list[str], list[tupl
         steps = sorted({step for column in columns.values() for step in column}, reverse=True)
         rows = [
             (step, [quantities.number(column[step]) if step in column else '' for column in columns.values()])
-            for step in spaced(steps, TABLE_ROWS)
+            for step in artifact_views.spaced(steps, TABLE_ROWS)
         ]
         tables[evaluation] = ([_heading(run, name) for name in names], rows)
     return tables
@@ -252,33 +250,6 @@ def _heading(run: directory.Run, name: str) -> str:
     measured, found = run.measured(name), title(name.rpartition('/')[2])
     unit = '' if measured.unit.lower() == found.lower() else measured.unit
     return ' '.join(filter(None, [found, unit and f'({unit})', ARROWS.get(measured.direction or '')]))
-
-
-def spaced(items: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of the items, evenly spaced, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(index)] for index in np.linspace(0, len(items) - 1, most)]
-
-
-def samples(run: directory.Run) -> list[dict[str, Any]]:
-    """The generated texts, newest first, shortened and thinned."""
-    return [
-        {'name': record['name'], 'step': record['step'], 'samples': [_shortened(each) for each in record['samples']]}
-        for record in spaced(run.samples[::-1], SAMPLE_GROUPS)
-    ]
-
-
-def newest_maps(run: directory.Run) -> list[tuple[int, list[heatmaps.Followed]]]:
-    """Of each evaluation that shows attention maps the step of the newest, and the sentences."""
-    newest = {record['name']: record for record in run.records if record['kind'] == 'maps'}
-    return [(record['step'], list(heatmaps.followed(record['maps']))) for record in newest.values()]
-
-
-def _shortened(sample: dict[str, str]) -> dict[str, str]:
-    return {
-        name: value[:SAMPLE_CHARACTERS] + ' ...' * (len(value) > SAMPLE_CHARACTERS) for name, value in sample.items()
-    }
 
 
 def facts(run: directory.Run) -> list[tuple[str, str]]:

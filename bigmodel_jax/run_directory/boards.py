@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
+from bigmodel_jax.evaluate import artifacts, encodings
 from bigmodel_jax.storage import appending, durable_files
 
 FOLDER = 'tensorboard'
@@ -90,6 +92,43 @@ class Events:
         lost = self._file.close()
         if lost is not None:
             appending.say(f'{lost}; the charts end earlier.')
+
+
+def show(board: Any, tag: str, artifact: artifacts.Artifact, step: int) -> None:
+    """An artifact on TensorBoard: texts and tables as text, images and figures as images, sound as audio."""
+    match artifact:
+        case artifacts.Text():
+            # A text continues its prompt, unless it answers it and there is a reference.
+            between = '\n\n' if artifact.reference else ''
+            prompt = f'**{artifact.prompt}**' if artifact.prompt else ''
+            board.add_text(tag, f'{prompt}{between}{artifact.text}', step)
+        case artifacts.Table():
+            rows = [artifact.columns, ('---',) * len(artifact.columns), *artifact.rows]
+            board.add_text(tag, '\n'.join(f'| {" | ".join(map(str, row))} |' for row in rows), step)
+        case artifacts.Image():
+            _add_image(board, tag, artifact, step)
+        case artifacts.Audio():
+            sound = {'sample_rate': artifact.rate_hz, 'num_channels': artifact.channels}
+            sound |= {'length_frames': artifact.length, 'encoded_audio_string': artifact.content}
+            _add(board, {'tag': tag, 'audio': {**sound, 'content_type': 'audio/wav'}}, step)
+        case artifacts.Figure():
+            for number, panel in enumerate(artifact.panels):
+                if isinstance(panel, artifacts.Heatmap):
+                    pixels = encodings.heatmap_pixels(np.array(panel.values, np.float64))
+                else:
+                    pixels = encodings.chart_pixels([(np.array(line.x), np.array(line.y)) for line in panel.lines])
+                _add_image(board, f'{tag}/{number}', artifacts.Image.of(pixels), step)
+
+
+def _add_image(board: Any, tag: str, image: artifacts.Image, step: int) -> None:
+    fields = {'height': image.height, 'width': image.width, 'encoded_image_string': image.content}
+    _add(board, {'tag': tag, 'image': {**fields, 'colorspace': 3}}, step)
+
+
+def _add(board: Any, value: dict[str, Any], step: int) -> None:
+    from tensorboardX.proto import summary_pb2
+
+    board.file_writer.add_summary(summary_pb2.Summary(value=[value]), step)
 
 
 def _framed(content: bytes) -> bytes:

@@ -103,6 +103,101 @@ class Maps(Base):
     maps: list[Map]
 
 
+class ArtifactEntry(TypedDict):
+    """An artifact of a kind that only a newer version knows, or what all kinds have."""
+
+    type: str
+    title: NotRequired[str]
+
+
+class TextEntry(ArtifactEntry):
+    """See evaluate/artifacts.py, as of the others."""
+
+    text: str
+    prompt: NotRequired[str]
+    reference: NotRequired[str]
+
+
+class TableEntry(ArtifactEntry):
+    """A table."""
+
+    columns: list[str]
+    rows: list[list[str | int | float]]
+
+
+class FileEntry(ArtifactEntry):
+    """What has a file."""
+
+    file: str
+    sha256: str
+
+
+class ImageEntry(FileEntry):
+    """A picture."""
+
+    height: int
+    width: int
+
+
+class AudioEntry(FileEntry):
+    """Sound."""
+
+    rate_hz: Annotated[int, annotated_types.Ge(1)]
+    channels: int
+    length: int
+
+
+class LineEntry(TypedDict):
+    """A line of a chart."""
+
+    name: str
+    x: list[Number]
+    y: list[Number]
+
+
+class ChartEntry(TypedDict):
+    """A panel with lines."""
+
+    title: str
+    lines: list[LineEntry]
+
+
+class HeatmapEntry(TypedDict):
+    """A panel with a matrix."""
+
+    title: str
+    values: list[list[Number]]
+    rows: list[str]
+    columns: list[str]
+
+
+class FigureEntry(ArtifactEntry):
+    """A figure."""
+
+    panels: list[ChartEntry | HeatmapEntry]
+    details: NotRequired[list[ChartEntry | HeatmapEntry]]
+
+
+class Artifacts(Base):
+    """What an evaluation shows besides numbers."""
+
+    name: str
+    artifacts: list[dict[str, Any]]
+
+
+ENTRIES = {
+    kind: pydantic.TypeAdapter(form)
+    for kind, form in {
+        'text': TextEntry,
+        'table': TableEntry,
+        'image': ImageEntry,
+        'audio': AudioEntry,
+        'figure': FigureEntry,
+    }.items()
+}
+_ANY_ENTRY = pydantic.TypeAdapter(ArtifactEntry)
+
+
 class Said(Base):
     """An event in words."""
 
@@ -147,6 +242,7 @@ TYPES = {
     'time': Measured,
     'evaluation': Evaluated,
     'signatures': Signatures,
+    'artifacts': Artifacts,
     'samples': Samples,
     'maps': Maps,
     **dict.fromkeys(('skipped', 'warning', 'damage', 'code', 'checkpoint_failed', 'slow', 'gap'), Said),
@@ -165,6 +261,8 @@ def problem(record: dict[str, Any]) -> str | None:
     adapter = _ADAPTERS.get(kind, _ANY) if isinstance(kind, str) else _ANY
     try:
         adapter.validate_python(record, strict=True)
+        for entry in record['artifacts'] if kind == 'artifacts' else ():
+            ENTRIES.get(entry.get('type'), _ANY_ENTRY).validate_python(entry, strict=True)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         path = '.'.join(map(str, first['loc']))

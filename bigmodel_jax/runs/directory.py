@@ -15,7 +15,8 @@ from bigmodel_jax import __version__, config
 from bigmodel_jax.checkpoints import restoring
 from bigmodel_jax.console import quantities
 from bigmodel_jax.evaluate import metric
-from bigmodel_jax.run_directory import event_log, run_files
+from bigmodel_jax.evaluate.artifacts import Artifact
+from bigmodel_jax.run_directory import artifact_files, event_log, run_files
 from bigmodel_jax.run_directory import segments as segments_lib
 from bigmodel_jax.runs import goodput, traces
 from bigmodel_jax.runs import sessions as sessions_lib
@@ -223,11 +224,18 @@ class Run:
                     found.setdefault(record['name'], {})[entry['metric']] = {**about, 'signature': entry['signature']}
         return found
 
-    @property
-    def samples(self) -> list[Record]:
-        """The records of generated text, oldest first: 'step', and 'samples' with the 'prompt' and 'text' of each, and
-        the 'reference' where there is one."""
-        return [record for record in self.records if record['kind'] == 'samples']
+    @functools.cached_property
+    def artifacts(self) -> list[artifact_files.Group]:
+        """What evaluations showed besides numbers, such as generated texts, oldest first; load() gives one of them."""
+        return artifact_files.groups(self.records)
+
+    def load(self, entry: Mapping[str, Any]) -> Artifact:
+        """An artifact of which `artifacts` holds the entry, with the content of its file.
+
+        Raises:
+          Damaged: its file is missing, or not as it was written.
+        """
+        return artifact_files.load(self.path, entry)
 
     # ---- where it stands ----
 

@@ -1,6 +1,7 @@
 """Metrics on their way from the devices to files and the terminal. The only place that reads them from the devices."""
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +12,16 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
+from bigmodel_jax.evaluate.artifacts import Artifact
 from bigmodel_jax.evaluate.evaluation import EvaluationResult
 from bigmodel_jax.hosts import processes
-from bigmodel_jax.run_directory import boards, event_log, locking, series, tracking
-from bigmodel_jax.storage import appending
+from bigmodel_jax.run_directory import artifact_files, boards, event_log, locking, series, tracking
+from bigmodel_jax.storage import appending, sums
 from bigmodel_jax.train import step
 
 # One step's metrics as Python floats: name -> (total, count). JSON keeps them exactly.
 StepMetrics = dict[str, tuple[float, float]]
+LATE_ARTIFACTS = 16  # Evaluations whose files wait for room on the disk; above it the oldest are given up.
 
 
 class Anomalous(ArithmeticError):
@@ -85,6 +88,7 @@ class Writer:
         details: Mapping[str, Any],
         guard: Callable[[], None] = appending.nothing,
     ):
+        self._workdir, self._guard = workdir, guard
         self.lost: list[str] = []  # What could not be written to the end, a sentence each.
         self._late: list[tuple[epath.Path, Callable[[], None]]] = []  # Files that could not be written yet.
         self._records = event_log.Writer(workdir / event_log.FILE, guard=guard)
@@ -149,9 +153,8 @@ class Writer:
         if numbers:
             about = {key: measured.about() for key, measured in found.metrics.items()}
             self.scalars('evaluation', step, numbers, name=name, about=about)
-        for key, records in sorted(found.records.items()):
-            self.event(key, step, **{'name': name, key: list(records)})
-        self.texts(step, name, found.records.get('samples', []))
+        if found.artifacts:
+            self.artifacts(step, name, found.artifacts)
         return {f'{name}/{key}': value for key, value in numbers.items()}
 
     def histograms(self, step: int, found: Mapping[str, Any]) -> None:
@@ -169,13 +172,20 @@ class Writer:
                 global_step=step,
             )
 
-    def texts(self, step: int, name: str, samples: Sequence[Mapping[str, str]]) -> None:
-        """Samples of generated text on the boards."""
-        for i, sample in enumerate(samples):
-            # A text goes on from its prompt, unless it answers it and there is a reference.
-            between = '\n\n' if 'reference' in sample else ''
-            tag = self._tags.tag(series.name('evaluation', name, str(i)))
-            self._board.add_text(tag, f'**{sample["prompt"]}**{between}{sample["text"]}', step)
+    def artifacts(self, step: int, name: str, found: Sequence[Artifact]) -> None:
+        """Records what the evaluation `name` shows, with its files, and shows it on TensorBoard."""
+        entries, files = artifact_files.encoded(step, name, found)
+        if files:
+            folder = self._workdir / artifact_files.FOLDER
+            self._guard()
+            self.write_file(folder, functools.partial(sums.write, self._workdir, files))
+            waiting = [each for each in self._late if each[0] == folder]
+            if len(waiting) > LATE_ARTIFACTS:
+                self._late.remove(waiting[0])
+                self.lost.append(f'{folder} lacks files, for which there was no room')
+        self.event('artifacts', step, name=name, artifacts=entries)
+        for number, artifact in enumerate(found):
+            boards.show(self._board, self._tags.tag(series.name('evaluation', name, str(number))), artifact, step)
 
 
 class Unwritten(Writer):
@@ -202,7 +212,7 @@ class Unwritten(Writer):
     def histograms(self, step: int, found: Mapping[str, Any]) -> None:
         pass
 
-    def texts(self, step: int, name: str, samples: Sequence[Mapping[str, str]]) -> None:
+    def artifacts(self, step: int, name: str, found: Sequence[Artifact]) -> None:
         pass
 
 

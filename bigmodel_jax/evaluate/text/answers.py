@@ -12,7 +12,7 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data.text import questions
-from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.evaluate import artifacts, evaluation, metric
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.parallel import sharding
 
@@ -98,15 +98,15 @@ class AnswersEvaluator(evaluation.Evaluator):
     def _scored(self, found: list[str]) -> evaluation.EvaluationResult:
         asked = self._data.examples.questions
         pairs = [(answer, question.answers) for answer, question in zip(found, asked)]
-        records = [
-            {'question': question.text, 'text': answer, 'reference': question.answers[0]}
+        texts = [
+            artifacts.Text(prompt=question.text, text=answer, reference=question.answers[0])
             for question, answer in zip(asked[: self._answers.shown], found)
         ]
         scored = {
             name: metric.Metric(100 * float(np.mean([score(*pair) for pair in pairs])), 'higher', '%', SIGNATURE)
             for name, score in (('exact_match', exact_match), ('f1', f1))
         }
-        return evaluation.EvaluationResult(scored, {'answers': records})
+        return evaluation.EvaluationResult(scored, texts)
 
 
 def best_span(starts: np.ndarray, ends: np.ndarray, *, longest: int) -> tuple[float, int, int]:

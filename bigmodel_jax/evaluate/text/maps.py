@@ -1,4 +1,4 @@
-"""Where a translation looks: sentences followed from characters to tokens, attention weights and the text written."""
+"""Cross-attention maps of translations: sentences as characters and tokens, attention weights, and the translation."""
 
 import dataclasses
 import functools
@@ -10,24 +10,22 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data.text import tokenizers
-from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.evaluate import artifacts, evaluation, metric
 from bigmodel_jax.evaluate.text import decoding, decoding_model
 from bigmodel_jax.layers import intermediates
 from bigmodel_jax.parallel import sharding
 
 PyTree = Any
+END = '(end)'  # The label of the token that ends a sentence.
+SPACE = '\N{OPEN BOX}'  # What a space is shown as.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionMaps(evaluation.Evaluation):
-    """Translates a few sentences and records the cross-attention over each, as records 'maps':
+    """Translates a few sentences and shows the cross-attention of each translation to its sentence.
 
-      prompt, text: the sentence, and its translation.
-      source, target: a record for each token, of 'id' and 'piece', the text that it stands for; the end is ''.
-      weights: [L, H, T, S] numbers as lists: how far token t of the target, as it was written, looked at token s of the
-        source, in each layer and head.
-
-    The report draws them.
+    Of each sentence: its translation, its characters, and a figure of the weights of each layer and head, with a row
+    for each token of the translation and a column for each of the sentence.
     """
 
     sentences: tuple[str, ...]
@@ -81,17 +79,17 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
         )
         targets = [hypotheses[0].tokens for hypotheses in found]
         weights = self._weights(params, model_state, targets)
-        records = [
-            {
-                'prompt': sentence,
-                'text': self._tokenizer.decode(_known(self._tokenizer, target)),
-                'source': _pieces(self._tokenizer, source),
-                'target': _pieces(self._tokenizer, target),
-                'weights': weights_LHTS.tolist(),
-            }
-            for sentence, source, target, weights_LHTS in zip(maps.sentences, self._sources, targets, weights)
-        ]
-        return evaluation.EvaluationResult(records={'maps': records})
+        shown: list[artifacts.Artifact] = []
+        for sentence, source, target, weights_LHTS in zip(maps.sentences, self._sources, targets, weights):
+            text = self._tokenizer.decode(_known(self._tokenizer, target))
+            labels = [_labels(self._tokenizer, ids) for ids in (source, target)]
+            characters = tuple((character, f'U+{ord(character):04X}') for character in sentence)
+            shown += [
+                artifacts.Text(prompt=sentence, text=text),
+                artifacts.Table(title='Characters', columns=('character', 'code point'), rows=characters),
+                artifacts.attention(weights_LHTS, *labels, title='Attention of the translation to its source'),
+            ]
+        return evaluation.EvaluationResult(artifacts=shown)
 
     def _weights(self, params: PyTree, model_state: PyTree, targets: Sequence[np.ndarray]) -> list[np.ndarray]:
         """[L, H, T, S] of each sentence, read as one batch in which each is padded."""
@@ -139,5 +137,7 @@ def _known(tokenizer: tokenizers.Tokenizer, ids: np.ndarray) -> np.ndarray:
     return ids[ids < tokenizer.size]
 
 
-def _pieces(tokenizer: tokenizers.Tokenizer, ids: np.ndarray) -> list[dict[str, Any]]:
-    return [{'id': int(i), 'piece': tokenizer.decode(_known(tokenizer, np.array([i])))} for i in ids]
+def _labels(tokenizer: tokenizers.Tokenizer, ids: np.ndarray) -> list[str]:
+    """The text of each token and its id, which can be read where no font has the writing."""
+    pieces = [tokenizer.decode(_known(tokenizer, np.array([i]))) for i in ids]
+    return [f'{piece.replace(" ", SPACE) or END} {i}' for piece, i in zip(pieces, ids)]

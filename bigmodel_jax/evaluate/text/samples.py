@@ -8,7 +8,7 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data.text import tokenizers
-from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.evaluate import artifacts, evaluation, metric
 from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.models import model as models
 from bigmodel_jax.parallel import sharding
@@ -18,7 +18,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples(evaluation.Evaluation):
-    """How the model goes on from each prompt, under 'samples' as records of 'prompt' and 'text'.
+    """Texts that continue each prompt, as Text artifacts.
 
     The seed is the run's, so that the texts of different steps differ by the weights alone.
     """
@@ -61,8 +61,8 @@ class SamplesEvaluator(evaluation.Evaluator):
             model_state=model_state,
             place=setting.place,
         )
-        records = [{'prompt': prompt, 'text': text} for prompt, text in zip(samples.prompts, texts)]
-        return evaluation.EvaluationResult(records={'samples': records})
+        shown = [artifacts.Text(prompt=prompt, text=text) for prompt, text in zip(samples.prompts, texts)]
+        return evaluation.EvaluationResult(artifacts=shown)
 
 
 def write(

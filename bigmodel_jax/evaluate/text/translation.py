@@ -13,7 +13,7 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data import records
 from bigmodel_jax.data.text import tokenizers
-from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.evaluate import artifacts, evaluation, metric
 from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.models import model as models
 from bigmodel_jax.parallel import sharding
@@ -26,8 +26,8 @@ class Translation(evaluation.Evaluation):
     """BLEU of the translations of `source` against `target`, one reference for each sentence.
 
     Gives 'bleu', whose signature says how it was scored (Post, 2018, arXiv:1804.08771), and the first `shown`
-    translations as 'samples' with 'prompt', 'text' and 'reference'. A translation may be `longer_by` tokens longer than
-    its source (Vaswani et al., 2017, section 6.1: 50).
+    translations as Text artifacts. A translation may be `longer_by` tokens longer than its source (Vaswani et al.,
+    2017, section 6.1: 50).
     """
 
     source: records.Source
@@ -97,12 +97,12 @@ class TranslationEvaluator(evaluation.Evaluator):
         )
         bleu = _sacrebleu().metrics.BLEU(tokenize=how.tokenize)
         score = bleu.corpus_score(found, [references])
-        records = [
-            {'prompt': sentence, 'text': text, 'reference': reference}
+        shown = [
+            artifacts.Text(prompt=sentence, text=text, reference=reference)
             for sentence, text, reference in zip(sentences[: how.shown], found, references)
         ]
         measured = metric.Metric(float(score.score), 'higher', 'BLEU', str(bleu.get_signature()))
-        return evaluation.EvaluationResult({'bleu': measured}, {'samples': records})
+        return evaluation.EvaluationResult({'bleu': measured}, shown)
 
 
 def translate(

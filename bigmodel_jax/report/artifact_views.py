@@ -1,0 +1,122 @@
+"""Artifacts as templates/artifacts.html shows them: shortened, with figures as drawings and files as data or links."""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bigmodel_jax.evaluate import artifacts
+from bigmodel_jax.report import curves, heatmaps
+from bigmodel_jax.run_directory import artifact_files
+from bigmodel_jax.runs import directory
+from bigmodel_jax.storage import durable_files
+
+# Bounds that keep the page small, whatever the run.
+GROUPS, TEXT_CHARACTERS, TABLE_ROWS = 12, 3_000, 60
+EMBEDDED_BYTES = 4 * 2**20  # Of all images and sounds together; those beyond it are links to the run's own files.
+PANEL = (450.0, 190.0)  # Of a chart, in SVG units.
+MEDIA = {'.png': 'image/png', '.wav': 'audio/wav'}
+
+
+class Panel(NamedTuple):
+    """A chart or a matrix of a figure, as a drawing; the other is None."""
+
+    title: str
+    chart: curves.Chart | None
+    heatmap: heatmaps.Drawing | None
+    legend: tuple[tuple[str, str, bool], ...] = ()
+
+
+class View(NamedTuple):
+    """An artifact, and what a template needs to show it.
+
+    Attributes:
+      source: a data URI, or the path of its file within the run's directory; '' if it has no file.
+      problem: a sentence in place of the artifact, where it cannot be shown.
+    """
+
+    kind: str
+    title: str
+    artifact: artifacts.Artifact | None
+    source: str = ''
+    panels: tuple[Panel, ...] = ()
+    details: tuple[Panel, ...] = ()
+    problem: str = ''
+
+
+class Shown(NamedTuple):
+    """What one evaluation showed at one step."""
+
+    step: int
+    views: list[View]
+
+
+def by_evaluation(run: directory.Run) -> dict[str, list[Shown]]:
+    """Evaluation -> what it showed, newest first and thinned."""
+    found: dict[str, list[artifact_files.Group]] = {}
+    for group in reversed(run.artifacts):
+        found.setdefault(group.name, []).append(group)
+    room = [EMBEDDED_BYTES]
+    return {
+        name: [
+            Shown(group.step, [_view(run, each, room) for each in group.entries]) for group in spaced(groups, GROUPS)
+        ]
+        for name, groups in found.items()
+    }
+
+
+def spaced(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(index)] for index in np.linspace(0, len(items) - 1, most)]
+
+
+def _view(run: directory.Run, entry: Mapping[str, Any], room: list[int]) -> View:
+    """The view of an entry; takes what it embeds from the bytes that are left."""
+    kind, title = entry['type'], entry.get('title', '')
+    if kind not in ('text', 'table', 'image', 'audio', 'figure'):
+        return View(kind, title, None, problem=f'This version cannot show an artifact of the type {kind!r}.')
+    try:
+        artifact = run.load(entry)
+    except durable_files.Damaged as error:
+        return View(kind, title, None, problem=str(error))
+    if isinstance(artifact, artifacts.Figure):
+        panels, details = (tuple(map(_panel, each)) for each in (artifact.panels, artifact.details))
+        return View(kind, title, artifact, panels=panels, details=details)
+    if isinstance(artifact, artifacts.Image | artifacts.Audio):
+        source = entry['file']
+        if len(artifact.content) <= room[0]:
+            room[0] -= len(artifact.content)
+            source = f'data:{MEDIA[artifact.suffix]};base64,{base64.b64encode(artifact.content).decode()}'
+        return View(kind, title, artifact, source=source)
+    return View(kind, title, _shortened(artifact))
+
+
+def _shortened(artifact: artifacts.Artifact) -> artifacts.Artifact:
+    """A text or a table, cut to what a page holds."""
+    if isinstance(artifact, artifacts.Text):
+        texts = {name: _cut(getattr(artifact, name)) for name in ('text', 'prompt', 'reference')}
+        return artifacts.Text(title=artifact.title, **texts)
+    assert isinstance(artifact, artifacts.Table), artifact
+    rows = tuple(tuple(_cut(str(cell)) for cell in row) for row in artifact.rows[:TABLE_ROWS])
+    return artifacts.Table(title=artifact.title, columns=artifact.columns, rows=rows)
+
+
+def _cut(text: str) -> str:
+    return text[:TEXT_CHARACTERS] + ' ...' * (len(text) > TEXT_CHARACTERS)
+
+
+def _panel(panel: artifacts.Chart | artifacts.Heatmap) -> Panel:
+    if isinstance(panel, artifacts.Heatmap):
+        return Panel(panel.title, None, heatmaps.draw(panel))
+    series = list(_series(panel))
+    chart = curves.draw(series, width=PANEL[0], height=PANEL[1]) if series else None
+    return Panel(panel.title, chart, None, tuple((each.name, '', each.sparse) for each in series))
+
+
+def _series(panel: artifacts.Chart) -> Iterator[curves.Series]:
+    for number, line in enumerate(panel.lines):
+        if line.x and np.isfinite(line.x).all():
+            yield curves.Series(line.name, np.array(line.x), np.array(line.y, np.float64), sparse=number > 0)
