@@ -4,11 +4,12 @@ Axis letters. An array's name ends in its axes, one letter each; the whole repos
 
   B  batch (rows)                 T  query or output position     S  key or source position
   D  model width                  H  query heads                  G  key/value heads
-  K  width of one head            F  feed-forward width           V  vocabulary
+  K  width of one head            F  feed-forward width           V  vocabulary or classes
   E  experts                      C  experts chosen by a token    L  layers
   N  flattened tokens or chunks   P  flattened patch of an image  R  query heads that share one key/value head
   W  beams (hypotheses)           M  microbatches                 I  items or features of a table
   Y  image rows                   X  image columns                Z  image channels
+  A  samples of sound
 
 `1` marks a kept singleton. A lower-case letter inside `shard_map` is this device's slice of the axis.
 """

@@ -2,10 +2,13 @@
 
 import pathlib
 
+from bigmodel_jax import config
 from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
+from bigmodel_jax.models import decoder
+from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.parallel import sharding
 from runs import quick
@@ -40,3 +43,9 @@ def experiment(corpus: pathlib.Path) -> Experiment:
         evaluations=(loss.Loss(data=held_out, every_steps=2, max_batches=2),),
         watch=Watch(log_every=2),
     )
+
+
+def generating(corpus: pathlib.Path) -> Experiment:
+    """The same with a model that generates text."""
+    model = decoder.gpt(vocab=304, width=16, layers=1, heads=2, length=64)
+    return config.vary(experiment(corpus), {'model': model, 'objective': language.LanguageModel()})

@@ -8,13 +8,13 @@ Source: Gao et al. (2021), https://github.com/EleutherAI/lm-evaluation-harness, 
 """
 
 import dataclasses
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bigmodel_jax import config
+from bigmodel_jax.data import libraries
 from bigmodel_jax.evaluate.text import decoding, likelihood
 from bigmodel_jax.interop import exported, generation
 
@@ -231,10 +231,7 @@ def language_model(answers: Answers) -> Any:
     Raises:
       InputError: the harness is not installed.
     """
-    try:
-        base: Any = importlib.import_module('lm_eval.api.model').LM
-    except ModuleNotFoundError as error:
-        raise config.InputError(f'The evaluation harness is not installed ({error}): pip install lm-eval.') from error
+    base: Any = libraries.load('lm_eval.api.model', 'This needs the evaluation harness', package='lm-eval').LM
 
     class LanguageModel(base):
         """Hands each kind of request on."""

@@ -1,10 +1,13 @@
-"""What can be done with a run: the exact commands, from the one that started it."""
+"""What can be done next with a run: the exact commands, from the one that started it, or the same calls in Python."""
 
 import shlex
 from collections.abc import Sequence
 
 from bigmodel_jax.runs import directory
 
+RESUME, EVALUATE = 'Resume from the newest checkpoint', 'Evaluate the newest checkpoint'
+GENERATE, REPORT = 'Generate text', 'Write this report again'
+IMPORT = 'from bigmodel_jax import verbs'
 BY_MODULE = 'python -m bigmodel_jax'
 # Options that say what the experiment is, and on what it computes; the others are of one session.
 EXPERIMENT, PLACE = ('--set', '--arg'), ('--simulate-devices',)
@@ -29,13 +32,19 @@ def next_commands(run: directory.Run) -> list[tuple[str, str]]:
 
     path, every = str(run.path), EXPERIMENT + PLACE
     of_run = [*file, path] if start != BY_MODULE else [path, *file]
-    resume = [('Resume from the newest checkpoint', command('train', [*names, '--workdir', path], every))]
-    return [
-        *([] if run.finished else resume),
-        ('Evaluate the newest checkpoint', command('evaluate', of_run, every)),
-        ('Generate', command('sample', of_run, every)),
-        ('Write this report again', command('report', of_run, EXPERIMENT)),
+    commands = [
+        (RESUME, command('train', [*names, '--workdir', path], every)),
+        (EVALUATE, command('evaluate', of_run, every)),
+        (GENERATE, command('sample', of_run, every)),
+        (REPORT, command('report', of_run, EXPERIMENT)),
     ]
+    return [each for each in commands if each[0] in possible(run)]
+
+
+def possible(run: directory.Run) -> list[str]:
+    """What can be done with a run: a finished one cannot be resumed, and only a run on text generates text."""
+    generates = bool(run.environment and run.environment[-1].get('tokenizer'))
+    return [*([] if run.finished else [RESUME]), EVALUATE, *([GENERATE] if generates else []), REPORT]
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -53,12 +62,12 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def _in_python(run: directory.Run) -> list[tuple[str, str]]:
-    """The same in Python, of a run that Python started."""
+    """The same as Python calls, of a run that Python started."""
     path = repr(str(run.path))
-    resume = [] if run.finished else [('Resume from the newest checkpoint', f'verbs.train(experiment, {path})')]
-    return [
-        *resume,
-        ('Look at it', f'run = verbs.open_run({path})'),
-        ('Evaluate the newest checkpoint', f'verbs.open_run({path}).restore().evaluate()'),
-        ('Generate', f"verbs.open_run({path}).sample('Once')"),
-    ]
+    calls = {
+        RESUME: f'verbs.train(verbs.open_run({path}).experiment, {path})',
+        EVALUATE: f'verbs.open_run({path}).restore().evaluate()',
+        GENERATE: f"verbs.open_run({path}).sample('Once')",
+        REPORT: f'verbs.write_report({path})',
+    }
+    return [(purpose, f'{IMPORT}\n{calls[purpose]}') for purpose in possible(run)]

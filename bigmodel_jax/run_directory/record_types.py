@@ -262,7 +262,7 @@ def problem(record: dict[str, Any]) -> str | None:
     try:
         adapter.validate_python(record, strict=True)
         for entry in record['artifacts'] if kind == 'artifacts' else ():
-            ENTRIES.get(entry.get('type'), _ANY_ENTRY).validate_python(entry, strict=True)
+            _entry_adapter(entry).validate_python(entry, strict=True)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         path = '.'.join(map(str, first['loc']))
@@ -270,6 +270,11 @@ def problem(record: dict[str, Any]) -> str | None:
     if kind == 'maps' and not all(_rectangular(each['weights']) for each in record['maps']):
         return 'maps: the weights are no array'
     return None
+
+
+def _entry_adapter(entry: dict[str, Any]) -> pydantic.TypeAdapter:
+    kind = entry.get('type')
+    return ENTRIES.get(kind, _ANY_ENTRY) if isinstance(kind, str) else _ANY_ENTRY
 
 
 def _rectangular(nested: list[Any]) -> bool:

@@ -27,7 +27,7 @@ def test_finished_run(tmp_path):
     np.testing.assert_array_equal(steps, np.arange(10, 2_001, 10))
     assert values.dtype == np.float64
     np.testing.assert_array_equal(run.metrics('validation/loss')[0], np.arange(250, 2_001, 250))
-    assert [record['step'] for record in run.samples] == [500, 1_000, 1_500, 2_000]
+    assert [group.step for group in run.artifacts] == [500, 1_000, 1_500, 2_000]
     assert run.summary()['validation/loss'] == run.metrics('validation/loss')[1][-1]
     assert 'finished' in repr(run)
     assert json.loads(json.dumps(run.summary())) == run.summary()

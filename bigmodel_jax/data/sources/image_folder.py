@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import io
 import pathlib
 import types
@@ -13,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import cache, preparation_progress, records, splits
+from bigmodel_jax.data import cache, libraries, preparation_progress, records, splits
 from bigmodel_jax.data.sources import files
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
@@ -121,10 +120,4 @@ def decode(content: bytes, channels: int, where: str) -> np.ndarray:
 
 
 def _pillow() -> types.ModuleType:
-    try:
-        return importlib.import_module('PIL.Image')
-    except ModuleNotFoundError as error:
-        raise config.InputError(
-            'Images are read by Pillow, which is not installed. In a clone of this repository: '
-            "pip install -e '.[vision]'; or: pip install pillow."
-        ) from error
+    return libraries.load('PIL.Image', 'Images are read by Pillow', package='pillow', extra='vision')

@@ -1,7 +1,6 @@
 """Tables in Parquet files, read by pyarrow."""
 
 import dataclasses
-import importlib
 import threading
 import types
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import records, splits
+from bigmodel_jax.data import libraries, records, splits
 from bigmodel_jax.data.sources import files
 
 
@@ -90,10 +89,4 @@ class ParquetRecords(records.Records):
 
 
 def _arrow() -> types.ModuleType:
-    try:
-        return importlib.import_module('pyarrow.parquet')
-    except ModuleNotFoundError as error:
-        raise config.InputError(
-            'Parquet files are read by pyarrow, which is not installed. In a clone of this repository: '
-            "pip install -e '.[parquet]'; or: pip install pyarrow."
-        ) from error
+    return libraries.load('pyarrow.parquet', 'Parquet files are read by pyarrow', extra='parquet')

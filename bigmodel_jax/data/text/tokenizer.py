@@ -1,7 +1,6 @@
 """The interface of tokenizers; tokenizers.py has the kinds."""
 
 import hashlib
-import importlib
 import json
 import re
 import types
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax.data import libraries
 
 DESCRIPTION = 'vocabulary.json'
 LONG_TEXT = 2**20  # Characters; a longer document is tokenized in parts of about so many, where that is exact.
@@ -134,7 +133,4 @@ def import_library(name: str) -> types.ModuleType:
     Raises:
       InputError: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise config.InputError(f'This tokenizer needs the {name!r} package: pip install {name}.') from error
+    return libraries.load(name, f'This tokenizer needs the {name!r} package')

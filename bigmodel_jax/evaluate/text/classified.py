@@ -1,7 +1,6 @@
-"""How well labels, or numbers, are told; scored by scikit-learn and SciPy."""
+"""Classification and regression metrics, computed by scikit-learn and SciPy."""
 
 import dataclasses
-import importlib
 import math
 import types
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches
+from bigmodel_jax.data import batches, libraries
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.parallel import sharding
@@ -20,7 +19,7 @@ PyTree = Any
 
 
 class Score:
-    """Interface of the scores of what was predicted."""
+    """Interface of the scores of predictions."""
 
     name: ClassVar[str]
     library: ClassVar[str]  # The package that computes it.
@@ -33,7 +32,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Accuracy(Score):
-    """The share of rows that are told right."""
+    """The fraction of rows whose predicted label is right."""
 
     name: ClassVar[str] = 'accuracy'
     library: ClassVar[str] = 'sklearn'
@@ -161,7 +160,4 @@ def load(name: str) -> types.ModuleType:
     Raises:
       InputError: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise config.InputError('These scores need scikit-learn: pip install scikit-learn.') from error
+    return libraries.load(name, 'These scores are computed by scikit-learn', package='scikit-learn')

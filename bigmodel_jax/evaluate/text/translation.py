@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import types
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import records
+from bigmodel_jax.data import libraries, records
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import artifacts, evaluation, metric
 from bigmodel_jax.evaluate.text import decoding
@@ -163,7 +162,4 @@ def _source(tokenizer: tokenizers.Tokenizer, sentence: str) -> np.ndarray:
 
 
 def _sacrebleu() -> types.ModuleType:
-    try:
-        return importlib.import_module('sacrebleu')
-    except ModuleNotFoundError as error:
-        raise config.InputError('BLEU comes from sacrebleu, which is not installed: pip install sacrebleu.') from error
+    return libraries.load('sacrebleu', 'BLEU comes from sacrebleu')

@@ -1,4 +1,4 @@
-"""Sentences followed from characters to attention: the evaluation's records, and the picture of them."""
+"""Attention maps of translations: what the evaluation shows of a sentence, and the picture of it."""
 
 import pathlib
 
@@ -28,53 +28,45 @@ def setting(experiment, model):
 
 
 @pytest.fixture(scope='module')
-def record(smoke):
-    """What is recorded of the sentence, under weights drawn by chance, with two layers so that they can be confused."""
+def shown(smoke):
+    """What is shown of the sentence, under weights drawn by chance, with two layers so that they can be confused."""
     model = config.vary(smoke.model, {'encoder_layers': 2, 'decoder_layers': 2, 'width': 16, 'stack.scan': True})
     maps = config.vary(smoke.evaluations[2], {'longer_by': 2})
     tokens = np.zeros((1, 4), np.int32)
     params = drawing.variables(model.build(), {'source': tokens, 'inputs': tokens})['params']
-    (found,) = maps.build(setting(smoke, model)).run(params, {}).records['maps']
-    return found
+    return maps.build(setting(smoke, model)).run(params, {}).artifacts
 
 
-def test_a_sentence_is_followed_from_characters_to_tokens(record):
-    assert record['prompt'] == '我爱北京天安门'
-    assert ''.join(token['piece'] for token in record['source']) == record['prompt']
-    assert [token['piece'] for token in record['source']] == ['我', '爱', '北京', '天安门', '']
-    # Pieces of no whole character are shown as U+FFFD, each by itself.
-    assert ''.join(token['piece'] for token in record['target']).count('\ufffd') >= record['text'].count('\ufffd')
+def test_a_sentence_is_shown_as_characters_and_tokens(shown):
+    text, characters, figure = shown
+    assert text.prompt == '我爱北京天安门'
+    assert ''.join(character for character, _ in characters.rows) == text.prompt
+    assert characters.rows[0] == ('我', 'U+6211')
+    assert [label.rpartition(' ')[0] for label in figure.panels[0].columns] == ['我', '爱', '北京', '天安门', '(end)']
 
 
-def test_each_token_spreads_one_look_over_the_source(record):
-    weights_LHTS = np.array(record['weights'])
-    assert weights_LHTS.shape == (2, 2, len(record['target']), len(record['source']))
+def test_each_row_of_the_attention_sums_to_one(shown):
+    figure = shown[-1]
+    heads = np.array([panel.values for panel in figure.details])
+    assert heads.shape == (4, len(figure.panels[0].rows), 5)
     # Each of five numbers was rounded to four digits.
-    np.testing.assert_allclose(weights_LHTS.sum(-1), 1.0, atol=3e-4)
-    assert np.ptp(weights_LHTS, axis=0).max() > 0.01
+    np.testing.assert_allclose(heads.sum(-1), 1.0, atol=3e-4)
+    assert np.ptp(heads[[0, 2]], axis=0).max() > 0.01
 
 
-def test_the_picture_has_every_weight_and_label(record):
-    (followed,) = heatmaps.followed([record])
-    assert (len(followed.layers), len(followed.heads)) == (2, 4)
-    first, weights_TS = followed.heads[3], np.array(record['weights'])[1, 1]
-    assert first.title == 'layer 2, head 2'
-    np.testing.assert_allclose([cell.shade for cell in first.cells], weights_TS.ravel(), atol=6e-4)
-    mean_TS = np.array(record['weights']).mean(axis=1)[0]
-    np.testing.assert_allclose([cell.shade for cell in followed.layers[0].cells], mean_TS.ravel(), atol=6e-4)
+def test_the_picture_has_every_weight_and_label(shown):
+    figure = shown[-1]
+    heads = np.array([panel.values for panel in figure.details])
+    assert figure.details[3].title == 'layer 2, head 2'
+    np.testing.assert_allclose(figure.panels[0].values, heads[:2].mean(axis=0), atol=1.1e-4)  # Rounded twice.
+    drawing_of = heatmaps.draw(figure.details[3])
+    np.testing.assert_allclose([cell.shade for cell in drawing_of.cells], heads[3].ravel(), atol=6e-4)
     folder = pathlib.Path(heatmaps.__file__).parent / 'templates'
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True)
-    drawn = environment.from_string("{% import 'maps.html' as maps %}{{ maps.draw(followed) }}")
-    page = drawn.render(followed=followed)
-    assert page.count('<rect') == weights_TS.size * 6
-    for token in record['source']:
-        assert f'>{token["id"]}</tspan>' in page  # Readable without a font for the writing.
-    assert '天安门' in page
-    assert '<code>U+6211</code>' in page
-
-
-def test_spaces_are_seen():
-    assert [heatmaps.shown(piece) for piece in (' the', 'a ', ' ', '', 'x y')] == ['␣the', 'a␣', '␣', '(end)', 'x y']
+    page = environment.from_string("{% import 'artifacts.html' as a %}{{ a.heatmap(map) }}").render(map=drawing_of)
+    assert page.count('<rect') == heads[3].size
+    for label in figure.panels[0].columns:
+        assert f'>{label}</text>' in page  # With the id, readable without a font for the writing.
 
 
 def test_a_model_without_an_encoder_is_refused(smoke):

@@ -70,14 +70,12 @@ def config_of(*prompts, tokens=12):
 
 def test_it_writes_what_it_has_learned():
     outcome = config_of(*PROMPTS, tokens=18).build(setting()).run(learned(), {})
-    assert outcome.records == {
-        'samples': [
-            {'prompt': 'naïve', 'text': ' café 日本'},
-            # 18 of 19 bytes: half a character is shown as such.
-            {'prompt': '', 'text': TEXT[:-1] + '\N{REPLACEMENT CHARACTER}'},
-            {'prompt': TEXT[:-1], 'text': '本'},
-        ]
-    }
+    assert [(each.prompt, each.text) for each in outcome.artifacts] == [
+        ('naïve', ' café 日本'),
+        # 18 of 19 bytes: half a character is shown as such.
+        ('', TEXT[:-1] + '\N{REPLACEMENT CHARACTER}'),
+        (TEXT[:-1], '本'),
+    ]
 
 
 def test_write_needs_no_run():

@@ -73,7 +73,7 @@ def test_the_score_is_that_of_sacrebleu_on_the_texts_in_order(run):
     assert score > 0
     assert score == scorer.corpus_score(found, [SENTENCES]).score
     assert run.measured('test/bleu') == metric.Metric(score, 'higher', 'BLEU', str(scorer.get_signature()))
-    assert [(each['prompt'], each['text']) for each in run.samples[0]['samples']] == list(zip(SENTENCES, found))[:5]
+    assert [(each['prompt'], each['text']) for each in run.artifacts[0].entries] == list(zip(SENTENCES, found))[:5]
     assert SENTENCES[0] in (run.path / 'report.html').read_text()
 
 
