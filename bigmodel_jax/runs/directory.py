@@ -320,16 +320,17 @@ class Run:
         """The trained parameters at a checkpoint (default: the newest), as a tree of arrays."""
         return self.restore(step, weights='trained').params
 
-    def sample(self, *prompts: str, tokens: int = 200, how: Any = None, seed: int = 0) -> list[str]:
-        """How the newest model goes on from each prompt.
+    def predictor(self, **how: Any) -> Any:
+        """The newest model as a function from new records to artifacts; see restored_model.Trained.predictor()."""
+        return self.restore().predictor(**how)
+
+    def sample(self, *prompts: str, tokens: int | None = None, how: Any = None, seed: int = 0) -> list[Any]:
+        """What the newest model makes of each prompt: Text that continues or translates it, or a Table of labels.
 
         Args:
-          tokens: new tokens at most.
-          how: an evaluate.decoding.Decoding; by default Sampling().
+          tokens: new tokens at most; by default 200, or as many as the model has positions for.
+          how: an evaluate.text.decoding.Decoding; by default Sampling().
         """
-        from bigmodel_jax.evaluate.text import decoding  # Imports JAX.
-
-        how = decoding.Sampling() if how is None else how
         return self.restore().sample(prompts, tokens=tokens, how=how, seed=seed)
 
     @property

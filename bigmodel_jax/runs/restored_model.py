@@ -1,4 +1,4 @@
-"""The model of a run as it stood at one checkpoint, ready to be evaluated and to write."""
+"""The model of a run as it stood at one checkpoint, ready to be evaluated and to predict."""
 
 import dataclasses
 import typing
@@ -11,7 +11,8 @@ from bigmodel_jax import config, differences
 from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import evaluation
-from bigmodel_jax.evaluate.text import decoding, decoding_model, samples, translation
+from bigmodel_jax.evaluate import predictor as predictors
+from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import parameter_groups
 from bigmodel_jax.parallel import sharding
@@ -70,16 +71,32 @@ class Trained:
                 writer.evaluation(self.step, name, found[name])
         return found
 
-    def sample(self, prompts: Sequence[str], *, tokens: int, how: decoding.Decoding, seed: int) -> list[str]:
-        """How the model goes on from each prompt, see samples.write(); one with an encoder translates it instead.
+    def predictor(
+        self, *, how: decoding.Decoding | None = None, tokens: int | None = None, seed: int = 0
+    ) -> predictors.Predictor:
+        """The model as a function from new records to artifacts; see predictor.predictor().
 
-        A translation may be `tokens` longer than its source.
+        Args:
+          how, tokens, seed: of generated text.
+
+        Raises:
+          InputError: it predicts nothing, or its tokenizer is damaged.
         """
-        decoding.check_texts(prompts)
-        model, rest = self.experiment.model, {'seed': seed, 'model_state': self.model_state, 'place': self.place}
-        if isinstance(model, decoding_model.Generative) and decoding_model.reads_source(model):
-            return translation.translate(model, self.params, self.tokenizer, prompts, how=how, longer_by=tokens, **rest)
-        return samples.write(model, self.params, self.tokenizer, prompts, tokens=tokens, how=how, **rest)
+        weights = predictors.Weights(self.experiment.model, self.params, self.model_state, self.place)
+        tokenizer = identity.tokenizer_of(self.path, self.path / durable_files.CHECKPOINTS / str(self.step))
+        how_to: dict[str, Any] = {'how': how, 'tokens': tokens, 'seed': seed}
+        return predictors.predictor(weights, self.experiment.data, tokenizer=tokenizer, **how_to)
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        how: decoding.Decoding | None = None,
+        tokens: int | None = None,
+        seed: int = 0,
+    ) -> list[Any]:
+        """What predictor() makes of each prompt: a Text that continues or translates it, or a Table of labels."""
+        return self.predictor(how=how, tokens=tokens, seed=seed)([{'prompt': prompt} for prompt in prompts])
 
 
 def check(path: epath.Path, experiment: Experiment) -> None:

@@ -1,7 +1,7 @@
 """Labelled sentences, or pairs of them, for classification and regression."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -42,6 +42,12 @@ class Labelled(batches.Data):
             raise config.InputError(f'data.length={self.length} leaves no room for a sentence.')
         return batches.Batches(LabelledExamples(self), rows=self.batch, seed=seed)
 
+    def encode(self, texts: Sequence[Sequence[str]], tokenizer: tokenizers.Tokenizer) -> dict[str, np.ndarray]:
+        """The inputs of rows, of which `texts` holds the first sentence of each, and the second where there is one."""
+        encoded = [tokenizer.encode_many(list(column)) for column in texts]
+        second = encoded[1] if len(encoded) > 1 else None
+        return bert_format.layout(encoded[0], second, length=self.length, special=bert_format.specials(tokenizer))
+
 
 def _fields(data: Labelled, upper_bound: int | None) -> dict[str, batches.Field]:
     floats = batches.Field((), np.dtype(np.float32), ())
@@ -57,10 +63,7 @@ class LabelledExamples(batches.ArrayExamples):
         self.label_names = labels.names(_written(data), data.classes)
         self.tokenizer, found = data.tokenizer.build(), data.source.open()
         sentences, written = records.columns(found, data.sentences, data.label)
-        encoded = [self.tokenizer.encode_many(column) for column in sentences]
-        second = encoded[1] if len(encoded) > 1 else None
-        special = bert_format.specials(self.tokenizer)
-        arrays = bert_format.layout(encoded[0], second, length=data.length, special=special)
+        arrays = data.encode(sentences, self.tokenizer)
         if data.classes == 1:
             arrays['values'] = labels.numbers(written, found.where)
         else:

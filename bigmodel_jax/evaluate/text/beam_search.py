@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.evaluate.text.decoding_model import Prompts, Reader
+from bigmodel_jax.evaluate.text.decoding_model import DecodingModel, Prompts
 
 PyTree = Any
 
@@ -29,11 +29,11 @@ class _Sequences(NamedTuple):
     lengths_B: jax.Array
     log_p_B: jax.Array
     done_B: jax.Array
-    memory: PyTree
+    cache: PyTree
 
 
 def one_by_one(
-    reader: Reader,
+    model: DecodingModel,
     prompts: Prompts,
     pick: Callable[[jax.Array, jax.Array], jax.Array],
     *,
@@ -46,7 +46,7 @@ def one_by_one(
       pick: (logits [B, V], positions [B] at which the new tokens will stand) -> tokens [B].
     """
 
-    def append(state: _Sequences, logits_BV: jax.Array, memory: PyTree) -> _Sequences:
+    def append(state: _Sequences, logits_BV: jax.Array, cache: PyTree) -> _Sequences:
         token_B = jnp.where(state.done_B, end, pick(logits_BV, prompts.lengths_B + state.step))
         log_p_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
         gained_B = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=1)[:, 0]
@@ -56,26 +56,26 @@ def one_by_one(
             lengths_B=state.lengths_B + ~state.done_B,
             log_p_B=state.log_p_B + jnp.where(state.done_B, 0.0, gained_B),
             done_B=state.done_B | (token_B == end),
-            memory=memory,
+            cache=cache,
         )
 
     def body(state: _Sequences) -> _Sequences:
         newest = state.step - 1
-        logits_BV, memory = reader.next(state.tokens_BT[:, newest], prompts.lengths_B + newest, state.memory)
-        return append(state, logits_BV, memory)
+        logits_BV, cache = model.next(state.tokens_BT[:, newest], prompts.lengths_B + newest, state.cache)
+        return append(state, logits_BV, cache)
 
     B, T = prompts.tokens_BT.shape
-    logits_BV, memory = reader.begin(prompts, slots=T + tokens)
+    logits_BV, cache = model.begin(prompts, slots=T + tokens)
     empty = _Sequences(
         step=jnp.int32(0),
         tokens_BT=jnp.full((B, tokens), end, jnp.int32),
         lengths_B=jnp.zeros(B, jnp.int32),
         log_p_B=jnp.zeros(B, jnp.float32),
         done_B=prompts.lengths_B == 0,
-        memory=None,
+        cache=None,
     )
     final = jax.lax.while_loop(
-        lambda state: (state.step < tokens) & ~state.done_B.all(), body, append(empty, logits_BV, memory)
+        lambda state: (state.step < tokens) & ~state.done_B.all(), body, append(empty, logits_BV, cache)
     )
     log_p_BW = final.log_p_B[:, None]
     return Texts(final.tokens_BT[:, None], final.lengths_B[:, None], log_p_BW, log_p_BW)
@@ -89,17 +89,17 @@ class _Beams(NamedTuple):
     live_BWT: jax.Array  # Texts that have not ended, most likely first.
     log_p_BW: jax.Array
     kept: Texts  # The best of those that have ended.
-    memory: PyTree  # Of the live texts.
+    cache: PyTree  # Of the live texts.
 
 
-def beam(reader: Reader, prompts: Prompts, *, beams: int, length_penalty: float, tokens: int, end: int) -> Texts:
+def beam(model: DecodingModel, prompts: Prompts, *, beams: int, length_penalty: float, tokens: int, end: int) -> Texts:
     """The `beams` best texts that beam search finds, by score: log-probability over length_norm().
 
     A text ends with the end token or is cut at `tokens` new tokens. The search stops early only when no live text can
     still get a better score than the worst text kept, so that with enough beams it is exhaustive.
     """
 
-    def advance(state: _Beams, logits_BWV: jax.Array, memory: PyTree) -> _Beams:
+    def advance(state: _Beams, logits_BWV: jax.Array, cache: PyTree) -> _Beams:
         B, W, V = logits_BWV.shape
         log_p_BWV = state.log_p_BW[:, :, None] + jax.nn.log_softmax(logits_BWV.astype(jnp.float32))
         # A beam can end in one way only, so at least W of the 2 W best have not ended. From here on W is 2 W.
@@ -114,15 +114,15 @@ def beam(reader: Reader, prompts: Prompts, *, beams: int, length_penalty: float,
             live_BWT=_take(grown_BWT, order_BW),
             log_p_BW=log_p_BW,
             kept=_best(state.kept, ended, beams),
-            memory=_reorder(memory, _take(parent_BW, order_BW)),
+            cache=_reorder(cache, _take(parent_BW, order_BW)),
         )
 
     def body(state: _Beams) -> _Beams:
         newest = state.step - 1
-        tokens_B = state.live_BWT[:, :, newest].reshape(-1)  # Each beam is a row to the reader.
+        tokens_B = state.live_BWT[:, :, newest].reshape(-1)  # Each beam is a row to the model.
         positions_B = jnp.repeat(prompts.lengths_B + newest, beams)
-        logits_BV, memory = wide.next(tokens_B, positions_B, state.memory)
-        return advance(state, logits_BV.reshape(-1, beams, logits_BV.shape[-1]), memory)
+        logits_BV, cache = wide.next(tokens_B, positions_B, state.cache)
+        return advance(state, logits_BV.reshape(-1, beams, logits_BV.shape[-1]), cache)
 
     def can_improve(state: _Beams) -> jax.Array:
         # Log-probabilities only fall and the norm only grows, so this is the most that a live text can reach.
@@ -130,11 +130,11 @@ def beam(reader: Reader, prompts: Prompts, *, beams: int, length_penalty: float,
         return (bound_B > state.kept.scores_BW[:, -1]).any()
 
     slots = prompts.tokens_BT.shape[1] + tokens
-    logits_BV, memory = reader.begin(prompts, slots=slots)
-    wide = reader.repeat(beams)
-    memory = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=1), memory)
+    logits_BV, cache = model.begin(prompts, slots=slots)
+    wide = model.repeat(beams)
+    cache = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=1), cache)
     logits_BWV = jnp.repeat(logits_BV[:, None], beams, axis=1)
-    state = advance(_no_beams(prompts, beams=beams, tokens=tokens, end=end), logits_BWV, memory)
+    state = advance(_no_beams(prompts, beams=beams, tokens=tokens, end=end), logits_BWV, cache)
     final = jax.lax.while_loop(lambda state: (state.step < tokens) & can_improve(state), body, state)
     # At the limit the live texts are cut. Before it none of them can displace a text that was kept.
     return _best(final.kept, _texts(final.live_BWT, final.log_p_BW, final.step, length_penalty), beams)
@@ -172,11 +172,11 @@ def _take(x: jax.Array, indices_BW: jax.Array) -> jax.Array:
     return jax.vmap(lambda row, indices_W: row[indices_W])(x, indices_BW)
 
 
-def _reorder(memory: PyTree, parent_BW: jax.Array) -> PyTree:
-    """The memory of each beam replaced by that of its parent. Beams stay in their row, hence on their device."""
+def _reorder(cache: PyTree, parent_BW: jax.Array) -> PyTree:
+    """The cache of each beam replaced by that of its parent. Beams stay in their row, hence on their device."""
 
     def one(x: jax.Array) -> jax.Array:
         beams = x.reshape(x.shape[0], *parent_BW.shape, *x.shape[2:])
         return jax.vmap(_take, in_axes=(0, None))(beams, parent_BW).reshape(x.shape)
 
-    return jax.tree.map(one, memory)
+    return jax.tree.map(one, cache)

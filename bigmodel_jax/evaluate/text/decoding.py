@@ -31,7 +31,13 @@ class Decoding:
     """Interface of the configs that say how a text is chosen."""
 
     def search(
-        self, reader: decoding_model.Reader, prompts: decoding_model.Prompts, *, tokens: int, end: int, key: jax.Array
+        self,
+        model: decoding_model.DecodingModel,
+        prompts: decoding_model.Prompts,
+        *,
+        tokens: int,
+        end: int,
+        key: jax.Array,
     ) -> beam_search.Texts:
         """Texts of up to `tokens` new tokens; traced once, so a pure function of its arguments."""
         raise NotImplementedError
@@ -42,12 +48,18 @@ class Greedy(Decoding):
     """The most likely token at every step."""
 
     def search(
-        self, reader: decoding_model.Reader, prompts: decoding_model.Prompts, *, tokens: int, end: int, key: jax.Array
+        self,
+        model: decoding_model.DecodingModel,
+        prompts: decoding_model.Prompts,
+        *,
+        tokens: int,
+        end: int,
+        key: jax.Array,
     ) -> beam_search.Texts:
         def pick(logits_BV: jax.Array, positions_B: jax.Array) -> jax.Array:
             return logits_BV.argmax(axis=-1).astype(jnp.int32)
 
-        return beam_search.one_by_one(reader, prompts, pick, tokens=tokens, end=end)
+        return beam_search.one_by_one(model, prompts, pick, tokens=tokens, end=end)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +71,13 @@ class Sampling(Decoding):
     top_p: config.PositiveFraction | None = None
 
     def search(
-        self, reader: decoding_model.Reader, prompts: decoding_model.Prompts, *, tokens: int, end: int, key: jax.Array
+        self,
+        model: decoding_model.DecodingModel,
+        prompts: decoding_model.Prompts,
+        *,
+        tokens: int,
+        end: int,
+        key: jax.Array,
     ) -> beam_search.Texts:
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(prompts.lengths_B)))
 
@@ -67,7 +85,7 @@ class Sampling(Decoding):
             logits_BV = candidates(logits_BV, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
             return jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in)(keys_B, positions_B), logits_BV)
 
-        return beam_search.one_by_one(reader, prompts, pick, tokens=tokens, end=end)
+        return beam_search.one_by_one(model, prompts, pick, tokens=tokens, end=end)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,9 +96,15 @@ class Beam(Decoding):
     length_penalty: LengthPenalty = 0.6
 
     def search(
-        self, reader: decoding_model.Reader, prompts: decoding_model.Prompts, *, tokens: int, end: int, key: jax.Array
+        self,
+        model: decoding_model.DecodingModel,
+        prompts: decoding_model.Prompts,
+        *,
+        tokens: int,
+        end: int,
+        key: jax.Array,
     ) -> beam_search.Texts:
-        return beam_search.beam(reader, prompts, **dataclasses.asdict(self), tokens=tokens, end=end)
+        return beam_search.beam(model, prompts, **dataclasses.asdict(self), tokens=tokens, end=end)
 
 
 def candidates(logits: jax.Array, *, temperature: float, top_k: int | None, top_p: float | None) -> jax.Array:
@@ -128,7 +152,7 @@ def decode(
     source: Sequence[np.ndarray] | None = None,
     model_state: PyTree | None = None,
     place: sharding.ShardingContext | None = None,
-    reader: type[decoding_model.Reader] = decoding_model.Cached,
+    decoder: type[decoding_model.DecodingModel] = decoding_model.Cached,
 ) -> list[list[Hypothesis]]:
     """For each prompt the texts that go on from it, best first: one, or as many as there are beams.
 
@@ -141,7 +165,7 @@ def decode(
       end: the token at which a text stops.
       source: token ids [n] for each prompt, for a model with an encoder.
       place: where `params` lie; by default on one device.
-      reader: decoding_model.Recomputing does without the cache, for comparison.
+      decoder: decoding_model.Recomputing does without the cache, for comparison.
 
     Raises:
       InputError: a prompt is empty, too long for the model's positions, or holds ids outside its vocabulary.
@@ -152,7 +176,7 @@ def decode(
     arrays, rows = _padded(inputs, place.shards('batch'))
     mine = place.local_rows(rows)
     batch = place.put_batch({name: value[mine] for name, value in arrays.items()}, rows)
-    plan = _Plan(generative, decoding, reader, place, tokens, end)
+    plan = _Plan(generative, decoding, decoder, place, tokens, end)
     key_data = np.asarray(jax.random.key_data(counter_rng.key(seed)))
     found = jax.device_get(_compiled(plan)((params, model_state or {}), batch, key_data))
     return [_hypotheses(jax.tree.map(lambda x, row=row: x[row], found)) for row in range(len(prompts))]
@@ -220,7 +244,7 @@ class _Plan:
 
     model: decoding_model.Generative
     decoding: Decoding
-    reader: type[decoding_model.Reader]
+    decoder: type[decoding_model.DecodingModel]
     place: sharding.ShardingContext
     tokens: int
     end: int
@@ -241,10 +265,10 @@ def _run(
             # Explicit, so that padding beyond the learned positions is looked up instead of cut out.
             batch['source_positions'] = jnp.arange(batch['source'].shape[1])[None]
             fixed = {'memory': apply(batch, method='encode')[0], 'source_segments': batch['source_segments']}
-        reader = plan.reader(plan.model, apply, fixed)
+        model = plan.decoder(plan.model, apply, fixed)
         prompts = decoding_model.Prompts(batch['inputs'], batch['lengths'])
         return plan.decoding.search(
-            reader, prompts, tokens=plan.tokens, end=plan.end, key=jax.random.wrap_key_data(key_data)
+            model, prompts, tokens=plan.tokens, end=plan.end, key=jax.random.wrap_key_data(key_data)
         )
 
 

@@ -1,4 +1,4 @@
-"""Reading texts token by token: what a search asks of a model, answered with a cache of keys and values or without."""
+"""Decoding token by token: what a search asks of a model, with a cache of the layers' state or without one."""
 
 import dataclasses
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -35,17 +35,17 @@ def reads_source(model: Generative) -> bool:
 
 
 class Prompts(NamedTuple):
-    """Texts to go on from, padded at the right. A row of length 0 is padding."""
+    """Prompts, padded at the right. A row of length 0 is padding."""
 
     tokens_BT: jax.Array
     lengths_B: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class DecodingModel:
     """Interface: a model that reads one more token of every row at each call.
 
-    What it remembers is an explicit tree of arrays with the rows on axis 1, for a search to carry, repeat and reorder.
+    Its cache is an explicit tree of arrays with the rows on axis 1, which a search carries, repeats and reorders.
     """
 
     model: Generative
@@ -53,15 +53,15 @@ class Reader:
     fixed: dict[str, jax.Array]  # What the model is given with every token, rows first: an encoder's output.
 
     def begin(self, prompts: Prompts, *, slots: int) -> tuple[jax.Array, PyTree]:
-        """Logits [B, V] after each prompt, and a memory with room for `slots` tokens a row."""
+        """Logits [B, V] after each prompt, and a cache with room for `slots` tokens a row."""
         raise NotImplementedError
 
-    def next(self, tokens_B: jax.Array, positions_B: jax.Array, memory: PyTree) -> tuple[jax.Array, PyTree]:
-        """Logits [B, V] after `tokens_B`, which stand at `positions_B`, and the new memory."""
+    def next(self, tokens_B: jax.Array, positions_B: jax.Array, cache: PyTree) -> tuple[jax.Array, PyTree]:
+        """Logits [B, V] after `tokens_B`, which stand at `positions_B`, and the new cache."""
         raise NotImplementedError
 
-    def repeat(self, times: int) -> 'Reader':
-        """A reader for `times` copies of every row, one after the other."""
+    def repeat(self, times: int) -> 'DecodingModel':
+        """The model for `times` copies of every row, one after the other."""
         fixed = {name: jnp.repeat(value, times, axis=0) for name, value in self.fixed.items()}
         return dataclasses.replace(self, fixed=fixed)
 
@@ -75,7 +75,7 @@ class Reader:
         return logits_B1V[:, 0], state
 
 
-class Cached(Reader):
+class Cached(DecodingModel):
     """Keeps the state of the layers (keys and values, recurrent states): each token costs one position's work.
 
     Layers with a recurrent state skip the padding of a short prompt, whose segment is 0. Attention writes it to slots
@@ -90,27 +90,27 @@ class Cached(Reader):
         batch = {'inputs': prompts.tokens_BT, 'positions': here_1T, 'segments': is_token_BT}
         return self.logits(batch, _last(prompts), self.model.initial_state(B, slots))
 
-    def next(self, tokens_B: jax.Array, positions_B: jax.Array, memory: PyTree) -> tuple[jax.Array, PyTree]:
+    def next(self, tokens_B: jax.Array, positions_B: jax.Array, cache: PyTree) -> tuple[jax.Array, PyTree]:
         batch = {'inputs': tokens_B[:, None], 'positions': positions_B[:, None]}
-        return self.logits(batch, jnp.zeros_like(positions_B), memory)
+        return self.logits(batch, jnp.zeros_like(positions_B), cache)
 
 
-class Recomputing(Reader):
-    """Remembers the tokens and reads all of them again for each new one: slow, and the reference for Cached."""
+class Recomputing(DecodingModel):
+    """Caches the tokens alone and computes all positions again for each new one: slow, and the reference for Cached."""
 
     def begin(self, prompts: Prompts, *, slots: int) -> tuple[jax.Array, PyTree]:
         B, T = prompts.tokens_BT.shape
-        memory_1BT = jnp.zeros((1, B, slots), jnp.int32).at[0, :, :T].set(prompts.tokens_BT)
-        return self._read(memory_1BT, _last(prompts))
+        tokens_1BT = jnp.zeros((1, B, slots), jnp.int32).at[0, :, :T].set(prompts.tokens_BT)
+        return self._read(tokens_1BT, _last(prompts))
 
-    def next(self, tokens_B: jax.Array, positions_B: jax.Array, memory: PyTree) -> tuple[jax.Array, PyTree]:
-        return self._read(memory.at[0, jnp.arange(len(tokens_B)), positions_B].set(tokens_B), positions_B)
+    def next(self, tokens_B: jax.Array, positions_B: jax.Array, cache: PyTree) -> tuple[jax.Array, PyTree]:
+        return self._read(cache.at[0, jnp.arange(len(tokens_B)), positions_B].set(tokens_B), positions_B)
 
-    def _read(self, memory_1BT: jax.Array, last_B: jax.Array) -> tuple[jax.Array, PyTree]:
-        batch = {'inputs': memory_1BT[0], 'positions': jnp.arange(memory_1BT.shape[2])[None]}
-        return self.logits(batch, last_B, None)[0], memory_1BT
+    def _read(self, tokens_1BT: jax.Array, last_B: jax.Array) -> tuple[jax.Array, PyTree]:
+        batch = {'inputs': tokens_1BT[0], 'positions': jnp.arange(tokens_1BT.shape[2])[None]}
+        return self.logits(batch, last_B, None)[0], tokens_1BT
 
 
 def _last(prompts: Prompts) -> jax.Array:
-    """The place of each prompt's last token; 0 in rows of padding."""
+    """The position of each prompt's last token; 0 in rows of padding."""
     return jnp.maximum(prompts.lengths_B - 1, 0)

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import types
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +11,8 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data import libraries, records
 from bigmodel_jax.data.text import tokenizers
-from bigmodel_jax.evaluate import artifacts, evaluation, metric
-from bigmodel_jax.evaluate.text import decoding
-from bigmodel_jax.models import model as models
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.evaluate import artifacts, evaluation, metric, predictor
+from bigmodel_jax.evaluate.text import decoding, generation
 
 PyTree = Any
 
@@ -53,11 +50,11 @@ class Translation(evaluation.Evaluation):
             )
         count = min(len(sides[0]), self.max_sentences or len(sides[0]))
         texts = sides[0].read(0, count), sides[1].read(0, count)
-        longest = max((_source(tokenizer, sentence) for sentence in texts[0]), key=len)
+        longest = max((generation.source_ids(tokenizer, sentence) for sentence in texts[0]), key=len)
         decoding.check(
             setting.model,
             [np.array([tokenizer.begin], np.int32)],
-            tokens=_padded(longest) + self.longer_by,
+            tokens=generation.padded_length(longest) + self.longer_by,
             end=tokenizer.end,
             source=[longest],
         )
@@ -83,17 +80,11 @@ class TranslationEvaluator(evaluation.Evaluator):
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         how, setting, (sentences, references) = self._translation, self._setting, self._texts
-        found = translate(
-            setting.model,
-            params,
-            self._tokenizer,
-            sentences,
-            how=how.decoding,
-            longer_by=how.longer_by,
-            rows=how.rows,
-            model_state=model_state,
-            place=setting.place,
+        weights = predictor.Weights(setting.model, params, model_state, setting.place)
+        predict = predictor.TextPredictor(
+            weights, self._tokenizer, decoding=how.decoding, tokens=how.longer_by, rows=how.rows
         )
+        found = [each.text for each in predict([{'prompt': sentence} for sentence in sentences])]
         bleu = _sacrebleu().metrics.BLEU(tokenize=how.tokenize)
         score = bleu.corpus_score(found, [references])
         shown = [
@@ -102,63 +93,6 @@ class TranslationEvaluator(evaluation.Evaluator):
         ]
         measured = metric.Metric(float(score.score), 'higher', 'BLEU', str(bleu.get_signature()))
         return evaluation.EvaluationResult({'bleu': measured}, shown)
-
-
-def translate(
-    model: models.Model,
-    params: PyTree,
-    tokenizer: tokenizers.Tokenizer,
-    sentences: Sequence[str],
-    *,
-    how: decoding.Decoding,
-    longer_by: int = 50,
-    rows: int = 128,
-    seed: int = 0,
-    model_state: PyTree | None = None,
-    place: sharding.ShardingContext | None = None,
-) -> list[str]:
-    """The best translation of each sentence, in their order.
-
-    Args:
-      model: the config that `params` belong to, a Seq2Seq.
-      longer_by: how many tokens longer than its source a translation may be.
-      rows: sentences translated at a time, those of similar lengths together.
-      place: where `params` lie; by default on one device.
-    """
-    ids = [_source(tokenizer, sentence) for sentence in sentences]
-    texts: dict[int, str] = {}
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    for start in range(0, len(order), rows):
-        chosen = order[start : start + rows]
-        # The last, short group repeats a sentence, so that it needs no program of its own.
-        padded = [*chosen, *(chosen[-1:] * (rows - len(chosen)))] if len(order) > rows else chosen
-        longest = _padded(ids[chosen[0]])
-        found = decoding.decode(
-            model,
-            params,
-            [np.array([tokenizer.begin], np.int32)] * len(padded),
-            tokens=longest + longer_by,
-            decoding=how,
-            end=tokenizer.end,
-            source=[ids[i] for i in padded],
-            seed=seed,
-            model_state=model_state,
-            place=place,
-        )
-        # A vocabulary that was rounded up has ids that stand for nothing.
-        best = [hypotheses[0].tokens for hypotheses in found[: len(chosen)]]
-        texts |= {i: tokenizer.decode(new[new < tokenizer.size]) for i, new in zip(chosen, best)}
-    return [texts[i] for i in range(len(ids))]
-
-
-def _padded(ids: np.ndarray) -> int:
-    """To how many tokens a source is padded, so that those of similar lengths share a program."""
-    return -(-len(ids) // decoding.PADDED_TO) * decoding.PADDED_TO
-
-
-def _source(tokenizer: tokenizers.Tokenizer, sentence: str) -> np.ndarray:
-    """Token ids of a sentence and its end, as data/text/pairs.py gives them to the encoder."""
-    return np.append(tokenizer.encode(sentence), tokenizer.end).astype(np.int32)
 
 
 def _sacrebleu() -> types.ModuleType:

@@ -19,7 +19,7 @@ PROMPTS = [[1], [2, 1, 1], [1, 2]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Automaton(decoding_model.Reader):
+class Automaton(decoding_model.DecodingModel):
     """A language model without weights: a text leads to a state, and each state has a row of log-probabilities."""
 
     table: jax.Array
@@ -38,8 +38,8 @@ class Automaton(decoding_model.Reader):
         states_B, _ = jax.lax.scan(read, start_B, (prompts.tokens_BT.T, places))
         return self.table[states_B], states_B[None]
 
-    def next(self, tokens_B, positions_B, memory):
-        states_B = successor(memory[0], tokens_B)
+    def next(self, tokens_B, positions_B, cache):
+        states_B = successor(cache[0], tokens_B)
         return self.table[states_B], states_B[None]
 
 
@@ -135,10 +135,10 @@ def pairs():
 
 
 @pytest.mark.parametrize(
-    ('reader', 'penalty'),
+    ('decoder', 'penalty'),
     [(decoding_model.Cached, 0.6), pytest.param(decoding_model.Recomputing, 0.0, marks=pytest.mark.slow)],
 )
-def test_with_enough_beams_a_translation_is_the_best_of_all(pairs, reader, penalty):
+def test_with_enough_beams_a_translation_is_the_best_of_all(pairs, decoder, penalty):
     """Every text that an encoder-decoder can write, in the order of its score, from a cache or without."""
     params, log_p = pairs
     texts = list(all_texts(VOCAB, TOKENS))
@@ -150,7 +150,7 @@ def test_with_enough_beams_a_translation_is_the_best_of_all(pairs, reader, penal
         decoding=decoding.Beam(beams=len(texts), length_penalty=penalty),
         end=END,
         source=SOURCES,
-        reader=reader,
+        decoder=decoder,
     )
     filled = np.array([[*text, *[END] * (TOKENS - len(text))] for text in texts])
     for source, hypotheses in zip(SOURCES, found):
@@ -188,13 +188,13 @@ def test_stopping_early_loses_nothing(beams, end_bonus):
 
 
 def test_the_search_stops_when_nothing_can_improve():
-    """Reading counts its calls in the memory: with an end of probability near 1, far fewer than 1,000 are needed."""
+    """Reading counts its calls in the cache: with an end of probability near 1, far fewer than 1,000 are needed."""
     log_p = np.log(np.where(np.arange(4) == END, 0.97, 0.01))[None].repeat(STATES, axis=0)
 
     class Counting(Automaton):
-        def next(self, tokens_B, positions_B, memory):
+        def next(self, tokens_B, positions_B, cache):
             jax.debug.callback(lambda: calls.append(1))
-            return super().next(tokens_B, positions_B, memory)
+            return super().next(tokens_B, positions_B, cache)
 
     for decode in (
         functools.partial(beam_search.beam, beams=2, length_penalty=0.6),

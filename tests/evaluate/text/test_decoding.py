@@ -68,7 +68,7 @@ def assert_same(found, expected):
 )
 def test_the_cache_changes_nothing(name, how):
     cached, recomputed = (
-        decode(name, how, reader=reader) for reader in (decoding_model.Cached, decoding_model.Recomputing)
+        decode(name, how, decoder=decoder) for decoder in (decoding_model.Cached, decoding_model.Recomputing)
     )
     assert_same(cached, recomputed)
 
