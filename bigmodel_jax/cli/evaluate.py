@@ -22,6 +22,7 @@ def run(options: argparse.Namespace) -> None:
     from bigmodel_jax.cli import process
     from bigmodel_jax.console import terminal
     from bigmodel_jax.hosts import processes
+    from bigmodel_jax.report import artifact_text
     from bigmodel_jax.train import progress
 
     experiment = processes.run_on_all(lambda: arguments.load_experiment_of_run(options))
@@ -36,10 +37,13 @@ def run(options: argparse.Namespace) -> None:
         return
     if trained.averaged:
         print(f'the mean of the checkpoints of steps {", ".join(map(str, trained.averaged))}')
+    console = terminal.Console()
     for name, result in found.items():
         for key, measured in result.metrics.items():
             unit = f' {measured.unit}' if measured.unit else ''
             print(f'{terminal.printable(name)}/{key}: {progress.short(measured.value)}{unit}')
+        for artifact in result.artifacts:
+            console.print(artifact_text.render(artifact), soft_wrap=True)
     if not found:
         print('The experiment has no evaluations.')
 

@@ -1,4 +1,4 @@
-"""sample: text that a model generates."""
+"""sample: what a model makes of new text: a continuation, a translation or labels."""
 
 import argparse
 import typing
@@ -15,10 +15,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_simulated_devices(parser)
     arguments.add_checkpoint(parser)
     parser.add_argument(
-        '--prompt', action='append', metavar='TEXT', help='text to continue or to translate; may be given several times'
+        '--prompt',
+        action='append',
+        metavar='TEXT',
+        help='text to continue, to translate or to classify; may be given several times',
     )
     parser.add_argument(
-        '--tokens', type=arguments.positive, default=200, metavar='N', help='new tokens at most (default: 200)'
+        '--tokens',
+        type=arguments.positive,
+        metavar='N',
+        help='new tokens at most (default: 200, or as many as the model has positions for)',
     )
     parser.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 is greedy (default: 1)')
     parser.add_argument('--top-k', type=int, metavar='K', help='sample from the K most likely tokens only')
@@ -34,16 +40,15 @@ def run(options: argparse.Namespace) -> None:
     from bigmodel_jax import verbs
     from bigmodel_jax.cli import process
     from bigmodel_jax.console import terminal
+    from bigmodel_jax.report import artifact_text
 
     prompts = options.prompt or ['']
     experiment, how = arguments.load_experiment_of_run(options), _decoding(options)
     trained = verbs.open_run(options.run).restore(options.step, experiment)
     process.warn_of(trained.damage)
-    texts = trained.sample(prompts, tokens=options.tokens, how=how, seed=options.seed)
     console = terminal.Console()
-    for prompt, text in zip(prompts, texts):
-        console.print(prompt, style='bold', end='', soft_wrap=True)
-        console.print(text, soft_wrap=True)
+    for artifact in trained.sample(prompts, tokens=options.tokens, how=how, seed=options.seed):
+        console.print(artifact_text.render(artifact), soft_wrap=True)
 
 
 def _decoding(options: argparse.Namespace) -> 'Decoding':
@@ -58,4 +63,4 @@ def _decoding(options: argparse.Namespace) -> 'Decoding':
     return config.check(how)
 
 
-VERB = Verb('generate text from a checkpoint', _add_arguments, run, file_as='option')
+VERB = Verb('generate text from a checkpoint, or classify text', _add_arguments, run, file_as='option')

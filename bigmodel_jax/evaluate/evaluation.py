@@ -1,4 +1,4 @@
-"""What an evaluation is to the training loop: a config with a name and an interval that builds something to run."""
+"""Evaluations: configs with a name and an interval, each of which builds an evaluator of the model."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What an evaluation may need of the run it belongs to."""
+    """The parts of a run that its evaluations may use."""
 
     model: model.Model
     module: Any  # The Flax module of `model`.

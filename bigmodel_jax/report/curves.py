@@ -1,4 +1,4 @@
-"""The geometry of a chart: thinned curves, ticks and marks, as numbers that a template draws. Pure NumPy."""
+"""The geometry of a chart: thinned curves, ticks and marks, as numbers that a template draws; NumPy alone."""
 
 import dataclasses
 import math

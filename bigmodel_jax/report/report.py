@@ -32,7 +32,7 @@ DIFF_CHARACTERS, TABLE_ROWS = 60_000, 60
 
 
 class Tile(NamedTuple):
-    """A key number: what it is, its value, and a word on it."""
+    """A key number: its name, its value, and a short note."""
 
     label: str
     value: str

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written so that a full disk does not end a run, nor a thread that died block it."""
+"""TensorBoard's event files. They are written from the calling thread, and a full disk does not end the run."""
 
 import os
 import socket
@@ -88,7 +88,7 @@ class Events:
         self._file.sync()
 
     def close(self) -> None:
-        """Writes what waits, and says what could not be written."""
+        """Writes what is buffered, and reports what could not be written."""
         lost = self._file.close()
         if lost is not None:
             appending.say(f'{lost}; the charts end earlier.')

@@ -1,4 +1,4 @@
-"""Weights & Biases: which of its runs the run of a work directory is, and how it is told what a run logs."""
+"""Logging to Weights & Biases: the id of a run there, and a tracker that fails without ending the run."""
 
 import importlib.util
 import pathlib
@@ -34,7 +34,7 @@ def check(project: str) -> None:
 def identity(workdir: epath.Path) -> str:
     """The id of the run of a work directory: drawn once and stored there.
 
-    So a resumed run goes on in its chart, wherever its directory is moved to, and no two runs share one, whatever
+    A resumed run thus continues in its chart, wherever its directory is moved to, and no two runs share one, whatever
     their directories are called.
 
     Raises:
@@ -61,7 +61,7 @@ def name(workdir: epath.Path) -> str:
 
 
 class Tracker:
-    """A run of Weights & Biases, which is told what a run logs; without it where it fails.
+    """A run of Weights & Biases, to which metrics are logged; training continues without it where it fails.
 
     Args:
       project: see check().

@@ -1,4 +1,4 @@
-"""Metrics on their way from the devices to files and the terminal. The only place that reads them from the devices."""
+"""Metrics and artifacts, from the devices to files and the terminal. Only this module reads metrics from devices."""
 
 import contextlib
 import functools

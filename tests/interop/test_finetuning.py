@@ -116,7 +116,7 @@ def test_a_run_resumes_bit_for_bit(tuned, hub, page, tmp_path):
 def test_a_run_is_sampled_and_evaluated_without_the_directory(tuned):
     trained = verbs.open_run(tuned).restore()
     (written,) = trained.sample(['The quick'], tokens=4, how=decoding.Greedy(), seed=0)
-    assert isinstance(written, str)
+    assert isinstance(written.text, str)
     assert trained.tokenizer.decode(trained.tokenizer.encode('Größe')) == 'Größe'
 
 
@@ -154,4 +154,4 @@ def test_a_converted_directory_is_sampled_with_its_tokenizer(hub, tmp_path):
     (written,) = trained.sample(['The quick'], tokens=4, how=decoding.Greedy(), seed=0)
     prompt = trained.tokenizer.encode_prompt('The quick')
     logits = huggingface.load_pretrained(hub).apply({'input_ids': prompt[None]})['logits'][0, -1]
-    assert written.startswith(trained.tokenizer.decode([int(jnp.argmax(logits))]))
+    assert written.text.startswith(trained.tokenizer.decode([int(jnp.argmax(logits))]))

@@ -1,4 +1,4 @@
-"""Answers to questions on a text, scored as SQuAD is."""
+"""Extractive question answering, with the metrics of SQuAD."""
 
 import collections
 import dataclasses
@@ -65,7 +65,7 @@ class Answers(evaluation.Evaluation):
 
 
 class AnswersEvaluator(evaluation.Evaluator):
-    """Answers all questions, in order, and scores them on the host."""
+    """Answers all questions, in order, and computes the metrics on the host."""
 
     def __init__(self, answers: Answers, setting: evaluation.Setting, data: questions.QuestionBatches):
         self.fingerprint = data.examples.fingerprint
@@ -110,7 +110,7 @@ class AnswersEvaluator(evaluation.Evaluator):
 
 
 def best_span(starts: np.ndarray, ends: np.ndarray, *, longest: int) -> tuple[float, int, int]:
-    """The highest sum of two logits, and their places, of spans of at most `longest` tokens.
+    """The highest sum of two logits, and their positions, of spans of at most `longest` tokens.
 
     Args:
       starts, ends: [n] float32.

@@ -40,7 +40,7 @@ def one_by_one(
     tokens: int,
     end: int,
 ) -> Texts:
-    """Goes on from each prompt by the tokens that `pick` chooses, until every row has ended or has `tokens` new tokens.
+    """Continues each prompt by the tokens that `pick` chooses, until every row has ended or has `tokens` new tokens.
 
     Args:
       pick: (logits [B, V], positions [B] at which the new tokens will stand) -> tokens [B].

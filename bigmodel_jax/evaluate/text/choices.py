@@ -1,4 +1,4 @@
-"""Zero-, one- and few-shot accuracy: which of several completions the model finds most likely.
+"""Zero-, one- and few-shot accuracy on multiple-choice tasks: whether the right completion is the most likely one.
 
 Source: Brown et al. (2020), arXiv:2005.14165, section 2.4.
 """
@@ -105,7 +105,7 @@ def encoded(choices: Choices, tokenizer: tokenizers.Tokenizer, seed: int) -> lis
 
 
 class ChoicesEvaluator(evaluation.Evaluator):
-    """Scores every completion of every question."""
+    """Computes the log-likelihood of every completion of every question."""
 
     def __init__(self, choices: Choices, setting: evaluation.Setting, examples: Sequence[Example]):
         self._choices, self._setting, self._examples = choices, setting, examples

@@ -89,7 +89,7 @@ class Spearman(Score):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classified(evaluation.Evaluation):
-    """Scores of the model's labels (or numbers) of every row of `data`.
+    """Metrics of the labels (or numbers) that the model predicts for every row of `data`.
 
     All scores are nan if the model gives nan for a row, or if no row has a weight.
 
@@ -117,7 +117,7 @@ class ClassifiedEvaluator(evaluation.Evaluator):
         self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)
 
     def _predict(self, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
-        """What each row is, what the model says, whether that is a number, and whether the row counts; [B] each."""
+        """The label of each row, the prediction, whether that is a number, and the weight of the row; [B] each."""
         with sharding.use(self._setting.place):
             outputs, _ = Apply(self._setting.module, params, model_state)(batch)
         if 'values' in outputs:
@@ -135,7 +135,7 @@ class ClassifiedEvaluator(evaluation.Evaluator):
             found.append(self._step(params, model_state, batch))
         truth, predicted, known, weights = (np.concatenate(parts) for parts in zip(*jax.device_get(found)))
         counted = weights > 0
-        # What is not a number is no label, and of no rows there is no score.
+        # A prediction that is not a number has no score, and neither has an empty set of rows.
         scored = counted.any() and known[counted].all()
         return evaluation.EvaluationResult(
             {

@@ -28,7 +28,7 @@ LengthPenalty = Annotated[float, annotated_types.Ge(0), annotated_types.Le(10)]
 
 
 class Decoding:
-    """Interface of the configs that say how a text is chosen."""
+    """Interface of the configs of a decoding method."""
 
     def search(
         self,
@@ -154,7 +154,7 @@ def decode(
     place: sharding.ShardingContext | None = None,
     decoder: type[decoding_model.DecodingModel] = decoding_model.Cached,
 ) -> list[list[Hypothesis]]:
-    """For each prompt the texts that go on from it, best first: one, or as many as there are beams.
+    """The continuations of each prompt, best first: one, or as many as there are beams.
 
     Compiled once for each configuration and padded shape; calls after the first only compute.
 
@@ -217,7 +217,7 @@ def check(
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Raises InputError if a text is none: bytes that are no UTF-8, which Python keeps as lone surrogates."""
+    """Raises InputError if a text holds bytes that are not UTF-8, which Python keeps as lone surrogates."""
     for text in texts:
         try:
             text.encode()
@@ -283,14 +283,14 @@ def _padded(inputs: dict[str, Sequence[np.ndarray]], parts: int) -> tuple[dict[s
         for row, ids in zip(batch[name], texts):
             row[: len(ids)] = ids
     if 'source' in batch:
-        # Rows of padding see their padding: what they compute is not used, but it should be finite.
+        # Rows of padding attend to their padding: what they compute is not used, but it should be finite.
         filled = np.array([len(ids) for ids in inputs['source']] + [1] * (rows - len(lengths)))
         batch['source_segments'] = (np.arange(batch['source'].shape[1]) < filled[:, None]).astype(np.int32)
     return batch, rows
 
 
 def _hypotheses(texts: beam_search.Texts) -> list[Hypothesis]:
-    """The texts of one row that exist; a model whose logits are nan writes one too, of log-probability nan."""
+    """The texts of one row; a model whose logits are nan generates one too, of log-probability nan."""
     return [
         Hypothesis(ids[:length], float(log_p), float(score))
         for ids, length, log_p, score in zip(*texts)

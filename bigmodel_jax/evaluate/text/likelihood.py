@@ -1,4 +1,4 @@
-"""How likely a language model finds a completion of a context: the sum of log p over the tokens of the completion.
+"""Log-likelihoods of completions given a context: the sum of log p over the tokens of the completion.
 
 Requests of similar lengths share one compiled program: contexts are padded to a power of two, and so are completions.
 """
@@ -26,14 +26,14 @@ PIECE = 64  # Positions of each row whose logits are held at one time.
 
 
 class Request(NamedTuple):
-    """What to score."""
+    """A completion of a context, to be scored."""
 
     context: np.ndarray  # [n] int32; begin it with the end token where there is nothing else.
     completion: np.ndarray  # [m] int32.
 
 
 class Score(NamedTuple):
-    """What came of a request."""
+    """The log-likelihood of a request."""
 
     log_p: float  # Natural logarithm of P(completion | context).
     tokens: int  # Of the completion.

@@ -1,4 +1,4 @@
-"""Tasks of choosing one of several completions, as text: templates, and prompts with solved examples before them.
+"""Multiple-choice tasks as text: templates, and few-shot prompts.
 
 Source: Brown et al. (2020), arXiv:2005.14165, section 2.4.
 """

@@ -1,4 +1,4 @@
-"""What a model that knows only how often each token occurs would reach: the first thing a language model must beat."""
+"""The unigram baseline: the loss of a model that predicts each token by its frequency in the training data."""
 
 import dataclasses
 from typing import Any
@@ -26,7 +26,7 @@ class Unigram(evaluation.Evaluation):
 
 
 class UnigramEvaluator(evaluation.Evaluator):
-    """Knows its answer before any training."""
+    """Gives the same result at every step."""
 
     def __init__(self, entropy: text.UnigramEntropy):
         self._entropy = entropy

@@ -12,7 +12,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import evaluation
-from bigmodel_jax.evaluate.text import decoding, samples
+from bigmodel_jax.evaluate.text import decoding, generation, samples
 from bigmodel_jax.layers import positions
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language
@@ -79,7 +79,7 @@ def test_it_writes_what_it_has_learned():
 
 
 def test_write_needs_no_run():
-    texts = samples.write(MODEL, learned(), BYTES, PROMPTS[::-1], tokens=18, how=decoding.Greedy())
+    texts = generation.generate(MODEL, learned(), BYTES, PROMPTS[::-1], tokens=18, how=decoding.Greedy())
     assert [texts[0], texts[2]] == ['本', ' café 日本']
 
 

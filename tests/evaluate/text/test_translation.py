@@ -10,7 +10,7 @@ from bigmodel_jax import config, verbs
 from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import pairs, tokenizers
 from bigmodel_jax.evaluate import metric
-from bigmodel_jax.evaluate.text import decoding, translation
+from bigmodel_jax.evaluate.text import decoding, generation, translation
 from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.layers import attention, blocks, ffn, norms, positions
 from bigmodel_jax.models import seq2seq
@@ -63,7 +63,7 @@ def test_the_score_is_that_of_sacrebleu_on_the_texts_in_order(run):
 
     def translated(sentences):
         model = trained.experiment.model
-        return translation.translate(model, trained.params, tokenizer, sentences, how=GREEDY, longer_by=4, rows=4)
+        return generation.translate(model, trained.params, tokenizer, sentences, how=GREEDY, longer_by=4, rows=4)
 
     found = translated(SENTENCES)
     assert found == [text for sentence in SENTENCES for text in translated([sentence])]
@@ -78,13 +78,13 @@ def test_the_score_is_that_of_sacrebleu_on_the_texts_in_order(run):
 
 
 def test_sampling_from_a_model_with_an_encoder_translates(run):
-    assert run.sample('aab', tokens=4, how=GREEDY) == translated_alone(run, 'aab')
+    assert [each.text for each in run.sample('aab', tokens=4, how=GREEDY)] == translated_alone(run, 'aab')
 
 
 def translated_alone(run, sentence):
     trained, tokenizer = run.restore(), tokenizers.Bytes().build()
     model = trained.experiment.model
-    return translation.translate(model, trained.params, tokenizer, [sentence], how=GREEDY, longer_by=4)
+    return generation.translate(model, trained.params, tokenizer, [sentence], how=GREEDY, longer_by=4)
 
 
 def test_sides_of_different_lengths_are_refused(run):
