@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from bigmodel_jax import config, experiment_file
-from bigmodel_jax.data.sources import tables
+from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import labelled, tokenizers
 from bigmodel_jax.evaluate import artifacts, predictor
 from bigmodel_jax.layers import positions
@@ -100,11 +100,11 @@ def test_a_model_that_predicts_nothing_known_is_refused(digits):
 
 
 def test_sentences_are_encoded_as_in_training_and_labels_have_names(tmp_path):
-    table = tmp_path / 'rows.tsv'
-    table.write_text('good film\tham\nbad film\tspam\n')
-    source = tables.Tsv(path=str(table))
-    vocabulary = tokenizers.WordPiece(vocab=40, trained_on=tables.Sentences(table=source))
-    data = labelled.Labelled(table=source, tokenizer=vocabulary, batch=2, length=8, labels=('ham', 'spam'))
+    table = tmp_path / 'rows.csv'
+    table.write_text('sentence,label\ngood film,ham\nbad film,spam\n')
+    vocabulary = tokenizers.WordPiece(vocab=40, trained_on=sources.Texts(texts=('good film', 'bad film')))
+    source = sources.Csv(path=str(table))
+    data = labelled.Labelled(source=source, tokenizer=vocabulary, batch=2, length=8, labels=('ham', 'spam'))
     rows = data.build(0).examples
     encoded = data.encode([['good film', 'bad film']], rows.tokenizer)
     batch = data.build(0).in_order(0)
