@@ -51,15 +51,14 @@ def _table(rows: Sequence[Sequence[artifacts.Cell]]) -> str:
 
 
 def _blocks(shown: text.Text, pixels_YXZ: np.ndarray) -> None:
-    """A picture of which each character is two pixels, one above the other; thinned to WIDTH columns."""
+    """A picture as shades, in its colours where the terminal has them; thinned to WIDTH columns."""
     every = -(-pixels_YXZ.shape[1] // WIDTH)
-    rgb_YXZ = np.broadcast_to(pixels_YXZ[..., :3], (*pixels_YXZ.shape[:2], 3))[::every, ::every]
-    if len(rgb_YXZ) % 2:
-        rgb_YXZ = np.concatenate([rgb_YXZ, rgb_YXZ[-1:]])
-    for upper_XZ, lower_XZ in zip(rgb_YXZ[::2], rgb_YXZ[1::2]):
-        for upper_Z, lower_Z in zip(upper_XZ.tolist(), lower_XZ.tolist()):
-            colors = ['#{:02x}{:02x}{:02x}'.format(*each) for each in (upper_Z, lower_Z)]
-            shown.append('▀', style=f'{colors[0]} on {colors[1]}')
+    # A character is twice as high as wide, so every second row is left out.
+    rgb_YXZ = np.broadcast_to(pixels_YXZ[..., :3], (*pixels_YXZ.shape[:2], 3))[:: 2 * every, ::every]
+    for row_XZ in rgb_YXZ.tolist():
+        for red, green, blue in row_XZ:
+            shade = _at((red + green + blue) / 3, 0, 255, SHADES)
+            shown.append(shade, style=f'#{red:02x}{green:02x}{blue:02x}')
         shown.append('\n')
 
 
