@@ -45,7 +45,7 @@ def experiment(corpus: pathlib.Path) -> Experiment:
     )
 
 
-def generating(corpus: pathlib.Path) -> Experiment:
+def generating(corpus: str | pathlib.Path) -> Experiment:
     """The same with a model that generates text."""
     model = decoder.gpt(vocab=304, width=16, layers=1, heads=2, length=64)
-    return config.vary(experiment(corpus), {'model': model, 'objective': language.LanguageModel()})
+    return config.vary(experiment(pathlib.Path(corpus)), {'model': model, 'objective': language.LanguageModel()})

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bigmodel_jax import config
 from bigmodel_jax.evaluate import artifacts
 from bigmodel_jax.report import curves, heatmaps
 from bigmodel_jax.run_directory import artifact_files
 from bigmodel_jax.runs import directory
-from bigmodel_jax.storage import durable_files
 
 # Bounds that keep the page small, whatever the run.
 GROUPS, TEXT_CHARACTERS, TABLE_ROWS = 12, 3_000, 60
@@ -80,7 +80,7 @@ def _view(run: directory.Run, entry: Mapping[str, Any], room: list[int]) -> View
         return View(kind, title, None, problem=f'This version cannot show an artifact of the type {kind!r}.')
     try:
         artifact = run.load(entry)
-    except durable_files.Damaged as error:
+    except config.InputError as error:  # Damaged, missing, or a symbolic link.
         return View(kind, title, None, problem=str(error))
     if isinstance(artifact, artifacts.Figure):
         panels, details = (tuple(map(_panel, each)) for each in (artifact.panels, artifact.details))
@@ -105,7 +105,9 @@ def _shortened(artifact: artifacts.Artifact) -> artifacts.Artifact:
 
 
 def _cut(text: str) -> str:
-    return text[:TEXT_CHARACTERS] + ' ...' * (len(text) > TEXT_CHARACTERS)
+    # A prompt may hold halves of surrogates, which no page can.
+    whole = text[:TEXT_CHARACTERS].encode(errors='replace').decode()
+    return whole + ' ...' * (len(text) > TEXT_CHARACTERS)
 
 
 def _panel(panel: artifacts.Chart | artifacts.Heatmap) -> Panel:

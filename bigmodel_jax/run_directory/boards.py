@@ -101,10 +101,10 @@ def show(board: Any, tag: str, artifact: artifacts.Artifact, step: int) -> None:
             # A text continues its prompt, unless it answers it and there is a reference.
             between = '\n\n' if artifact.reference else ''
             prompt = f'**{artifact.prompt}**' if artifact.prompt else ''
-            board.add_text(tag, f'{prompt}{between}{artifact.text}', step)
+            _add_text(board, tag, f'{prompt}{between}{artifact.text}', step)
         case artifacts.Table():
             rows = [artifact.columns, ('---',) * len(artifact.columns), *artifact.rows]
-            board.add_text(tag, '\n'.join(f'| {" | ".join(map(str, row))} |' for row in rows), step)
+            _add_text(board, tag, '\n'.join(f'| {" | ".join(map(str, row))} |' for row in rows), step)
         case artifacts.Image():
             _add_image(board, tag, artifact, step)
         case artifacts.Audio():
@@ -118,6 +118,10 @@ def show(board: Any, tag: str, artifact: artifacts.Artifact, step: int) -> None:
                 else:
                     pixels = encodings.chart_pixels([(np.array(line.x), np.array(line.y)) for line in panel.lines])
                 _add_image(board, f'{tag}/{number}', artifacts.Image.of(pixels), step)
+
+
+def _add_text(board: Any, tag: str, text: str, step: int) -> None:
+    board.add_text(tag, text.encode(errors='replace').decode(), step)  # Without halves of surrogates.
 
 
 def _add_image(board: Any, tag: str, image: artifacts.Image, step: int) -> None:

@@ -50,12 +50,8 @@ def test_every_python_call_runs(run, started):
 
 def test_every_command_runs(run, started, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / 'mine.py'
-    file.write_text(
-        f'import pathlib, sys\nsys.path.insert(0, {str(quick_text.__file__.rpartition("/")[0])!r})\nimport quick_text\n'
-        f'def experiment():\n    return quick_text.generating(pathlib.Path({str(run.path.parent)!r}))\n'
-    )
-    printed = started('/lib/bigmodel_jax/__main__.py', 'train', 'mine.py', '--workdir', str(run.path))
+    words = ('train', f'{quick_text.__file__}:generating', '--arg', f'corpus={run.path.parent}', '--workdir', 'x')
+    printed = started('/lib/bigmodel_jax/__main__.py', *words)
     assert tuple(purpose for purpose, _ in printed) == EVERY
     for _, text in [*printed[1:], printed[0]]:
         words = shlex.split(text)
