@@ -144,6 +144,8 @@ def _plain(value: Any) -> Any:
     """Dataclasses and tuples as JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, str):
+        return value.encode(errors='replace').decode()  # Half a surrogate pair is no text, and no log holds it.
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -19,7 +19,7 @@ from bigmodel_jax.train import metrics
 RANDOM = np.random.default_rng(0)
 LINE = artifacts.Line(name='l', x=(0.0, 1.0), y=(1.0, 2.0))
 EVERY = (
-    artifacts.Text(prompt='a\u2028', text='b \ud800', reference='c'),
+    artifacts.Text(prompt='a\u2028', text='b 世界', reference='c'),
     artifacts.Text(text=''),
     artifacts.Table(title='t', columns=('x', 'y'), rows=(('a', 1), ('b', 0.5))),
     artifacts.Image.of(RANDOM.random((3, 5))),
@@ -43,6 +43,11 @@ def test_a_number_that_is_not_finite_survives():
     (panel,) = artifacts.from_json(json.loads(json.dumps(figure.to_json(), allow_nan=False))).panels
     assert math.isnan(panel.values[0][0])
     assert panel.values[0][1] == math.inf
+
+
+def test_half_a_surrogate_pair_is_recorded_as_a_question_mark(tmp_path):
+    record(tmp_path, found=[artifacts.Text(text='a\ud800')])
+    assert read(tmp_path)[0].entries == [{'type': 'text', 'text': 'a?'}]
 
 
 @pytest.mark.parametrize('shape', [(3, 5), (3, 5, 1), (3, 5, 3), (3, 5, 4)])
