@@ -16,13 +16,13 @@ Sublayer = Callable[[jax.Array], jax.Array]
 
 
 class Residual:
-    """Interface: how a sublayer is joined to the stream that passes through the model."""
+    """Interface: how a sublayer is combined with the residual stream."""
 
     norm: norms.Norm
     dropout: float
 
     def join(self, x_BTD: jax.Array, sublayer: Sublayer, *, norm: Sublayer, drop: Sublayer) -> jax.Array:
-        """The stream after the sublayer."""
+        """The residual stream after the sublayer."""
         raise NotImplementedError
 
 

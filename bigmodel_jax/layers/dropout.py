@@ -15,7 +15,7 @@ def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
 
 
 def drop(module: nn.Module, x: jax.Array, rate: float) -> jax.Array:
-    """dropout() with a key of `module`'s own; `x` itself in evaluation, when no key was given."""
+    """dropout() with a key of the module; `x` itself in evaluation, when there is no key."""
     if not rate or not module.has_rng('dropout'):
         return x
     return dropout(x, module.make_rng('dropout'), rate=rate)

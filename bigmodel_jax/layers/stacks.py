@@ -52,7 +52,7 @@ class Stack:
     per token and layer (letters as in the legend of the package):
 
       remat          kept                      computed again
-      'offload'      nothing; D on the host    as 'full'; the stream waits in the memory of the host
+      'offload'      nothing; D on the host    as 'full'; the residual stream is kept in host memory
       'full'         D                         the whole forward pass: a third more FLOPs
       'attention'    D + H K                   every product with weights, but no scores: for long rows
       'heads'        D + 2 (H + G) K           the output of attention, and the feed-forward layer
