@@ -23,8 +23,8 @@ class Panel(NamedTuple):
     """A chart or a matrix of a figure, as a drawing; the other is None."""
 
     title: str
-    chart: curves.Chart | None
-    heatmap: heatmaps.Drawing | None
+    chart: curves.ChartDrawing | None
+    heatmap: heatmaps.HeatmapDrawing | None
     legend: tuple[tuple[str, str, bool], ...] = ()
 
 

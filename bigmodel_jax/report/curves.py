@@ -28,7 +28,7 @@ class Tick(NamedTuple):
     label: str
 
 
-class Line(NamedTuple):
+class Curve(NamedTuple):
     """A drawn series. Paths are of SVG; `faint` is what was measured where `path` is smoothed."""
 
     name: str
@@ -47,7 +47,7 @@ class Hover(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chart:
+class ChartDrawing:
     """All that a template needs to draw a chart. Lengths are in SVG units; y grows downwards."""
 
     width: float
@@ -58,7 +58,7 @@ class Chart:
     bottom: float
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    lines: list[Line]
+    lines: list[Curve]
     marks: list[Tick]
     level: Tick | None
     hovers: list[Hover]
@@ -82,7 +82,7 @@ class Axis(NamedTuple):
 
 def draw(
     series: Sequence[Series], *, width: float, height: float, marks: Sequence[Tick] = (), level: Tick | None = None
-) -> Chart | None:
+) -> ChartDrawing | None:
     """The chart of some series over the steps; None if no value is finite.
 
     Args:
@@ -103,7 +103,7 @@ def draw(
         return Tick(round(float(axis.place(np.array(value))), 1), label)
 
     x_ticks = ticks(x_axis, 8 if width > 600 else 5)
-    return Chart(
+    return ChartDrawing(
         width=width, height=height, left=left, right=right, top=top, bottom=bottom,
         x_ticks=[tick(x_axis, value, short_label(value)) for value in x_ticks],
         y_ticks=[tick(y_axis, value, short_label(value)) for value in ticks(y_axis, 5)],
@@ -173,19 +173,19 @@ def smooth(values: np.ndarray, *, window: int, points: int = 2 * BUCKETS) -> tup
     return indices, np.array([np.median(part) if len(part) else np.nan for part in finite])
 
 
-def _line(series: Series, x_axis: Axis, y_axis: Axis) -> Line:
+def _line(series: Series, x_axis: Axis, y_axis: Axis) -> Curve:
     steps, values = thin(series.steps, series.values)
     x, y = x_axis.place(steps.astype(float)), y_axis.place(values)
     measured = svg_path(x, y)
     if series.sparse:
         dots = [(round(column, 1), round(row, 1)) for column, row in zip(x.tolist(), y.tolist()) if math.isfinite(row)]
-        return Line(series.name, measured, '', dots, True)
+        return Curve(series.name, measured, '', dots, True)
     window = len(series.values) // 30
     if window < 3:
-        return Line(series.name, measured, '', [], False)
+        return Curve(series.name, measured, '', [], False)
     indices, medians = smooth(series.values, window=window)
     smoothed = svg_path(x_axis.place(series.steps[indices].astype(float)), y_axis.place(medians))
-    return Line(series.name, smoothed, measured, [], False)
+    return Curve(series.name, smoothed, measured, [], False)
 
 
 def svg_path(x: np.ndarray, y: np.ndarray) -> str:

@@ -25,7 +25,7 @@ class Cell(NamedTuple):
     title: str
 
 
-class Drawing(NamedTuple):
+class HeatmapDrawing(NamedTuple):
     """All that a template needs to draw a matrix. Lengths are in SVG units."""
 
     title: str
@@ -38,7 +38,7 @@ class Drawing(NamedTuple):
     cells: list[Cell]
 
 
-def draw(heatmap: artifacts.Heatmap) -> Drawing:
+def draw(heatmap: artifacts.Heatmap) -> HeatmapDrawing:
     """The drawing of a matrix: a row for each of its rows, from the top."""
     longest = max((len(_short(each)) for each in (*heatmap.rows, *heatmap.columns)), default=0)
     label = 2 * MARGIN + longest * CHARACTER
@@ -49,7 +49,9 @@ def draw(heatmap: artifacts.Heatmap) -> Drawing:
         for x, value in enumerate(row)
     ]
     width = label + max(map(len, heatmap.values), default=0) * CELL + MARGIN
-    return Drawing(heatmap.title, width, label + len(heatmap.values) * CELL + MARGIN, label, CELL, rows, columns, cells)
+    return HeatmapDrawing(
+        heatmap.title, width, label + len(heatmap.values) * CELL + MARGIN, label, CELL, rows, columns, cells
+    )
 
 
 def _shade(value: float) -> float:

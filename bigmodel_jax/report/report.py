@@ -39,11 +39,11 @@ class Tile(NamedTuple):
     note: str = ''
 
 
-class Figure(NamedTuple):
+class TitledChart(NamedTuple):
     """A chart with its title; a legend entry is (name, last value, whether it is an evaluation)."""
 
     title: str
-    chart: curves.Chart
+    chart: curves.ChartDrawing
     legend: list[tuple[str, str, bool]]
 
 
@@ -202,7 +202,7 @@ def title(name: str) -> str:
 # ---- curves -----------------------------------------------------------------------------------------------------
 
 
-def figures(run: directory.Run) -> Iterator[Figure]:
+def figures(run: directory.Run) -> Iterator[TitledChart]:
     """The other curves: each metric of training and of evaluations, on the same axes where the name is the same."""
     for name in dict.fromkeys(name.rpartition('/')[2] for name in metric_names(run)):
         figure = None if name in WITHOUT_CHART else _figure(run, name, SMALL_CHART)
@@ -210,7 +210,7 @@ def figures(run: directory.Run) -> Iterator[Figure]:
             yield figure
 
 
-def _figure(run: directory.Run, metric: str, size: tuple[float, float]) -> Figure | None:
+def _figure(run: directory.Run, metric: str, size: tuple[float, float]) -> TitledChart | None:
     """The metric in training and in each evaluation, with the unigram model's as a level."""
     baseline = unigram(run, metric)
     level = None if baseline is None else curves.Tick(baseline, f'unigram {quantities.number(baseline)}')
@@ -224,7 +224,7 @@ def _figure(run: directory.Run, metric: str, size: tuple[float, float]) -> Figur
     if chart is None:
         return None
     legend = [(each.name, quantities.number(each.values[-1]), each.sparse) for each in series]
-    return Figure(title(metric), chart, legend)
+    return TitledChart(title(metric), chart, legend)
 
 
 # ---- tables and texts ---------------------------------------------------------------------------------------------
