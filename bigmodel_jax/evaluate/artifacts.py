@@ -185,7 +185,7 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def attention(weights_LHTS: np.ndarray, source: Sequence[str], target: Sequence[str], title: str = '') -> Figure:
+def attention(weights_LHTS: np.ndarray, source: Sequence[str], target: Sequence[str], *, title: str = '') -> Figure:
     """How much each token of a target attends to each token of its source: the mean of each layer, and each head.
 
     Args:

@@ -90,9 +90,11 @@ class TextPredictor(Predictor):
         if isinstance(model, decoding_model.Generative) and decoding_model.reads_source(model):
             longest = max((generation.padded_length(generation.source_ids(own, each)) for each in prompts), default=0)
             more = self._tokens or _room(model, longest + 1)  # The first position is that of the begin token.
-            return generation.translate(model, weights.params, own, prompts, longer_by=more, rows=self._rows, **how)
+            return generation.translate(
+                weights.model, weights.params, own, prompts, longer_by=more, rows=self._rows, **how
+            )
         tokens = self._tokens or _room(model, max(map(len, generation.prompt_ids(own, prompts)), default=0))
-        return generation.generate(model, weights.params, own, prompts, tokens=tokens, **how)
+        return generation.generate(weights.model, weights.params, own, prompts, tokens=tokens, **how)
 
 
 def _room(model: Any, used: int) -> int:

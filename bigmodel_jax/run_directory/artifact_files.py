@@ -63,7 +63,7 @@ _TEXT = ('prompt', 'text', 'reference')
 
 def _of_map(record: Mapping[str, Any]) -> list[artifacts.Artifact]:
     labels = [[f'{each["piece"] or "(end)"} {each["id"]}' for each in record[side]] for side in ('source', 'target')]
-    figure = artifacts.attention(np.array(record['weights']), *labels, title='Attention to the source')
+    figure = artifacts.attention(np.array(record['weights']), labels[0], labels[1], title='Attention to the source')
     return [artifacts.Text(prompt=record['prompt'], text=record['text']), figure]
 
 

@@ -108,7 +108,7 @@ def show(board: Any, tag: str, artifact: artifacts.Artifact, step: int) -> None:
         case artifacts.Image():
             _add_image(board, tag, artifact, step)
         case artifacts.Audio():
-            sound = {'sample_rate': artifact.rate_hz, 'num_channels': artifact.channels}
+            sound: dict[str, Any] = {'sample_rate': artifact.rate_hz, 'num_channels': artifact.channels}
             sound |= {'length_frames': artifact.length, 'encoded_audio_string': artifact.content}
             _add(board, {'tag': tag, 'audio': {**sound, 'content_type': 'audio/wav'}}, step)
         case artifacts.Figure():

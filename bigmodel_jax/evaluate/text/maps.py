@@ -82,12 +82,12 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
         shown: list[artifacts.Artifact] = []
         for sentence, source, target, weights_LHTS in zip(maps.sentences, self._sources, targets, weights):
             text = self._tokenizer.decode(_known(self._tokenizer, target))
-            labels = [_labels(self._tokenizer, ids) for ids in (source, target)]
+            pieces, written = _labels(self._tokenizer, source), _labels(self._tokenizer, target)
             characters = tuple((character, f'U+{ord(character):04X}') for character in sentence)
             shown += [
                 artifacts.Text(prompt=sentence, text=text),
                 artifacts.Table(title='Characters', columns=('character', 'code point'), rows=characters),
-                artifacts.attention(weights_LHTS, *labels, title='Attention of the translation to its source'),
+                artifacts.attention(weights_LHTS, pieces, written, title='Attention of the translation to its source'),
             ]
         return evaluation.EvaluationResult(artifacts=shown)
 

@@ -48,7 +48,8 @@ class SamplesEvaluator(evaluation.Evaluator):
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         samples, setting = self._samples, self._setting
         weights = predictor.Weights(setting.model, params, model_state, setting.place)
-        how = {'decoding': samples.decoding, 'tokens': samples.tokens, 'seed': setting.seed}
-        predict = predictor.TextPredictor(weights, self._tokenizer, **how)
+        predict = predictor.TextPredictor(
+            weights, self._tokenizer, decoding=samples.decoding, tokens=samples.tokens, seed=setting.seed
+        )
         shown = predict([{'prompt': prompt} for prompt in samples.prompts])
         return evaluation.EvaluationResult(artifacts=shown)
