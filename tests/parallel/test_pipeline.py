@@ -121,7 +121,7 @@ def test_every_layer_microbatch_and_replica_has_a_dropout_key_of_its_own():
 def test_the_program_does_not_grow_with_layers_or_microbatches():
     def lines(layers, parts):
         place = sharding.MeshShape(pipeline=2, data=1, pipeline_parts=parts).build(jax.devices()[:2])
-        module = stacks.Stack().build(BLOCK, layers)
+        module = stacks.Stack().build((BLOCK,), layers)
         with sharding.use(place):
             params = jax.eval_shape(module.init, jax.random.key(0), X_BTD, CONTEXT)
             return jax.jit(module.apply).lower(nn.meta.unbox(params), X_BTD, CONTEXT).as_text().count('\n')
