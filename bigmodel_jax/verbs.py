@@ -20,7 +20,7 @@ from typing import Any
 
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import compatibility, config
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.interop import certifying, conversion, huggingface
@@ -58,7 +58,7 @@ def train(experiment: Experiment, workdir: epath.PathLike, **how: Any) -> loop.R
 
 def describe(experiment: Experiment) -> dict[str, list[descriptions.Row]]:
     """Every array of the training state and how it lies on the mesh; needs neither data nor memory."""
-    place = experiment.mesh.build()
+    place = compatibility.check(experiment).mesh.build()
     with sharding.use(place):
         spec = state.specify(experiment, place)
     abstract, shardings = spec.abstract, spec.shardings
@@ -98,6 +98,7 @@ def plan(
     say: planning.Say | None = None,
 ) -> list[planning.Plan]:
     """What each slice would make of `experiment`; see plan.make(). Neither data nor an accelerator is touched."""
+    compatibility.check(experiment)
     return [planning.make(experiment, each, fast=fast, table=table, say=say) for each in on]
 
 

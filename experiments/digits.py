@@ -81,6 +81,9 @@ class PatchTransformer(model.Model):
             raise config.InputError(f'model.patch={self.patch} does not divide the {side} pixels of a side.')
         self.block.check(self.width, (side // self.patch) ** 2)
 
+    def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
+        return {'logits': model.Output((CLASSES,), ('classes',), np.dtype(np.float32))}
+
 
 class PatchTransformerModule(nn.Module):
     """Owns the projection of patches, the positions, the blocks, a norm and the output matrix."""

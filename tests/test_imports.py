@@ -29,6 +29,7 @@ ORDER = (
     ('objectives', 'optim'),
     ('evaluate',),
     ('experiment',),
+    ('compatibility',),
     ('experiment_file',),
     ('storage',),
     ('hosts',),

@@ -12,7 +12,7 @@ from bigmodel_jax.data.text.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import metric
 from bigmodel_jax.evaluate.artifacts import Artifact
 from bigmodel_jax.models import model
-from bigmodel_jax.objectives import objective
+from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.parallel import sharding
 
 PyTree = Any
@@ -108,6 +108,15 @@ class Evaluation:
 
     name: str
     every_steps: int
+
+    def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
+        """What it needs of the model and of the batches of its field `data`; None: nothing that it can say.
+
+        Args:
+          of: the run's objective.
+          outputs: those of the model for these batches.
+        """
+        return None
 
     def build(self, setting: Setting) -> Evaluator:
         """The evaluation, with its data opened and checked, before the first compile.

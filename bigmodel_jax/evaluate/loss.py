@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.objectives.objective import Apply, Mean
 from bigmodel_jax.objectives.rngs import Rngs, evaluation_key
 from bigmodel_jax.parallel import sharding
@@ -34,6 +35,9 @@ class Loss(evaluation.Evaluation):
     every_steps: config.Positive
     name: str = 'validation'
     max_batches: config.Positive | None = None  # Only the first so many of the pass.
+
+    def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
+        return of.requires
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         data = setting.open(self.data, self.name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from bigmodel_jax import config, precision
@@ -74,6 +75,11 @@ class Bert(model.Model):
                 f'model.types={self.types}, but the data has {kinds} token types; use at least {kinds}.'
             )
         self.block.check(self.width, length)
+
+    def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
+        told = fields.get('places', fields['inputs'])
+        logits = model.token_logits(told, vocab=self.vocab, dtype=self.dtype)
+        return {'mlm_logits': logits, 'nsp_logits': model.Output((2,), ('classes',), logits.dtype)}
 
 
 class InputModule(nn.Module):
@@ -227,6 +233,12 @@ class Classifier(model.Model):
         if known is not None and known != self.classes:
             raise config.InputError(f'model.classes={self.classes}, but the data has {known} labels.')
 
+    def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
+        float32 = np.dtype(np.float32)
+        if self.classes == 1:
+            return {'values': model.Output((), (), float32)}
+        return {'logits': model.Output((self.classes,), ('classes',), float32)}
+
 
 class ClassifierModule(EncoderModule):
     """Owns the matrix of the classes too."""
@@ -255,6 +267,10 @@ class QuestionAnswering(model.Model):
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:
         self.encoder.check(fields)
+
+    def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
+        scores = model.Output(fields['inputs'].shape, ('length',), np.dtype(np.float32))
+        return {'start_logits': scores, 'end_logits': scores}
 
 
 class QuestionAnsweringModule(EncoderModule):

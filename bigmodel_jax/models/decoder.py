@@ -56,6 +56,9 @@ class Decoder(model.Model):
         check_length(self.positions, tokens.shape[0])
         stacks.check(self.pattern, self.layers, width=self.width, length=tokens.shape[0])
 
+    def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
+        return {'logits': model.token_logits(fields['inputs'], vocab=self.vocab, dtype=self.dtype)}
+
     @property
     def pattern(self) -> tuple[blocks.Block, ...]:
         """The interleaved pattern of layers."""

@@ -63,6 +63,9 @@ class Seq2Seq(model.Model):
         for block in (self.encoder_block, self.decoder_block):
             block.check(self.width, fields['inputs'].shape[0])
 
+    def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
+        return {'logits': model.token_logits(fields['inputs'], vocab=self.vocab, dtype=self.dtype)}
+
     def initial_state(self, rows: int, length: int) -> stacks.State:
         """The state of the decoder before the first token of `rows` sequences of up to `length` tokens."""
         blocks_of = (self.decoder_block,)

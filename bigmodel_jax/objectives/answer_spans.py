@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import jax
 
-from bigmodel_jax.objectives import language, objective
+from bigmodel_jax.objectives import language, objective, requirements
 from bigmodel_jax.objectives.objective import Mean
 
 
@@ -18,6 +18,8 @@ class AnswerSpans(objective.Objective):
 
     Source: Devlin et al. (2018), arXiv:1810.04805, section 4.2; halved, as in the released code.
     """
+
+    requires = requirements.SPANS
 
     def __call__(
         self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 
 from bigmodel_jax import config
-from bigmodel_jax.objectives import language, objective
+from bigmodel_jax.objectives import language, objective, requirements
 from bigmodel_jax.objectives.objective import Mean
 
 
@@ -18,6 +18,8 @@ class Classification(objective.Objective):
     """
 
     label_smoothing: config.Probability = 0.0
+
+    requires = requirements.LABELS
 
     def __call__(
         self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]

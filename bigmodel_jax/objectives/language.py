@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from bigmodel_jax import config, precision
 from bigmodel_jax.layers import embeddings
 from bigmodel_jax.objectives import chunked_loss as summation
-from bigmodel_jax.objectives import objective
+from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.objectives.objective import Mean
 from bigmodel_jax.parallel import sharding
 
@@ -66,6 +66,8 @@ class LanguageModel(objective.Objective):
     label_smoothing: config.Probability = 0.0
     z_loss: config.Rate = 0.0
     logits_mib: config.Positive = 256  # Float32 logits held at a time on a device; longer batches are cut along T.
+
+    requires = requirements.TARGETS
 
     def __call__(
         self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]

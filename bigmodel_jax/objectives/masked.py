@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import config
-from bigmodel_jax.objectives import language, objective
+from bigmodel_jax.objectives import language, objective, requirements
 from bigmodel_jax.objectives.objective import Mean
 
 
@@ -25,6 +25,10 @@ class MaskedLanguageModel(objective.Objective):
     """
 
     next_sentence: config.Rate = 1.0  # How much the second mean counts; 0 for the 'No NSP' of table 5.
+
+    @property
+    def requires(self) -> requirements.Requirements:  # type: ignore[override]  # It depends on the loss.
+        return requirements.MASKED_AND_NEXT_SENTENCE if self.next_sentence else requirements.MASKED
 
     def __call__(
         self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax import config, precision
+from bigmodel_jax import precision
 from bigmodel_jax.models import model
+from bigmodel_jax.objectives import requirements
 
 PyTree = Any
 
@@ -107,12 +108,7 @@ class Apply:
                 variables, *inputs, rngs=streams, mutable=mutable, method=method, **mode
             )
         except model.ChangesState as error:
-            # Its outputs would depend on which examples happen to be in a batch.
-            raise config.InputError(
-                f'{type(self.module).__name__} changes {", ".join(self.model_state)} in evaluation. Give its __call__ '
-                'an argument `train: bool`, which it gets, and pass to the layer (nn.BatchNorm, nn.Dropout ...): '
-                'use_running_average=not train, or deterministic=not train.'
-            ) from error
+            raise model.changed_in_evaluation(self.module, self.model_state) from error
         changed = dict(changed)
         losses = _by_name(changed.pop(LOSSES, {}))
         return outputs, Auxiliary(self.model_state | changed, losses)
@@ -132,10 +128,12 @@ class Objective:
 
     Attributes:
       directions: which way its own metrics are better, where evaluate/metric.py does not know them by name.
+      requires: what it needs of the batch and of the model; None: that is found by tracing it.
       streams: the random streams that it, or the model, draws from; see objectives/rngs.py.
     """
 
     directions: ClassVar[Mapping[str, Literal['lower', 'higher']]] = {}
+    requires: ClassVar[requirements.Requirements | None] = None
     streams: ClassVar[tuple[str, ...]] = ('dropout',)
 
     def __call__(

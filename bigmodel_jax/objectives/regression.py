@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.objectives import objective
+from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.objectives.objective import Mean
 
 
@@ -16,6 +16,8 @@ class Regression(objective.Objective):
 
     Batch: 'values' [B] float32, 'weights' [B]. The model returns 'values' [B].
     """
+
+    requires = requirements.VALUES
 
     def __call__(
         self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]

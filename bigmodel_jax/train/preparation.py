@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from bigmodel_jax import config, differences
+from bigmodel_jax import compatibility, config, differences
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.checkpoints import partial_state, restoring
 from bigmodel_jax.checkpoints.checkpoints import Checkpointer
@@ -75,6 +75,7 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
         data = own.data.open(experiment.seed)
         _check_counts(data)
         model.check_opened(experiment.model, data.fields)
+        compatibility.check(experiment)
         setting = _setting(experiment, spec, place, tokenizer=data.examples.tokenizer, open_training=lambda: data)
         evaluators = tuple(each.build(setting) for each in own.evaluations)
         if jax.tree.leaves(spec.abstract.model_state):

@@ -13,15 +13,11 @@ from flax import linen as nn
 from bigmodel_jax.data import counter_rng
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import model
-from bigmodel_jax.objectives.objective import LOSSES
 from bigmodel_jax.optim import anomaly_policy, parameter_groups
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import placement
 
 PyTree = Any
-
-# Collections of a Flax module that belong to one batch and are no state of the model.
-OF_A_BATCH = (LOSSES, 'intermediates', 'perturbations')
 
 # Items of a checkpoint. 'model' alone is enough to evaluate and sample.
 ITEMS = {'model': ('params', 'model_state', 'ema'), 'optimizer': ('step', 'opt_state', 'levels')}
@@ -129,7 +125,7 @@ def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], seed
     batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in example.items()}
     mode = model.training_mode(module, train=False)
     variables = module.init(counter_rng.key(seed), batch, **mode)
-    return {name: collection for name, collection in variables.items() if name not in OF_A_BATCH}
+    return {name: collection for name, collection in variables.items() if name not in model.OF_A_BATCH}
 
 
 def _is_boxed(node: Any) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data.text import questions
 from bigmodel_jax.evaluate import artifacts, evaluation, metric
+from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.parallel import sharding
 
@@ -58,6 +59,12 @@ class Answers(evaluation.Evaluation):
     name: str = 'dev'
     longest: config.Positive = 30
     shown: config.NonNegative = 5
+
+    def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
+        return requirements.Requirements(
+            outputs={'start_logits': ('length',), 'end_logits': ('length',)},
+            provided_by='the model bert.QuestionAnswering',
+        )
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         data = setting.open(self.data, self.name)

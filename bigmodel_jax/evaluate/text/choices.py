@@ -14,7 +14,8 @@ from bigmodel_jax import config
 from bigmodel_jax.data import records
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import evaluation, metric
-from bigmodel_jax.evaluate.text import likelihood, task_records, tasks
+from bigmodel_jax.evaluate.text import decoding_model, likelihood, task_records, tasks
+from bigmodel_jax.objectives import objective, requirements
 
 PyTree = Any
 
@@ -46,6 +47,9 @@ class Choices(evaluation.Evaluation):
     name: str
     batch: config.Positive = 16  # Completions in a batch.
     max_examples: config.Positive | None = None  # Only the first so many.
+
+    def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
+        return decoding_model.PROMPTED
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         tokenizer = setting.tokenizer

@@ -12,6 +12,7 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, libraries
 from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.parallel import sharding
 
@@ -100,6 +101,10 @@ class Classified(evaluation.Evaluation):
     scores: tuple[Score, ...]
     every_steps: config.Positive
     name: str = 'dev'
+
+    def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
+        # As the evaluator chooses: numbers where the model returns some, else labels.
+        return requirements.VALUES if 'values' in outputs else requirements.LABELS
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         for score in self.scores:

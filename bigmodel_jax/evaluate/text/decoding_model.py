@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.layers import positions, stacks
-from bigmodel_jax.objectives import objective
+from bigmodel_jax.objectives import objective, requirements
 
 PyTree = Any
 
@@ -27,6 +27,15 @@ class Generative(Protocol):
 
     def initial_state(self, rows: int, length: int) -> stacks.State:
         """The state of the layers for `rows` texts of up to `length` tokens; its arrays have the rows on axis 1."""
+
+
+# Of an evaluation that lets the model go on from a prompt, or translate a source.
+PROMPTED = requirements.Requirements(
+    methods=('features', 'unembed'), no_methods=('encode',), provided_by='the model decoder.Decoder'
+)
+TRANSLATING = requirements.Requirements(
+    methods=('features', 'unembed', 'encode'), provided_by='the model seq2seq.Seq2Seq'
+)
 
 
 def reads_source(model: Generative) -> bool:

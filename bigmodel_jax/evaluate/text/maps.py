@@ -13,6 +13,7 @@ from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import artifacts, evaluation, metric
 from bigmodel_jax.evaluate.text import decoding, decoding_model
 from bigmodel_jax.layers import intermediates
+from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.parallel import sharding
 
 PyTree = Any
@@ -33,6 +34,9 @@ class AttentionMaps(evaluation.Evaluation):
     every_steps: config.Positive
     longer_by: config.Positive = 50  # Tokens that a translation may have more than its source.
     name: str = 'attention'
+
+    def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
+        return decoding_model.TRANSLATING
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         tokenizer = setting.tokenizer

@@ -6,7 +6,8 @@ from typing import Any
 from bigmodel_jax import config
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import evaluation, metric, predictor
-from bigmodel_jax.evaluate.text import decoding, generation
+from bigmodel_jax.evaluate.text import decoding, decoding_model, generation
+from bigmodel_jax.objectives import objective, requirements
 
 PyTree = Any
 
@@ -23,6 +24,9 @@ class Samples(evaluation.Evaluation):
     decoding: decoding.Decoding
     every_steps: config.Positive
     name: str = 'samples'
+
+    def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
+        return decoding_model.PROMPTED
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         tokenizer = setting.tokenizer

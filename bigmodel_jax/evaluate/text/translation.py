@@ -12,7 +12,8 @@ from bigmodel_jax import config
 from bigmodel_jax.data import libraries, records
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import artifacts, evaluation, metric, predictor
-from bigmodel_jax.evaluate.text import decoding, generation
+from bigmodel_jax.evaluate.text import decoding, decoding_model, generation
+from bigmodel_jax.objectives import objective, requirements
 
 PyTree = Any
 
@@ -36,6 +37,9 @@ class Translation(evaluation.Evaluation):
     rows: config.Positive = 128  # Sentences translated at a time.
     max_sentences: config.Positive | None = None  # Only the first so many.
     shown: config.NonNegative = 5
+
+    def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
+        return decoding_model.TRANSLATING
 
     def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
         _sacrebleu()

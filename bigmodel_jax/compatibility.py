@@ -1,0 +1,132 @@
+"""Whether the data, the model, the objective and the evaluations of an experiment fit one another."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from bigmodel_jax import config
+from bigmodel_jax.data import batches
+from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.models import model
+from bigmodel_jax.objectives import (
+    answer_spans,
+    classification,
+    language,
+    masked,
+    objective,
+    regression,
+    requirements,
+    rngs,
+)
+
+Fields = Mapping[str, batches.Field]
+# What may be proposed in place of an objective that does not fit, if it fits itself.
+OBJECTIVES: Mapping[str, objective.Objective] = {
+    'Classification()': classification.Classification(),
+    'Regression()': regression.Regression(),
+    'LanguageModel()': language.LanguageModel(),
+    'MaskedLanguageModel()': masked.MaskedLanguageModel(),
+    'MaskedLanguageModel(next_sentence=0.0)': masked.MaskedLanguageModel(next_sentence=0.0),
+    'AnswerSpans()': answer_spans.AnswerSpans(),
+}
+
+
+class Given(NamedTuple):
+    """What there is."""
+
+    model: model.Model
+    fields: Fields  # Of a batch.
+    outputs: requirements.Outputs  # Of the model for such a batch.
+
+    def problems(self, needed: requirements.Requirements) -> list[str]:
+        """What is missing; see Requirements.problems()."""
+        return needed.problems(self.model, self.fields, self.outputs)
+
+    def __str__(self) -> str:
+        returned = ', '.join(f'{name} {output}' for name, output in self.outputs.items())
+        fields = ', '.join(f'{name} {_shown(field)}' for name, field in self.fields.items())
+        return f'The model {type(self.model).__name__} returns {returned or "no arrays"}; the data gives {fields}.'
+
+
+def check(experiment: Experiment) -> Experiment:
+    """Returns the experiment if its parts fit one another. Nothing is computed or compiled, and no data is read.
+
+    Raises:
+      InputError: a part lacks what another one needs; it says which field of the experiment, what it needs, what there
+        is, and what to use instead.
+    """
+    fields, of = experiment.data.fields, experiment.model
+    of.check(fields)
+    for name in experiment.objective.streams:
+        rngs.check(name)
+    if experiment.objective.requires is None:
+        _check_by_tracing(experiment.objective, of, fields)
+    else:
+        _check_objective(experiment.objective, Given(of, fields, of.outputs(fields)))
+    for number, each in enumerate(experiment.evaluations):
+        _check_evaluation(f'evaluations.{number} ({each.name!r})', each, experiment)
+    return experiment
+
+
+def _check_objective(chosen: objective.Objective, given: Given) -> None:
+    needed = chosen.requires
+    problems = [] if needed is None else given.problems(needed)
+    if needed is None or not problems:
+        return
+    fitting = [name for name, each in OBJECTIVES.items() if each.requires and not given.problems(each.requires)]
+    advice = [f'use objective={fitting[0]}'] if fitting else []
+    advice += [f'use {needed.provided_by}'] if needed.provided_by else []
+    raise config.InputError(
+        f'objective={type(chosen).__name__} needs {"; and ".join(problems)}. {given} '
+        f'Instead: {", or ".join(advice) or "use other data or another model"}.'
+    )
+
+
+def _check_evaluation(where: str, each: evaluation.Evaluation, experiment: Experiment) -> None:
+    of, own = experiment.model, getattr(each, 'data', None)
+    has_data = isinstance(own, batches.Data)
+    fields = own.fields if has_data else experiment.data.fields
+    try:
+        if has_data:
+            of.check(fields)
+        given = Given(of, fields, of.outputs(fields))
+    except config.InputError as error:
+        raise config.InputError(f'{where}: its data {type(own).__name__} does not fit the model. {error}') from error
+    needed = each.requires(experiment.objective, given.outputs)
+    problems = [] if needed is None else given.problems(needed)
+    if needed is not None and problems:
+        advice = f'use {needed.provided_by}, or leave' if needed.provided_by else 'leave'
+        raise config.InputError(
+            f'{where}: {type(each).__name__} needs {"; and ".join(problems)}. {given} Instead: {advice} the evaluation '
+            'out.'
+        )
+
+
+def _shown(field: batches.Field) -> str:
+    """'[128 length] int32 below 50,257'."""
+    below = '' if field.upper_bound is None else f' below {field.upper_bound:,}'
+    return f'{model.sizes(field.shape, field.axes)} {field.dtype}{below}'
+
+
+def _check_by_tracing(chosen: objective.Objective, of: model.Model, fields: Fields) -> None:
+    """Raises InputError if an objective that does not declare what it needs asks for what is not there."""
+    module = of.build()
+    batch = {name: jax.ShapeDtypeStruct((model.ROWS, *field.shape), field.dtype) for name, field in fields.items()}
+
+    def loss(key: jax.Array, batch: dict[str, jax.Array]) -> Any:
+        apply = objective.Apply(module, *model.initialize(module, key, batch))
+        return chosen(apply, batch, train=True, rngs=rngs.Rngs(key, chosen.streams))
+
+    try:
+        jax.eval_shape(loss, jax.eval_shape(lambda: jax.random.key(0)), batch)
+    except (KeyError, AttributeError) as error:
+        name = error.args[0]
+        if isinstance(error, KeyError) and name in fields:
+            raise
+        asked = repr(name) if isinstance(error, KeyError) else name
+        raise config.InputError(
+            f'objective={type(chosen).__name__} needs what is not there: {asked}. '
+            f'{Given(of, fields, of.outputs(fields))} Correct the name, or use other data or another model.'
+        ) from error
