@@ -108,7 +108,7 @@ class Checkpointer:
         self._unreadable: dict[int, str] = {}  # Steps of which the storage does not give the record; they are kept.
         self._list()
         self._saver = None if policy is None else saving.Saver(self._store, guard)
-        self._saving: tuple[int, dict[str, float], concurrent.futures.Future[saving.Outcome]] | None = None
+        self._saving: tuple[int, dict[str, float], concurrent.futures.Future[saving.SaveResult]] | None = None
         self._undeleted: set[int] = set()  # Those that are not kept, and could not be deleted yet.
         self._said: list[str] = []
         self._failed: str | None = None  # Why the last save failed.

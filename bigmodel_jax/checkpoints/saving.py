@@ -47,7 +47,7 @@ class Contents:
         return sum(array.nbytes for arrays in self.items.values() for array in arrays.values())
 
 
-class Outcome(NamedTuple):
+class SaveResult(NamedTuple):
     """How a save ended; the same on all processes."""
 
     failed: str | None  # Why there is no checkpoint; None if there is one.
@@ -76,7 +76,7 @@ class Saver:
 
     def start(
         self, final: epath.Path, contents: Contents, *, first: Callable[[], None], then: Callable[[], None]
-    ) -> concurrent.futures.Future[Outcome]:
+    ) -> concurrent.futures.Future[SaveResult]:
         """Begins to save; returns when the arrays may change.
 
         Args:
@@ -107,7 +107,7 @@ class Saver:
         started: concurrent.futures.Future[list[Any]],
         commit: Callable[[], None],
         then: Callable[[], None],
-    ) -> Outcome:
+    ) -> SaveResult:
         problem = reason(started.exception())
         if problem is None:
             problem = self._try(lambda: self._written(final, started.result()))
@@ -118,7 +118,7 @@ class Saver:
         problem = self._on_first(commit, self._background_talk)
         if problem is not None:
             return self._failed(final, problem)
-        return Outcome(None, remark=self._on_first(then, self._background_talk))
+        return SaveResult(None, remark=self._on_first(then, self._background_talk))
 
     def _written(self, final: epath.Path, futures: Sequence[Any]) -> None:
         _wait(futures)
@@ -143,11 +143,11 @@ class Saver:
         self._guard()
         self._store.commit(final, integrity.seal(record))
 
-    def _failed(self, final: epath.Path, problem: str) -> Outcome:
+    def _failed(self, final: epath.Path, problem: str) -> SaveResult:
         if processes.is_first():
             # Whatever is left does no harm; the next save, or the next start, removes it.
             self._try(lambda: self._discard(final))
-        return Outcome(problem)
+        return SaveResult(problem)
 
     def _discard(self, final: epath.Path) -> None:
         self._guard()

@@ -71,7 +71,7 @@ def compare(left: directory.Run, right: directory.Run) -> Diff:
         )
         findings = tuple(_sources(*entries, step=0, speaks_for=sections.DATA))
         causes = [*around, Section('data', findings, f'the same source; {reason}'), _untold('keys', reason)]
-        untold = [results.Outcome(_untold(title, reason)) for title in ('initial', 'layers')]
+        untold = [results.Comparison(_untold(title, reason)) for title in ('initial', 'layers')]
         outcomes = [untold[0], results.metrics(*pair), untold[1], results.digests(*pair)]
     else:
         causes = [*around, data(one, other, entries), keys(one, other, same_seed=_seed(left) == _seed(right))]

@@ -41,7 +41,7 @@ class Deviation(NamedTuple):
         return f'{self.left:.{digits}g} -> {self.right:.{digits}g}{sizes}'
 
 
-class Outcome(NamedTuple):
+class Comparison(NamedTuple):
     """A section on what came of two runs, with what the verdict needs of it."""
 
     section: Section
@@ -85,7 +85,7 @@ def series(run: directory.Run, after: int) -> Series:
     return found
 
 
-def metrics(left: directory.Run, right: directory.Run, after: int = 0) -> Outcome:
+def metrics(left: directory.Run, right: directory.Run, after: int = 0) -> Comparison:
     """Where the metrics of two runs part, of the steps after `after`."""
     series_of = [series(run, after) for run in (left, right)]
     pairs = [
@@ -95,22 +95,22 @@ def metrics(left: directory.Run, right: directory.Run, after: int = 0) -> Outcom
         if interval in other
     ]
     if not pairs:
-        return Outcome(Section('metrics', (), _nothing_common(series_of), compared=False))
+        return Comparison(Section('metrics', (), _nothing_common(series_of), compared=False))
     return of_metrics(sorted(pairs, key=lambda pair: pair[0][1]), after)
 
 
-def of_metrics(pairs: Sequence[Pair], after: int) -> Outcome:
+def of_metrics(pairs: Sequence[Pair], after: int) -> Comparison:
     """Where metrics part, in the order of the steps; there is one pair at least."""
     wrong, last = _deviations(pairs), pairs[-1][0][1]
     if not wrong:
         names = {name for _, one, _ in pairs for name in one}
         about = f'{sections.counted(len(names), "metric")} in {sections.counted(len(pairs), "report")} to step {last:,}'
-        return Outcome(Section('metrics', (), about), equal_until=last)
+        return Comparison(Section('metrics', (), about), equal_until=last)
     step, first = wrong[0]
     before = max((interval[1] for interval, _, _ in pairs if interval[1] < step), default=after)
     training = any('/' not in each.name for _, found in wrong for each in found)
     section = Section('metrics', tuple(_shown(step, first, wrong)), '')
-    return Outcome(section, step, before, first, training)
+    return Comparison(section, step, before, first, training)
 
 
 def _nothing_common(series_of: Sequence[Series]) -> str:
@@ -159,33 +159,33 @@ def _shown(
 # ---- fingerprints -----------------------------------------------------------------------------------------------
 
 
-def initial(left: traces.Trace, right: traces.Trace, after: int = 0) -> Outcome:
+def initial(left: traces.Trace, right: traces.Trace, after: int = 0) -> Comparison:
     """Whether two runs begin with the same parameters, or went on from the same after step `after`."""
     title = 'initial' if not after else f'step {after:,}'
     pair = [trace.fingerprints.get(after) for trace in (left, right)]
     one, other = pair
     if one is None or other is None:
-        return Outcome(Section(title, (), f'no fingerprint of step {after} on both sides', compared=False))
+        return Comparison(Section(title, (), f'no fingerprint of step {after} on both sides', compared=False))
     findings = tuple(_pieces(after, one, other))
     about = f'{sections.counted(len(one.checksums), "piece")} of the parameters'
-    return Outcome(Section(title, findings, about), after if findings else None)
+    return Comparison(Section(title, findings, about), after if findings else None)
 
 
-def layers(left: traces.Trace, right: traces.Trace, after: int = 0) -> Outcome:
+def layers(left: traces.Trace, right: traces.Trace, after: int = 0) -> Comparison:
     """The first recorded step after which gradients or parameters differ, and in which layers."""
     steps = sorted(step for step in left.fingerprints if step in right.fingerprints and step > after)
     if not steps:
-        return Outcome(Section('layers', (), 'no fingerprint of the same step on both sides', compared=False))
+        return Comparison(Section('layers', (), 'no fingerprint of the same step on both sides', compared=False))
     before = after
     for step in steps:
         one, other = left.fingerprints[step], right.fingerprints[step]
         findings = tuple(_pieces(step, one, other))
         if findings:
-            return Outcome(Section('layers', findings, ''), step, before)
+            return Comparison(Section('layers', findings, ''), step, before)
         before = step
     count = len(left.fingerprints[before].checksums)
     about = f'{count} checksums and norms at {sections.counted(len(steps), "step")}, the last {before:,}'
-    return Outcome(Section('layers', (), about), equal_until=before)
+    return Comparison(Section('layers', (), about), equal_until=before)
 
 
 def _pieces(step: int, one: traces.Fingerprint, other: traces.Fingerprint) -> Iterable[Finding]:
@@ -242,7 +242,7 @@ def _range(layers: list[int]) -> str:
 # ---- the end ----------------------------------------------------------------------------------------------------
 
 
-def digests(left: directory.Run, right: directory.Run, after: int = 0) -> Outcome:
+def digests(left: directory.Run, right: directory.Run, after: int = 0) -> Comparison:
     """Whether the digests of the states in which sessions ended are equal."""
     pair = [
         {record['step']: record['digest'] for record in run.records if record['kind'] in ENDINGS}
@@ -250,12 +250,12 @@ def digests(left: directory.Run, right: directory.Run, after: int = 0) -> Outcom
     ]
     steps = sorted(step for step in pair[0].keys() & pair[1].keys() if step > after)
     if not steps:
-        return Outcome(Section('digest', (), 'no digest of the same step on both sides', compared=False))
+        return Comparison(Section('digest', (), 'no digest of the same step on both sides', compared=False))
     different = [step for step in steps if pair[0][step] != pair[1][step]]
     if not different:
         about = f'of the whole state at step {steps[-1]:,}: {pair[0][steps[-1]][:12]}'
-        return Outcome(Section('digest', (), about), equal_until=steps[-1])
+        return Comparison(Section('digest', (), about), equal_until=steps[-1])
     step = different[0]
     text = sections.change(pair[0][step][:12], pair[1][step][:12])
     before = max((at for at in steps if at < step), default=after)
-    return Outcome(Section('digest', (Finding(f'step {step:,}', text, sections.RESULT, step),), ''), step, before)
+    return Comparison(Section('digest', (Finding(f'step {step:,}', text, sections.RESULT, step),), ''), step, before)

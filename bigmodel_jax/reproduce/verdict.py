@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bigmodel_jax.reproduce import sections
-from bigmodel_jax.reproduce.results import Deviation, Outcome
+from bigmodel_jax.reproduce.results import Comparison, Deviation
 from bigmodel_jax.reproduce.sections import Finding, Section
 
 IDENTICAL = 'identical'
@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
     also: str = ''  # What else differs; '' if nothing.
 
 
-def judge(causes: Sequence[Section], outcomes: Sequence[Outcome], experiment: Mapping[str, Any]) -> Verdict:
+def judge(causes: Sequence[Section], outcomes: Sequence[Comparison], experiment: Mapping[str, Any]) -> Verdict:
     """The verdict.
 
     Args:
@@ -71,7 +71,7 @@ def judge(causes: Sequence[Section], outcomes: Sequence[Outcome], experiment: Ma
     return _rounded(rounding, outcomes, experiment)._replace(also=_names([f for f in found if f not in rounding]))
 
 
-def _where(first: Outcome) -> str:
+def _where(first: Comparison) -> str:
     step = first.step or 0
     if step == 0:
         return 'the initial parameters'
@@ -111,7 +111,7 @@ def _terms(data: Mapping[str, Any]) -> int:
     return math.prod(size for size in sizes if isinstance(size, int))
 
 
-def _rounded(rounding: Sequence[Finding], outcomes: Sequence[Outcome], experiment: Mapping[str, Any]) -> Verdict:
+def _rounded(rounding: Sequence[Finding], outcomes: Sequence[Comparison], experiment: Mapping[str, Any]) -> Verdict:
     """The verdict where only conditions differ under which sums are rounded."""
     cause = _texts(rounding)
     method = str((experiment.get('gradients') or {}).get('class', ''))

@@ -9,7 +9,7 @@ from etils import epath
 from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.reproduce import conditions, diff, repeat, results, sections
-from bigmodel_jax.reproduce.results import Outcome
+from bigmodel_jax.reproduce.results import Comparison
 from bigmodel_jax.reproduce.sections import Finding, Section
 from bigmodel_jax.run_directory import code, lineage
 from bigmodel_jax.runs import directory
@@ -115,7 +115,7 @@ def _conditions(
     return conditions.compare(recorded, now, code.Contents(known, [run.path]))
 
 
-def _equal_until(found: Sequence[Outcome], step: int | None, after: int) -> int:
+def _equal_until(found: Sequence[Comparison], step: int | None, after: int) -> int:
     known = [each.equal_until for each in found if each.section.compared]
     return max((each for each in known if step is None or each < step), default=after)
 
@@ -154,7 +154,7 @@ def _stretch(run: directory.Run, steps: int | None, between: tuple[int, int] | N
     return first, last
 
 
-def _outcomes(run: directory.Run, again: directory.Run, after: int) -> list[Outcome]:
+def _outcomes(run: directory.Run, again: directory.Run, after: int) -> list[Comparison]:
     """What was compared of the steps after `after`, but for the stored states."""
     one, other = run.trace, again.trace
     if one is None or other is None:
@@ -173,32 +173,34 @@ def _outcomes(run: directory.Run, again: directory.Run, after: int) -> list[Outc
     ]
 
 
-def _damaged(run: directory.Run, until: int) -> list[Outcome]:
+def _damaged(run: directory.Run, until: int) -> list[Comparison]:
     """The lines of the run's records that cannot be read, if there are any; one may be of any step."""
     findings = tuple(Finding('', sentence, sections.RESULT, until) for sentence in run.damage)
-    return [Outcome(Section('log', findings, ''), until)] if findings else []
+    return [Comparison(Section('log', findings, ''), until)] if findings else []
 
 
-def _as_outcome(section: Section, last: int) -> Outcome:
+def _as_outcome(section: Section, last: int) -> Comparison:
     steps = [finding.step for finding in section.findings if finding.speaks_for != sections.NOTHING]
-    return Outcome(section, max(min(steps), 1) if steps else None, last if not steps else 0)
+    return Comparison(section, max(min(steps), 1) if steps else None, last if not steps else 0)
 
 
 # ---- stored states ----------------------------------------------------------------------------------------------
 
 
-def _stored(run: directory.Run, again: directory.Run, after: int, asked: Experiment) -> Outcome:
+def _stored(run: directory.Run, again: directory.Run, after: int, asked: Experiment) -> Comparison:
     """Whether the checkpoints that both have are the same, array by array."""
     common = sorted(step for step in run.checkpoints if step in again.checkpoints and step > after)
     equal = after
     for step in common:
         findings = tuple(_arrays(run, again, step, asked))
         if findings:
-            return Outcome(Section('checkpoints', findings, ''), step, equal)
+            return Comparison(Section('checkpoints', findings, ''), step, equal)
         equal = step
     if not common:
-        return Outcome(Section('checkpoints', (), 'none of the same step on both sides', compared=False))
-    return Outcome(Section('checkpoints', (), f'every array at step {", ".join(map(str, common))}'), equal_until=equal)
+        return Comparison(Section('checkpoints', (), 'none of the same step on both sides', compared=False))
+    return Comparison(
+        Section('checkpoints', (), f'every array at step {", ".join(map(str, common))}'), equal_until=equal
+    )
 
 
 def _arrays(run: directory.Run, again: directory.Run, step: int, asked: Experiment) -> Sequence[Finding]:
