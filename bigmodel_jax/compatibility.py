@@ -86,11 +86,9 @@ def _check_objective(chosen: objective.Objective, given: Given) -> None:
 
 def _check_evaluation(where: str, each: evaluation.Evaluation, experiment: Experiment) -> None:
     of, own = experiment.model, getattr(each, 'data', None)
-    has_data = isinstance(own, batches.Data)
-    fields = own.fields if has_data else experiment.data.fields
+    fields = own.fields if isinstance(own, batches.Data) else experiment.data.fields
     try:
-        if has_data:
-            of.check(fields)
+        of.check(fields)
         given = Given(of, fields, of.outputs(fields))
     except config.InputError as error:
         raise config.InputError(f'{where}: its data {type(own).__name__} does not fit the model. {error}') from error

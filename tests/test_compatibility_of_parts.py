@@ -30,6 +30,13 @@ GPT = decoder.gpt(vocab=VOCAB, width=8, layers=1, heads=1, length=LENGTH)
 TRANSFORMER = seq2seq.transformer(vocab=VOCAB, width=8, layers=1, heads=1, hidden=8, dropout=0.1)
 CLASSIFIER, SPANS = bert.Classifier(encoder=ENCODER, classes=2), bert.QuestionAnswering(encoder=ENCODER)
 LM, CLASSES, NUMBERS = language.LanguageModel(), classification.Classification(), regression.Regression()
+PREDICTED = batches.Field((3,), INT, ('predictions',), VOCAB)
+MASKED_PAIRS = {
+    **TEXT,
+    'masked_positions': batches.Field((3,), INT, ('predictions',), LENGTH),
+    'targets': PREDICTED,
+    'elsewhere': batches.Field((), INT, (), 2),
+}
 PAIRS = {**TEXT, 'source': IDS}
 
 
@@ -104,6 +111,7 @@ FIT = {
     'a decoder': (TEXT, GPT, LM, validation(TEXT), SAMPLES),
     'a translator': (PAIRS, TRANSFORMER, LM, validation(PAIRS), BLEU),
     'pretraining': (TEXT, ENCODER, masked.MaskedLanguageModel(next_sentence=0.0)),
+    'pretraining of masked positions': (MASKED_PAIRS, ENCODER, masked.MaskedLanguageModel(), validation(MASKED_PAIRS)),
     'classes': (SENTENCES, CLASSIFIER, CLASSES, scored(SENTENCES)),
     'numbers': (
         {'inputs': IDS, 'values': batches.Field((), FLOAT, ()), **ROW},

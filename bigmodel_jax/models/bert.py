@@ -77,8 +77,8 @@ class Bert(model.Model):
         self.block.check(self.width, length)
 
     def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
-        told = fields.get('places', fields['inputs'])
-        logits = model.token_logits(told, vocab=self.vocab, dtype=self.dtype)
+        predicted = fields.get('masked_positions', fields['inputs'])
+        logits = model.token_logits(predicted, vocab=self.vocab, dtype=self.dtype)
         return {'mlm_logits': logits, 'nsp_logits': model.Output((2,), ('classes',), logits.dtype)}
 
 
