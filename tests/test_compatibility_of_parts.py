@@ -10,7 +10,7 @@ from flax import linen as nn
 import tiny
 from bigmodel_jax import compatibility, config, experiment_file, verbs
 from bigmodel_jax.data import batches
-from bigmodel_jax.data.sources import text_sources
+from bigmodel_jax.data.sources import text_files
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import classified, decoding, samples, translation
 from bigmodel_jax.models import bert, decoder, model, seq2seq
@@ -104,7 +104,7 @@ def scored(fields):
 
 
 SAMPLES = samples.Samples(prompts=('',), tokens=4, decoding=decoding.Greedy(), every_steps=1)
-FILE = text_sources.TextFile(path='none.txt')
+FILE = text_files.TextFile(path='none.txt')
 BLEU = translation.Translation(source=FILE, target=FILE, decoding=decoding.Greedy(), every_steps=1)
 
 FIT = {
