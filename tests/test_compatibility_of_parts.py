@@ -35,7 +35,7 @@ MASKED_PAIRS = {
     **TEXT,
     'masked_positions': batches.Field((3,), INT, ('predictions',), LENGTH),
     'targets': PREDICTED,
-    'elsewhere': batches.Field((), INT, (), 2),
+    'is_random_next': batches.Field((), INT, (), 2),
 }
 PAIRS = {**TEXT, 'source': IDS}
 

@@ -118,5 +118,5 @@ MASKED = Requirements(
 MASKED_AND_NEXT_SENTENCE = dataclasses.replace(
     MASKED,
     outputs={**MASKED.outputs, 'nsp_logits': ('classes',)},
-    fields={**MASKED.fields, 'elsewhere': Field(below='nsp_logits')},
+    fields={**MASKED.fields, 'is_random_next': Field(below='nsp_logits')},
 )
