@@ -33,7 +33,7 @@ SIDE, CLASSES = 8, 10
 class Digits(batches.Data):
     """1,797 images of 8 x 8 pixels; every fifth is held out.
 
-    Batch: 'image' [B, 8, 8] float32 in [0, 1], 'labels' [B] int32, 'weights' [B].
+    Batch: 'image' [B, 8, 8] float32 in [0, 1], 'labels' [B] int32.
     """
 
     batch: config.Positive
@@ -44,8 +44,11 @@ class Digits(batches.Data):
         return {
             'image': batches.Field((SIDE, SIDE), np.dtype(np.float32), ('height', 'width')),
             'labels': batches.Field((), np.dtype(np.int32), (), CLASSES),
-            'weights': batches.Field((), np.dtype(np.float32), ()),
         }
+
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('images', 1)
 
     def build(self, seed: int) -> batches.Batches:
         try:

@@ -23,8 +23,11 @@ class Rows(batches.Data):
     @property
     def fields(self):
         tokens = batches.Field((self.length,), np.dtype(np.int32), ('length',), 1_024)
-        weights = batches.Field((self.length,), np.dtype(np.float32), ('length',))
-        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
+        return {'inputs': tokens, 'targets': tokens}
+
+    @property
+    def units(self):
+        return batches.Units('tokens', self.length)
 
 
 def experiment(**changes):

@@ -63,7 +63,7 @@ def test_a_task_takes_few_lines(file):
 def test_the_smoke_is_valid_and_its_data_is_there(file):
     experiment = experiment_file.load(f'{file}:smoke')
     assert config.from_json(config.to_json(experiment)) == experiment
-    assert preparation.build(experiment).data.training(0)['weights'].any()
+    assert preparation.build(experiment).data.training(0)['example_weights'].all()
 
 
 @pytest.mark.parametrize('file', SMOKES, ids=lambda file: file.stem)

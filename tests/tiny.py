@@ -26,7 +26,7 @@ class Poisoned(batches.ArrayExamples):
 
     def gather(self, indices, epochs, seed):
         batch = super().gather(indices, epochs, seed)
-        batch['weights'][np.isin(indices, self._rows)] = np.nan
+        batch['loss_weights'][np.isin(indices, self._rows)] = np.nan
         return batch
 
 
@@ -44,7 +44,11 @@ class Counting(batches.Data):
     def fields(self) -> Mapping[str, batches.Field]:
         tokens = batches.Field((LENGTH,), np.dtype(np.int32), ('length',), VOCAB)
         weights = batches.Field((LENGTH,), np.dtype(np.float32), ('length',))
-        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
+        return {'inputs': tokens, 'targets': tokens, 'loss_weights': weights}
+
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('tokens', LENGTH)
 
     def build(self, seed: int) -> batches.Batches:
         random = np.random.default_rng(self.rows_seed)
@@ -54,7 +58,7 @@ class Counting(batches.Data):
         if self.wild_example is not None:
             rows[self.wild_example] = random.integers(0, VOCAB, LENGTH + 1)
             weights[self.wild_example] *= 1_000
-        arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights}
+        arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'loss_weights': weights}
         poisoned = range(EXAMPLES) if self.poisoned else () if self.nan_example is None else (self.nan_example,)
         examples = Poisoned(arrays, self.fields, fingerprint={'name': 'counting'}, rows=poisoned)
         return batches.Batches(examples, rows=self.batch, seed=seed)

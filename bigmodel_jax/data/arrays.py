@@ -107,19 +107,39 @@ def problem_of_values(
     return f'{name!r} is {value} in example {number}{at}, {rule}.{advice}'
 
 
-def problem_of_blanks(weights: np.ndarray, rows: int) -> str | None:
+def problems_of_weights(fields: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the weights among the fields of data, each a batches.Field by name."""
+    found = []
+    if 'weights' in fields:
+        found.append(
+            "'weights' is not a field that anything reads. Leave it out if it is 1 for every example: batches add "
+            "'example_weights' themselves. Call a mask of positions 'loss_weights', and weights of whole examples "
+            "'example_weights'."
+        )
+    of_examples, of_positions = (fields.get(name) for name in ('example_weights', 'loss_weights'))
+    if of_examples is not None and (of_examples.shape or of_examples.dtype != np.float32):
+        found.append("'example_weights' should be one number of an example: Field((), np.dtype(np.float32), ()).")
+    if of_positions is not None and (not of_positions.shape or of_positions.dtype != np.float32):
+        found.append(
+            "'loss_weights' should have a number for each position that is predicted, such as "
+            "Field((T,), np.dtype(np.float32), ('length',))."
+        )
+    return found
+
+
+def problem_of_blanks(counts: np.ndarray, rows: int) -> str | None:
     """Why a batch may have nothing that counts: its loss, a mean over nothing, would be nan.
 
     Args:
-      weights: [n, ...], of all examples.
+      counts: [n] bool, of all examples: whether a weight is not 0.
       rows: of a batch.
     """
-    blank = np.asarray(~weights.reshape(len(weights), -1).any(axis=1))
-    if blank.sum() < min(rows, len(weights)):
+    blank = ~counts
+    if blank.sum() < min(rows, len(counts)):
         return None
     return (
         f'{blank.sum()} of the {len(blank)} examples, such as example {int(np.argmax(blank))}, do not count, as all '
-        f"their 'weights' are 0. A batch of {rows} may hold no others, and then has no loss; leave these examples out."
+        f'their weights are 0. A batch of {rows} may hold no others, and then has no loss; leave these examples out.'
     )
 
 

@@ -1,13 +1,14 @@
 """Batches: batch k is a pure function of (seed, k), whatever the number of hosts; the position to save is one integer.
 
 A `Data` config builds `Batches`: random-access `Examples` in an order that is a stateless permutation of (seed, epoch).
-Every batch is a dict of arrays whose first axis is the batch, and has `weights`: 0 marks padding, in loss and metrics.
+Every batch is a dict of arrays whose first axis is the batch. `Batches` add `example_weights` [B] float32, which is 0
+where an example is padding; data whose positions do not all count also has `loss_weights` [B, T] float32.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -17,6 +18,7 @@ from bigmodel_jax.data import arrays as checking
 
 Batch = dict[str, np.ndarray]
 ROW_HASH = 'row_hash'  # The field in which the rows on the devices say which examples they are; see row_hashes().
+EXAMPLE_WEIGHTS, LOSS_WEIGHTS = 'example_weights', 'loss_weights'
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio.
 Rows = slice | np.ndarray  # Of a batch, counted from 0; an array has their numbers, [n] int64.
 
@@ -51,6 +53,24 @@ class Field:
         return tuple(size for size, name in zip(self.shape, self.axes) if name == axis)
 
 
+def batch_fields(fields: Mapping[str, Field]) -> dict[str, Field]:
+    """The fields of a batch: those of its data, and `example_weights`.
+
+    Raises:
+      InputError: the data has `weights`, which could be of examples or of positions, or others that are not as they
+        should be.
+    """
+    checking.refuse(checking.problems_of_weights(fields))
+    return {**fields, EXAMPLE_WEIGHTS: Field((), np.dtype(np.float32), ())}
+
+
+class Units(NamedTuple):
+    """What throughput counts: `Units('tokens', 1_024)` are 1,024 tokens in each example."""
+
+    name: str  # In the plural, as in 'images_per_s'.
+    per_example: float
+
+
 class Examples:
     """Random access to fixed-shape examples. Subclasses say how one is read."""
 
@@ -77,7 +97,7 @@ class Examples:
 
 
 class ArrayExamples(Examples):
-    """Examples that fit in memory: a dict of arrays with a common first axis. `weights` of 1 is added where absent.
+    """Examples that fit in memory: a dict of arrays with a common first axis.
 
     Args:
       fields: what the arrays are, each by its name.
@@ -92,13 +112,12 @@ class ArrayExamples(Examples):
         checking.refuse(checking.problems_of_lengths(arrays) if arrays else ['There is no array.'])
         arrays = {name: np.asarray(array) for name, array in arrays.items()}
         count = len(next(iter(arrays.values())))
-        self._arrays = {'weights': np.ones(count, np.float32), **arrays}
-        self.fields = {'weights': Field((), np.dtype(np.float32), ()), **fields}
+        self._arrays, self.fields, self._count = arrays, fields, count
         self.fingerprint = {**fingerprint, 'examples': count}
-        checking.refuse(checking.problems_of_arrays(self._arrays, self.fields))
+        checking.refuse(checking.problems_of_weights(fields) or checking.problems_of_arrays(arrays, fields))
 
     def __len__(self) -> int:
-        return len(self._arrays['weights'])
+        return self._count
 
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> Batch:
         return {name: array[indices] for name, array in self._arrays.items()}
@@ -110,7 +129,11 @@ class ArrayExamples(Examples):
 
     def blanks(self, rows: int) -> str | None:
         """Why a batch of `rows` may have no loss; None if it cannot be."""
-        return checking.problem_of_blanks(self._arrays['weights'], rows)
+        counts = np.ones(self._count, bool)
+        for name in (EXAMPLE_WEIGHTS, LOSS_WEIGHTS):
+            if name in self._arrays:
+                counts &= self._arrays[name].reshape(self._count, -1).any(axis=1)
+        return checking.problem_of_blanks(counts, rows)
 
 
 class Batches:
@@ -129,7 +152,8 @@ class Batches:
 
     @property
     def fields(self) -> Mapping[str, Field]:
-        return self.examples.fields
+        """The arrays of a batch."""
+        return batch_fields(self.examples.fields)
 
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
@@ -164,7 +188,7 @@ class Batches:
         return self._gather(ids, self.epochs_at(self._positions(step, rows)))
 
     def _gather(self, ids: np.ndarray, epochs: np.ndarray) -> Batch:
-        """The examples of a batch, checked: an id that is out of bounds would be clamped on the devices.
+        """The examples of a batch with their weights, checked: an id out of bounds would be clamped on the devices.
 
         Raises:
           InputError: they are not what `fields` says.
@@ -174,6 +198,7 @@ class Batches:
         except Exception as error:
             error.add_note(f'while reading the examples {", ".join(map(str, ids[:8].tolist()))} ... of a batch')
             raise
+        batch = {EXAMPLE_WEIGHTS: np.ones(len(ids), np.float32), **batch}
         found: list[str | None] = [*checking.problems_of_shapes(batch, self.fields)] or [
             checking.problem_of_values(name, batch[name], field.upper_bound, ids)
             for name, field in self.fields.items()
@@ -199,13 +224,12 @@ class Batches:
         """Batches in one pass over all examples in order; the last may be partly padding."""
         return -(-len(self.examples) // self.rows)
 
-    def in_order(self, index: int, rows: Rows | None = None) -> Batch:
+    def eval_batch(self, index: int, rows: Rows | None = None) -> Batch:
         """Batch `index` of one pass over all examples in order; rows past the end repeat the last with weight 0."""
         positions = self._positions(index, rows)
         inside = positions < len(self.examples)
         batch = self._gather(np.minimum(positions, len(self.examples) - 1), np.zeros_like(positions))
-        weights = batch['weights']
-        return batch | {'weights': weights * inside.reshape(-1, *[1] * (weights.ndim - 1)).astype(weights.dtype)}
+        return batch | {EXAMPLE_WEIGHTS: batch[EXAMPLE_WEIGHTS] * inside.astype(np.float32)}
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -223,8 +247,22 @@ class Data:
 
     @property
     def fields(self) -> Mapping[str, Field]:
-        """The arrays of a batch, as far as they are known without preparing or even having the data."""
+        """The arrays of the examples, as far as they are known without preparing or even having the data.
+
+        `loss_weights` [T], where there is one, says how much each target counts. `example_weights` is not among them,
+        unless examples should count differently.
+        """
         raise NotImplementedError
+
+    @property
+    def units(self) -> Units:
+        """What throughput counts."""
+        return Units('examples', 1)
+
+    @property
+    def units_per_step(self) -> float:
+        """Of a global batch."""
+        return self.batch * self.units.per_example
 
     def build(self, seed: int) -> Batches:
         """Prepares what is not prepared yet, and opens it.
@@ -240,6 +278,7 @@ class Data:
         Raises:
           InputError: as build() does; or the examples have other shapes, dtypes or bounds.
         """
+        checking.refuse(checking.problems_of_weights(self.fields))
         built = self.build(seed)
         checking.refuse(built.examples.problems(self.fields))
         return built

@@ -42,6 +42,18 @@ class Mixture(batches.Data):
     def fields(self) -> Mapping[str, batches.Field]:
         return _agreed([(_name(self.parts, i), part.data.fields) for i, part in enumerate(self.parts)])
 
+    @property
+    def units(self) -> batches.Units:
+        found = {_name(self.parts, i): part.data.units for i, part in enumerate(self.parts)}
+        (first, units), *others = found.items()
+        for name, theirs in others:
+            if theirs != units:
+                raise config.InputError(
+                    f'A mixture counts one kind of units: an example of {name} has {theirs.per_example:g} '
+                    f'{theirs.name}, one of {first} {units.per_example:g} {units.name}.'
+                )
+        return units
+
     def build(self, seed: int) -> 'MixedBatches':
         resized = [dataclasses.replace(part.data, batch=self.batch) for part in self.parts]  # type: ignore[type-var]
         built = [data.open(part_seed(seed, i)) for i, data in enumerate(resized)]
@@ -93,7 +105,7 @@ class MixedExamples(batches.Examples):
 
     def __init__(self, parts: Mapping[str, batches.Batches], weights: Sequence[float]):
         self.parts = tuple(parts.values())
-        self.fields = _agreed([(name, part.fields) for name, part in parts.items()])
+        self.fields = _agreed([(name, part.examples.fields) for name, part in parts.items()])
         self.tokenizer = _shared_tokenizer(parts)
         self.starts = np.cumsum([0, *[len(part.examples) for part in self.parts]])  # [parts + 1] int64.
         self.shares = shares(weights)
@@ -141,7 +153,7 @@ class MixedBatches(batches.Batches):
         owners, turns = np.array(pairs, np.int64).reshape(-1, 2).T
         return owners, turns
 
-    def in_order(self, index: int, rows: batches.Rows | None = None) -> batches.Batch:
+    def eval_batch(self, index: int, rows: batches.Rows | None = None) -> batches.Batch:
         # Each part knows best what padding is in its rows; those past the end are the last part's.
         positions = self._positions(index, rows)
         owners = self.examples.owners(np.minimum(positions, len(self.examples) - 1))
@@ -149,7 +161,7 @@ class MixedBatches(batches.Batches):
         pieces = []
         for number, batch in sorted(set(zip(owners.tolist(), (own // self.rows).tolist()))):
             here = np.flatnonzero((owners == number) & (own // self.rows == batch))
-            pieces.append((here, self.examples.parts[number].in_order(batch, own[here] % self.rows)))
+            pieces.append((here, self.examples.parts[number].eval_batch(batch, own[here] % self.rows)))
         return _joined(pieces, len(positions))
 
 

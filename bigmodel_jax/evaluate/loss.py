@@ -72,7 +72,7 @@ class LossEvaluator(evaluation.Evaluator):
         rows, totals = self._data.rows, None
         mine = self._place.local_rows(rows)
         for index in range(self._count):
-            batch = self._place.put_batch(self._data.in_order(index, mine), rows)
+            batch = self._place.put_batch(self._data.eval_batch(index, mine), rows)
             totals = self._zeros(params, model_state, batch, number=index) if totals is None else totals
             totals = self._step(totals, params, model_state, batch, number=index)
         found = means(jax.device_get(totals))

@@ -29,6 +29,10 @@ class Elsewhere(batches.Data):
     def fields(self) -> Mapping[str, batches.Field]:
         return {name: batches.Field((self.length,), np.dtype(np.int32), ('length',), self.vocab) for name in self.names}
 
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('tokens', self.length)
+
     def build(self, seed: int) -> batches.Batches:
         raise config.InputError(
             'This run was converted from weights that were trained elsewhere; it has no data. To train them further, '

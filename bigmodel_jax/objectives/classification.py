@@ -14,7 +14,7 @@ from bigmodel_jax.objectives.objective import Mean
 class Classification(objective.Objective):
     """Mean cross-entropy over the rows of weight 1.
 
-    Batch: 'labels' [B] int32, 'weights' [B]. The model returns 'logits' [B, V], V being the classes.
+    Batch: 'labels' [B] int32. The model returns 'logits' [B, V], V being the classes.
     """
 
     label_smoothing: config.Probability = 0.0
@@ -25,7 +25,7 @@ class Classification(objective.Objective):
         self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
     ) -> objective.Outcome:
         outputs, auxiliary = apply(batch, train=train, rngs=rngs)
-        logits_BV, labels_B, weights_B = outputs['logits'], batch['labels'], batch['weights']
+        logits_BV, labels_B, weights_B = outputs['logits'], batch['labels'], batch['example_weights']
         labels_B = objective.counted(labels_B, weights_B)
         loss_B, _ = language.cross_entropy(logits_BV, labels_B, label_smoothing=self.label_smoothing)
         loss = Mean.weighted(loss_B, weights_B)

@@ -58,8 +58,8 @@ def hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
 class LanguageModel(objective.Objective):
     """Mean cross-entropy over the tokens of weight 1.
 
-    Batch: 'targets' [B, T] int32 and 'weights' [B, T]; optionally 'bytes' [B], the bytes of text that the targets of
-    a row stand for, which gives bits per byte. The model needs the methods features() and head(), as Decoder
+    Batch: 'targets' [B, T] int32; optionally 'loss_weights' [B, T], and 'bytes' [B], the bytes of text that the
+    targets of a row stand for, which gives bits per byte. The model needs the methods features() and head(), as Decoder
     and Seq2Seq have.
     """
 
@@ -74,13 +74,13 @@ class LanguageModel(objective.Objective):
     ) -> objective.Outcome:
         (x_BTD, _), auxiliary = apply(batch, train=train, rngs=rngs, method='features')
         head, _ = apply(method='head')
-        arrays = batch['targets'], batch['weights']
+        arrays = batch['targets'], objective.position_weights(batch)
         rows, length = batch['targets'].shape
         pieces = self.pieces(rows, length, head.matrix_VD.shape[0])
         loss, metrics = summation.summed(self.piece, head, x_BTD, arrays, pieces=pieces)
         if 'bytes' in batch:
             # A row of padding stands for no text.
-            count = objective.counted(batch['bytes'], batch['weights'].max(axis=1)).sum(dtype=jnp.float32)
+            count = objective.counted(batch['bytes'], arrays[1].max(axis=1)).sum(dtype=jnp.float32)
             metrics['bits_per_byte'] = Mean(metrics['nll'].total / jnp.log(2.0), count)
         return objective.Outcome.of(loss, metrics, auxiliary)
 

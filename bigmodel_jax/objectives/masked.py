@@ -35,19 +35,18 @@ class MaskedLanguageModel(objective.Objective):
     ) -> objective.Outcome:
         outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         logits_BNV = outputs['mlm_logits']
-        rows_B = (batch['weights'].max(axis=1) > 0).astype(jnp.float32)  # 0 where a row is padding.
-        weights_BN = batch.get('masked_weights', batch['weights']) * rows_B[:, None]
+        weights_B, weights_BN = batch['example_weights'], objective.position_weights(batch)
         targets_BN = objective.counted(batch['targets'], weights_BN)
         _, nll_BN = language.cross_entropy(logits_BNV, targets_BN)
         nll = Mean.weighted(nll_BN, weights_BN)
         metrics = {'nll': nll, 'accuracy': Mean.weighted(language.hits(logits_BNV, targets_BN), weights_BN)}
         loss = nll
         if self.next_sentence:
-            nsp_BV, is_random_next_B = outputs['nsp_logits'], objective.counted(batch['is_random_next'], rows_B)
+            nsp_BV, is_random_next_B = outputs['nsp_logits'], objective.counted(batch['is_random_next'], weights_B)
             _, nsp_B = language.cross_entropy(nsp_BV, is_random_next_B)
-            follows = Mean.weighted(nsp_B, rows_B)
+            follows = Mean.weighted(nsp_B, weights_B)
             share = self.next_sentence * nll.count / jnp.maximum(follows.count, 1)
             loss = Mean(nll.total + share * follows.total, nll.count)
             hits_B = (nsp_BV[:, 1] > nsp_BV[:, 0]) == (is_random_next_B == 1)
-            metrics |= {'nsp_nll': follows, 'nsp_accuracy': Mean.weighted(hits_B, rows_B)}
+            metrics |= {'nsp_nll': follows, 'nsp_accuracy': Mean.weighted(hits_B, weights_B)}
         return objective.Outcome.of(loss, metrics, auxiliary)

@@ -47,6 +47,22 @@ def counted(values: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights != 0, values, 0)
 
 
+def position_weights(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """How much each of the `targets` [B, ...] of a batch counts, [B, ...] float32.
+
+    The product of `example_weights` [B] and `loss_weights` [B, ...]; the latter are 1 where a batch has none.
+    """
+    shape = batch['targets'].shape
+    of_examples = batch['example_weights'].reshape(-1, *[1] * (len(shape) - 1))
+    if 'loss_weights' in batch:
+        weights = counted(batch['loss_weights'], of_examples) * of_examples
+    else:
+        weights = jnp.broadcast_to(of_examples, shape)
+    # Without the barrier the compiler may sum the losses of an example before it multiplies them by their one weight,
+    # so that a loss would round differently with `loss_weights` of 1 and without any.
+    return jax.lax.optimization_barrier(weights)
+
+
 class Auxiliary(NamedTuple):
     """The auxiliary outputs of a model."""
 

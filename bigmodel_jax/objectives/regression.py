@@ -14,7 +14,7 @@ from bigmodel_jax.objectives.objective import Mean
 class Regression(objective.Objective):
     """Mean squared error over the rows of weight 1.
 
-    Batch: 'values' [B] float32, 'weights' [B]. The model returns 'values' [B].
+    Batch: 'values' [B] float32. The model returns 'values' [B].
     """
 
     requires = requirements.VALUES
@@ -23,6 +23,6 @@ class Regression(objective.Objective):
         self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
     ) -> objective.Outcome:
         outputs, auxiliary = apply(batch, train=train, rngs=rngs)
-        weights_B = batch['weights']
+        weights_B = batch['example_weights']
         error_B = objective.counted(outputs['values'].astype(jnp.float32) - batch['values'], weights_B)
         return objective.Outcome.of(Mean.weighted(jnp.square(error_B), weights_B), {}, auxiliary)

@@ -14,6 +14,7 @@ from etils import epath
 
 from bigmodel_jax import claims as papers
 from bigmodel_jax import config
+from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 
 AGREES, DIFFERS, CONTRADICTION = 'agrees', 'DIFFERS', 'the paper contradicts itself'
@@ -34,7 +35,7 @@ class Facts(papers.Facts):
     @functools.cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Path -> shape of each parameter; without a mesh, for they are the same on any."""
-        model, fields = self.experiment.model, self.experiment.data.fields
+        model, fields = self.experiment.model, batches.batch_fields(self.experiment.data.fields)
         model.check(fields)
 
         def init() -> Any:
@@ -67,10 +68,10 @@ class Facts(papers.Facts):
         return float(schedule(jnp.int32(step - 1)))
 
     def tokens_per_step(self) -> int:
-        fields = self.experiment.data.fields
-        if 'targets' not in fields:
-            raise config.InputError(f'The data has no targets to count; it gives {", ".join(sorted(fields))}.')
-        return self.experiment.data.batch * int(np.prod(fields['targets'].shape))
+        data = self.experiment.data
+        if data.units.name != 'tokens':
+            raise config.InputError(f'The units of the data are {data.units.name}, not tokens.')
+        return round(data.units_per_step)
 
     def arm(self, name: str) -> 'Facts':
         if name not in self._arms:

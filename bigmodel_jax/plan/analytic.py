@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from bigmodel_jax import config
+from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.layers import attention, moe, stacks
 from bigmodel_jax.objectives import language
@@ -137,7 +138,7 @@ def _alone(experiment: Experiment) -> Alone:
         spec = state.specify(experiment, place)
         batch = {
             name: jax.ShapeDtypeStruct((experiment.data.batch, *field.shape), field.dtype)
-            for name, field in experiment.data.fields.items()
+            for name, field in batches.batch_fields(experiment.data.fields).items()
         }
         jitted: Any = step.compile_step(experiment, spec, place)
         traced = jitted.trace(spec.abstract, batch)
@@ -217,7 +218,7 @@ def _bytes(abstract: PyTree, placed: PyTree) -> int:
 
 def _batch_bytes(traced: Traced) -> int:
     shards = traced.place.shards('batch')
-    fields = traced.experiment.data.fields.values()
+    fields = batches.batch_fields(traced.experiment.data.fields).values()
     row = sum(math.prod(field.shape) * np.dtype(field.dtype).itemsize for field in fields)
     return row * traced.experiment.data.batch // shards
 

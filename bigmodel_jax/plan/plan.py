@@ -46,7 +46,7 @@ class Plan:
 
     name: str
     steps: int
-    tokens_per_step: int
+    units_per_step: tuple[float, str]  # Such as (65_536, 'tokens').
     microbatches: int
     remat: str
     program: estimates.Program
@@ -134,7 +134,7 @@ def describe(traced: analytic.Traced, found: estimates.Program, table: prices.Pr
     return Plan(
         name=experiment.name,
         steps=experiment.steps,
-        tokens_per_step=experiment.data.batch * traced.length,
+        units_per_step=(experiment.data.units_per_step, experiment.data.units.name),
         microbatches=experiment.gradients.microbatches,
         remat=analytic.remat(experiment),
         program=found,

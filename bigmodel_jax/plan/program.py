@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bigmodel_jax import config, experiment
-from bigmodel_jax.data import cache
+from bigmodel_jax.data import batches, cache
 from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.plan import collectives, count, estimates, hlo, memory_estimate, slices, traffic
 from bigmodel_jax.train import state, step
@@ -115,7 +115,7 @@ def trace(of: experiment.Experiment, devices: Sequence[jax.Device]) -> Traced:
         )
     spec = state.specify(of, place)
     batch = {}
-    for name, field in of.data.fields.items():
+    for name, field in batches.batch_fields(of.data.fields).items():
         where = place.batch_sharding(1 + len(field.shape))
         batch[name] = jax.ShapeDtypeStruct((of.data.batch, *field.shape), field.dtype, sharding=where)
     abstract = jax.tree.map(

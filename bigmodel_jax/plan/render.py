@@ -154,8 +154,8 @@ def cost(plan: plans.Plan) -> rich.table.Table:
     """The whole run."""
     found = plan.cost
     table = _table(f'Run of {plan.steps:,} steps', '', '')
-    tokens = plan.steps * plan.tokens_per_step
-    table.add_row('time', progress.duration(found.hours * 3600), f'{quantities.count(tokens)} tokens')
+    count, name = plan.units_per_step
+    table.add_row('time', progress.duration(found.hours * 3600), f'{quantities.count(plan.steps * count)} {name}')
     table.add_row('chip-hours', f'{found.chip_hours:,.1f}', 'start, evaluations and checkpoints come on top')
     table.add_row('[bold]dollars', f'[bold]{dollars(plan)}', f'[dim]{price(plan)}')
     return table

@@ -153,8 +153,8 @@ def tiles(run: directory.Run) -> Iterator[Tile]:
     baseline = unigram(run, 'loss')
     if baseline is not None:
         yield Tile('Unigram loss', quantities.number(baseline), 'token counts alone')
-    for speed in ('tokens_per_s', 'examples_per_s'):
-        if speed in names:
+    for speed in names:
+        if speed.endswith('_per_s') and '/' not in speed:
             median = statistics.median(run.metrics(speed)[1])
             yield Tile(title(speed), quantities.count(median), 'median')
     if run.parameters:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from bigmodel_jax import config
+from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.kernels import paths
 from bigmodel_jax.objectives import objective
@@ -31,7 +32,8 @@ def _attention_paths(experiment: Experiment, place: sharding.ShardingContext) ->
     """Layer -> way, by tracing a step; nothing is computed."""
     rows = experiment.data.batch // experiment.gradients.microbatches
     batch = {
-        name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in experiment.data.fields.items()
+        name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype)
+        for name, field in batches.batch_fields(experiment.data.fields).items()
     }
     with sharding.use(place):
         spec = state.specify(experiment, place)

@@ -132,7 +132,9 @@ def data(left: traces.Trace, right: traces.Trace, sources: Sequence[Mapping[str,
     first = min((finding.step for finding in findings), default=0)
     speaks_for = sections.DATA if findings or not steps else sections.NOTHING
     about = (
-        f'the same ids and content at {sections.counted(len(steps), "step")}' if steps else 'no common step recorded'
+        f'the same ids{_content_compared(left, right, steps)} at {sections.counted(len(steps), "step")}'
+        if steps
+        else 'no common step recorded'
     )
     return Section('data', (*_sources(*sources, step=first, speaks_for=speaks_for), *findings), about)
 
@@ -147,6 +149,13 @@ def _sources(left: Mapping[str, Any], right: Mapping[str, Any], *, step: int, sp
                 yield Finding(f'{what} {change.path}'.strip(), text, meaning or speaks_for, step)
 
 
+def _content_compared(left: traces.Trace, right: traces.Trace, steps: Sequence[int]) -> str:
+    """What is to be said of the content of batches none of which differs."""
+    if all(_comparable(left.certificates[step], right.certificates[step]) for step in steps):
+        return ' and content'
+    return ' (not their content: an older version took its checksum of other arrays)'
+
+
 def _batches(left: traces.Trace, right: traces.Trace, steps: Sequence[int]) -> Iterable[Finding]:
     pairs = [(step, left.certificates[step], right.certificates[step]) for step in steps]
     other_ids = [each for each in pairs if each[1].ids != each[2].ids]
@@ -156,13 +165,22 @@ def _batches(left: traces.Trace, right: traces.Trace, steps: Sequence[int]) -> I
         why = f'; batches left out before it: {one.skipped} -> {other.skipped}' if moved else ''
         text = f'other example ids, here and in {len(other_ids)} of {sections.counted(len(steps), "step")}{why}'
         yield Finding(f'step {step:,} ids', text, sections.DATA, step)
-    other_content = [each for each in pairs if each[1].ids == each[2].ids and each[1].content != each[2].content]
+    other_content = [
+        each
+        for each in pairs
+        if each[1].ids == each[2].ids and _comparable(*each[1:]) and each[1].content != each[2].content
+    ]
     if other_content:
         step = other_content[0][0]
         text = (
             f'other content of the same ids, here and in {len(other_content)} of {sections.counted(len(steps), "step")}'
         )
         yield Finding(f'step {step:,} content', text, sections.DATA, step)
+
+
+def _comparable(one: traces.Certificate, other: traces.Certificate) -> bool:
+    """Whether the checksums of two batches are of the same arrays, as far as the versions decide that."""
+    return (one.fields is None) == (other.fields is None)
 
 
 def keys(left: traces.Trace, right: traces.Trace, *, same_seed: bool, after: int = 0) -> Section:

@@ -185,9 +185,9 @@ def _losses(built: preparation.Run, current: TrainState, rows: batches.Batch, nu
         part, place = row % parts, row // parts
         own_key = key if parts == 1 else jax.random.fold_in(key, part)
         copies = {name: np.repeat(value[row : row + 1], count, axis=0) for name, value in rows.items()}
-        alone = (np.arange(count) == place).reshape(-1, *[1] * (copies['weights'].ndim - 1))
         # Not a product: 0 times nan is nan.
-        copies['weights'] = np.where(alone, copies['weights'], 0).astype(copies['weights'].dtype)
+        weights = copies[batches.EXAMPLE_WEIGHTS]
+        copies[batches.EXAMPLE_WEIGHTS] = np.where(np.arange(count) == place, weights, 0).astype(weights.dtype)
         batch = built.place.put_batch(_of_this_process(built, copies, count), count)
         found.append(loss(current.params, current.model_state, batch, own_key))
     return np.array(jax.device_get(found), np.float32)
@@ -237,7 +237,8 @@ def _traced(
         optimizer=fingerprints.text(taken.optimizer),
     )
     ids, content = fingerprints.text(certificate[:2]), fingerprints.text(certificate[2:])
-    return traces.Trace({number: traces.Certificate(ids, content, skipped)}, {number: fingerprint})
+    fields = tuple(sorted(built.data.fields))
+    return traces.Trace({number: traces.Certificate(ids, content, skipped, fields)}, {number: fingerprint})
 
 
 def _compared(

@@ -218,6 +218,12 @@ class Finished(Base):
     reason: NotRequired[str | None]  # Why it is before the last step: early stopping.
 
 
+class Began(Event):
+    """The beginning of a session."""
+
+    fields: NotRequired[list[str]]  # Of a batch; in trace.jsonl.
+
+
 class Certificates(Base):
     """See train/trace.py."""
 
@@ -248,6 +254,7 @@ TYPES = {
     **dict.fromkeys(('skipped', 'warning', 'damage', 'code', 'checkpoint_failed', 'slow', 'gap'), Said),
     'stop': Stopped,
     'end': Finished,
+    **dict.fromkeys(('start', 'resume'), Began),
     'certificates': Certificates,
     'fingerprint': Fingerprint,
 }

@@ -14,6 +14,7 @@ class Certificate(NamedTuple):
     ids: str  # 16 hexadecimal digits: of the ids of its examples, in order.
     content: str  # 16 hexadecimal digits: of all its bits.
     skipped: int  # Batches left out before it.
+    fields: tuple[str, ...] | None  # The arrays that `content` is of; None where an older version did not record them.
 
 
 class Fingerprint(NamedTuple):
@@ -38,10 +39,12 @@ def read(workdir: epath.Path) -> Trace | None:
     if not durable_files.exists(workdir / durable_files.TRACE):
         return None
     log = event_log.scan(workdir / durable_files.TRACE)
-    trace = Trace({}, {}, tuple(log.damage))
+    trace, fields = Trace({}, {}, tuple(log.damage)), None
     for record in log.records:
         step = record['step']
         if record['kind'] in event_log.BACK:
+            if record['kind'] in event_log.BEGINNINGS:
+                fields = tuple(record['fields']) if 'fields' in record else None
             # Not as records.current(): of the steps of one record some may hold.
             _forget(trace.certificates, step)
             _forget(trace.fingerprints, step)
@@ -49,7 +52,7 @@ def read(workdir: epath.Path) -> Trace | None:
             first = step - len(record['ids']) + 1
             pairs = zip(record['ids'], record['content'])
             for at, (ids, content) in enumerate(pairs, first):
-                trace.certificates[at] = Certificate(ids, content, record['skipped'])
+                trace.certificates[at] = Certificate(ids, content, record['skipped'], fields)
         elif record['kind'] == 'fingerprint':
             known = trace.fingerprints.get(step)
             trace.fingerprints[step] = _fingerprint(record, known)

@@ -46,17 +46,6 @@ class Run:
         """What its data and its tokenizer are, as a session records it."""
         return identity.of(self.data, self.experiment, self.evaluators)
 
-    @property
-    def unit(self) -> str:
-        """What speed is counted in: tokens where every example is a row of them, else examples."""
-        return 'tokens' if len(self.data.fields['weights'].shape) == 1 else 'examples'
-
-    @property
-    def units_per_step(self) -> int:
-        """Tokens (or examples) in one global batch."""
-        shape = self.data.fields['weights'].shape
-        return self.data.rows * (shape[0] if shape else 1)
-
 
 def build(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
     """Opens the data and checks everything that can be checked without computing; allocates no weight.
@@ -310,9 +299,10 @@ def greeting(
       changes: where the experiment differs from the one that is stored.
       begun_anew: the arrays of the state of the optimizer that were not in the checkpoint.
     """
+    data = run.experiment.data
     lines = [
         f'{run.experiment.name}: {run.spec.parameters:,} parameters, '
-        f'{run.units_per_step:,} {run.unit} per step, '
+        f'{data.units_per_step:,} {data.units.name} per step, '
         f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
     ]
     if position['step'] >= run.experiment.steps:

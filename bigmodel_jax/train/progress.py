@@ -36,7 +36,7 @@ class Progress:
     Args:
       name: of the run.
       start, steps: the step the session begins at, and the last one.
-      unit: what the speed counts: 'tokens' or 'examples'.
+      unit: what the speed counts, such as 'tokens'.
     """
 
     def __init__(self, name: str, *, start: int, steps: int, unit: str):

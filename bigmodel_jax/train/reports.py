@@ -28,14 +28,14 @@ class Reports:
 
     def write(self, number: int) -> None:
         """Writes the means since the last report."""
-        tools, unit = self._tools, self._run.unit
+        tools, data = self._tools, self._run.experiment.data
         means, lap = metrics.mean(self.pending), tools.clock.lap()
         seconds, self.pending, self._reported = lap.seconds_per_step, [], number
         if means:  # Every step may have been skipped.
             tools.writer.scalars('train', number, means)
-        per_second = self._run.units_per_step / seconds if seconds else 0.0
+        per_second = data.units_per_step / seconds if seconds else 0.0
         if seconds:
-            speed = {'seconds_per_step': seconds, f'{unit}_per_s': per_second}
+            speed = {'seconds_per_step': seconds, f'{data.units.name}_per_s': per_second}
             tools.writer.scalars('speed', number, speed)
         tools.writer.event('time', number, metrics=watching.record(lap.times))
         tools.log_event('slow', number, lap.finding)

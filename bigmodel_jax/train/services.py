@@ -121,13 +121,21 @@ def _open(
     experiment, directory = run.experiment, checkpoints.workdir
     start, details = position['step'], config.to_json(experiment)
     writer = metrics.open_writer(directory, start=start, wandb=wandb, details=details, guard=guard)
-    bar = progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=run.unit)
+    bar = progress.Progress(experiment.name, start=start, steps=experiment.steps, unit=experiment.data.units.name)
     batches = prefetch.Prefetcher(run.data, run.place, start, Route.of(position), workers=experiment.workers)
     stack.enter_context(writer)
     stack.enter_context(bar)
     stack.enter_context(batches)
     tracer = stack.enter_context(
-        trace.Tracer(directory, run.spec, place=run.place, seed=experiment.seed, start=start, guard=guard)
+        trace.Tracer(
+            directory,
+            run.spec,
+            place=run.place,
+            seed=experiment.seed,
+            start=start,
+            fields=run.data.fields,
+            guard=guard,
+        )
     )
     profiler = stack.enter_context(profiling.Profiler(profile, directory))
     checkpoints.logs = (writer.sync, tracer.sync)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from bigmodel_jax.data import counter_rng
+from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import model
 from bigmodel_jax.optim import anomaly_policy, parameter_groups
@@ -84,7 +84,7 @@ def specify(experiment: Experiment, place: sharding.ShardingContext) -> StateSpe
     Raises:
       InputError: the model does not fit the data, or an array does not divide over the mesh.
     """
-    rows, fields = experiment.data.batch, experiment.data.fields
+    rows, fields = experiment.data.batch, batches.batch_fields(experiment.data.fields)
     experiment.model.check(fields)
     experiment.gradients.check(rows, place)
     for name, field in fields.items():

@@ -1,7 +1,8 @@
 """trace.jsonl: by what a step can be told apart from the same step of another run, without running either again.
 
 Records, of the form of run_directory/event_log.py:
-  start, resume, rollback: the step at which a session begins, or to which the run went back.
+  start, resume, rollback: the step at which a session begins, or to which the run went back. The first two also have
+    `fields`: the names of the arrays of a batch, which `content` depends on.
   certificates: `ids` and `content`, 16 hexadecimal digits for each of the steps that end at `step`, in order: the hash
     of the ids of the examples in the batch, and the checksum of all its bits; `skipped`: batches left out before them.
   fingerprint: `names` of the pieces of the parameters, their `checksums` after `step`, the `norms` of their gradients
@@ -10,7 +11,7 @@ Records, of the form of run_directory/event_log.py:
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +41,7 @@ class Tracer:
       workdir: the run's directory.
       seed: of the experiment.
       start: the step at which the session begins.
+      fields: the names of the arrays of a batch.
       guard: called before anything is written; raises if this process must not write any more.
     """
 
@@ -51,6 +53,7 @@ class Tracer:
         place: sharding.ShardingContext,
         seed: int,
         start: int,
+        fields: Iterable[str],
         guard: Callable[[], None] = appending.nothing,
     ):
         self._seed = seed
@@ -59,7 +62,7 @@ class Tracer:
         self._take = _compiled(place, fingerprints.stacked(spec.axes))
         self._taken: list[Taken] = []
         self._records = event_log.Writer(workdir / durable_files.TRACE, guard=guard) if processes.is_first() else None
-        self._event('resume' if start else 'start', start)
+        self._event('resume' if start else 'start', start, fields=sorted(fields))
 
     def __enter__(self) -> 'Tracer':
         return self

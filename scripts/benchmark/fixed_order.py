@@ -47,8 +47,7 @@ class RandomTokens(batches.Data):
     @property
     def fields(self) -> Mapping[str, batches.Field]:
         tokens = batches.Field((LENGTH,), np.dtype(np.int32), ('length',), VOCAB)
-        weights = batches.Field((LENGTH,), np.dtype(np.float32), ('length',))
-        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
+        return {'inputs': tokens, 'targets': tokens}
 
 
 class Found(NamedTuple):
@@ -123,8 +122,8 @@ def size(compiled: Any) -> int:
 def random_batch() -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     tokens = random.integers(0, VOCAB, (ROWS, LENGTH + 1), np.int32)
-    weights = np.ones((ROWS, LENGTH), np.float32)
-    return {'inputs': tokens[:, :-1], 'targets': tokens[:, 1:], 'weights': weights}
+    weights = np.ones(ROWS, np.float32)
+    return {'inputs': tokens[:, :-1], 'targets': tokens[:, 1:], batches.EXAMPLE_WEIGHTS: weights}
 
 
 if __name__ == '__main__':

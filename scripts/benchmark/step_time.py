@@ -111,8 +111,7 @@ class RandomTokens(batches.Data):
     @property
     def fields(self) -> Mapping[str, batches.Field]:
         tokens = batches.Field((self.length,), np.dtype(np.int32), ('length',), self.vocab)
-        weights = batches.Field((self.length,), np.dtype(np.float32), ('length',))
-        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
+        return {'inputs': tokens, 'targets': tokens}
 
 
 def our_experiment(size: Size, *, scan: bool) -> Experiment:
@@ -146,8 +145,9 @@ def our_step(size: Size, *, scan: bool) -> Step:
         spec = state.specify(experiment, place)
         current = spec.init()
         tokens = random_tokens(size).astype(np.int32)
-        weights = np.ones(tokens.shape, np.float32)
-        batch = place.put_batch({'inputs': tokens, 'targets': tokens, 'weights': weights}, size.rows)
+        weights = np.ones(size.rows, np.float32)
+        rows = {'inputs': tokens, 'targets': tokens, batches.EXAMPLE_WEIGHTS: weights}
+        batch = place.put_batch(rows, size.rows)
         update = step.compile_step(experiment, spec, place)
 
     def run() -> None:

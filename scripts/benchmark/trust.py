@@ -49,13 +49,11 @@ class Random(batches.Data):
     @property
     def fields(self) -> Mapping[str, batches.Field]:
         tokens = batches.Field((self.length,), np.dtype(np.int32), ('length',), self.vocab)
-        weights = batches.Field((self.length,), np.dtype(np.float32), ('length',))
-        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
+        return {'inputs': tokens, 'targets': tokens}
 
     def build(self, seed: int) -> batches.Batches:
         tokens = np.random.default_rng(seed).integers(0, self.vocab, (1, self.length)).astype(np.int32)
         arrays = {name: np.broadcast_to(tokens, (EXAMPLES, self.length)) for name in ('inputs', 'targets')}
-        arrays['weights'] = np.broadcast_to(np.ones((1, self.length), np.float32), (EXAMPLES, self.length))
         examples = batches.ArrayExamples(arrays, self.fields, fingerprint={'name': 'random'})
         return batches.Batches(examples, rows=self.batch, seed=seed)
 

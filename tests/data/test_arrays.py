@@ -30,20 +30,23 @@ CHANGES = {
     'large id': (changed('inputs', 99), "'inputs' is 99 in example 2 at [3], but must be at least 0 and below 64"),
     'negative id': (changed('targets', -1), "'targets' is -1 in example 2 at [3], but must be at least 0"),
     'ignored': (changed('targets', -100), 'Labels of -100 do not count in Hugging Face; here write any id'),
-    'nan': (changed('weights', np.nan), "'weights' is nan in example 2 at [3], which is not a finite number"),
-    'inf': (changed('weights', np.inf, 0), "'weights' is inf in example 0 at [0]"),
+    'nan': (changed('loss_weights', np.nan), "'loss_weights' is nan in example 2 at [3], which is not a finite number"),
+    'inf': (changed('loss_weights', np.inf, 0), "'loss_weights' is inf in example 0 at [0]"),
     'short': (lambda arrays: arrays | {'targets': arrays['targets'][:-2]}, "lengths differ: 'inputs' 6, 'targets' 4"),
     'narrow': (
         lambda arrays: arrays | {'targets': arrays['targets'][:, :-1]},
         'shape [16] of an example, but has [15]',
     ),
     'dtype': (lambda arrays: arrays | {'inputs': arrays['inputs'].astype(np.int64)}, '.astype(np.int32)'),
-    'missing': (lambda arrays: {name: arrays[name] for name in ('inputs', 'weights')}, "'targets' is declared, but"),
+    'missing': (
+        lambda arrays: {name: arrays[name] for name in ('inputs', 'loss_weights')},
+        "'targets' is declared, but",
+    ),
     'empty': (lambda arrays: {name: array[:0] for name, array in arrays.items()}, 'The arrays hold no example'),
     'none': (lambda arrays: {}, 'There is no array'),
     'blank': (
-        changed('weights', 0, slice(3)),
-        "3 of the 6 examples, such as example 0, do not count, as all their 'we",
+        changed('loss_weights', 0, slice(3)),
+        '3 of the 6 examples, such as example 0, do not count, as all their weights are 0',
     ),
 }
 
@@ -62,7 +65,7 @@ class Rows(batches.Data):
 
     def build(self, seed):
         ids = np.random.default_rng(0).integers(0, V, (COUNT, T)).astype(np.int32)
-        arrays = {'inputs': ids.copy(), 'targets': ids.copy(), 'weights': np.ones((COUNT, T), np.float32)}
+        arrays = {'inputs': ids.copy(), 'targets': ids.copy(), 'loss_weights': np.ones((COUNT, T), np.float32)}
         arrays = CHANGES[self.fault][0](arrays) if self.fault else arrays
         bounds = {} if self.is_bounded else {'upper_bound': None}
         fields = {name: dataclasses.replace(field, **bounds) for name, field in self.fields.items()}
@@ -103,18 +106,17 @@ class Wild(batches.Examples):
 
     def __init__(self, wrong):
         self._wrong, self.fingerprint = wrong, {}
-        weights = batches.Field((), np.dtype(np.float32), ())
-        self.fields = {'x': batches.Field((2,), np.dtype(np.int32), ('length',), 9), 'weights': weights}
+        self.fields = {'x': batches.Field((2,), np.dtype(np.int32), ('length',), 9)}
 
     def __len__(self):
         return 5
 
     def gather(self, indices, epochs, seed):
         rows = [self._wrong() if index == 4 else np.zeros(2, np.int32) for index in indices]
-        return {'x': np.stack(rows), 'weights': np.ones(len(rows), np.float32)}
+        return {'x': np.stack(rows)}
 
 
-@pytest.mark.parametrize('read', ['training', 'in_order'])
+@pytest.mark.parametrize('read', ['training', 'eval_batch'])
 def test_an_example_that_is_read_wrong_is_named(read):
     wild = batches.Batches(Wild(lambda: np.array([3, 9], np.int32)), rows=5, seed=0)
     with pytest.raises(config.InputError, match=r"'x' is 9 in example 4 at \[1\], but must be at least 0 and below 9"):
@@ -157,7 +159,7 @@ def test_what_has_weight_0_counts_neither_in_the_loss_nor_in_its_gradient(name):
         found = kind(lambda batch, **how: (outputs, objective.Auxiliary({}, {})), batch, train=False, rngs={})
         return found.loss.total, found.loss.count
 
-    weights = {'weights': jnp.array([1.0, 0.0, 0.5])}
+    weights = {'example_weights': jnp.array([1.0, 0.0, 0.5])}
     (odd, count), odd_grads = jax.value_and_grad(total, has_aux=True)(outputs, labels | weights)
     plain = {key: np.where(np.arange(3) == 1, 0, value).astype(value.dtype) for key, value in labels.items()}
     (even, _), grads = jax.value_and_grad(total, has_aux=True)(outputs, plain | weights)

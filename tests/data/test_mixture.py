@@ -35,13 +35,13 @@ class Numbers(batches.Data):
         return {
             self.name: batches.Field((), np.dtype(self.kind), (), self.first + self.count),
             'epoch': INTEGER,
-        } | WEIGHT
+        }
 
     def build(self, seed):
         return batches.Batches(NumberExamples(self), rows=self.batch, seed=seed)
 
 
-INTEGER, WEIGHT = batches.Field((), np.dtype(np.int64), ()), {'weights': batches.Field((), np.dtype(np.float32), ())}
+INTEGER = batches.Field((), np.dtype(np.int64), ())
 
 
 class NumberExamples(batches.Examples):
@@ -53,7 +53,7 @@ class NumberExamples(batches.Examples):
 
     def gather(self, indices, epochs, seed):
         numbers = (indices + self._data.first).astype(self._data.kind)
-        return {self._data.name: numbers, 'epoch': epochs, 'weights': np.ones(len(indices), np.float32)}
+        return {self._data.name: numbers, 'epoch': epochs}
 
 
 def numbers(*counts, weights, batch=10):
@@ -140,10 +140,10 @@ def test_a_mixture_of_mixtures():
 def test_in_order_the_parts_come_one_after_another():
     built = numbers(13, 8, weights=(1, 100)).build(0)
     assert built.steps_per_pass == 3
-    whole = [built.in_order(i) for i in range(3)]
+    whole = [built.eval_batch(i) for i in range(3)]
     joined = {name: np.concatenate([each[name] for each in whole]) for name in whole[0]}
     np.testing.assert_array_equal(joined['x'][:21], [*range(13), *range(1_000, 1_008)])
-    np.testing.assert_array_equal(joined['weights'], [1] * 21 + [0] * 9)
+    np.testing.assert_array_equal(joined['example_weights'], [1] * 21 + [0] * 9)
     assert not joined['epoch'].any()
 
 
@@ -171,7 +171,7 @@ def of_text(texts, *, packing, second=BYTES):
 def test_a_mixture_of_texts(texts, packing, tmp_path):
     data = of_text(texts, packing=packing)
     built = data.build(1)
-    assert built.fields == data.fields
+    assert built.examples.fields == data.fields
     batch = built.training(3)
     assert {name: (array.shape[1:], array.dtype) for name, array in batch.items()} == {
         name: (field.shape, field.dtype) for name, field in built.fields.items()
@@ -182,11 +182,9 @@ def test_a_mixture_of_texts(texts, packing, tmp_path):
     assert [part['weight'] for part in built.examples.fingerprint['parts']] == [0.75, 0.25]
     alone = [part.data.build(0).examples for part in data.parts]
     assert len(built.examples) == sum(map(len, alone))
-    tokens = sum(built.in_order(i)['weights'].sum() for i in range(built.steps_per_pass))
+    whole = [built.eval_batch(i) for i in range(built.steps_per_pass)]
+    tokens = sum((batch['loss_weights'].T @ batch['example_weights']).sum() for batch in whole)
     assert tokens == sum(len(examples.corpus.tokens) - 1 for examples in alone)
-    # Padding past the end stands for no bytes, whichever class of examples knows that.
-    last = built.in_order(built.steps_per_pass - 1)
-    assert not last['bytes'][last['weights'].sum(axis=1) == 0].any()
 
 
 def test_a_run_on_a_mixture_goes_on_where_it_stopped(tmp_path):

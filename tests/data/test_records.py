@@ -148,7 +148,7 @@ def reviews(source, **fields):
     vocabulary = tokenizers.WordPiece(vocab=260, trained_on=words)
     columns = {'source': source, 'sentences': ('text',), 'label': 'mood'}
     data = labelled.Labelled(**columns, tokenizer=vocabulary, batch=3, length=8, classes=3, **fields)
-    return data.build(0).in_order(0)
+    return data.build(0).eval_batch(0)
 
 
 def test_labels_that_are_text_are_numbered(tmp_path):
@@ -179,16 +179,16 @@ def features(path, **fields):
 
 def test_columns_of_numbers_are_standardized_by_the_training_data(tmp_path):
     path = written(tmp_path, NUMBERS)
-    raw = features(path, label='price', classes=1).build(0).in_order(0)
+    raw = features(path, label='price', classes=1).build(0).eval_batch(0)
     np.testing.assert_array_equal(raw['features'], [[1, 10], [2, 30], [3, 50]])
     np.testing.assert_array_equal(raw['values'], np.float32([1.5, 2.5, 3.5]))
     dev = written(tmp_path, 'size,age,price,kind\n2,30,0,b\n', 'dev.csv')
     data = features(dev, label='kind', labels=('a', 'b'), standardized_by=Csv(path=path)).build(0)
-    np.testing.assert_array_equal(data.in_order(0)['features'][0], [0, 0])
-    assert data.in_order(0)['labels'][0] == 1
-    own = features(path, label='kind', labels=('a', 'b'), standardized_by=Csv(path=path)).build(0).in_order(0)
+    np.testing.assert_array_equal(data.eval_batch(0)['features'][0], [0, 0])
+    assert data.eval_batch(0)['labels'][0] == 1
+    own = features(path, label='kind', labels=('a', 'b'), standardized_by=Csv(path=path)).build(0).eval_batch(0)
     np.testing.assert_allclose(own['features'].std(axis=0), 1, rtol=1e-6)  # Float32.
-    assert data.fields == features(dev, label='kind').fields
+    assert data.examples.fields == features(dev, label='kind').fields
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def examples():
     return {
         'inputs': tokens[:, :-1],
         'targets': tokens[:, 1:],
-        'weights': (rng.random((COUNT, 6)) < 0.8).astype(np.float32),
+        'loss_weights': (rng.random((COUNT, 6)) < 0.8).astype(np.float32),
         'bytes': rng.integers(1, 20, COUNT).astype(np.float32),
     }
 
@@ -44,11 +44,11 @@ class Tokens(batches.Data):
     def fields(self):
         integers, floats = (np.dtype(name) for name in ('int32', 'float32'))
         tokens = batches.Field((6,), integers, ('length',), self.upper_bound)
-        floats = {'weights': batches.Field((6,), floats, ('length',)), 'bytes': batches.Field((), floats, ())}
+        floats = {'loss_weights': batches.Field((6,), floats, ('length',)), 'bytes': batches.Field((), floats, ())}
         return {'inputs': tokens, 'targets': tokens, **floats}
 
     def build(self, seed):
-        arrays = examples() | ({'weights': np.zeros((COUNT, 6), np.float32)} if self.silent else {})
+        arrays = examples() | ({'loss_weights': np.zeros((COUNT, 6), np.float32)} if self.silent else {})
         return batches.Batches(batches.ArrayExamples(arrays, self.fields, fingerprint={}), rows=self.batch, seed=seed)
 
 
@@ -71,7 +71,7 @@ def setting(place=None):
 
 @functools.cache
 def expected(count=COUNT):
-    data = {name: value[:count] for name, value in examples().items()}
+    data = {name: value[:count] for name, value in examples().items()} | {'example_weights': np.ones(count, np.float32)}
     apply = objective.Apply(MODEL.build(), params(), {})
     metrics = jax.jit(
         lambda data: language.LanguageModel(label_smoothing=0.1)(apply, data, train=False, rngs={}).metrics
@@ -138,7 +138,7 @@ class WithRare(language.LanguageModel):
 
     def __call__(self, apply, batch, *, train, rngs):
         outcome = super().__call__(apply, batch, train=train, rngs=rngs)
-        here = (batch['targets'] == 99) * batch['weights']
+        here = (batch['targets'] == 99) * batch['loss_weights']
         return outcome._replace(metrics=outcome.metrics | {'rare': objective.Mean.weighted(here, here)})
 
 

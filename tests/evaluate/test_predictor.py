@@ -107,7 +107,7 @@ def test_sentences_are_encoded_as_in_training_and_labels_have_names(tmp_path):
     data = labelled.Labelled(source=source, tokenizer=vocabulary, batch=2, length=8, labels=('ham', 'spam'))
     rows = data.build(0).examples
     encoded = data.encode([['good film', 'bad film']], rows.tokenizer)
-    batch = data.build(0).in_order(0)
+    batch = data.build(0).eval_batch(0)
     for name, array in encoded.items():
         np.testing.assert_array_equal(array, batch[name][:2])
     likely = weights(features=40)

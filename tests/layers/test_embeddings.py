@@ -71,7 +71,8 @@ def test_the_loss_in_pieces_knows_the_whole_output_layer():
     model = config.vary(base, {'embedding.output_bias': True, 'embedding.output_scaled': True})
     module, rng = model.build(), np.random.default_rng(1)
     batch = {name: rng.integers(0, 2_048, (2, 256)).astype(np.int32) for name in ('inputs', 'targets')}
-    batch['weights'] = (rng.random((2, 256)) < 0.7).astype(np.float32)
+    batch['example_weights'] = np.ones(2, np.float32)
+    batch['loss_weights'] = (rng.random((2, 256)) < 0.7).astype(np.float32)
     params = drawing.variables(module, batch)['params']
     loss = language.LanguageModel(logits_mib=1)
     assert loss.pieces(2, 256, 2_048) == 4
@@ -82,7 +83,7 @@ def test_the_loss_in_pieces_knows_the_whole_output_layer():
 
     def whole(params):
         nll, _ = language.cross_entropy(module.apply({'params': params}, batch)['logits'], batch['targets'])
-        return (nll * batch['weights']).sum() / batch['weights'].sum()
+        return (nll * batch['loss_weights']).sum() / batch['loss_weights'].sum()
 
     found, expected = (jax.jit(jax.value_and_grad(each))(params) for each in (in_pieces, whole))
     assert np.abs(expected[1]['embedding']['output_bias']).max() > 1e-4

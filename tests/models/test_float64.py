@@ -28,7 +28,7 @@ MODELS = {
 TOKENS_BT = np.arange(2 * LENGTH).reshape(2, LENGTH) * 5 % VOCAB
 BATCH = {
     'inputs': TOKENS_BT, 'source': TOKENS_BT[:, ::-1], 'targets': (TOKENS_BT + 3) % VOCAB,
-    'weights': np.ones((2, LENGTH), np.float32),
+    'example_weights': np.ones(2, np.float32),
 }  # fmt: skip
 
 

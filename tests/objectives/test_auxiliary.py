@@ -28,7 +28,8 @@ RNG = np.random.default_rng(0)
 BATCH = {
     'inputs': RNG.integers(0, VOCAB, (ROWS, LENGTH)),
     'targets': RNG.integers(0, VOCAB, (ROWS, LENGTH)),
-    'weights': np.eye(ROWS, LENGTH, dtype=np.float32) + RNG.integers(0, 2, (ROWS, LENGTH)),
+    'example_weights': np.ones(ROWS, np.float32),
+    'loss_weights': np.eye(ROWS, LENGTH, dtype=np.float32) + RNG.integers(0, 2, (ROWS, LENGTH)),
     'bytes': np.full((ROWS,), 20),
 }
 
@@ -105,7 +106,7 @@ class Counter(nn.Module):
 
 @pytest.mark.parametrize(('training', 'batches'), [(False, 5.0), (True, 6.0)])
 def test_state_and_losses_are_kept_apart(training, batches):
-    batch = {'inputs': jnp.eye(3), 'labels': jnp.arange(3), 'weights': jnp.ones(3)}
+    batch = {'inputs': jnp.eye(3), 'labels': jnp.arange(3), 'example_weights': jnp.ones(3)}
     apply = objective.Apply(Counter(), {'scale': jnp.ones(())}, {'statistics': {'batches': jnp.float32(5.0)}})
     found = classification.Classification()(apply, batch, train=training, rngs=Rngs(jax.random.key(0)))
     assert found.model_state == {'statistics': {'batches': batches}}

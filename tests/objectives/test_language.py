@@ -61,7 +61,8 @@ def batch():
     return {
         'inputs': RNG.integers(0, 2_048, (ROWS, LENGTH)).astype(np.int32),
         'targets': RNG.integers(0, 2_048, (ROWS, LENGTH)).astype(np.int32),
-        'weights': (RNG.random((ROWS, LENGTH)) < 0.7).astype(np.float32),
+        'example_weights': np.ones(ROWS, np.float32),
+        'loss_weights': (RNG.random((ROWS, LENGTH)) < 0.7).astype(np.float32),
         'bytes': np.array([300.0, 500.0], np.float32),
     }
 
@@ -114,10 +115,10 @@ def test_metrics_are_those_of_the_weighted_tokens():
     logits = jax.jit(MODEL.build().apply)({'params': params()}, {'inputs': data['inputs']})['logits']
     logits = np.asarray(logits, np.float64)
     nll = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, data['targets'][..., None], -1)[..., 0]
-    total, count = (nll * data['weights']).sum(), data['weights'].sum()
+    total, count = (nll * data['loss_weights']).sum(), data['loss_weights'].sum()
     np.testing.assert_allclose(metrics['nll'], (total, count), rtol=1e-5)
     np.testing.assert_allclose(metrics['bits_per_byte'], (total / np.log(2), 800.0), rtol=1e-5)
-    hits = ((logits.argmax(-1) == data['targets']) * data['weights']).sum()
+    hits = ((logits.argmax(-1) == data['targets']) * data['loss_weights']).sum()
     np.testing.assert_array_equal(metrics['accuracy'], (hits, count))
 
 
@@ -143,7 +144,7 @@ def test_a_model_that_knows_nothing_has_the_accuracy_of_one_guess():
 
 def test_tokens_without_weight_have_no_influence():
     data = batch()
-    other = data | {'targets': np.where(data['weights'] > 0, data['targets'], 5)}
+    other = data | {'targets': np.where(data['loss_weights'] > 0, data['targets'], 5)}
     found = outcome(SMOOTHED, other)
     jax.tree.map(np.testing.assert_array_equal, found, whole())
 
@@ -158,7 +159,7 @@ def test_parts_add_up_to_the_whole():
 
 def test_a_row_of_padding_stands_for_no_bytes():
     data = {name: np.concatenate([value, value[-1:]]) for name, value in batch().items()}
-    data['weights'][-1] = 0.0
+    data['example_weights'][-1] = 0.0
     np.testing.assert_array_equal(measured(data)['bits_per_byte'].count, 800.0)
 
 
@@ -172,7 +173,7 @@ class Scores:
 def test_classification_is_the_mean_over_rows_with_weight():
     with np.load(ORACLES) as oracles:
         logits, labels, losses = (oracles[key] for key in ('x', 'y', 'ce_label_smoothing_0_1'))
-    data = {'labels': jnp.asarray(labels), 'weights': jnp.array([1.0, 1.0, 0.0, 1.0])}
+    data = {'labels': jnp.asarray(labels), 'example_weights': jnp.array([1.0, 1.0, 0.0, 1.0])}
     apply = objective.Apply(Scores(), jnp.asarray(logits), {})
     result = classification.Classification(label_smoothing=0.1)(apply, data, train=False, rngs={})
     np.testing.assert_allclose(result.loss, (losses[[0, 1, 3]].sum(), 3.0), rtol=1e-6)

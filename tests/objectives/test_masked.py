@@ -13,9 +13,9 @@ RANDOM = np.random.default_rng(0)
 OUTPUTS = {'mlm_logits': RANDOM.normal(size=(B, N, V)), 'nsp_logits': RANDOM.normal(size=(B, 2))}
 BATCH = {
     'targets': RANDOM.integers(0, V, (B, N)),
-    'masked_weights': np.array([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], np.float32),
+    'loss_weights': np.array([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], np.float32),
     'is_random_next': np.array([0, 1, 1]),
-    'weights': np.ones((B, 5), np.float32),
+    'example_weights': np.ones(B, np.float32),
 }
 
 
@@ -41,9 +41,9 @@ def value(mean):
 @pytest.mark.parametrize('rows', [3, 2])
 def test_the_loss_is_the_sum_of_two_means(weight, rows):
     alive = np.arange(B) < rows  # The others are padding.
-    batch = BATCH | {'weights': BATCH['weights'] * alive[:, None]}
+    batch = BATCH | {'example_weights': alive.astype(np.float32)}
     found = outcome(masked.MaskedLanguageModel(next_sentence=weight), OUTPUTS, batch)
-    tokens = np.average(nll(OUTPUTS['mlm_logits'], BATCH['targets']), weights=BATCH['masked_weights'] * alive[:, None])
+    tokens = np.average(nll(OUTPUTS['mlm_logits'], BATCH['targets']), weights=BATCH['loss_weights'] * alive[:, None])
     follows = np.average(nll(OUTPUTS['nsp_logits'], BATCH['is_random_next']), weights=alive)
     np.testing.assert_allclose(value(found.loss), tokens + weight * follows, rtol=1e-6)
     np.testing.assert_allclose(value(found.metrics['nll']), tokens, rtol=1e-6)
@@ -54,13 +54,13 @@ def test_the_loss_is_the_sum_of_two_means(weight, rows):
 
 
 def test_regression_is_the_mean_square():
-    batch = {'values': np.array([1.0, 2.0, 3.0]), 'weights': np.array([1.0, 1.0, 0.0])}
+    batch = {'values': np.array([1.0, 2.0, 3.0]), 'example_weights': np.array([1.0, 1.0, 0.0])}
     found = outcome(regression.Regression(), {'values': np.array([2.0, 4.0, 9.0])}, batch)
     assert value(found.loss) == pytest.approx((1 + 4) / 2)
 
 
 def test_spans_are_the_mean_of_both_ends():
     outputs = {'start_logits': RANDOM.normal(size=(B, 6)), 'end_logits': RANDOM.normal(size=(B, 6))}
-    batch = {'starts': np.array([0, 2, 5]), 'ends': np.array([1, 2, 5]), 'weights': np.array([1.0, 1.0, 0.0])}
+    batch = {'starts': np.array([0, 2, 5]), 'ends': np.array([1, 2, 5]), 'example_weights': np.array([1.0, 1.0, 0.0])}
     each = (nll(outputs['start_logits'], batch['starts']) + nll(outputs['end_logits'], batch['ends'])) / 2
     assert value(outcome(answer_spans.AnswerSpans(), outputs, batch).loss) == pytest.approx(each[:2].mean(), rel=1e-6)

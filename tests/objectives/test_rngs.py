@@ -15,7 +15,7 @@ from bigmodel_jax.train import step
 BATCH = {
     'image': np.arange(24, dtype=np.float32).reshape(4, 6),
     'labels': np.array([0, 1, 1, 0]),
-    'weights': np.ones(4, np.float32),
+    'example_weights': np.ones(4, np.float32),
 }
 
 

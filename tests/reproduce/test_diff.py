@@ -19,7 +19,7 @@ from bigmodel_jax import __main__, config, experiment
 from bigmodel_jax.data import batches
 from bigmodel_jax.reproduce import diff, diff_view, verdict
 from bigmodel_jax.run_directory import event_log
-from bigmodel_jax.runs import directory
+from bigmodel_jax.runs import directory, traces
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import loop, state, step
 from runs import quick
@@ -41,7 +41,7 @@ class Stored(batches.Data):
     def build(self, seed: int) -> batches.Batches:
         rows = np.load(self.path)
         arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:]}
-        arrays['weights'] = np.ones(arrays['inputs'].shape, np.float32)
+        arrays['loss_weights'] = np.ones(arrays['inputs'].shape, np.float32)
         examples = batches.ArrayExamples(arrays, self.fields, fingerprint={'name': 'stored'})
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
@@ -342,3 +342,13 @@ def test_the_screen_of_identical_runs_has_a_line_for_each_section(base, capsys):
     rich.console.Console(width=100).print(diff_view.render(compared(base, base)))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 + 1 + 11 + 1 + 1 + sum(len(str(base)) + 40 > 100 for _ in range(2))
+
+
+def test_content_that_an_older_version_took_of_other_arrays_is_not_compared():
+    def trace(content, fields):
+        return traces.Trace({1: traces.Certificate('a', content, 0, fields)}, {})
+
+    older = diff.data(trace('b', None), trace('c', ('x', 'y')), ({}, {}))
+    assert (older.findings, 'not their content' in older.otherwise) == ((), True)
+    assert diff.data(trace('b', None), trace('b', None), ({}, {})).otherwise == 'the same ids and content at 1 step'
+    assert diff.data(trace('b', ('x',)), trace('c', ('x', 'y')), ({}, {})).findings

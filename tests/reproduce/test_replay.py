@@ -59,14 +59,14 @@ def test_the_losses_of_the_examples_make_up_the_loss_of_the_batch(rolled):
     """Weighted with the tokens of each row; equal but for rounding, as the dropout is that of the real step."""
     found = replay.replay(rolled, 3)
     data = tiny.Counting(batch=8).build(0)
-    tokens = data.training(2)['weights'].sum(axis=1)
+    tokens = data.training(2)['loss_weights'].sum(axis=1)
     assert found.losses @ tokens / tokens.sum() == pytest.approx(found.metrics['loss'], rel=1e-6)
 
 
 def test_in_microbatches_too(tmp_path):
     loop.train(config.vary(quick.experiment(), {'gradients': gradients.Microbatches(parts=2)}), tmp_path, stop_after=2)
     found = replay.replay(directory.open_run(tmp_path), 2)
-    tokens = tiny.Counting(batch=8).build(0).training(1)['weights'].sum(axis=1)
+    tokens = tiny.Counting(batch=8).build(0).training(1)['loss_weights'].sum(axis=1)
     assert found.losses @ tokens / tokens.sum() == pytest.approx(found.metrics['loss'], rel=1e-6)
 
 
@@ -130,9 +130,9 @@ def test_a_row_alone_has_the_loss_that_it_has_in_the_batch(rolled):
     batch = prefetch.read(built.data, 0, np.arange(8))
     state = built.spec.init()
     for row in (0, 5):
-        weights = batch['weights'] * (np.arange(8) == row)[:, None]
+        alone = batch | {'example_weights': np.float32(np.arange(8) == row)}
         apply = Apply(built.spec.module, state.params, state.model_state)
-        outcome = built.experiment.objective(apply, batch | {'weights': weights}, train=True, rngs=Rngs(step.key(0, 0)))
+        outcome = built.experiment.objective(apply, alone, train=True, rngs=Rngs(step.key(0, 0)))
         assert found.losses[row] == pytest.approx(float(outcome.loss.total / outcome.loss.count), rel=1e-6)
 
 

@@ -54,8 +54,9 @@ class Tokens(objective.Objective):
     def __call__(self, apply, batch, *, train, rngs):
         outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         loss_BT, _ = language.cross_entropy(outputs['logits'], batch['targets'])
-        loss = Mean.weighted(loss_BT, batch['weights'])
-        return objective.Outcome.of(loss, {'tokens': Mean.of(batch['weights'].sum())}, auxiliary)
+        weights_BT = objective.position_weights(batch)
+        loss = Mean.weighted(loss_BT, weights_BT)
+        return objective.Outcome.of(loss, {'tokens': Mean.of(weights_BT.sum())}, auxiliary)
 
 
 def experiment() -> Experiment:

@@ -41,7 +41,6 @@ class Images(batches.Data):
         return {
             'image': batches.Field((SIDE, SIDE, 3), np.dtype(np.float32), ('height', 'width', 'channels')),
             'labels': batches.Field((), np.dtype(np.int32), (), CLASSES),
-            'weights': batches.Field((), np.dtype(np.float32), ()),
         }
 
     def build(self, seed):

@@ -17,7 +17,6 @@ class Features(batches.Data):
     A batch holds, where n is `batch` and I is the number of columns:
       features: [n, I] float32.
       labels: [n] int32, or with one class `values`: [n] float32, numbers to be predicted.
-      weights: [n] float32, 1.
     """
 
     source: records.Source  # Such as Csv(path='houses.csv').
@@ -36,7 +35,6 @@ class Features(batches.Data):
         return {
             'features': batches.Field((len(self.columns),), floats, ('features',)),
             **({'values': batches.Field((), floats, ())} if self.classes == 1 else label),
-            'weights': batches.Field((), floats, ()),
         }
 
     def build(self, seed: int) -> batches.Batches:

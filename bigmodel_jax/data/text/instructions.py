@@ -41,6 +41,10 @@ class Instructions(batches.Data):
     def fields(self) -> Mapping[str, batches.Field]:
         return text.Documents().fields(self.length, self.tokenizer.upper_bound)
 
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('tokens', self.length)
+
     def build(self, seed: int) -> text.TextBatches:
         return text.TextBatches(InstructionExamples(self), rows=self.batch, seed=seed)
 
@@ -78,7 +82,7 @@ class InstructionExamples(batches.Examples):
         return {
             'inputs': np.where(real, self._tokens[layout.sources], 0).astype(np.int32),
             'targets': targets,
-            'weights': weights,
+            'loss_weights': weights,
             'bytes': (self.tokenizer.token_bytes[targets] * weights).sum(axis=1).astype(np.float32),
             'segments': layout.segments,
             'positions': layout.positions,

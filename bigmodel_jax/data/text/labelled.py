@@ -17,7 +17,6 @@ class Labelled(batches.Data):
     A batch holds, where n is `batch` and T is `length`:
       inputs, types, segments: [n, T] int32, see data/text/bert_format.py.
       labels: [n] int32, or with one class `values`: [n] float32, numbers to be predicted.
-      weights: [n] float32, 1.
     """
 
     source: records.Source  # Such as Csv(path='reviews.csv').
@@ -53,7 +52,7 @@ def _fields(data: Labelled, upper_bound: int | None) -> dict[str, batches.Field]
     floats = batches.Field((), np.dtype(np.float32), ())
     labels = batches.Field((), np.dtype(np.int32), (), data.classes)
     label = {'values': floats} if data.classes == 1 else {'labels': labels}
-    return {**bert_format.fields(data.length, upper_bound), **label, 'weights': floats}
+    return {**bert_format.fields(data.length, upper_bound), **label}
 
 
 class LabelledExamples(batches.ArrayExamples):

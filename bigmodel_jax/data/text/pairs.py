@@ -21,7 +21,7 @@ class Pairs(batches.Data):
       source: [n, T] int32, each sentence followed by `end`.
       inputs, targets: [n, T] int32. The target is the token after the input; the first input of a sentence is the
         tokenizer's `begin`, and `end` is its last target.
-      weights: [n, T] float32, 0 where padding.
+      loss_weights: [n, T] float32, 0 where padding.
       bytes: [n] float32, the UTF-8 bytes that the targets of the row stand for.
       source_segments, segments: [n, T] int32: 1, 2 ... for the pairs of the row, 0 where padding.
       source_positions, positions: [n, T] int32: place within the sentence.
@@ -36,6 +36,10 @@ class Pairs(batches.Data):
     @property
     def fields(self) -> Mapping[str, batches.Field]:
         return _fields(self.length, self.tokenizer.upper_bound)
+
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('tokens', self.length)
 
     def build(self, seed: int) -> 'text.TextBatches':
         sides = tuple(tokens.tokenized(side, self.tokenizer, keep_empty=True) for side in (self.source, self.target))
@@ -104,7 +108,7 @@ class PairExamples(batches.Examples):
             'source_positions': of_source.positions,
             'inputs': np.where(of_target.segments > 0, inputs, 0).astype(np.int32),
             'targets': targets,
-            'weights': (of_target.segments > 0).astype(np.float32),
+            'loss_weights': (of_target.segments > 0).astype(np.float32),
             'bytes': size_bytes.astype(np.float32),
             'segments': of_target.segments,
             'positions': of_target.positions,

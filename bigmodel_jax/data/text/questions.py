@@ -45,7 +45,6 @@ class Questions(batches.Data):
       inputs, types, segments: [n, T] int32, see data/text/bert_format.py.
       starts, ends: [n] int32, the first and the last token of the first answer; 0, which is [CLS], where the window
         has not all of it.
-      weights: [n] float32, 1.
     """
 
     source: records.Source  # Such as SquadFile(path='train-v1.1.json').
@@ -69,8 +68,7 @@ class Questions(batches.Data):
 
 def _fields(data: Questions, upper_bound: int | None) -> dict[str, batches.Field]:
     place = batches.Field((), np.dtype(np.int32), (), data.length)
-    weights = batches.Field((), np.dtype(np.float32), ())
-    return {**bert_format.fields(data.length, upper_bound), 'starts': place, 'ends': place, 'weights': weights}
+    return {**bert_format.fields(data.length, upper_bound), 'starts': place, 'ends': place}
 
 
 def _check(asked: Sequence[Question]) -> None:

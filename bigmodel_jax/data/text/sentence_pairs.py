@@ -23,10 +23,9 @@ class SentencePairs(batches.Data):
       inputs: [n, T] int32, masked.
       types: [n, T] int32: 0 in [CLS] A [SEP] and in padding, 1 in B [SEP].
       segments: [n, T] int32: 1, and 0 where padding.
-      weights: [n, T] float32: 1, and 0 where padding.
       masked_positions: [n, N] int32: the positions whose tokens are predicted; 0 where there are fewer than N.
       targets: [n, N] int32: the original tokens at these positions.
-      masked_weights: [n, N] float32: 1, and 0 where there are fewer.
+      loss_weights: [n, N] float32: 1, and 0 where there are fewer.
       is_random_next: [n] int32: 0 if B follows A, 1 if it is from another document.
 
     Source: Devlin et al. (2018), arXiv:1810.04805, sections 3.1 and A.2.
@@ -42,6 +41,10 @@ class SentencePairs(batches.Data):
     def fields(self) -> Mapping[str, batches.Field]:
         return _fields(self, self.tokenizer.upper_bound)
 
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('tokens', self.length)
+
     def build(self, seed: int) -> batches.Batches:
         if self.length < 5:
             raise config.InputError(
@@ -56,10 +59,9 @@ def _fields(pairs: SentencePairs, upper_bound: int | None) -> dict[str, batches.
     row, axes = (pairs.masking.max_predictions,), ('predictions',)
     return {
         **bert_format.fields(pairs.length, upper_bound),
-        'weights': batches.Field((pairs.length,), floats, ('length',)),
         'masked_positions': batches.Field(row, integers, axes, pairs.length),
         'targets': batches.Field(row, integers, axes, upper_bound),
-        'masked_weights': batches.Field(row, floats, axes),
+        'loss_weights': batches.Field(row, floats, axes),
         'is_random_next': batches.Field((), integers, (), 2),
     }
 
@@ -121,8 +123,7 @@ class PairExamples(batches.Examples):
         return {
             **laid,
             'inputs': masked.inputs,
-            'weights': real.astype(np.float32),
             'masked_positions': masked.positions,
             'targets': masked.targets,
-            'masked_weights': masked.weights,
+            'loss_weights': masked.weights,
         }

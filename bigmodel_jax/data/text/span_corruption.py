@@ -22,7 +22,6 @@ class SpanCorruption(batches.Data):
     S is `length` and T what follows from it (see Sizes):
       source: [n, S] int32: the text with a sentinel for each span, and `end`.
       inputs, targets: [n, T] int32: before each span its sentinel, and `end` last. The first input is `end`.
-      weights: [n, T] float32, all 1.
       bytes: [n] float32, the UTF-8 bytes of the text that the targets of the row stand for.
     Sentinels are the `sentinels` ids above the tokenizer's, the first of them the highest.
 
@@ -47,6 +46,10 @@ class SpanCorruption(batches.Data):
     def fields(self) -> Mapping[str, batches.Field]:
         bound = self.tokenizer.upper_bound
         return _fields(self.sizes, None if bound is None else bound + self.sentinels)
+
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('tokens', self.sizes.target)
 
     def build(self, seed: int) -> 'text.TextBatches':
         sizes, corpus = self.sizes, tokens.tokenized(self.source, self.tokenizer)
@@ -116,7 +119,6 @@ def _fields(sizes: Sizes, upper_bound: int | None) -> dict[str, batches.Field]:
         'source': batches.Field((sizes.source,), integers, axes, upper_bound),
         'inputs': batches.Field(written, integers, axes, upper_bound),
         'targets': batches.Field(written, integers, axes, upper_bound),
-        'weights': batches.Field(written, np.dtype(np.float32), axes),
         'bytes': batches.Field((), np.dtype(np.float32), ()),
     }
 
@@ -147,7 +149,6 @@ class SpanExamples(batches.Examples):
             'source': source,
             'inputs': np.concatenate([first, targets[:, :-1]], axis=1),
             'targets': targets,
-            'weights': np.ones(targets.shape, np.float32),
             'bytes': self._bytes[targets].sum(axis=1).astype(np.float32),
         }
 

@@ -22,7 +22,7 @@ class Packing:
         return {
             'inputs': batches.Field(row, integers, axes, upper_bound),
             'targets': batches.Field(row, integers, axes, upper_bound),
-            'weights': batches.Field(row, floats, axes),
+            'loss_weights': batches.Field(row, floats, axes),
             'bytes': batches.Field((), floats, ()),
         }
 
@@ -69,7 +69,7 @@ class Text(batches.Data):
     A batch holds, where n is `batch` and T is `length`:
       inputs, targets: [n, T] int32. The target is the token after the input; the first input of a document is the
         tokenizer's `begin`, and its last target is `end`.
-      weights: [n, T] float32, 0 where padding.
+      loss_weights: [n, T] float32, 0 where padding.
       bytes: [n] float32, the UTF-8 bytes that the targets of the row stand for, without padding.
     and with packing=Documents():
       segments: [n, T] int32: 1, 2 ... for the documents of the row, 0 where padding.
@@ -86,6 +86,10 @@ class Text(batches.Data):
     def fields(self) -> Mapping[str, batches.Field]:
         return self.packing.fields(self.length, self.tokenizer.upper_bound)
 
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('tokens', self.length)
+
     def build(self, seed: int) -> 'TextBatches':
         corpus = tokens.tokenized(self.source, self.tokenizer)
         if corpus.pairs < self.length:
@@ -100,11 +104,6 @@ class TextBatches(batches.Batches):
     """Batches of text; `examples.tokenizer` is the tokenizer."""
 
     examples: 'TokenExamples'
-
-    def in_order(self, index: int, rows: batches.Rows | None = None) -> batches.Batch:
-        batch = super().in_order(index, rows)
-        # Rows past the end repeat the last one; their bytes count as little as their tokens.
-        return batch | {'bytes': batch['bytes'] * batch['weights'].any(axis=1)}
 
 
 class TokenExamples(batches.Examples):
@@ -127,7 +126,7 @@ class TokenExamples(batches.Examples):
         return {
             'inputs': inputs,
             'targets': targets,
-            'weights': real.astype(np.float32),
+            'loss_weights': real.astype(np.float32),
             'bytes': size_bytes.astype(np.float32),
         }
 

@@ -19,7 +19,6 @@ class Images(batches.Data):
     A batch holds, where n is `batch` and [Y, X, Z] is `shape`:
       image: [n, Y, X, Z] float32, as the `transforms` leave it.
       labels: [n] int32, below `classes`.
-      weights: [n] float32, 1.
     """
 
     source: records.Source  # Of records with an image, [Y, X, Z] or [Y, X] of uint8 or a float, and a label.
@@ -35,8 +34,11 @@ class Images(batches.Data):
         return {
             'image': batches.Field(self.shape, np.dtype(np.float32), ('height', 'width', 'channels')),
             'labels': batches.Field((), np.dtype(np.int32), (), self.classes),
-            'weights': batches.Field((), np.dtype(np.float32), ()),
         }
+
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('images', 1)
 
     def build(self, seed: int) -> batches.Batches:
         return batches.Batches(ImageExamples(self), rows=self.batch, seed=seed)
@@ -98,7 +100,6 @@ class ImageExamples(batches.Examples):
         return {
             'image': np.stack([image for image, _ in found]),
             'labels': np.array([label for _, label in found], np.int32),
-            'weights': np.ones(len(found), np.float32),
         }
 
     def _example(self, record: records.Record, example: int, epoch: int, seed: int) -> tuple[np.ndarray, int]:

@@ -91,7 +91,7 @@ class AnswersEvaluator(evaluation.Evaluator):
         data, place, examples = self._data, self._setting.place, self._data.examples
         best: dict[int, tuple[float, str]] = {}  # Question -> score and text.
         for index in range(data.steps_per_pass):
-            batch = place.put_batch(data.in_order(index, place.local_rows(data.rows)), data.rows)
+            batch = place.put_batch(data.eval_batch(index, place.local_rows(data.rows)), data.rows)
             starts, ends = jax.device_get(self._step(params, model_state, batch))
             for row in range(index * data.rows, min((index + 1) * data.rows, len(examples))):
                 window, here = examples.windows[row], row - index * data.rows

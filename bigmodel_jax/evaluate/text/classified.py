@@ -126,9 +126,9 @@ class ClassifiedEvaluator(evaluation.Evaluator):
         with sharding.use(self._setting.place):
             outputs, _ = Apply(self._setting.module, params, model_state)(batch)
         if 'values' in outputs:
-            return batch['values'], outputs['values'], jnp.isfinite(outputs['values']), batch['weights']
+            return batch['values'], outputs['values'], jnp.isfinite(outputs['values']), batch['example_weights']
         known = ~jnp.isnan(outputs['logits']).any(axis=-1)
-        return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), known, batch['weights']
+        return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), known, batch['example_weights']
 
     def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
         return {score.name: metric.Definition(score.direction) for score in self._classified.scores}
@@ -136,7 +136,7 @@ class ClassifiedEvaluator(evaluation.Evaluator):
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         data, place, found = self._data, self._setting.place, []
         for index in range(data.steps_per_pass):
-            batch = place.put_batch(data.in_order(index, place.local_rows(data.rows)), data.rows)
+            batch = place.put_batch(data.eval_batch(index, place.local_rows(data.rows)), data.rows)
             found.append(self._step(params, model_state, batch))
         truth, predicted, known, weights = (np.concatenate(parts) for parts in zip(*jax.device_get(found)))
         counted = weights > 0

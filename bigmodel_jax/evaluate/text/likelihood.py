@@ -149,14 +149,14 @@ def _batch(requests: Sequence[Request], rows: int, width: int, targets: int) -> 
         'inputs': np.zeros((rows, width), np.int32),
         'targets': np.zeros((rows, targets), np.int32),
         'masked_positions': np.zeros((rows, targets), np.int32),
-        'weights': np.zeros((rows, targets), np.float32),
+        'loss_weights': np.zeros((rows, targets), np.float32),
     }
     for row, (context, completion) in enumerate(requests):
         read, count = np.concatenate([context, completion])[:-1][-width:], len(completion)
         batch['inputs'][row, : len(read)] = read
         batch['targets'][row, :count] = completion
         batch['masked_positions'][row, :count] = np.arange(len(read) - count, len(read))
-        batch['weights'][row, :count] = 1
+        batch['loss_weights'][row, :count] = 1
     return batch
 
 
@@ -191,7 +191,7 @@ def _run(plan: _Plan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array
             is_right_BT = (logits_BTV.argmax(axis=-1) == targets_BT) | (weights_BT == 0)
             return (found_BT * weights_BT).sum(axis=1), is_right_BT.all(axis=1)
 
-        pieces = [_in_pieces(each) for each in (x_BTD, batch['targets'], batch['weights'])]
+        pieces = [_in_pieces(each) for each in (x_BTD, batch['targets'], batch['loss_weights'])]
         sums, is_greedy = jax.lax.map(piece, tuple(pieces))
         return sums.sum(axis=0), is_greedy.all(axis=0)
 

@@ -48,14 +48,14 @@ def shown(batch, row=0):
     """The targets of a row as text, '#' being `end`, and below each of them whether it counts."""
     real = batch['segments'][row] > 0
     text = ''.join('#' if i == 256 else chr(i) for i in batch['targets'][row][real])
-    return text, ''.join('^' if weight else ' ' for weight in batch['weights'][row][real])
+    return text, ''.join('^' if weight else ' ' for weight in batch['loss_weights'][row][real])
 
 
 # ---- the mask -----------------------------------------------------------------------------------------------------
 
 
 def test_the_loss_counts_the_answers_token_by_token(tmp_path):
-    batch = data(written(tmp_path, CHATS)).build(0).in_order(0)
+    batch = data(written(tmp_path, CHATS)).build(0).eval_batch(0)
     text, mask = shown(batch)
     assert text == 'U:a|A:bcd#U:ef|A:g#U:h|A:ij#'
     assert mask == '      ^^^^       ^^      ^^^'
@@ -68,17 +68,17 @@ def test_the_loss_counts_the_answers_token_by_token(tmp_path):
     first = positions == 0
     assert (inputs[first] == 256).all()
     np.testing.assert_array_equal(inputs[1:][~first[1:]], targets[:-1][~first[1:]])
-    assert not batch['weights'][0][28:].any()
+    assert not batch['loss_weights'][0][28:].any()
 
 
 def test_a_chat_template_is_the_tokenizers_own(tmp_path, chat_folder):
     tokenizer = pretrained_tokenizer.Pretrained(path=chat_folder)
-    batch = data(written(tmp_path, CHATS), tokenizer=tokenizer, template=chat_templates.Jinja()).build(0).in_order(0)
+    batch = data(written(tmp_path, CHATS), tokenizer=tokenizer, template=chat_templates.Jinja()).build(0).eval_batch(0)
     built = tokenizer.build()
     names = {i: name for name in ('<s>', '<|end|>', '<|user|>', '<|assistant|>') for i in [built.id_of(name)]}
     real = batch['segments'][0] > 0
     targets = [names.get(i) or built.decode([i]) for i in batch['targets'][0][real].tolist()]
-    counted = [token for token, weight in zip(targets, batch['weights'][0][real]) if weight]
+    counted = [token for token, weight in zip(targets, batch['loss_weights'][0][real]) if weight]
     # Of each answer its words and what ends it; not the newline after it, nor the mark that asks for it.
     assert ''.join(counted) == 'bcd<|end|>g<|end|>ij<|end|>'
     assert ''.join(targets).startswith('<|user|>a<|end|>\n<|assistant|>bcd<|end|>\n<|user|>ef')
@@ -106,13 +106,13 @@ def test_a_prompt_is_what_stands_before_the_answer(tmp_path, chat_folder):
     ],
 )
 def test_three_forms_of_a_record(tmp_path, record):
-    text, mask = shown(data(written(tmp_path, [record])).build(0).in_order(0))
+    text, mask = shown(data(written(tmp_path, [record])).build(0).eval_batch(0))
     assert (text, mask) == ('U:Add\n\n1 2|A:3#', ' ' * 13 + '^^')
 
 
 def test_special_tokens_in_a_message_are_text(tmp_path):
     record = {'prompt': '</s>', 'completion': '<|end|>'}
-    assert shown(data(written(tmp_path, [record])).build(0).in_order(0))[0] == 'U:</s>|A:<|end|>#'
+    assert shown(data(written(tmp_path, [record])).build(0).eval_batch(0))[0] == 'U:</s>|A:<|end|>#'
 
 
 # ---- packing ------------------------------------------------------------------------------------------------------
@@ -120,11 +120,11 @@ def test_special_tokens_in_a_message_are_text(tmp_path):
 
 def test_no_conversation_sees_another(tmp_path):
     def logits(chats):
-        batch = data(written(tmp_path, chats)).build(0).in_order(0)
+        batch = data(written(tmp_path, chats)).build(0).eval_batch(0)
         return batch, np.asarray(apply(params, batch)['logits'][0])
 
     module = decoder.gpt(vocab=320, width=8, layers=1, heads=1, length=40).build()
-    params = jax.jit(module.init)(jax.random.key(0), data(written(tmp_path, CHATS)).build(0).in_order(0))
+    params = jax.jit(module.init)(jax.random.key(0), data(written(tmp_path, CHATS)).build(0).eval_batch(0))
     apply = jax.jit(module.apply)
     second = {'messages': [{'role': 'user', 'content': 'z'}, {'role': 'assistant', 'content': 'yxw'}]}
     (one, first), (two, changed) = logits(CHATS), logits([second, CHATS[1]])
@@ -139,8 +139,8 @@ def test_every_conversation_is_in_one_row(tmp_path):
     built = data(written(tmp_path, chats), batch=4).build(0)
     seen = []
     for index in range(built.steps_per_pass):
-        batch = built.in_order(index)
-        for row in np.flatnonzero(batch['weights'].any(axis=1)):
+        batch = built.eval_batch(index)
+        for row in np.flatnonzero(batch['example_weights']):
             seen += shown(batch, row)[0].removesuffix('#').split('#')
     assert sorted(seen) == sorted(f'U:{chat["prompt"]}|A:{chat["completion"]}' for chat in chats)
 
@@ -153,7 +153,7 @@ def test_long_conversations_are_refused_or_cut(tmp_path, capsys):
     built = data(source, cut=True, batch=2).build(0)
     said = capsys.readouterr().err.replace('\n', ' ')
     assert '2 of 4 conversations are longer than 40 tokens and are cut at their ends; 1 of them have no answer' in said
-    batch = built.in_order(0)
+    batch = built.eval_batch(0)
     assert ['U:' + 'p' * 25 + '|A:' + 'q' * 10, ' ' * 30 + '^' * 10] in [list(shown(batch, row)) for row in range(2)]
     with pytest.raises(config.InputError, match='No conversation has an answer within 3 tokens'):
         data(source, cut=True, length=3).build(0)

@@ -26,9 +26,9 @@ def data(path, **changes):
 
 def test_rows_hold_both_sentences_and_the_label(path):
     built = data(path).build(0)
-    batch, tokenizer = built.in_order(0), built.examples.tokenizer
+    batch, tokenizer = built.eval_batch(0), built.examples.tokenizer
     assert batch['labels'].tolist() == [1, 0]
-    assert batch['weights'].tolist() == [1, 1]
+    assert batch['example_weights'].tolist() == [1, 1]
     real, types = batch['segments'][0] > 0, batch['types'][0]
     assert tokenizer.decode(batch['inputs'][0][real & (types == 0)]) == 'a good film'
     assert tokenizer.decode(batch['inputs'][0][real & (types == 1)]) == 'no plot'
@@ -36,19 +36,19 @@ def test_rows_hold_both_sentences_and_the_label(path):
 
 def test_one_sentence_has_one_separator(path):
     built = data(path, sentences=(2,)).build(0)
-    batch, special = built.in_order(0), bert_format.specials(built.examples.tokenizer)
+    batch, special = built.eval_batch(0), bert_format.specials(built.examples.tokenizer)
     assert ((batch['inputs'] == special.separator).sum(axis=1) == 1).all()
     assert not batch['types'].any()
 
 
 def test_long_pairs_are_cut_to_the_row(path):
-    batch = data(path, length=8).build(0).in_order(0)
+    batch = data(path, length=8).build(0).eval_batch(0)
     assert batch['inputs'].shape == (2, 8)
     assert (batch['segments'].sum(axis=1) == 8).all()
 
 
 def test_numbers_are_values(path):
-    batch = data(path, classes=1).build(0).in_order(0)
+    batch = data(path, classes=1).build(0).eval_batch(0)
     np.testing.assert_array_equal(batch['values'], np.array([1.0, 0.0], np.float32))
 
 

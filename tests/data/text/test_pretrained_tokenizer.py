@@ -124,9 +124,9 @@ def test_fingerprint_says_what_changes_ids(folders, copied):
 def test_a_document_begins_with_bos_and_ends_with_eos(folders, packing):
     source = sources.Texts(texts=('The dog', 'The fox'))
     data = text.Text(source=source, tokenizer=Pretrained(path=folders['chat']), batch=2, length=7, packing=packing)
-    batch, tokenizer = data.build(0).in_order(0), Pretrained(path=folders['chat']).build()
+    batch, tokenizer = data.build(0).eval_batch(0), Pretrained(path=folders['chat']).build()
     parts = [tokenizer.encode(words).tolist() for words in source.texts]
-    real = batch['weights'] > 0
+    real = batch['loss_weights'] > 0
     inputs, targets = batch['inputs'][real].tolist(), batch['targets'][real].tolist()
     bos, eos = tokenizer.begin, tokenizer.end
     orders = [parts, parts[::-1]]

@@ -83,14 +83,13 @@ def test_rows_are_laid_out_as_bert_reads_them(plain):
     assert (batch['inputs'][np.arange(len(count)), count - 1] == special.separator).all()
     assert ((batch['inputs'] == special.separator).sum(axis=1) == 2).all()
     assert (batch['inputs'][batch['segments'] == 0] == special.pad).all()
-    np.testing.assert_array_equal(batch['weights'], batch['segments'])
 
 
 def test_what_is_masked_and_how_often(plain):
     how = masking.Masking(max_predictions=LENGTH, rate=0.3, mask=0.6, same=0.3, random=0.1)
     built = data(masking=how).build(0)
     batch, before = many(built), plain[1]['inputs']
-    special, there = bert_format.specials(built.examples.tokenizer), batch['masked_weights'] > 0
+    special, there = bert_format.specials(built.examples.tokenizer), batch['loss_weights'] > 0
     row = np.nonzero(there)[0]
     at = batch['masked_positions'][there]
     np.testing.assert_array_equal(batch['targets'][there], before[row, at])
@@ -109,7 +108,7 @@ def test_what_is_masked_and_how_often(plain):
 
 def test_no_more_places_than_asked_for(plain):
     assert plain[1]['masked_positions'].shape[1] == MOST
-    assert plain[1]['masked_weights'].sum(axis=1).max() <= MOST
+    assert plain[1]['loss_weights'].sum(axis=1).max() <= MOST
 
 
 def test_a_row_depends_on_seed_pass_and_example_alone():
@@ -129,7 +128,7 @@ def test_the_fields_are_those_of_a_batch():
     built = data().build(0)
     batch = built.training(0)
     assert {name: (array.shape[1:], array.dtype) for name, array in batch.items()} == {
-        name: (field.shape, field.dtype) for name, field in data().fields.items()
+        name: (field.shape, field.dtype) for name, field in built.fields.items()
     }
 
 

@@ -54,10 +54,10 @@ def test_every_row_can_be_put_together_again(built):
 
 def test_batches_have_the_fields_that_were_promised(built):
     batch = built.training(0)
-    for name, field in data().fields.items():
+    for name, field in built.fields.items():
         assert (batch[name].shape[1:], batch[name].dtype) == (field.shape, field.dtype), name
         assert field.upper_bound is None or batch[name].max() < field.upper_bound
-    assert set(batch) == set(data().fields)
+    assert set(batch) == set(built.fields) == {*data().fields, 'example_weights'}
 
 
 def test_sizes_are_those_of_the_published_pretraining():

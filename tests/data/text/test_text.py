@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
+from bigmodel_jax.data import batches as schema
 from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 
@@ -25,15 +26,15 @@ def batches(data):
 
 def one_pass(batches):
     """The batches of one pass in order, joined; rows past the end left out."""
-    parts = [batches.in_order(i) for i in range(batches.steps_per_pass)]
+    parts = [batches.eval_batch(i) for i in range(batches.steps_per_pass)]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {name: array[: len(batches.examples)] for name, array in joined.items()}
 
 
 def test_batches_are_as_declared(data, batches):
     batch = batches.training(0)
-    assert set(batch) == set(batches.fields) == set(data.fields)
-    assert data.fields == batches.fields
+    assert set(batch) == set(batches.fields)
+    assert schema.batch_fields(data.fields) == batches.fields
     for name, field in batches.fields.items():
         assert (batch[name].shape, batch[name].dtype) == ((8, *field.shape), field.dtype), name
         assert field.upper_bound is None or batch[name].max() < field.upper_bound
@@ -48,7 +49,7 @@ def test_an_epoch_sees_each_row_once(batches):
 
 
 @pytest.mark.parametrize('readers', [2, 4])
-@pytest.mark.parametrize('method', ['training', 'in_order'])
+@pytest.mark.parametrize('method', ['training', 'eval_batch'])
 def test_readers_of_slices_get_the_same_batch(batches, readers, method):
     rows = [slice(i * 8 // readers, (i + 1) * 8 // readers) for i in range(readers)]
     for step in (0, 7, batches.steps_per_pass - 1):
@@ -69,21 +70,20 @@ def test_batches_depend_on_the_seed_and_nothing_else(data, batches):
 def test_a_pass_in_order_predicts_each_token_once(batches, stories):
     rows = one_pass(batches)
     corpus = batches.examples.corpus
-    seen = np.bincount(rows['targets'][rows['weights'] > 0], minlength=257)
+    seen = np.bincount(rows['targets'][rows['loss_weights'] > 0], minlength=257)
     np.testing.assert_array_equal(seen, np.bincount(corpus.tokens[1:], minlength=257))
     assert rows['bytes'].sum() == sum(len(story.encode()) for story in stories[1])
 
 
 def test_rows_past_the_end_count_for_nothing(batches):
-    last = batches.in_order(batches.steps_per_pass - 1)
-    padding = last['weights'].sum(axis=1) == 0
+    last = batches.eval_batch(batches.steps_per_pass - 1)
+    padding = last['example_weights'] == 0
     assert padding.sum() == batches.steps_per_pass * 8 - len(batches.examples) > 0
-    assert not last['bytes'][padding].any()
 
 
 def test_the_next_input_is_the_target(batches):
     for batch in (one_pass(batches), batches.training(0)):
-        segments = batch.get('segments', (batch['weights'] > 0).astype(np.int32))
+        segments = batch.get('segments', (batch['loss_weights'] > 0).astype(np.int32))
         joined = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
         np.testing.assert_array_equal(batch['inputs'][:, 1:][joined], batch['targets'][:, :-1][joined])
 
@@ -112,10 +112,10 @@ def test_padding_is_marked_everywhere(stories):
         packing=text.Documents(),
     )
     rows = one_pass(data.build(seed=0))
-    np.testing.assert_array_equal(rows['weights'] > 0, rows['segments'] > 0)
-    assert (rows['weights'] == 0).any()
+    np.testing.assert_array_equal(rows['loss_weights'] > 0, rows['segments'] > 0)
+    assert (rows['loss_weights'] == 0).any()
     for name in ('inputs', 'targets', 'positions'):
-        assert not rows[name][rows['weights'] == 0].any()
+        assert not rows[name][rows['loss_weights'] == 0].any()
 
 
 def test_later_passes_of_windows_begin_elsewhere(stories):
@@ -127,7 +127,7 @@ def test_later_passes_of_windows_begin_elsewhere(stories):
     for epoch in range(4):
         batch = examples.gather(rows, np.full(len(rows), epoch), 0)
         beginnings.add(batch['inputs'][0].tobytes())
-        covered = np.bincount(batch['targets'][batch['weights'] > 0], minlength=257)
+        covered = np.bincount(batch['targets'][batch['loss_weights'] > 0], minlength=257)
         assert (covered >= np.bincount(stream[1:], minlength=257)).all()
         assert covered.sum() <= len(stream) - 1 + LENGTH
     assert len(beginnings) == 4

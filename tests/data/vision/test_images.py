@@ -33,9 +33,9 @@ def names(source):
 def all_of(source, **fields):
     data = images.Images(source=source, **{'shape': SHAPE, 'classes': 2, 'batch': 12} | names(source) | fields)
     batches = data.build(0)
-    assert batches.fields == data.fields
-    batch = batches.in_order(0)
-    return {name: array[batch['weights'] > 0] for name, array in batch.items()}
+    assert batches.examples.fields == data.fields
+    batch = batches.eval_batch(0)
+    return {name: array[batch['example_weights'] > 0] for name, array in batch.items()}
 
 
 def test_a_folder_is_its_images_and_the_names_of_its_folders(folder):

@@ -52,7 +52,7 @@ def experiment(name, **parts):
 def said(model, params, rows):
     """The label that the model gives each row."""
     built, apply = rows.build(0), jax.jit(model.build().apply)
-    logits = [apply({'params': params}, built.in_order(index))['logits'] for index in range(built.steps_per_pass)]
+    logits = [apply({'params': params}, built.eval_batch(index))['logits'] for index in range(built.steps_per_pass)]
     return np.concatenate(logits).argmax(axis=-1)[: len(LABELS)]
 
 
@@ -64,7 +64,7 @@ def test_every_row_counts_once(rows):
         open_training=lambda: rows.build(0), tokenizer=None,
         place=sharding.MeshShape(data=2).build(), seed=0,
     )  # fmt: skip
-    params = nn.meta.unbox(jax.jit(setting.module.init)(jax.random.key(0), rows.build(0).in_order(0)))['params']
+    params = nn.meta.unbox(jax.jit(setting.module.init)(jax.random.key(0), rows.build(0).eval_batch(0)))['params']
     # Untrained, it gives all rows one label; so that some get the other, by what is in them:
     params['classifier']['weight'] = params['classifier']['weight'] * 100
     found = classified.Classified(data=rows, scores=scores, every_steps=1).build(setting).run(params, {})

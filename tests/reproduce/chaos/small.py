@@ -30,7 +30,7 @@ class Poisoned(batches.ArrayExamples):
 
     def gather(self, indices, epochs, seed):
         batch = super().gather(indices, epochs, seed)
-        batch['weights'][np.isin(indices, self._rows)] = np.nan
+        batch['loss_weights'][np.isin(indices, self._rows)] = np.nan
         return batch
 
 
@@ -45,12 +45,16 @@ class Pairs(batches.Data):
     def fields(self) -> Mapping[str, batches.Field]:
         tokens = batches.Field((LENGTH,), np.dtype(np.int32), ('length',), VOCAB)
         weights = batches.Field((LENGTH,), np.dtype(np.float32), ('length',))
-        return {'inputs': tokens, 'targets': tokens, 'weights': weights}
+        return {'inputs': tokens, 'targets': tokens, 'loss_weights': weights}
+
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('tokens', LENGTH)
 
     def build(self, seed: int) -> batches.Batches:
         rows = np.random.default_rng(0).integers(0, VOCAB, (EXAMPLES, LENGTH + 1)).astype(np.int32)
         weights = np.ones((EXAMPLES, LENGTH), np.float32)
-        arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'weights': weights}
+        arrays = {'inputs': rows[:, :-1], 'targets': rows[:, 1:], 'loss_weights': weights}
         examples = Poisoned(arrays, self.fields, fingerprint={'name': 'pairs'}, rows=self.nan_examples)
         return batches.Batches(examples, rows=self.batch, seed=seed)
 
@@ -83,7 +87,7 @@ class Tokens(objective.Objective):
     def __call__(self, apply, batch, *, train, rngs):
         outputs, auxiliary = apply(batch, train=train, rngs=rngs)
         loss_BT, _ = language.cross_entropy(outputs['logits'], batch['targets'])
-        return objective.Outcome.of(Mean.weighted(loss_BT, batch['weights']), {}, auxiliary)
+        return objective.Outcome.of(Mean.weighted(loss_BT, objective.position_weights(batch)), {}, auxiliary)
 
 
 def experiment() -> Experiment:
