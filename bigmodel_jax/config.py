@@ -53,10 +53,14 @@ def is_config(value: object) -> bool:
     return not isinstance(value, type) and is_config_class(type(value))
 
 
+class Value:
+    """Base of the frozen dataclasses that are results, such as an artifact, and no part of an experiment."""
+
+
 def is_config_class(cls: object) -> bool:
     """Whether `cls` is a configuration class, or a subclass of one that adds no field."""
     parameters = getattr(cls, '__dataclass_params__', None)
-    return isinstance(cls, type) and parameters is not None and parameters.frozen
+    return isinstance(cls, type) and parameters is not None and parameters.frozen and not issubclass(cls, Value)
 
 
 def nearest(word: str, words: typing.Iterable[str]) -> str:

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bigmodel_jax import config
 from bigmodel_jax.evaluate import encodings
 
 Cell = str | int | float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Artifact:
+class Artifact(config.Value):
     """Interface of the artifacts.
 
     Attributes:
@@ -104,7 +105,7 @@ class Audio(Artifact):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(config.Value):
     """A line of a chart: y over x, of equal lengths."""
 
     name: str
@@ -113,7 +114,7 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chart:
+class Chart(config.Value):
     """A panel of a figure: lines over a common axis."""
 
     title: str = ''
@@ -121,7 +122,7 @@ class Chart:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Heatmap:
+class Heatmap(config.Value):
     """A panel of a figure: a matrix as shades, with a label for each row and column. Shades are darkest at 1."""
 
     title: str = ''

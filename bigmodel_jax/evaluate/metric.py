@@ -5,13 +5,15 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
+from bigmodel_jax import config
+
 Direction = Literal['lower', 'higher']
 
 K = TypeVar('K')
 
 
 @dataclasses.dataclass(frozen=True)
-class Definition:
+class Definition(config.Value):
     """What a metric is, apart from its value: known before anything is computed.
 
     Attributes:
@@ -31,7 +33,7 @@ Definitions = Mapping[str, Definition]  # By the names of the metrics.
 
 
 @dataclasses.dataclass(frozen=True)
-class Metric:
+class Metric(config.Value):
     """A number that an evaluation gives.
 
     Attributes:
