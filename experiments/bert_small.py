@@ -98,8 +98,10 @@ def finetune(path: str = 'data', pretrained: str = '', seed: int = 0) -> dict[st
     start = initial_state.FromRun(run=pretrained) if pretrained else None
 
     def rows(task: str, table: records.Source) -> labelled.Labelled:
-        fields = {'source': table, 'sentences': (SENTENCE[task],), 'label': 1}
-        return labelled.Labelled(**fields, tokenizer=tokenizer, batch=BATCH, length=LENGTH)
+        columns = (SENTENCE[task],)
+        return labelled.Labelled(
+            source=table, sentences=columns, label=1, tokenizer=tokenizer, batch=BATCH, length=LENGTH
+        )
 
     def score(data: labelled.Labelled, name: str, *scores: classified.Score, epoch: int) -> classified.Classified:
         return classified.Classified(data=data, scores=scores, every_steps=epoch, name=name)
