@@ -111,7 +111,10 @@ def _shown(field: batches.Field) -> str:
 def _check_by_tracing(chosen: objective.Objective, of: model.Model, fields: Fields) -> None:
     """Raises InputError if an objective that does not declare what it needs asks for what is not there."""
     module = of.build()
-    batch = {name: jax.ShapeDtypeStruct((model.ROWS, *field.shape), field.dtype) for name, field in fields.items()}
+    batch = {
+        name: jax.ShapeDtypeStruct((model.ROWS, *field.shape), field.dtype)
+        for name, field in batches.batch_fields(fields).items()
+    }
 
     def loss(key: jax.Array, batch: dict[str, jax.Array]) -> Any:
         apply = objective.Apply(module, *model.initialize(module, key, batch))

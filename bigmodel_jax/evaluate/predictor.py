@@ -25,7 +25,7 @@ PyTree = Any
 Record = Mapping[str, Any]
 
 TOKENS = 200  # New tokens at most, where nobody says how many and the model has positions for them.
-TARGETS = ('labels', 'values', 'targets', 'weights', 'example_weights')  # Fields that a prediction does not need.
+TARGETS = ('labels', 'values', 'targets', 'loss_weights', 'example_weights')  # Fields that a prediction does not need.
 SHOWN = 5  # Labels of a prediction.
 
 
