@@ -10,7 +10,7 @@ from bigmodel_jax.optim import ema, parameter_groups
 from bigmodel_jax.optim.parameter_groups import Group
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import loop, preparation
+from bigmodel_jax.train import loop, preparation, state
 
 STEPS = 6
 FROZEN = Group(match='embedding.*', frozen=True)
@@ -82,6 +82,13 @@ def test_the_average_changes_no_weight_and_its_absence_no_digest(tmp_path):
     assert plain.digest != beside.digest
     with pytest.raises(config.InputError, match=r'weights=.ema.: .* keeps no moving average'):
         directory.open_run(tmp_path / 'plain').restore(weights='ema')
+
+
+def test_the_average_is_sharded_like_the_parameters():
+    experiment = short(ema=ema.Ema(), mesh=sharding.MeshShape(data=2, fsdp=2))
+    found = state.specify(experiment, experiment.mesh.build()).shardings
+    assert found.ema == found.params
+    assert not all(each.is_fully_replicated for each in jax.tree.leaves(found.ema))
 
 
 def test_the_decay_warms_up():
