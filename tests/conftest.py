@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ['JAX_PLATFORMS'] = 'cpu'
     # Most of the time goes into compiling small models; unoptimised code compiles twice as fast, under the same laws.
     fast_compile = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-    # One piece of code for each program, and on the versions that still can without them, no fusion emitters: half again.
+    # One piece of code for each program; and no fusion emitters, where the version can do without: half again.
     fast_compile += ' --xla_cpu_parallel_codegen_split_count=1'
     if importlib.metadata.version('jaxlib').startswith('0.10.'):  # Others refuse to start with an unknown flag.
         fast_compile += ' --xla_cpu_use_fusion_emitters=false'
