@@ -57,7 +57,7 @@ def check(experiment: Experiment) -> Experiment:
       InputError: a part lacks what another one needs; it says which field of the experiment, what it needs, what there
         is, and what to use instead.
     """
-    fields, of = experiment.data.fields, experiment.model
+    fields, of = batches.batch_fields(experiment.data.fields), experiment.model
     of.check(fields)
     for name in experiment.objective.streams:
         rngs.check(name)
@@ -86,12 +86,13 @@ def _check_objective(chosen: objective.Objective, given: Given) -> None:
 
 def _check_evaluation(where: str, each: evaluation.Evaluation, experiment: Experiment) -> None:
     of, own = experiment.model, getattr(each, 'data', None)
-    fields = own.fields if isinstance(own, batches.Data) else experiment.data.fields
+    data = own if isinstance(own, batches.Data) else experiment.data
     try:
+        fields = batches.batch_fields(data.fields)
         of.check(fields)
         given = Given(of, fields, of.outputs(fields))
     except config.InputError as error:
-        raise config.InputError(f'{where}: its data {type(own).__name__} does not fit the model. {error}') from error
+        raise config.InputError(f'{where}: its data {type(data).__name__} does not fit the model. {error}') from error
     needed = each.requires(experiment.objective, given.outputs)
     problems = [] if needed is None else given.problems(needed)
     if needed is not None and problems:

@@ -20,11 +20,10 @@ from bigmodel_jax.objectives.objective import Mean
 INT, FLOAT = np.dtype(np.int32), np.dtype(np.float32)
 VOCAB, LENGTH, SIDE = 32, 8, 4
 IDS = batches.Field((LENGTH,), INT, ('length',), VOCAB)
-TEXT = {'inputs': IDS, 'targets': IDS, 'weights': batches.Field((LENGTH,), FLOAT, ('length',))}
-ROW = {'weights': batches.Field((), FLOAT, ())}
+TEXT = {'inputs': IDS, 'targets': IDS}
 LABELS = {'labels': batches.Field((), INT, (), 2)}
-IMAGES = {'image': batches.Field((SIDE, SIDE), FLOAT, ('height', 'width')), **LABELS, **ROW}
-SENTENCES = {'inputs': IDS, **LABELS, **ROW}
+IMAGES = {'image': batches.Field((SIDE, SIDE), FLOAT, ('height', 'width')), **LABELS}
+SENTENCES = {'inputs': IDS, **LABELS}
 ENCODER = bert.bert(vocab=VOCAB, width=8, layers=1, heads=1, length=LENGTH)
 GPT = decoder.gpt(vocab=VOCAB, width=8, layers=1, heads=1, length=LENGTH)
 TRANSFORMER = seq2seq.transformer(vocab=VOCAB, width=8, layers=1, heads=1, hidden=8, dropout=0.1)
@@ -114,7 +113,7 @@ FIT = {
     'pretraining of masked positions': (MASKED_PAIRS, ENCODER, masked.MaskedLanguageModel(), validation(MASKED_PAIRS)),
     'classes': (SENTENCES, CLASSIFIER, CLASSES, scored(SENTENCES)),
     'numbers': (
-        {'inputs': IDS, 'values': batches.Field((), FLOAT, ()), **ROW},
+        {'inputs': IDS, 'values': batches.Field((), FLOAT, ())},
         bert.Classifier(encoder=ENCODER, classes=1),
         NUMBERS,
     ),
@@ -123,7 +122,6 @@ FIT = {
             'inputs': IDS,
             'starts': batches.Field((), INT, (), LENGTH),
             'ends': batches.Field((), INT, (), LENGTH),
-            **ROW,
         },
         SPANS,
         answer_spans.AnswerSpans(),
@@ -164,7 +162,7 @@ UNFIT = {
         r"^objective=Regression needs the output 'values'.*labels \[\] int32 below 2.*use objective=Classification\(\)",
     ),
     'regression of integers': (
-        ({'image': IMAGES['image'], **LABELS, **ROW}, OwnModel(lambda x: {'values': x[:, 0]}), NUMBERS),
+        ({'image': IMAGES['image'], **LABELS}, OwnModel(lambda x: {'values': x[:, 0]}), NUMBERS),
         r"^objective=Regression needs the field 'values' of the data, numbers one for each example",
     ),
     'more classes than logits': (
@@ -172,7 +170,7 @@ UNFIT = {
         r"^objective=Classification needs .*'labels'.*below the 2 of the last axis of 'logits', but they reach 4",
     ),
     'no targets': (
-        ({'inputs': IDS, **ROW}, GPT, LM),
+        ({'inputs': IDS}, GPT, LM),
         r"^objective=LanguageModel needs the field 'targets' of the data",
     ),
     'targets of another length': (
@@ -185,7 +183,7 @@ UNFIT = {
     ),
     'a field that an own model reads': (
         (TEXT, OwnModel(), LM),
-        r"^model=OwnModel: Own asks for 'image', but the data gives inputs, targets, weights",
+        r"^model=OwnModel: Own asks for 'image', but the data gives example_weights, inputs, targets",
     ),
     'an own model that returns an array': (
         (IMAGES, OwnModel(lambda logits: logits), CLASSES),
@@ -213,7 +211,7 @@ UNFIT = {
     ),
     'a stream that does not exist': ((IMAGES, OwnModel(), Misspelt()), "no random stream 'dropuot'; the streams are"),
     'an evaluation without labels': (
-        (SENTENCES, CLASSIFIER, CLASSES, validation({'inputs': IDS, **ROW})),
+        (SENTENCES, CLASSIFIER, CLASSES, validation({'inputs': IDS})),
         r"^evaluations\.0 \('validation'\): Loss needs the field 'labels' of the data",
     ),
     'an evaluation with more classes': (
