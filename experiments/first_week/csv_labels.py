@@ -21,8 +21,7 @@ def experiment(path: str = 'data/reviews.csv') -> Experiment:
     words = tokenizers.WordPiece(vocab=2_000, trained_on=sources.TextField(source=train, field='review'))
     data = labelled.Labelled(
         source=train, sentences=('review',), label='mood', labels=('bad', 'good'),
-        tokenizer=words, batch=32, length=64,
-    )  # fmt: skip
+        tokenizer=words, batch=32, length=64)  # fmt: skip
     return Experiment(
         name='csv_labels',
         steps=1_000,

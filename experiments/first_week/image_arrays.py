@@ -34,8 +34,7 @@ class ConvNetModule(nn.Module):
 
 def experiment(path: str = 'data/shapes.npz') -> Experiment:
     train, validation = (sources.Npz(path=path, part=part) for part in splits.both(held_out=0.2))
-    data = images.Images(
-        source=train, image='images', label='labels', shape=(8, 8, 1), classes=2, batch=16)  # fmt: skip
+    data = images.Images(source=train, image='images', label='labels', shape=(8, 8, 1), classes=2, batch=16)
     return Experiment(
         name='image_arrays', steps=500, data=data, model=ConvNet(), objective=classification.Classification(),
         optimizer=optimizers.AdamW(schedule=schedules.Constant(peak=1e-2)),

@@ -7,6 +7,7 @@ import pathlib
 import random
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bigmodel_jax.reproduce.chaos import shim
 
@@ -91,8 +92,16 @@ def parse(text: str) -> Fault:
     known = operation in shim.OPERATIONS and what in (*ERRORS[operation], *KILLS[operation])
     if not known or start not in STARTS or last not in ('once', 'lasting'):
         raise ValueError(text)
-    where = {'hosts': int(hosts), 'host': int(host), 'n': int(n), 'path': path[0] if path else ANY}
-    return Fault(start=start, operation=operation, what=what, lasts=last == 'lasting', **where)
+    return Fault(
+        start=start,
+        hosts=int(hosts),
+        host=int(host),
+        operation=operation,
+        n=int(n),
+        what=what,
+        lasts=last == 'lasting',
+        path=path[0] if path else ANY,
+    )
 
 
 def place(path: str) -> str:
@@ -112,7 +121,8 @@ def schedule(
     dice, groups = random.Random(seed), collections.defaultdict(list)
     for (start, hosts, host), counts in sorted(calls.items()):
         for (operation, path), count in sorted(counts.items()):
-            where = {'start': start, 'hosts': hosts, 'host': host, 'operation': operation, 'path': path}
+            where: dict[str, Any] = {'start': start, 'hosts': hosts, 'host': host}
+            where |= {'operation': operation, 'path': path}
             for what, lasts in _kinds(operation):
                 found = [Fault(**where, n=n, what=what, lasts=lasts) for n in range(1, count + 1)]
                 groups[operation, path, what, lasts] += found

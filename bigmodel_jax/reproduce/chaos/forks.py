@@ -209,14 +209,14 @@ def main() -> int:
         sys.argv[1:] = request['arguments']
         if request['disturbed']:  # All hosts: they try equally often.
             # What lasts, lasts: a minute of tries would only take time.
-            importlib.import_module('bigmodel_jax.checkpoints.checkpoints').LAST_TRIES_S = (0.01, 0.01)
-            durable_files.WAITS_S = tuple(0.01 for _ in durable_files.WAITS_S)
+            setattr(importlib.import_module('bigmodel_jax.checkpoints.checkpoints'), 'LAST_TRIES_S', (0.01, 0.01))  # noqa: B010
+            durable_files.WAITS_S = (0.01, 0.01, 0.01)
         if request['fault']:
             shim.arm(request['fault'])
         try:
             runpy.run_module('bigmodel_jax', run_name='__main__', alter_sys=True)  # As python -m does.
         except SystemExit as end:
-            status[0] = end.code or 0
+            status[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
             raise
     status[0] = 0
     return 0

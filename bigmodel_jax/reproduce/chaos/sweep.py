@@ -64,7 +64,7 @@ class Sweep:
                 self._end_well(hosts, self._place(start, hosts), more)
         self._names[hosts] = names(self._place('fresh', hosts))
 
-    def calls(self, hosts: int) -> dict[tuple[str, int, int], faults.Calls]:
+    def calls(self, hosts: int) -> Mapping[tuple[str, int, int], faults.Calls]:
         """The calls of (start, hosts, host), by operation and place."""
         found = {}
         for start in faults.STARTS:
