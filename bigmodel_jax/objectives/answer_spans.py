@@ -29,3 +29,11 @@ class AnswerSpans(objective.Objective):
         start_B, _ = language.cross_entropy(outputs['start_logits'], starts_B)
         end_B, _ = language.cross_entropy(outputs['end_logits'], ends_B)
         return objective.Outcome.of(Mean.weighted((start_B + end_B) / 2, batch['example_weights']), {}, auxiliary)
+
+    def per_example(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        outputs, _ = apply(batch, train=train, rngs=rngs)
+        start_B, _ = language.cross_entropy(outputs['start_logits'], batch['starts'])
+        end_B, _ = language.cross_entropy(outputs['end_logits'], batch['ends'])
+        return (start_B + end_B) / 2

@@ -31,3 +31,10 @@ class Classification(objective.Objective):
         loss = Mean.weighted(loss_B, weights_B)
         accuracy = Mean.weighted(logits_BV.argmax(axis=-1) == labels_B, weights_B)
         return objective.Outcome.of(loss, {'accuracy': accuracy}, auxiliary)
+
+    def per_example(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        outputs, _ = apply(batch, train=train, rngs=rngs)
+        smoothing = self.label_smoothing
+        return language.cross_entropy(outputs['logits'], batch['labels'], label_smoothing=smoothing)[0]

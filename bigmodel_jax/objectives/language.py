@@ -84,6 +84,21 @@ class LanguageModel(objective.Objective):
             metrics['bits_per_byte'] = Mean(metrics['nll'].total / jnp.log(2.0), count)
         return objective.Outcome.of(loss, metrics, auxiliary)
 
+    def per_example(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        (x_BTD, _), _ = apply(batch, train=train, rngs=rngs, method='features')
+        head, _ = apply(method='head')
+
+        def of_one(arrays: tuple[jax.Array, ...]) -> jax.Array:
+            loss, _ = self.piece(head, *arrays)
+            return loss.total / loss.count
+
+        # One after the other, so that the logits of one are held at a time.
+        return jax.lax.map(
+            of_one, tuple(x[:, None] for x in (x_BTD, batch['targets'], objective.position_weights(batch)))
+        )
+
     def piece(
         self, head: embeddings.Head, x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
     ) -> tuple[Mean, dict[str, Mean]]:

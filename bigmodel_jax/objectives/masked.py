@@ -50,3 +50,14 @@ class MaskedLanguageModel(objective.Objective):
             hits_B = (nsp_BV[:, 1] > nsp_BV[:, 0]) == (is_random_next_B == 1)
             metrics |= {'nsp_nll': follows, 'nsp_accuracy': Mean.weighted(hits_B, weights_B)}
         return objective.Outcome.of(loss, metrics, auxiliary)
+
+    def per_example(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        outputs, _ = apply(batch, train=train, rngs=rngs)
+        weights_BN = objective.position_weights(batch)
+        _, nll_BN = language.cross_entropy(outputs['mlm_logits'], objective.counted(batch['targets'], weights_BN))
+        loss_B = jax.vmap(objective.mean)(nll_BN, weights_BN)
+        if not self.next_sentence:
+            return loss_B
+        return loss_B + self.next_sentence * language.cross_entropy(outputs['nsp_logits'], batch['is_random_next'])[0]

@@ -63,6 +63,12 @@ def position_weights(batch: Mapping[str, jax.Array]) -> jax.Array:
     return jax.lax.optimization_barrier(weights)
 
 
+def mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """The weighted mean, [] float32: nan where nothing has a weight."""
+    found = Mean.weighted(values, weights)
+    return found.total / found.count
+
+
 class Auxiliary(NamedTuple):
     """The auxiliary outputs of a model."""
 
@@ -166,8 +172,9 @@ class Objective:
     def per_example(
         self, apply: Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
     ) -> jax.Array | None:
-        """The loss of each example alone, [B] float32, nan where nothing in it has a weight; without auxiliary losses.
+        """The loss of each example, [B] float32, whatever its weight, and without auxiliary losses of layers.
 
+        It is what the objective returns for a batch of this example alone: nan where none of its positions counts.
         None: the loss is no mean over examples, as where examples are compared with one another.
         """
         return None

@@ -26,3 +26,9 @@ class Regression(objective.Objective):
         weights_B = batch['example_weights']
         error_B = objective.counted(outputs['values'].astype(jnp.float32) - batch['values'], weights_B)
         return objective.Outcome.of(Mean.weighted(jnp.square(error_B), weights_B), {}, auxiliary)
+
+    def per_example(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        outputs, _ = apply(batch, train=train, rngs=rngs)
+        return jnp.square(outputs['values'].astype(jnp.float32) - batch['values'])

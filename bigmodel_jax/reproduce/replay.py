@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax import config
@@ -35,9 +34,7 @@ class Replay:
     skipped: int  # Batches that were left out before it: its batch is step - 1 + skipped.
     metrics: Mapping[str, float]  # Of this step alone.
     ids: np.ndarray  # [n] int64: the examples of its batch, in order.
-    losses: (
-        np.ndarray
-    )  # [n] float32: of each of them alone, with the dropout that it had; nan if all its weights are 0.
+    losses: np.ndarray  # [n] float32: of each, with the dropout that it had; nan where the objective gives none.
     texts: tuple[str, ...]  # What they say; () if the run is not on text.
     conditions: tuple[Section, ...]  # Of then, and of now.
     sections: tuple[Section, ...]  # What the run recorded of this step, and what came of it now.
@@ -170,27 +167,21 @@ def _batch(built: preparation.Run, index: int) -> step.Batch:
 
 
 def _losses(built: preparation.Run, current: TrainState, rows: batches.Batch, number: int) -> np.ndarray:
-    """[n] float32: the loss of each row of the batch alone.
-
-    Row i is put into every place of a microbatch and weighs nothing but in its own place, so that it has the dropout of
-    the real step, and nothing of another row, such as a nan, can reach it.
-    """
+    """[n] float32: the loss of each row of the batch, with the dropout of the step; nan where it has no such losses."""
     experiment, data = built.experiment, built.data
     parts = experiment.gradients.microbatches
     count = data.rows // parts
-    loss = _compiled_loss(built)
-    key, found = step.key(experiment.seed, number - 1), []
-    for row in range(data.rows):
+    compute = _compiled_losses(built)
+    key, losses = step.key(experiment.seed, number - 1), np.full(data.rows, np.nan, np.float32)
+    for part in range(parts):
         # As gradients.total() cuts a batch: rows i, i + parts, i + 2 parts ... are microbatch i.
-        part, place = row % parts, row // parts
         own_key = key if parts == 1 else jax.random.fold_in(key, part)
-        copies = {name: np.repeat(value[row : row + 1], count, axis=0) for name, value in rows.items()}
-        # Not a product: 0 times nan is nan.
-        weights = copies[batches.EXAMPLE_WEIGHTS]
-        copies[batches.EXAMPLE_WEIGHTS] = np.where(np.arange(count) == place, weights, 0).astype(weights.dtype)
-        batch = built.place.put_batch(_of_this_process(built, copies, count), count)
-        found.append(loss(current.params, current.model_state, batch, own_key))
-    return np.array(jax.device_get(found), np.float32)
+        microbatch = {name: value[part::parts] for name, value in rows.items()}
+        batch = built.place.put_batch(_of_this_process(built, microbatch, count), count)
+        found = compute(current.params, current.model_state, batch, own_key)
+        if found is not None:
+            losses[part::parts] = jax.device_get(found)
+    return losses
 
 
 def _of_this_process(built: preparation.Run, rows: batches.Batch, count: int) -> batches.Batch:
@@ -198,14 +189,14 @@ def _of_this_process(built: preparation.Run, rows: batches.Batch, count: int) ->
     return {name: value[mine] for name, value in rows.items()}
 
 
-def _compiled_loss(built: preparation.Run) -> Callable[..., jax.Array]:
+def _compiled_losses(built: preparation.Run) -> Callable[..., jax.Array | None]:
     objective, module = built.experiment.objective, built.spec.module
 
-    def loss(params: Any, model_state: Any, batch: step.Batch, key: jax.Array) -> jax.Array:
-        outcome = objective(Apply(module, params, model_state), batch, train=True, rngs=Rngs(key, objective.streams))
-        return (outcome.loss.total / outcome.loss.count).astype(jnp.float32)
+    def losses(params: Any, model_state: Any, batch: step.Batch, key: jax.Array) -> jax.Array | None:
+        rngs = Rngs(key, objective.streams)
+        return objective.per_example(Apply(module, params, model_state), batch, train=True, rngs=rngs)
 
-    return jax.jit(loss, out_shardings=built.place.replicated)
+    return jax.jit(losses, out_shardings=built.place.replicated)
 
 
 def _texts(run: directory.Run, rows: batches.Batch) -> tuple[str, ...]:

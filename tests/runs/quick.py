@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -57,6 +58,11 @@ class Tokens(objective.Objective):
         weights_BT = objective.position_weights(batch)
         loss = Mean.weighted(loss_BT, weights_BT)
         return objective.Outcome.of(loss, {'tokens': Mean.of(weights_BT.sum())}, auxiliary)
+
+    def per_example(self, apply, batch, *, train, rngs):
+        outputs, _ = apply(batch, train=train, rngs=rngs)
+        loss_BT, _ = language.cross_entropy(outputs['logits'], batch['targets'])
+        return jax.vmap(objective.mean)(loss_BT, objective.position_weights(batch))
 
 
 def experiment() -> Experiment:
