@@ -12,7 +12,7 @@ Wanted = Mapping[str, jax.ShapeDtypeStruct]  # Path of a parameter ('blocks.laye
 SHOWN = 4  # Paths that a sentence names.
 
 
-class Found(NamedTuple):
+class ResolvedWeights(NamedTuple):
     """What a source of weights gives."""
 
     arrays: dict[str, jax.Array]  # By path, as they were wanted; what is missing here is initialized at random.
@@ -39,7 +39,7 @@ class Initialization:
           by_id: the parameters that have an entry for each token id, such as 'embedding.table'.
         """
 
-    def read(self, wanted: Wanted) -> Found:
+    def read(self, wanted: Wanted) -> ResolvedWeights:
         """The parameters that the source has, in the shapes, dtypes and shardings of `wanted`.
 
         Raises:

@@ -15,7 +15,7 @@ INDENT = '  '
 ORIGIN_COLUMN = 56
 
 
-class Row(NamedTuple):
+class TreeLine(NamedTuple):
     """One field of a config."""
 
     path: str
@@ -26,19 +26,19 @@ class Row(NamedTuple):
     has_fields: bool
 
 
-def rows(experiment: Any) -> list[Row]:
+def rows(experiment: Any) -> list[TreeLine]:
     """Every field of the tree, in the order of declaration, each part before its own fields."""
     return list(_rows(experiment, experiment, path='', default=dataclasses.MISSING))
 
 
-def stored_rows(stored: Any, path: str = '') -> Iterator[Row]:
+def stored_rows(stored: Any, path: str = '') -> Iterator[TreeLine]:
     """Every field of a config as JSON, whose classes need not be there; what is a default is not known."""
     for name, value in stored.items() if isinstance(stored, dict) else enumerate(stored):
         if name == config.CLASS_KEY:
             continue
         place, inner = config.join(path, name), isinstance(value, (dict, list)) and bool(value)
         heading = str(value.get(config.CLASS_KEY, '')).rpartition(':')[2] if isinstance(value, dict) else ''
-        yield Row(
+        yield TreeLine(
             place,
             place.count('.'),
             str(name),
@@ -50,14 +50,14 @@ def stored_rows(stored: Any, path: str = '') -> Iterator[Row]:
             yield from stored_rows(value, place)
 
 
-def _rows(root: Any, node: Any, *, path: str, default: Any) -> Iterator[Row]:
+def _rows(root: Any, node: Any, *, path: str, default: Any) -> Iterator[TreeLine]:
     for name, value, standard in _children(node, default):
         place = config.join(path, name)
         is_default = type(value) is type(standard) and value == standard
         origin = None if is_default else config.origin_of(root, place) or FILE
         inner = _has_fields(value)
         shown = _heading(value) if inner else settings.hidden(name, config.format_value(value))
-        yield Row(place, place.count('.'), name, shown, origin, inner)
+        yield TreeLine(place, place.count('.'), name, shown, origin, inner)
         if inner:
             yield from _rows(root, value, path=place, default=standard)
 

@@ -44,7 +44,7 @@ convert, certify = conversion.convert, certifying.certify
 write_report = report.write_report
 
 
-def train(experiment: Experiment, workdir: epath.PathLike, **how: Any) -> loop.Result:
+def train(experiment: Experiment, workdir: epath.PathLike, **how: Any) -> loop.TrainingResult:
     """Trains `experiment`, or goes on training it, and writes the report; see loop.train().
 
     Raises:
@@ -56,7 +56,7 @@ def train(experiment: Experiment, workdir: epath.PathLike, **how: Any) -> loop.R
     return result
 
 
-def describe(experiment: Experiment) -> dict[str, list[descriptions.Row]]:
+def describe(experiment: Experiment) -> dict[str, list[descriptions.ArrayRow]]:
     """Every array of the training state and how it lies on the mesh; needs neither data nor memory."""
     place = compatibility.check(experiment).mesh.build()
     with sharding.use(place):
@@ -104,7 +104,7 @@ def plan(
 
 def confirm(
     experiment: Experiment,
-    result: searching.Result,
+    result: searching.SearchResult,
     count: int,
     *,
     table: prices.Prices | None = None,
@@ -123,4 +123,4 @@ check = checks.check
 
 def parameters(experiment: Experiment) -> int:
     """How many numbers the parameters of an experiment's model are; needs neither data nor memory."""
-    return checks.Facts(experiment).parameters()
+    return checks.ExperimentFacts(experiment).parameters()

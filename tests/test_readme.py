@@ -12,7 +12,7 @@ import pytest
 import style_rules
 import tiny
 from bigmodel_jax import __main__ as command_line
-from bigmodel_jax import claims, config, experiment, verbs
+from bigmodel_jax import claims, config, experiment, experiment_file, verbs
 from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.layers import attention, blocks, ffn, positions
@@ -43,6 +43,7 @@ def test_every_snippet_is_executed_below():
         f'{own}.interop',
         f'{own} import experiment',
         f'{own}.parallel import sh',
+        'import numpy',
     )
     assert {snippet(start) for start in starts} == set(SNIPPETS)
     assert len(COMMANDS) > 15
@@ -116,6 +117,17 @@ def test_a_run_and_its_parts_can_be_used_from_python(tmp_path, monkeypatch, caps
     exec(snippet('from bigmodel_jax.parallel import sharding'), names)
     assert names['y_BTHK'].shape == (2, 8, 4, 16)
     assert int(names['state'].step) == 1
+
+
+def test_the_first_transformer_predicts(tmp_path, monkeypatch):
+    monkeypatch.chdir(style_rules.ROOT)
+    file, run = 'experiments/first_transformer.py', str(tmp_path / 'run')
+    small = {'model.width': 16, 'steps': 2, 'data.examples': 64, 'evaluations': ()}
+    verbs.train(config.vary(experiment_file.load(file), small), run)
+    names: dict = {}
+    exec(snippet('import numpy').replace('runs/first', run), names)
+    ((value,),) = names['tables'][0].rows
+    assert np.isfinite(value)
 
 
 @pytest.mark.parametrize('line', COMMANDS)

@@ -1,5 +1,7 @@
 """Every file keeps the style; and the rules in style_rules.py find what they are meant to find."""
 
+import ast
+import pathlib
 import re
 import subprocess
 
@@ -131,3 +133,51 @@ def test_machine_path_is_found(folder):
 
 def test_legend_is_read():
     assert rules.legend() >= set('BTSDHGKFVECLNPRWM')
+
+
+# ---- names and words ----------------------------------------------------------------------------------------------
+
+# Classes whose name stands in experiments that are stored, in two modules each; --set asks which one is meant.
+SHARED_NAMES = {'Text', 'Part', 'Plain'}
+# What a private phrase means in the field's words; see the rule on names.
+WORDS = {
+    r'\bgoing on from\b': 'resuming from',
+    r'\bby chance\b': 'at random, or random initialization',
+    r'\bin vain\b': 'without success',
+    r'\bheed\b': 'log',
+    r'\bnobody has rented\b': 'without access to the slice',
+    r'\bnone of our business\b': 'say what is left alone',
+    r'\blet the model write\b|\blets it write\b': 'generate text',
+    r'\bborn sharded\b': 'initialized sharded',
+    r'\blayers (that )?takes? turns\b': 'interleaved',
+    r'\bon paper\b': 'as an equation',
+    r'\bas remembered\b': 'unverified',
+    r'\b(is|are) to be told\b': 'is predicted',
+    r'\btoo long for every time\b': 'slow tests',
+}
+
+
+def test_one_class_name_means_one_thing():
+    places: dict[str, list[str]] = {}
+    for path in rules.python_files('bigmodel_jax'):
+        for node in rules.read(path).find(ast.ClassDef):
+            places.setdefault(node.name, []).append(path)
+    twice = {name: where for name, where in places.items() if len(where) > 1}
+    assert {name: where for name, where in twice.items() if name not in SHARED_NAMES} == {}
+    assert set(twice) == SHARED_NAMES
+
+
+def prose() -> list[pathlib.Path]:
+    paths = [rules.ROOT / path for path in rules.python_files('bigmodel_jax', 'experiments', 'scripts')]
+    return [*paths, rules.ROOT / 'README.md', *sorted((rules.ROOT / 'docs' / 'howto').glob('*.md'))]
+
+
+@pytest.mark.parametrize('words', WORDS)
+def test_private_phrases_stay_away(words):
+    found = [
+        f'{path.relative_to(rules.ROOT)}:{number}: {line.strip()}; instead: {WORDS[words]}'
+        for path in prose()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(words, line, re.IGNORECASE)
+    ]
+    assert not found, '\n'.join(found)

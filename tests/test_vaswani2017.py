@@ -39,4 +39,4 @@ def test_narrow_keys_are_the_attention_of_equation_1(arms):
 
 @pytest.mark.parametrize(('arm', 'count'), [('base', 63_045_632), ('B_keys16', 55_967_744), ('big', 214_171_648)])
 def test_the_published_counts(arms, arm, count):
-    assert checks.Facts(arms[arm]).parameters() == count
+    assert checks.ExperimentFacts(arms[arm]).parameters() == count

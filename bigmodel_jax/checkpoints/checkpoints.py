@@ -28,7 +28,7 @@ class NotSaved(Exception):
     """The last state of a session could not be saved; says what is lost and what to do."""
 
 
-class Weights(NamedTuple):
+class RestoredWeights(NamedTuple):
     """The model of a run at one step."""
 
     step: int
@@ -173,7 +173,7 @@ class Checkpointer:
             'metrics': numbers,
         }
         items = {item: flatten(_part(state, item)) for item in state.items}
-        contents = saving.Contents(items=items, attachments=dict(self.attachments), record=record)
+        contents = saving.SavedContents(items=items, attachments=dict(self.attachments), record=record)
         old = {*self._superseded(step, numbers), *self._undeleted} - {step}
         begun = self._saver.start(self._path(step), contents, first=self._sync_logs, then=lambda: self._delete(old))
         self._saving = step, numbers, begun
@@ -298,7 +298,7 @@ class Checkpointer:
 
     def restore_model(
         self, abstract: State, shardings: State, step: int | None = None, *, cast: bool = False
-    ) -> Weights | None:
+    ) -> RestoredWeights | None:
         """Parameters and model state at `step`, without the optimizer.
 
         Args:
@@ -312,9 +312,9 @@ class Checkpointer:
           InputError: it is damaged, or the arrays stored are not those of `abstract`.
         """
 
-        def read(step: int) -> Weights:
+        def read(step: int) -> RestoredWeights:
             fields, _ = self._read(abstract, shardings, step, items=('model',), cast=cast)
-            return Weights(step, fields['params'], fields['model_state'], fields['ema'])
+            return RestoredWeights(step, fields['params'], fields['model_state'], fields['ema'])
 
         return self._newest(read, None) if step is None else self._undamaged(step, read)
 
@@ -340,7 +340,7 @@ class Checkpointer:
     def _undamaged(self, step: int, read: Callable[[int], Any]) -> Any:
         try:
             return read(step)
-        except integrity.Damaged as error:
+        except integrity.DamagedCheckpoint as error:
             problem = str(error)
             if self._is_gone(step):
                 self._list()
@@ -366,7 +366,7 @@ class Checkpointer:
                 raise integrity.Unreadable(self._unreadable[step])
             try:
                 found = read(step)
-            except integrity.Damaged as error:
+            except integrity.DamagedCheckpoint as error:
                 if self._is_gone(step):
                     raise listing.Gone from None
                 damaged.append((step, f'{error}.'))

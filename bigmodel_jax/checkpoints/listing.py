@@ -17,14 +17,14 @@ class Gone(Exception):
     """A checkpoint was deleted while it was read."""
 
 
-class Found(NamedTuple):
+class ListedCheckpoints(NamedTuple):
     """The steps in a directory of checkpoints, as text, since JSON knows no other keys."""
 
     metrics: dict[str, dict[str, float]]  # Those saved with the checkpoint.
     unreadable: dict[str, str]  # Steps whose records the storage does not give, and why.
 
 
-def found(directory: epath.Path, store: stores.Store) -> Found:
+def found(directory: epath.Path, store: stores.Store) -> ListedCheckpoints:
     """The checkpoints that are there now.
 
     Raises:
@@ -41,7 +41,7 @@ def found(directory: epath.Path, store: stores.Store) -> Found:
                 metrics[name] = integrity.metrics_of(path)
         except integrity.Unreadable as error:
             unreadable[name] = str(error)
-    return Found(metrics, unreadable)
+    return ListedCheckpoints(metrics, unreadable)
 
 
 def set_aside(workdir: epath.Path, steps: Collection[int]) -> list[str]:

@@ -114,7 +114,7 @@ def _load(directory: epath.Path, targets: Structs, *, partly: bool) -> dict[str,
 
     try:
         return integrity.reading(directory.parent, lambda: _told_apart(restore, directory))
-    except integrity.Damaged:
+    except integrity.DamagedCheckpoint:
         # Once more, as not every failure of the storage is told as one by the libraries that read.
         return integrity.reading(directory.parent, lambda: _told_apart(restore, directory))
 
@@ -134,7 +134,7 @@ def _told_apart(restore: Callable[[], dict[str, jax.Array]], directory: epath.Pa
         if durable_files.is_of_the_storage(error):
             raise OSError(durable_files.brief(error)) from error
         _check_storage(directory)
-        raise integrity.Damaged(f'{directory.name}/ cannot be read: {durable_files.brief(error)}') from error
+        raise integrity.DamagedCheckpoint(f'{directory.name}/ cannot be read: {durable_files.brief(error)}') from error
 
 
 def _check_storage(directory: epath.Path) -> None:
@@ -150,12 +150,12 @@ def _told(path: epath.Path, action: Callable[[], Any]) -> Any:
     def attempt() -> tuple[Any, str | None]:
         try:
             return action(), None
-        except integrity.Damaged as error:
+        except integrity.DamagedCheckpoint as error:
             return None, str(error)
 
     value, problem = processes.from_first(processes.on_first(attempt))
     if problem is not None:
-        raise integrity.Damaged(f'Checkpoint {path} is damaged: {problem}')
+        raise integrity.DamagedCheckpoint(f'Checkpoint {path} is damaged: {problem}')
     return value
 
 
@@ -164,7 +164,7 @@ def _together(path: epath.Path, action: Callable[[], Any]) -> Any:
     value, damaged, unreadable = None, None, None
     try:
         value = action()
-    except integrity.Damaged as error:
+    except integrity.DamagedCheckpoint as error:
         damaged = f'Checkpoint {path} is damaged: {error}'
     except integrity.Unreadable as error:
         unreadable = str(error)
@@ -172,5 +172,5 @@ def _together(path: epath.Path, action: Callable[[], Any]) -> Any:
     for text in (each for _, each in told if each is not None):  # First: of what cannot be read nothing is known.
         raise integrity.Unreadable(text)
     for text in (each for each, _ in told if each is not None):
-        raise integrity.Damaged(text)
+        raise integrity.DamagedCheckpoint(text)
     return value

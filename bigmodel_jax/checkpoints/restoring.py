@@ -56,7 +56,7 @@ def from_checkpoints(workdir: epath.Path) -> None:
     ):
         try:
             contents = _copies(folder / str(step))
-        except integrity.Damaged:
+        except integrity.DamagedCheckpoint:
             continue
         missing = {name: each for name, each in contents.items() if not durable_files.exists(workdir / name)}
         if durable_files.EXPERIMENT not in missing:

@@ -35,7 +35,7 @@ def handler() -> ocp.PyTreeCheckpointHandler:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Contents:
+class SavedContents:
     """What goes into a checkpoint."""
 
     items: Mapping[str, Arrays]  # Each a folder of the checkpoint.
@@ -75,7 +75,7 @@ class Saver:
         self._worker.shutdown()
 
     def start(
-        self, final: epath.Path, contents: Contents, *, first: Callable[[], None], then: Callable[[], None]
+        self, final: epath.Path, contents: SavedContents, *, first: Callable[[], None], then: Callable[[], None]
     ) -> concurrent.futures.Future[SaveResult]:
         """Begins to save; returns when the arrays may change.
 
@@ -126,7 +126,7 @@ class Saver:
             self._store.sync(final)
 
     def _commit(
-        self, final: epath.Path, contents: Contents, sums: Mapping[str, jax.Array], first: Callable[[], None]
+        self, final: epath.Path, contents: SavedContents, sums: Mapping[str, jax.Array], first: Callable[[], None]
     ) -> None:
         partial = self._store.partial(final)
         for name, each in contents.items.items():

@@ -50,7 +50,7 @@ def run(verb: Verb, options: argparse.Namespace) -> int:
         if processes.is_first():
             print(f'stopped: {terminal.printable(error)}', file=sys.stderr)
         return 1
-    except locking.Taken as error:
+    except locking.DirectoryInUse as error:
         print(f'stopped: {_host()}{error}', file=sys.stderr)
         return hosts.leave(1)
     except KeyboardInterrupt:

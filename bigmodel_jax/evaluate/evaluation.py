@@ -19,7 +19,7 @@ PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class EvaluationContext:
     """The parts of a run that its evaluations may use."""
 
     model: model.Model
@@ -118,7 +118,7 @@ class Evaluation:
         """
         return None
 
-    def build(self, setting: Setting) -> Evaluator:
+    def build(self, setting: EvaluationContext) -> Evaluator:
         """The evaluation, with its data opened and checked, before the first compile.
 
         Raises:

@@ -39,7 +39,7 @@ class Loss(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return of.requires
 
-    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+    def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         data = setting.open(self.data, self.name)
         count = min(data.steps_per_pass, self.max_batches or data.steps_per_pass)
         return LossEvaluator(setting, data, count)
@@ -48,7 +48,7 @@ class Loss(evaluation.Evaluation):
 class LossEvaluator(evaluation.Evaluator):
     """Adds up the first `count` batches on the devices and reads the sums once, at the end."""
 
-    def __init__(self, setting: evaluation.Setting, data: batches.Batches, count: int):
+    def __init__(self, setting: evaluation.EvaluationContext, data: batches.Batches, count: int):
         self.fingerprint = data.examples.fingerprint
         self._setting, self._place, self._data, self._count = setting, setting.place, data, count
         step = functools.partial(eval_step, setting=setting)
@@ -88,7 +88,7 @@ def eval_step(
     batch: dict[str, jax.Array],
     *,
     number: jax.Array | int,
-    setting: evaluation.Setting,
+    setting: evaluation.EvaluationContext,
 ) -> Totals:
     """`totals` and those of batch `number`; None stands for none so far."""
     rngs = Rngs(evaluation_key(setting.seed, number), setting.objective.streams)

@@ -30,7 +30,7 @@ SHOWN = 5  # Labels of a prediction.
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class PredictorWeights:
     """A model with its weights.
 
     Attributes:
@@ -66,7 +66,7 @@ class TextPredictor(Predictor):
 
     def __init__(
         self,
-        weights: Weights,
+        weights: PredictorWeights,
         tokenizer: tokenizers.Tokenizer,
         *,
         decoding: decoding.Decoding,
@@ -138,7 +138,7 @@ class RowPredictor(Predictor):
 
     def __init__(
         self,
-        weights: Weights,
+        weights: PredictorWeights,
         data: batches.Data,
         *,
         tokenizer: tokenizers.Tokenizer | None = None,
@@ -231,7 +231,7 @@ def _inputs(fields: Mapping[str, batches.Field]) -> list[str]:
 
 
 def predictor(
-    weights: Weights,
+    weights: PredictorWeights,
     data: batches.Data,
     *,
     tokenizer: tokenizers.Tokenizer | None,

@@ -48,7 +48,7 @@ def kept() -> Iterator[None]:
         jax.config.update(name, value)
     # JAX looks at its setting once, when it first compiles; reset_cache() lets it look again.
     compilation_cache.reset_cache()
-    internal._cache, internal._cache_initialized = Programs(folder), True
+    internal._cache, internal._cache_initialized = CachedPrograms(folder), True
     try:
         yield
     finally:
@@ -70,7 +70,7 @@ def private(folder: pathlib.Path) -> pathlib.Path | None:
     return folder if is_own else None
 
 
-class Programs(CacheInterface):
+class CachedPrograms(CacheInterface):
     """Programs in a folder, a file each. What cannot be read or written, or is not what was written, is not there.
 
     Args:

@@ -29,7 +29,7 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-class Row(NamedTuple):
+class OutputDifference(NamedTuple):
     """One output."""
 
     name: str
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 class Certificate(NamedTuple):
     """How far a model is from the reference; in the order in which it computes."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[OutputDifference, ...]
     tolerance: float
     dtype: str
     unknown: tuple[str, ...]  # Outputs of ours with which nothing was compared.
@@ -51,7 +51,7 @@ class Certificate(NamedTuple):
         """The first output that is not as the reference has it."""
         return next((row.name for row in self.rows if not self.holds(row)), None)
 
-    def holds(self, row: Row) -> bool:
+    def holds(self, row: OutputDifference) -> bool:
         """Whether an output is within the tolerance; NaN is not."""
         return row.difference is not None and row.difference <= self.tolerance
 
@@ -139,19 +139,19 @@ def _row(
     *,
     mask_BT: np.ndarray | None,
     paired: bool,
-) -> Row:
+) -> OutputDifference:
     if found is None:
-        return Row(name, None, 'the model has no such output')
+        return OutputDifference(name, None, 'the model has no such output')
     if found.shape != wanted.shape:
-        return Row(name, None, f'{list(found.shape)}, the reference has {list(wanted.shape)}')
+        return OutputDifference(name, None, f'{list(found.shape)}, the reference has {list(wanted.shape)}')
     difference = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
     remark = ''
     # With a decoder, the mask speaks of the encoder's positions alone.
     if mask_BT is not None and difference.shape[:2] == mask_BT.shape and (name.startswith('encoder') or not paired):
         difference, remark = difference[mask_BT > 0], 'without padding'
     if not difference.size:
-        return Row(name, None, 'there is no number to compare')
-    return Row(name, float(difference.max()), remark)
+        return OutputDifference(name, None, 'there is no number to compare')
+    return OutputDifference(name, float(difference.max()), remark)
 
 
 def _order(name: str) -> tuple[int, str, int, str]:

@@ -155,7 +155,7 @@ class Naming(NamedTuple):
 
     values: dict[str, Any]  # config.json
     family: family.Family
-    table: rules.Table
+    table: rules.TensorRules
     copies: dict[str, np.dtype]
     is_ours: bool = True  # Whether config.json is written by us, and not as it was once converted.
 
@@ -168,7 +168,7 @@ def _export(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pa
     naming = _naming(source, run)
     try:
         record = integrity.check(step, step=int(step.name), ours=lineage.Lineage.of(run.path).made, items=(ITEM,))
-    except integrity.Damaged as error:
+    except integrity.DamagedCheckpoint as error:
         raise config.InputError(f'Checkpoint {step} is damaged: {error}. Move it away to use the one before.') from None
     stored = record['arrays'][ITEM]
     sizes = naming.family.sizes(model)
@@ -217,7 +217,7 @@ def _naming(source: pathlib.Path, run: directory.Run) -> Naming:
         kept = durable_files.read_json(path)
         known = matching.family_of(kept['config'], huggingface.FAMILIES, str(path))
         known.check_same(config.from_json(kept['model']), model, str(path))
-        table: rules.Table = known.tables(model)[kept['table']]
+        table: rules.TensorRules = known.tables(model)[kept['table']]
         return Naming(
             kept['config'], known, table, {key: np.dtype(name) for key, name in kept['copies'].items()}, is_ours=False
         )
@@ -265,7 +265,7 @@ def _check_sums(
     names = sorted(read)
     try:
         integrity.check_sums(names, [store.sums[name].text for name in names], stored)
-    except integrity.Damaged as error:
+    except integrity.DamagedCheckpoint as error:
         raise config.InputError(f'Checkpoint {step} is damaged: {error}.') from None
 
 
@@ -288,7 +288,7 @@ class Shards:
             index = {key: name for name, group in zip(names, groups) for key in group}
             text = json.dumps({'metadata': {'total_size': total}, 'weight_map': index}, indent=2)
             (path / folder.INDEX).write_text(text + '\n')
-        self._writers = [tensor_file.Writer(path / name, group) for name, group in zip(names, groups)]
+        self._writers = [tensor_file.TensorWriter(path / name, group) for name, group in zip(names, groups)]
         self._of = {key: writer for writer, group in zip(self._writers, groups) for key in group}
 
     def write(self, key: str, tensor: np.ndarray) -> None:

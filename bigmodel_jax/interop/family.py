@@ -49,7 +49,7 @@ class Family:
         """The sizes of the letters and names in the table."""
         raise NotImplementedError
 
-    def tables(self, model: Any) -> tuple[rules.Table, ...]:
+    def tables(self, model: Any) -> tuple[rules.TensorRules, ...]:
         """The names that files of such a model use; the first is what is written."""
         raise NotImplementedError
 
@@ -72,7 +72,7 @@ class Family:
         """The model, where its config.json alone does not settle what it is."""
         return model
 
-    def renamed(self, table: rules.Table) -> Mapping[str, str]:
+    def renamed(self, table: rules.TensorRules) -> Mapping[str, str]:
         """Outputs that the reference calls otherwise where files have this table: name here -> name there."""
         return {}
 
@@ -92,7 +92,7 @@ class Family:
             model = config.vary(model, {'block.mixer.window': None})
         model.check(fields)
 
-    def absent(self, table: rules.Table) -> tuple[str, ...]:
+    def absent(self, table: rules.TensorRules) -> tuple[str, ...]:
         """First names of the parameters of a model that files of this table do not have."""
         return ()
 

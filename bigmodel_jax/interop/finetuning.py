@@ -73,7 +73,7 @@ class Weights(initialization.Initialization):
             f'initialization.without={tuple(taken)!r}; or take them nevertheless, initialization.other_tokenizer=True.'
         )
 
-    def read(self, wanted: initialization.Wanted) -> initialization.Found:
+    def read(self, wanted: initialization.Wanted) -> initialization.ResolvedWeights:
         source, found = _match(self.path)
         names = initialization.match(wanted, found.shapes, without=self.without, where=self.path)
         arrays = {name: _placed(found, source, name, wanted[name]) for name in names}
@@ -83,7 +83,7 @@ class Weights(initialization.Initialization):
             'digest': digest.digest(arrays),
             'config': source.config,
         }
-        return initialization.Found(arrays, origin)
+        return initialization.ResolvedWeights(arrays, origin)
 
 
 def _directory(path: str) -> pathlib.Path:

@@ -34,7 +34,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 TOP_K = 50  # What transformers draws from where nothing is said.
 
 
-class Wish(NamedTuple):
+class GenerationOptions(NamedTuple):
     """What a request asks for."""
 
     tokens: int
@@ -42,7 +42,7 @@ class Wish(NamedTuple):
     how: decoding.Decoding
 
 
-def wish(given: Mapping[str, Any], *, new_tokens: int) -> Wish:
+def wish(given: Mapping[str, Any], *, new_tokens: int) -> GenerationOptions:
     """What gen_kwargs ask for.
 
     Args:
@@ -62,7 +62,7 @@ def wish(given: Mapping[str, Any], *, new_tokens: int) -> Wish:
     tokens = next((given[name] for name in LENGTHS if given.get(name) is not None), new_tokens)
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
         raise config.InputError(f'gen_kwargs: max_gen_toks={tokens!r} should be a positive integer.')
-    return Wish(tokens, _until(given.get('until')), _how(given))
+    return GenerationOptions(tokens, _until(given.get('until')), _how(given))
 
 
 def _until(until: Any) -> tuple[str, ...]:

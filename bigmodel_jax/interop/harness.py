@@ -23,7 +23,7 @@ NEW_TOKENS = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
+class HarnessAnswers:
     """What the harness asks, answered by a model as lm_eval.models.huggingface.HFLM does; needs no harness.
 
     Attributes:
@@ -137,7 +137,7 @@ class Answers:
                 texts[number] = self._text(hypotheses[0].tokens, wishes[number].until)
         return [texts[number] for number in range(len(requests))]
 
-    def _wish(self, context: str, given: Mapping[str, Any]) -> 'Wish':
+    def _wish(self, context: str, given: Mapping[str, Any]) -> 'GenerationRequest':
         wish = generation.wish(given, new_tokens=self.new_tokens)
         prompt, limit = self._begun(self._ids(context)).tolist() or [self.first], self.scorer.longest
         if limit is not None:
@@ -147,7 +147,7 @@ class Answers:
                     'or there is no room for the context.'
                 )
             prompt = prompt[-(limit - wish.tokens) :]
-        return Wish(np.array(prompt, np.int32), wish.tokens, wish.until, wish.how)
+        return GenerationRequest(np.array(prompt, np.int32), wish.tokens, wish.until, wish.how)
 
     def _text(self, new: np.ndarray, until: Sequence[str]) -> str:
         # A vocabulary that was rounded up has ids that stand for nothing.
@@ -156,7 +156,7 @@ class Answers:
         return text[: min((text.find(stop) for stop in until if stop and stop in text), default=len(text))]
 
 
-class Wish(NamedTuple):
+class GenerationRequest(NamedTuple):
     """A text to generate."""
 
     prompt: np.ndarray  # [n] int32
@@ -165,7 +165,7 @@ class Wish(NamedTuple):
     how: decoding.Decoding
 
 
-def _alike(wishes: Sequence[Wish], rows: int) -> Iterator[list[int]]:
+def _alike(wishes: Sequence[GenerationRequest], rows: int) -> Iterator[list[int]]:
     """The numbers of wishes that one call can grant, `rows` at most and of similar lengths."""
     groups: dict[tuple[int, decoding.Decoding], list[int]] = {}
     for number, wish in enumerate(wishes):
@@ -187,7 +187,7 @@ def windows(ids: np.ndarray, prefix: int, limit: int | None) -> Iterator[likelih
 # ---- models -------------------------------------------------------------------------------------------------------
 
 
-def of_run(trained: Any, *, rows: int = 16, limit: int | None = None) -> Answers:
+def of_run(trained: Any, *, rows: int = 16, limit: int | None = None) -> HarnessAnswers:
     """The model of a run at a checkpoint, as Run.restore() gives it; every context begins a document.
 
     Args:
@@ -199,7 +199,7 @@ def of_run(trained: Any, *, rows: int = 16, limit: int | None = None) -> Answers
     scorer = likelihood.Scorer(
         experiment.model, trained.params, trained.model_state, rows=rows, limit=limit, place=trained.place
     )
-    return Answers(scorer, tokenizer, end=tokenizer.end, begin=(tokenizer.begin,))
+    return HarnessAnswers(scorer, tokenizer, end=tokenizer.end, begin=(tokenizer.begin,))
 
 
 def of_pretrained(
@@ -211,7 +211,7 @@ def of_pretrained(
     prefix: int | None = None,
     rows: int = 16,
     limit: int | None = None,
-) -> Answers:
+) -> HarnessAnswers:
     """A model from elsewhere, as huggingface.load_pretrained() gives it.
 
     Args:
@@ -222,10 +222,10 @@ def of_pretrained(
     """
     limit = pretrained.max_length if limit is None else limit
     scorer = likelihood.Scorer(pretrained.model, pretrained.params, rows=rows, limit=limit)
-    return Answers(scorer, tokenizer, end, begin, prefix)
+    return HarnessAnswers(scorer, tokenizer, end, begin, prefix)
 
 
-def language_model(answers: Answers) -> Any:
+def language_model(answers: HarnessAnswers) -> Any:
     """An lm_eval.api.model.LM, which lm_eval.simple_evaluate(model=...) takes.
 
     Raises:
@@ -233,7 +233,7 @@ def language_model(answers: Answers) -> Any:
     """
     base: Any = libraries.load('lm_eval.api.model', 'This needs the evaluation harness', package='lm-eval').LM
 
-    class LanguageModel(base):
+    class HarnessModel(base):
         """Hands each kind of request on."""
 
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
@@ -245,4 +245,4 @@ def language_model(answers: Answers) -> Any:
         def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
             return answers.generate([request.args for request in requests])
 
-    return LanguageModel()
+    return HarnessModel()

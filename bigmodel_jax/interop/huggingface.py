@@ -17,7 +17,7 @@ from bigmodel_jax.interop.families import bert, gpt2, llama, marian, t5
 from bigmodel_jax.models import model as models
 
 FAMILIES: tuple[family.Family, ...] = (
-    bert.Bert(),
+    bert.BertFamily(),
     gpt2.Gpt2(),
     llama.Llama(),
     llama.Mistral(),
@@ -27,7 +27,7 @@ FAMILIES: tuple[family.Family, ...] = (
 )
 
 
-class Pretrained:
+class PretrainedModel:
     """A published model, ready to be used. Made by load_pretrained().
 
     Attributes:
@@ -106,7 +106,7 @@ class Pretrained:
         return not set(self._found.family.needed.get(output, ())).isdisjoint(self.absent)
 
 
-def load_pretrained(directory: epath.PathLike, *, dtype: models.Dtype = 'float32') -> Pretrained:
+def load_pretrained(directory: epath.PathLike, *, dtype: models.Dtype = 'float32') -> PretrainedModel:
     """The model in a directory of Hugging Face.
 
     Args:
@@ -125,7 +125,7 @@ def load_pretrained(directory: epath.PathLike, *, dtype: models.Dtype = 'float32
             flat.setdefault(path, np.zeros(shape, np.float32))
         kept = dtype == 'bfloat16'
         params = {path: jnp.asarray(array, None if kept else dtype) for path, array in flat.items()}
-    return Pretrained(found, model, matching.nested(params), source.config)
+    return PretrainedModel(found, model, matching.nested(params), source.config)
 
 
 def precision(model: Any) -> contextlib.AbstractContextManager[None]:

@@ -33,7 +33,7 @@ class Match(NamedTuple):
 
     family: family.Family
     model: models.Model
-    table: rules.Table
+    table: rules.TensorRules
     sizes: dict[str, int]
     tensors: dict[str, rules.Tensor]
     copies: tuple[str, ...]  # Keys that repeat others, and do.
@@ -101,12 +101,12 @@ def family_of(values: Mapping[str, Any], families: tuple[family.Family, ...], wh
     raise config.InputError(f'{where}: model_type={kind!r} is not supported; there is {names}.')
 
 
-def nearest_table(tables: tuple[rules.Table, ...], keys: set[str]) -> rules.Table:
+def nearest_table(tables: tuple[rules.TensorRules, ...], keys: set[str]) -> rules.TensorRules:
     """The table that names the keys of the files best; the first of equals."""
     return min(tables, key=lambda table: table.named_by(keys).misfits)
 
 
-def _check_counts(table: rules.Table, sizes: rules.Sizes, source: folder.Folder) -> None:
+def _check_counts(table: rules.TensorRules, sizes: rules.Sizes, source: folder.Folder) -> None:
     """Raises InputError if config.json claims other numbers of layers or experts than the files hold.
 
     A table written out is as long as config.json says, so this comes before.

@@ -149,7 +149,7 @@ def shifted_right(labels_BT: np.ndarray, *, start: int, padding: int) -> np.ndar
 # ---- outputs ------------------------------------------------------------------------------------------------------
 
 
-class Run(NamedTuple):
+class ReferenceRun(NamedTuple):
     """What a method of a module gives, and what the module shows of its inside."""
 
     found: Any
@@ -157,12 +157,12 @@ class Run(NamedTuple):
     routers: dict[str, jax.Array]  # Of every stack that has any, their logits [L, B, T, E].
 
 
-def run(module: Any, params: Any, batch: Mapping[str, Any], method: Any) -> Run:
+def run(module: Any, params: Any, batch: Mapping[str, Any], method: Any) -> ReferenceRun:
     """Runs `method` of a module on a batch."""
     found, kept = module.apply(
         {'params': params}, batch, method=method, mutable=[intermediates.RESIDUAL_STREAM, intermediates.ROUTER_LOGITS]
     )
-    return Run(
+    return ReferenceRun(
         found,
         intermediates.residual_streams(kept[intermediates.RESIDUAL_STREAM]),
         intermediates.router_logits(kept.get(intermediates.ROUTER_LOGITS, {})),

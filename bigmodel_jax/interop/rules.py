@@ -52,7 +52,7 @@ class Rule:
             slots = tuple(Slot(path, index) for path in self.paths)
             yield Tensor(self.key.format(**dict(zip(names, index))), slots, self.layout(sizes))
 
-    def layout(self, sizes: Sizes) -> 'Layout':
+    def layout(self, sizes: Sizes) -> 'TensorLayout':
         """How the axes change, with numbers for the letters."""
         return _layout(self.axes, tuple(sorted(sizes.items())), len(self.paths))
 
@@ -66,7 +66,7 @@ def rule(key: str, axes: str, *paths: str, inside: bool = True) -> Rule:
     return Rule(key, axes, paths, inside)
 
 
-class Layout(NamedTuple):
+class TensorLayout(NamedTuple):
     """How one tensor of a file is laid out in ours."""
 
     file: Shape  # The tensor in the file.
@@ -91,11 +91,11 @@ class Tensor(NamedTuple):
 
     key: str
     slots: tuple[Slot, ...]
-    layout: Layout
+    layout: TensorLayout
 
 
 @functools.lru_cache(maxsize=1_024)
-def _layout(axes: str, sizes: tuple[tuple[str, int], ...], parts: int) -> Layout:
+def _layout(axes: str, sizes: tuple[tuple[str, int], ...], parts: int) -> TensorLayout:
     size = dict(sizes)
     left, right = (side.strip() for side in axes.split('->'))
     # 'D (3 H K)' -> [['D'], ['3', 'H', 'K']]
@@ -112,7 +112,7 @@ def _layout(axes: str, sizes: tuple[tuple[str, int], ...], parts: int) -> Layout
     if not first:  # A part of its own, so that reading and writing need not ask.
         split, order = (1, *split), (0, *(axis + 1 for axis in order))
     file = tuple(math.prod(known[name] for name in group) for group in groups)
-    return Layout(file, split, order, tuple(known[name] for name in ours))
+    return TensorLayout(file, split, order, tuple(known[name] for name in ours))
 
 
 class NamedBy(NamedTuple):
@@ -133,7 +133,7 @@ class Copy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class TensorRules:
     """All keys of one family of models, in the names of one kind of file.
 
     Attributes:
@@ -190,7 +190,7 @@ class Table:
             for each in self.copies
         }
 
-    def without_prefix(self) -> 'Table':
+    def without_prefix(self) -> 'TensorRules':
         """The same of a file of the base model alone."""
         return dataclasses.replace(self, prefix='')
 

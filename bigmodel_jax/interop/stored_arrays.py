@@ -52,7 +52,7 @@ def _spec(directory: epath.Path, name: str) -> dict[str, Any]:
     return {'driver': 'zarr3', 'kvstore': store, 'store_data_equal_to_fill_value': True}
 
 
-class Sums:
+class TensorChecksums:
     """The checksum of an array, as run_directory/digest.py has it, of its slices in any order.
 
     Args:
@@ -89,7 +89,7 @@ class Arrays:
 
     def __init__(self, directory: epath.Path, shapes: Mapping[str, rules.Shape]):
         self._directory, self._open = directory, {}
-        self.sums = {name: Sums(shape) for name, shape in shapes.items()}
+        self.sums = {name: TensorChecksums(shape) for name, shape in shapes.items()}
 
     def write(self, name: str, index: tuple[int, ...], part: np.ndarray) -> None:
         """Writes the slice at an index of the leading axes; every slice once."""

@@ -125,7 +125,7 @@ def _check_layout(path: pathlib.Path, entries: Mapping[str, Entry], *, begin: in
         raise config.InputError(f'{path} is {how}: {size:,} bytes instead of {begin:,}. Download it again.')
 
 
-class Writer:
+class TensorWriter:
     """Writes a safetensors file tensor by tensor, in any order, as a context manager.
 
     Args:
@@ -159,7 +159,7 @@ class Writer:
         self._file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
         self._missing.remove(name)
 
-    def __enter__(self) -> 'Writer':
+    def __enter__(self) -> 'TensorWriter':
         return self
 
     def __exit__(

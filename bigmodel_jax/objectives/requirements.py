@@ -13,7 +13,7 @@ Outputs = Mapping[str, model.Output]  # Of a model, by name.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Field:
+class FieldRequirement:
     """What a field of the batch must be."""
 
     axes: tuple[str, ...] = ()  # Its dimensions: () for one number for each example, ('length',) for one at each place.
@@ -26,7 +26,7 @@ class Field:
 class Requirements:
     """What an objective or an evaluation needs of the batch and of the model; nothing by default."""
 
-    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, FieldRequirement] = dataclasses.field(default_factory=dict)
     outputs: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # The axes of each.
     methods: tuple[str, ...] = ()  # Of the module, besides __call__.
     no_methods: tuple[str, ...] = ()  # Which the module must not have.
@@ -64,7 +64,7 @@ def _missing_outputs(needed: Mapping[str, tuple[str, ...]], outputs: Outputs) ->
             yield f'{wanted}, but it is {outputs[name]}'
 
 
-def _unfit(name: str, need: Field, fields: Mapping[str, batches.Field], outputs: Outputs) -> Iterator[str]:
+def _unfit(name: str, need: FieldRequirement, fields: Mapping[str, batches.Field], outputs: Outputs) -> Iterator[str]:
     kind = 'integers' if need.integer else 'numbers'
     wanted = f'the field {name!r} of the data, {kind} {_axes(need.axes)}'
     field = fields.get(name)
@@ -92,31 +92,31 @@ def _axes(axes: tuple[str, ...]) -> str:
 
 LABELS = Requirements(
     outputs={'logits': ('classes',)},
-    fields={'labels': Field(below='logits')},
+    fields={'labels': FieldRequirement(below='logits')},
     provided_by="data with 'labels' and a model that gives a logit for each class, such as bert.Classifier",
 )
 VALUES = Requirements(
     outputs={'values': ()},
-    fields={'values': Field(integer=False)},
+    fields={'values': FieldRequirement(integer=False)},
     provided_by="data with 'values' and a model that gives a number, such as bert.Classifier(classes=1)",
 )
 SPANS = Requirements(
     outputs={'start_logits': ('length',), 'end_logits': ('length',)},
-    fields={'starts': Field(below='start_logits'), 'ends': Field(below='end_logits')},
+    fields={'starts': FieldRequirement(below='start_logits'), 'ends': FieldRequirement(below='end_logits')},
     provided_by='the data questions.Questions with the model bert.QuestionAnswering',
 )
 TARGETS = Requirements(
     methods=('features', 'head'),
-    fields={'targets': Field(axes=('length',), below='logits', like='logits')},
+    fields={'targets': FieldRequirement(axes=('length',), below='logits', like='logits')},
     provided_by='data of text with the model decoder.Decoder or seq2seq.Seq2Seq',
 )
 MASKED = Requirements(
     outputs={'mlm_logits': ('length', 'vocab')},
-    fields={'targets': Field(axes=('length',), below='mlm_logits', like='mlm_logits')},
-    provided_by='the data sentence_pairs.SentencePairs with the model bert.Bert',
+    fields={'targets': FieldRequirement(axes=('length',), below='mlm_logits', like='mlm_logits')},
+    provided_by='the data sentence_pairs.SentencePairs with the model bert.BertFamily',
 )
 MASKED_AND_NEXT_SENTENCE = dataclasses.replace(
     MASKED,
     outputs={**MASKED.outputs, 'nsp_logits': ('classes',)},
-    fields={**MASKED.fields, 'is_random_next': Field(below='nsp_logits')},
+    fields={**MASKED.fields, 'is_random_next': FieldRequirement(below='nsp_logits')},
 )

@@ -21,14 +21,14 @@ AGREES, DIFFERS, CONTRADICTION = 'agrees', 'DIFFERS', 'the paper contradicts its
 MEASURED = 'measured: not run'  # What `report` has a verdict for.
 
 
-class Facts(papers.Facts):
+class ExperimentFacts(papers.Facts):
     """Those of one experiment; its shapes are worked out once.
 
     Args:
       arms: the facts of the experiments that claims may compare it with.
     """
 
-    def __init__(self, experiment: Experiment, arms: Mapping[str, 'Facts'] | None = None):
+    def __init__(self, experiment: Experiment, arms: Mapping[str, 'ExperimentFacts'] | None = None):
         self.experiment = experiment
         self._arms = {} if arms is None else arms
 
@@ -73,7 +73,7 @@ class Facts(papers.Facts):
             raise config.InputError(f'The units of the data are {data.units.name}, not tokens.')
         return round(data.units_per_step)
 
-    def arm(self, name: str) -> 'Facts':
+    def arm(self, name: str) -> 'ExperimentFacts':
         if name not in self._arms:
             raise config.InputError(
                 f'There is no arm {name!r} beside this experiment.{config.nearest(name, self._arms)}'
@@ -162,8 +162,8 @@ def check(experiments: Mapping[str, Experiment], only: Collection[str] | None = 
     Raises:
       InputError: a claim names a field, parameter or arm that does not exist.
     """
-    facts: dict[str, Facts] = {}
-    facts |= {name: Facts(experiment, facts) for name, experiment in experiments.items()}
+    facts: dict[str, ExperimentFacts] = {}
+    facts |= {name: ExperimentFacts(experiment, facts) for name, experiment in experiments.items()}
     return [
         check_one(claim, facts[name], name)
         for name, experiment in experiments.items()
@@ -172,7 +172,7 @@ def check(experiments: Mapping[str, Experiment], only: Collection[str] | None = 
     ]
 
 
-def check_one(claim: papers.Claim, facts: Facts, arm: str = '') -> Checked:
+def check_one(claim: papers.Claim, facts: ExperimentFacts, arm: str = '') -> Checked:
     """One claim with its verdict; raises as check()."""
     try:
         if isinstance(claim, papers.Static):
@@ -185,7 +185,7 @@ def check_one(claim: papers.Claim, facts: Facts, arm: str = '') -> Checked:
     return Checked(arm, claim, MEASURED)
 
 
-def _static(claim: papers.Static, facts: Facts, arm: str) -> Checked:
+def _static(claim: papers.Static, facts: ExperimentFacts, arm: str) -> Checked:
     found = claim.found(facts)
     if claim.agrees(found):
         return Checked(arm, claim, AGREES, found)

@@ -50,7 +50,7 @@ def judge(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> list[Judge
             raise config.InputError(run.unloaded)
         return []
     check_seeds(run, seeds)
-    facts = checks.Facts(run.experiment)
+    facts = checks.ExperimentFacts(run.experiment)
     return [_judge(claim, facts, [run, *seeds]) for claim in run.experiment.claims]
 
 
@@ -68,7 +68,7 @@ def check_seeds(run: directory.Run, seeds: Sequence[directory.Run]) -> None:
         raise config.InputError(f'--seeds: two of the runs have seed={twice[0]}, and so are the same run.')
 
 
-def _judge(claim: papers.Claim, facts: checks.Facts, runs: Sequence[directory.Run]) -> Judged:
+def _judge(claim: papers.Claim, facts: checks.ExperimentFacts, runs: Sequence[directory.Run]) -> Judged:
     if isinstance(claim, papers.Measured):
         return measured(claim, facts, runs)
     try:
@@ -79,7 +79,7 @@ def _judge(claim: papers.Claim, facts: checks.Facts, runs: Sequence[directory.Ru
     return Judged(claim, found.quantity, found.said, found.shown, found.verdict, found.note)
 
 
-def measured(claim: papers.Measured, facts: checks.Facts, runs: Sequence[directory.Run]) -> Judged:
+def measured(claim: papers.Measured, facts: checks.ExperimentFacts, runs: Sequence[directory.Run]) -> Judged:
     """The verdict on one metric, from runs that differ in the seed alone."""
 
     def verdict(word: str, reason: str, ours: str = '') -> Judged:
@@ -100,7 +100,7 @@ def measured(claim: papers.Measured, facts: checks.Facts, runs: Sequence[directo
     return verdict(*_by_value(claim, values, [run.experiment.seed for run in runs], direction), ours)
 
 
-def _incomparable(claim: papers.Measured, facts: checks.Facts) -> str:
+def _incomparable(claim: papers.Measured, facts: checks.ExperimentFacts) -> str:
     """Why the paper's number is one of something else; nothing if it is not."""
     if claim.missing:
         return claim.missing

@@ -1,1 +1,1 @@
-"""What a train step would need on a slice that nobody has rented: compiled by the real compiler, counted, priced."""
+"""What a training step needs on a slice, without access to it: compiled by the real compiler, counted, priced."""

@@ -39,7 +39,7 @@ PASSES_OF_ACTIVATIONS = 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Traced:
+class TracedStep:
     """A step, traced: shapes of all arrays are those of the whole mesh."""
 
     experiment: Experiment
@@ -71,7 +71,7 @@ class Traced:
 
     @property
     def turns(self) -> int:
-        """How many kinds of layers take turns: `layers` counts groups of so many."""
+        """How many kinds of layers the pattern has: `layers` counts groups of so many."""
         return 1 + len(getattr(self.experiment.model, 'interleaved', ()))
 
     @property
@@ -108,7 +108,7 @@ class Alone(NamedTuple):
     kept: Arrays
 
 
-def trace(experiment: Experiment, on: slices.Slice) -> Traced:
+def trace(experiment: Experiment, on: slices.Slice) -> TracedStep:
     """The step of an experiment that request.on_slice() has checked.
 
     Raises:
@@ -128,7 +128,7 @@ def trace(experiment: Experiment, on: slices.Slice) -> Traced:
     rows = experiment.data.batch // experiment.gradients.microbatches
     parts = pipeline.microbatches(place, rows) if stages > 1 else 1
     work = found.work.scaled((parts + stages - 1) / parts)
-    return Traced(experiment, on, place, spec, work, found.kept, everything)
+    return TracedStep(experiment, on, place, spec, work, found.kept, everything)
 
 
 @functools.lru_cache(maxsize=64)
@@ -179,7 +179,7 @@ def _residuals(experiment: Experiment, spec: state.StateSpec, batch: dict[str, A
 # ---- from what was traced to what a chip does ---------------------------------------------------------------------
 
 
-def of(traced: Traced) -> estimates.Program:
+def of(traced: TracedStep) -> estimates.Program:
     """The record of a traced step."""
     return estimates.Program(
         chip=traced.on.chip.name,
@@ -194,7 +194,7 @@ def of(traced: Traced) -> estimates.Program:
     )
 
 
-def memory(traced: Traced) -> estimates.Memory:
+def memory(traced: TracedStep) -> estimates.Memory:
     """Bytes of one chip when most is in use: in the backward pass of the last layers."""
     abstract, placed = traced.spec.abstract, traced.spec.shardings
     parameters = _bytes(abstract.params, placed.params)
@@ -216,14 +216,14 @@ def _bytes(abstract: PyTree, placed: PyTree) -> int:
     return sum(math.prod(each.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf, each in pairs)
 
 
-def _batch_bytes(traced: Traced) -> int:
+def _batch_bytes(traced: TracedStep) -> int:
     shards = traced.place.shards('batch')
     fields = batches.batch_fields(traced.experiment.data.fields).values()
     row = sum(math.prod(field.shape) * np.dtype(field.dtype).itemsize for field in fields)
     return row * traced.experiment.data.batch // shards
 
 
-def _share(traced: Traced, array: jax.ShapeDtypeStruct) -> float:
+def _share(traced: TracedStep, array: jax.ShapeDtypeStruct) -> float:
     """Bytes of an activation of one microbatch on one chip; its logical axes are read from its sizes."""
     names = [_name(traced, array.shape, index) for index in range(len(array.shape))]
     if 'length' in names and not set(names) & {'heads', 'kv_heads', 'hidden', 'vocab', 'experts'}:
@@ -233,7 +233,7 @@ def _share(traced: Traced, array: jax.ShapeDtypeStruct) -> float:
     return size / (traced.experiment.gradients.microbatches if 'batch' in names else 1)
 
 
-def _name(traced: Traced, shape: tuple[int, ...], index: int) -> str | None:
+def _name(traced: TracedStep, shape: tuple[int, ...], index: int) -> str | None:
     size, tokens = shape[index], traced.rows * traced.length
     if index == 0 and size == traced.layers and len(shape) > 2:
         return 'layers'
@@ -245,23 +245,23 @@ def _name(traced: Traced, shape: tuple[int, ...], index: int) -> str | None:
     return traced.logical.get(size) if size not in (traced.rows, traced.length) else None
 
 
-def _working_bytes(traced: Traced) -> float:
+def _working_bytes(traced: TracedStep) -> float:
     """Of the layer whose gradient is being computed: a share of its intermediates, in the dtype of the computation."""
     layers = max(traced.layers // traced.place.shards('layers'), 1)
     return HELD_AT_ONCE * sum(_share(traced, array) for array in _stacked(traced)) / layers / traced.turns
 
 
-def _stacked(traced: Traced) -> list[jax.ShapeDtypeStruct]:
+def _stacked(traced: TracedStep) -> list[jax.ShapeDtypeStruct]:
     """The intermediates of the layers."""
     return [a for a in _narrow(traced, traced.everything) if len(a.shape) > 2 and a.shape[0] == traced.layers]
 
 
-def _narrow(traced: Traced, arrays: Arrays) -> list[jax.ShapeDtypeStruct]:
+def _narrow(traced: TracedStep, arrays: Arrays) -> list[jax.ShapeDtypeStruct]:
     """Without the float32 copies within norms and activations, which are fused away."""
     return [array for array in arrays if np.dtype(array.dtype).itemsize <= traced.itemsize]
 
 
-def _gathered_bytes(traced: Traced) -> float:
+def _gathered_bytes(traced: TracedStep) -> float:
     """Weights laid out whole: those of the layer at work, and those outside the layers, which stay."""
     known = setting(traced)
     in_layers = [weight for weight in traced.weights if 'layers' in weight.axes]
@@ -270,7 +270,7 @@ def _gathered_bytes(traced: Traced) -> float:
     return once + sum(formulas.whole_bytes(weight, known) for weight in in_layers) / traced.turns
 
 
-def _logits_bytes(traced: Traced) -> float:
+def _logits_bytes(traced: TracedStep) -> float:
     vocab = getattr(traced.experiment.model, 'vocab', 0)
     place = traced.place
     logits = (
@@ -286,7 +286,7 @@ def _logits_bytes(traced: Traced) -> float:
     return LOGITS_AT_ONCE * logits
 
 
-def setting(traced: Traced) -> formulas.Setting:
+def setting(traced: TracedStep) -> formulas.FormulaInputs:
     """What the formulas of formulas.py need to know of a step."""
     experiment = traced.experiment
     inside = [value for _, value in _tree(experiment.model)]
@@ -294,7 +294,7 @@ def setting(traced: Traced) -> formulas.Setting:
     routed = [value for value in inside if isinstance(value, moe.Routed)]
     width = getattr(experiment.model, 'width', 1)
     heads = max((2 * (a.heads + (a.kv_heads or a.heads)) * a.width_of_head(width) for a in layers), default=0)
-    return formulas.Setting(
+    return formulas.FormulaInputs(
         place=traced.place,
         on=traced.on,
         tokens=traced.rows * traced.length // experiment.gradients.microbatches,
@@ -303,7 +303,7 @@ def setting(traced: Traced) -> formulas.Setting:
         itemsize=traced.itemsize,
         again=traced.work.repeated > 0.1 * traced.work.matmul,
         across=experiment.mesh.across,
-        # Of a group of layers that take turns, which is what the formulas count.
+        # Of one group of the interleaved layers, which is what the formulas count.
         chosen=sum(each.top_k for each in routed),
         heads_width=heads * traced.turns,
     )
@@ -316,7 +316,7 @@ def _tree(node: Any) -> Any:
             yield from _tree(value)
 
 
-def counts(traced: Traced) -> estimates.Counts:
+def counts(traced: TracedStep) -> estimates.Counts:
     """The work of one chip: an equal share of all that was traced."""
     work, devices = traced.work, traced.on.size
     return estimates.Counts(
@@ -328,7 +328,7 @@ def counts(traced: Traced) -> estimates.Counts:
     )
 
 
-def _hbm_bytes(traced: Traced) -> float:
+def _hbm_bytes(traced: TracedStep) -> float:
     """Read and written in a step: the state once each way, weights in every pass, activations."""
     known, needed = setting(traced), memory(traced)
     updated = 2.0 * (needed.parameters + needed.optimizer + needed.gradients)

@@ -36,7 +36,9 @@ class Factors:
     outside: int  # Of the fitted rows of this chip, those that lie outside the error bar.
 
 
-def halves(rows: Sequence[published.Row]) -> tuple[list[published.Row], list[published.Row]]:
+def halves(
+    rows: Sequence[published.PublishedStep],
+) -> tuple[list[published.PublishedStep], list[published.PublishedStep]]:
     """The rows to fit and those held out: of each chip every other row, in the order of the table."""
     fit, held_out = [], []
     for name in dict.fromkeys(row.slice.chip.name for row in rows):
@@ -46,7 +48,7 @@ def halves(rows: Sequence[published.Row]) -> tuple[list[published.Row], list[pub
     return fit, held_out
 
 
-def share(row: published.Row, per_doubling: float) -> float:
+def share(row: published.PublishedStep, per_doubling: float) -> float:
     """The share of the peak at which a row's matrix products ran, in the time that nothing else is known to take."""
     busy_s = row.seconds / (1 + per_doubling) ** math.log2(row.slice.count) - row.exposed_s
     return row.counts.matmul_flops / (row.slice.chip.flops * busy_s)
@@ -92,7 +94,7 @@ def factors(chip: str) -> Factors:
     )
 
 
-def _deviation(row: published.Row) -> float:
+def _deviation(row: published.PublishedStep) -> float:
     """log(predicted share / measured share) of a row."""
     levels, per_doubling = fit()
     return math.log(levels[row.slice.chip.name] / share(row, per_doubling))

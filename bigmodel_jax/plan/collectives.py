@@ -30,7 +30,7 @@ BETWEEN_SLICES = re.compile(r'_xla_host_transfer_rendezvous="([a-z-]+)')
 MEGASCALE = 'xla_megascale_runtime'
 
 
-class Layout(NamedTuple):
+class DeviceLayout(NamedTuple):
     """The mesh as the compiler numbers its devices: in order, the last axis fastest."""
 
     mesh: tuple[tuple[str, int], ...]  # Name and size of each axis.
@@ -41,10 +41,10 @@ class Layout(NamedTuple):
     def sizes(self) -> tuple[int, ...]:
         return tuple(size for _, size in self.mesh)
 
-    def one_slice(self) -> 'Layout':
+    def one_slice(self) -> 'DeviceLayout':
         """The mesh within one slice: the compiler writes one program for each, and numbers its own devices only."""
         mesh = tuple((name, size // self.slices if name == self.across else size) for name, size in self.mesh)
-        return Layout(mesh)
+        return DeviceLayout(mesh)
 
     def slice_of(self) -> np.ndarray:
         """The number of each device's slice, [devices]."""
@@ -53,7 +53,7 @@ class Layout(NamedTuple):
         return places[across] * self.slices // self.sizes[across]
 
 
-def collectives(module: hlo.Module, times: Mapping[str, int], layout: Layout) -> tuple[estimates.Collective, ...]:
+def collectives(module: hlo.Module, times: Mapping[str, int], layout: DeviceLayout) -> tuple[estimates.Collective, ...]:
     """Every collective that is executed, in the order of the text.
 
     Args:
@@ -62,7 +62,7 @@ def collectives(module: hlo.Module, times: Mapping[str, int], layout: Layout) ->
     return tuple(_found(module, times, layout))
 
 
-def _found(module: hlo.Module, times: Mapping[str, int], layout: Layout) -> Iterator[estimates.Collective]:
+def _found(module: hlo.Module, times: Mapping[str, int], layout: DeviceLayout) -> Iterator[estimates.Collective]:
     wrapped = {
         name
         for computation in module.computations.values()
@@ -93,7 +93,7 @@ def _found(module: hlo.Module, times: Mapping[str, int], layout: Layout) -> Iter
             )
 
 
-def _between_slices(each: hlo.Instruction, times: int, layout: Layout) -> estimates.Collective:
+def _between_slices(each: hlo.Instruction, times: int, layout: DeviceLayout) -> estimates.Collective:
     found = BETWEEN_SLICES.search(each.attributes)
     kind = OPCODES.get(found[1], 'collective-permute') if found else 'collective-permute'
     return estimates.Collective(
@@ -120,7 +120,7 @@ def _result(module: hlo.Module, name: str, each: hlo.Instruction, kind: estimate
 
 
 @functools.lru_cache(maxsize=4_096)
-def reach(attributes: str, layout: Layout) -> tuple[tuple[str, ...], int, bool]:
+def reach(attributes: str, layout: DeviceLayout) -> tuple[tuple[str, ...], int, bool]:
     """The mesh axes of a collective (() if unknown), the devices in a group, and whether groups span slices.
 
     Args:

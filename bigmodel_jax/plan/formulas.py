@@ -40,7 +40,7 @@ class Weight:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
+class FormulaInputs:
     """What the formulas need to know of a step beside its weights."""
 
     place: sharding.ShardingContext
@@ -94,7 +94,7 @@ def gathered(weight: Weight, place: sharding.ShardingContext) -> tuple[str, ...]
     return tuple(axis for logical, entry in pairs for axis in entry if axis in busy and logical != 'experts')
 
 
-def whole_bytes(weight: Weight, setting: Setting) -> float:
+def whole_bytes(weight: Weight, setting: FormulaInputs) -> float:
     """One layer of a gathered weight on one chip, in the dtype of the computation."""
     over = gathered(weight, setting.place)
     kept = [axis for entry in weight.entries for axis in entry if axis not in over and axis != 'pipeline']
@@ -107,7 +107,7 @@ def own_bytes(weight: Weight, place: sharding.ShardingContext) -> int:
     return math.prod(weight.shape) * weight.itemsize // parts
 
 
-def collectives(found: Sequence[Weight], setting: Setting) -> tuple[estimates.Collective, ...]:
+def collectives(found: Sequence[Weight], setting: FormulaInputs) -> tuple[estimates.Collective, ...]:
     """Every collective of a step by formula, equal ones joined."""
     totals: dict[tuple[Any, ...], float] = {}
     for each in _all(found, setting):
@@ -117,7 +117,7 @@ def collectives(found: Sequence[Weight], setting: Setting) -> tuple[estimates.Co
     return tuple(estimates.Collective(bytes=round(size), **dict(zip(names, key))) for key, size in totals.items())
 
 
-def _all(found: Sequence[Weight], setting: Setting) -> Iterator[estimates.Collective]:
+def _all(found: Sequence[Weight], setting: FormulaInputs) -> Iterator[estimates.Collective]:
     for weight in found:
         yield from _of_weight(weight, setting)
     products = sum(weight.leaves_stream for weight in found)
@@ -129,7 +129,7 @@ def _all(found: Sequence[Weight], setting: Setting) -> Iterator[estimates.Collec
         yield _one(setting, 'all-to-all', ('expert',), size=size, times=times)
 
 
-def _of_weight(weight: Weight, setting: Setting) -> Iterator[estimates.Collective]:
+def _of_weight(weight: Weight, setting: FormulaInputs) -> Iterator[estimates.Collective]:
     """A weight is gathered for each pass over its layer; its gradient is reduced once."""
     place, chip = setting.place, setting.on.chip.name
     times = weight.layers // (place.shards('layers') if 'layers' in weight.axes else 1) * setting.microbatches
@@ -148,7 +148,7 @@ def _of_weight(weight: Weight, setting: Setting) -> Iterator[estimates.Collectiv
         yield _one(setting, 'all-reduce', copies, size=part, times=times, hidden=hidden)
 
 
-def _of_stream(products: int, layers: int, setting: Setting) -> Iterator[estimates.Collective]:
+def _of_stream(products: int, layers: int, setting: FormulaInputs) -> Iterator[estimates.Collective]:
     """Between tensor-parallel products, around the attention of cut rows, and from stage to stage."""
     sizes, times = setting.place.sizes, layers * setting.microbatches
     if sizes['tensor'] > 1 and products:
@@ -166,7 +166,7 @@ def _of_stream(products: int, layers: int, setting: Setting) -> Iterator[estimat
 
 
 def _one(
-    setting: Setting, kind: estimates.Kind, axes: Sequence[str], *, size: float, times: int, hidden: bool = False
+    setting: FormulaInputs, kind: estimates.Kind, axes: Sequence[str], *, size: float, times: int, hidden: bool = False
 ) -> estimates.Collective:
     return estimates.Collective(
         kind=kind,

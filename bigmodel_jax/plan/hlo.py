@@ -27,7 +27,7 @@ BITS = {'pred': 8, 'token': 0, 'opaque': 0}
 REDUCERS = ('reduce', 'all-reduce', 'all-reduce-start', 'reduce-scatter', 'scatter', 'sort', 'reduce-window', 'map')
 
 
-class Array(NamedTuple):
+class HloArray(NamedTuple):
     """One array of a result. Memory space 0 is the main memory (HBM); 5 is the host's; the others are on the chip."""
 
     dtype: str
@@ -43,13 +43,13 @@ class Array(NamedTuple):
 
 
 @functools.lru_cache(maxsize=65_536)
-def arrays(text: str) -> tuple[Array, ...]:
+def arrays(text: str) -> tuple[HloArray, ...]:
     """The arrays of a result type such as '(bf16[8,128]{1,0:T(8,128)S(1)}, u32[])', nested tuples flattened."""
     found = []
     for dtype, sizes, layout in ARRAY.findall(text):
         shape = tuple(int(size.lstrip('<=')) for size in sizes.split(',') if size)
         space = MEMORY.search(layout)
-        found.append(Array(dtype, shape, int(space[1]) if space else 0))
+        found.append(HloArray(dtype, shape, int(space[1]) if space else 0))
     return tuple(found)
 
 

@@ -42,7 +42,7 @@ class Waterfall(NamedTuple):
     limit: str
 
 
-class Tile(NamedTuple):
+class PlanTile(NamedTuple):
     """How one array is cut: the lines, and the part that one chip holds."""
 
     name: str
@@ -144,7 +144,7 @@ def terms(plan: plans.Plan) -> list[tuple[str, float, float]]:
     return [(name, seconds, seconds / longest) for name, seconds in found.items()]
 
 
-def tile(array: plans.Array, mesh: dict[str, int]) -> Tile:
+def tile(array: plans.ArrayEstimate, mesh: dict[str, int]) -> PlanTile:
     """The picture of an array as a rectangle: down its first large dimension, across all after it."""
     dimensions = [
         (logical or '-', size, entry, math.prod(mesh[axis] for axis in entry))
@@ -156,7 +156,7 @@ def tile(array: plans.Array, mesh: dict[str, int]) -> Tile:
     cut = sorted((each for each in dimensions if each[3] > 1), key=lambda each: -each[3])[:2]
     across = cut[0][3] if cut else 1
     down = cut[1][3] if len(cut) > 1 else 1
-    return Tile(
+    return PlanTile(
         name=array.name,
         shape=' x '.join(f'{logical} {size:,}' for logical, size, _, _ in dimensions),
         size=quantities.size(array.chip_bytes),

@@ -22,7 +22,7 @@ UNDERSTATED = 1.24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
+class MemoryPart:
     """A part of one chip's memory."""
 
     name: str
@@ -30,7 +30,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Array:
+class ArrayEstimate:
     """A parameter on the mesh, for the picture of the layout."""
 
     name: str
@@ -54,7 +54,7 @@ class Plan:
     transfers: tuple[tuple[estimates.Collective, float], ...]  # With the seconds of all executions.
     cost: prices.Cost
     factors: calibration.Factors
-    arrays: tuple[Array, ...]
+    arrays: tuple[ArrayEstimate, ...]
     advice: tuple[str, ...]
 
     @property
@@ -68,7 +68,7 @@ class Plan:
         return self.program.source == 'analytic' and memory.peak <= memory.limit < UNDERSTATED * memory.peak
 
     @property
-    def waterfall(self) -> tuple[Part, ...]:
+    def waterfall(self) -> tuple[MemoryPart, ...]:
         """The parts of the memory at its peak, in the order in which they come to be."""
         memory = self.program.memory
         names = {
@@ -80,7 +80,7 @@ class Plan:
             'saved activations': memory.saved,
             'temporaries': memory.temporaries,
         }
-        return tuple(Part(name=name, bytes=size) for name, size in names.items() if size)
+        return tuple(MemoryPart(name=name, bytes=size) for name, size in names.items() if size)
 
 
 def make(
@@ -123,7 +123,7 @@ def compiled(laid: Experiment, on: slices.Slice, estimate: estimates.Program, sa
         return dataclasses.replace(estimate, memory=dataclasses.replace(memory, **parts), source='refused')
 
 
-def describe(traced: analytic.Traced, found: estimates.Program, table: prices.Prices | None = None) -> Plan:
+def describe(traced: analytic.TracedStep, found: estimates.Program, table: prices.Prices | None = None) -> Plan:
     """The plan of a step whose program is known."""
     experiment, on = traced.experiment, traced.on
     across = experiment.mesh.across
@@ -147,10 +147,10 @@ def describe(traced: analytic.Traced, found: estimates.Program, table: prices.Pr
     )
 
 
-def arrays(traced: analytic.Traced) -> tuple[Array, ...]:
+def arrays(traced: analytic.TracedStep) -> tuple[ArrayEstimate, ...]:
     """The largest parameters, with how they lie."""
     found = [
-        Array(
+        ArrayEstimate(
             name=weight.name,
             shape=weight.shape,
             axes=weight.axes,
@@ -162,7 +162,7 @@ def arrays(traced: analytic.Traced) -> tuple[Array, ...]:
     return tuple(sorted(found, key=lambda array: -math.prod(array.shape))[:LARGE_ARRAYS])
 
 
-def advice(traced: analytic.Traced, found: estimates.Program) -> list[str]:
+def advice(traced: analytic.TracedStep, found: estimates.Program) -> list[str]:
     """What would save how many bytes, if it does not fit: each change tried, by formula."""
     missing = found.memory.peak - found.memory.limit
     if missing <= 0:
@@ -181,7 +181,7 @@ def advice(traced: analytic.Traced, found: estimates.Program) -> list[str]:
     return [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
 
 
-def _remedies(traced: analytic.Traced) -> list[tuple[str, dict[str, Any]]]:
+def _remedies(traced: analytic.TracedStep) -> list[tuple[str, dict[str, Any]]]:
     experiment, mesh = traced.experiment, traced.experiment.mesh
     found: list[tuple[str, dict[str, Any]]] = []
     remat = {'model.stack.remat': 'full'} if analytic.remat(experiment) not in ('', 'full') else {}

@@ -46,7 +46,7 @@ class DoesNotFit(config.InputError):
         self.needed, self.limit = needed, limit
 
 
-class Traced(NamedTuple):
+class TracedProgram(NamedTuple):
     """The step of an experiment before it is compiled."""
 
     program: Any  # jax.stages.Traced
@@ -101,7 +101,7 @@ def program(
     )
 
 
-def trace(of: experiment.Experiment, devices: Sequence[jax.Device]) -> Traced:
+def trace(of: experiment.Experiment, devices: Sequence[jax.Device]) -> TracedProgram:
     """The step of an experiment on `devices`, which may be those of Slice.devices().
 
     Raises:
@@ -126,10 +126,12 @@ def trace(of: experiment.Experiment, devices: Sequence[jax.Device]) -> Traced:
     with sharding.use(place):
         jitted: Any = step.compile_step(of, spec, place)
         traced = jitted.trace(abstract, batch)
-    return Traced(traced, spec, batch, place, of.mesh)
+    return TracedProgram(traced, spec, batch, place, of.mesh)
 
 
-def compile_step(traced: Traced, on: slices.Slice, *, say: Say, options: Mapping[str, str] | None = None) -> Compiled:
+def compile_step(
+    traced: TracedProgram, on: slices.Slice, *, say: Say, options: Mapping[str, str] | None = None
+) -> Compiled:
     """The compiled step, from the cache if the same program was compiled before for the same slice.
 
     Raises:
@@ -179,7 +181,7 @@ def read(compiled: Any, *, seconds: float, cpu_seconds: float) -> Compiled:
     return Compiled(text=compiled.as_text(), peak=peak, seconds=seconds, cpu_seconds=cpu_seconds)
 
 
-def measure(traced: Traced, compiled: Compiled, *, limit: int) -> tuple[estimates.Counts, estimates.Memory]:
+def measure(traced: TracedProgram, compiled: Compiled, *, limit: int) -> tuple[estimates.Counts, estimates.Memory]:
     """What a compiled step computes, moves and keeps, on each chip.
 
     Args:
@@ -187,7 +189,7 @@ def measure(traced: Traced, compiled: Compiled, *, limit: int) -> tuple[estimate
     """
     module = hlo.parse(compiled.text)
     times = hlo.executions(module)
-    layout = collectives.Layout(tuple(traced.place.sizes.items()), traced.mesh.slices, traced.mesh.across)
+    layout = collectives.DeviceLayout(tuple(traced.place.sizes.items()), traced.mesh.slices, traced.mesh.across)
     work = count.work(traced.program.jaxpr).scaled(1 / traced.place.mesh.size)
     counts = estimates.Counts(
         flops=work.total,

@@ -17,7 +17,7 @@ FORWARD, BACKWARD = 2, 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape:
+class ModelShape:
     """A decoder: gated feed-forward layer, untied output."""
 
     width: int
@@ -42,12 +42,12 @@ class Shape:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class PublishedStep:
     """One published measurement."""
 
     source: str
     model: str
-    shape: Shape
+    shape: ModelShape
     slice: slices.Slice
     batch_per_chip: int
     length: int
@@ -90,7 +90,7 @@ class Row:
         )
 
 
-def _collectives(row: Row) -> list[estimates.Collective]:
+def _collectives(row: PublishedStep) -> list[estimates.Collective]:
     """Weights gathered twice and their gradients scattered, activations between tensor-parallel layers, slices."""
     tensor, fsdp, shape = row.mesh.get('tensor', 1), row.mesh.get('fsdp', 1), row.shape
     whole = 2 * shape.weights // tensor  # bfloat16.
@@ -117,14 +117,14 @@ def _collectives(row: Row) -> list[estimates.Collective]:
 
 
 @functools.cache
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[PublishedStep, ...]:
     """All published measurements, in the order of the table."""
     data = json.loads(TABLE.read_text())
-    shapes = {name: Shape(**values) for name, values in data['models'].items()}
+    shapes = {name: ModelShape(**values) for name, values in data['models'].items()}
     return tuple(_row(each, shapes, data['sources']) for each in data['rows'])
 
 
-def _row(given: dict[str, Any], shapes: dict[str, Shape], sources: dict[str, str]) -> Row:
+def _row(given: dict[str, Any], shapes: dict[str, ModelShape], sources: dict[str, str]) -> PublishedStep:
     values = dict(given)
     rate = values.pop('tflops_per_chip', None)
     on = slices.parse(values.pop('slice'))
@@ -132,7 +132,7 @@ def _row(given: dict[str, Any], shapes: dict[str, Shape], sources: dict[str, str
     values['mesh'] = {'data': on.size // inner, **values['mesh']}
     values['source'] = sources[values['source']]
     values['guessed'] = tuple(values.pop('guessed', ()))
-    row = Row(shape=shapes[values['model']], slice=on, **{'seconds': 0.0, **values})
+    row = PublishedStep(shape=shapes[values['model']], slice=on, **{'seconds': 0.0, **values})
     if rate is None:
         return row
     # Their count takes causal attention for full.

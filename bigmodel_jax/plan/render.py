@@ -171,7 +171,7 @@ def price(plan: plans.Plan) -> str:
     found = plan.cost.price
     if found is None:
         return f'the price table has none for {plan.program.chip}; give one with --prices FILE'
-    known = found.date if found.verified else f'list price as remembered of {found.date}; replace with --prices'
+    known = found.date if found.verified else f'unverified list price of {found.date}; replace with --prices'
     return f'${found.dollars:.2f} a chip and hour, {found.region}, {known}'
 
 
@@ -194,7 +194,7 @@ def overview(found: Sequence[plans.Plan]) -> rich.table.Table:
     return table
 
 
-def ranking(result: search.Result, count: int) -> rich.console.Group:
+def ranking(result: search.SearchResult, count: int) -> rich.console.Group:
     """The best choices of a search, and why the others are none."""
     table = _table('', 'slice', 'mesh', 'batch', 'remat', 'peak', 'step', 'MFU', 'dollars')
     for rank, choice in enumerate(result.ranked[:count], 1):

@@ -59,7 +59,7 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
+class SearchResult:
     """The choices that fit, best first."""
 
     ranked: tuple[Choice, ...]
@@ -96,7 +96,7 @@ def search(
     table: prices.Prices | None = None,
     by_dollars: bool = False,
     say: Say | None = None,
-) -> Result:
+) -> SearchResult:
     """Tries every choice of `space` on every slice.
 
     Args:
@@ -124,7 +124,7 @@ def search(
             found += [each for each in outcomes if isinstance(each, Choice)]
     ranked = sorted(found, key=lambda choice: _key(choice, by_dollars))
     skipped = tuple(f'{text} ({number}x)' if number > 1 else text for text, number in reasons.most_common(12))
-    return Result(ranked=tuple(ranked), tried=tried, skipped=skipped)
+    return SearchResult(ranked=tuple(ranked), tried=tried, skipped=skipped)
 
 
 def _key(choice: Choice, by_dollars: bool) -> tuple[object, ...]:

@@ -54,7 +54,7 @@ class Shown(NamedTuple):
 
 def by_evaluation(run: directory.Run) -> dict[str, list[Shown]]:
     """Evaluation -> what it showed, newest first and thinned."""
-    found: dict[str, list[artifact_files.Group]] = {}
+    found: dict[str, list[artifact_files.ArtifactGroup]] = {}
     for group in reversed(run.artifacts):
         found.setdefault(group.name, []).append(group)
     room = [EMBEDDED_BYTES]

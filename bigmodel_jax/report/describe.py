@@ -26,7 +26,7 @@ PLAIN = (
 )
 
 
-class Row(NamedTuple):
+class ArrayRow(NamedTuple):
     """One array."""
 
     path: str
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 def rows(
     abstract: PyTree, axes: PyTree | None, shardings: PyTree, *, training: Mapping[str, str] | None = None
-) -> list[Row]:
+) -> list[ArrayRow]:
     """The arrays of a tree.
 
     Args:
@@ -55,7 +55,7 @@ def rows(
       shardings: the same tree with the NamedSharding of each.
       training: path -> Row.training.
     """
-    found: list[Row] = []
+    found: list[ArrayRow] = []
 
     def add(path: Any, leaf: Any, place: Any, names: tuple[str | None, ...] | None = None) -> None:
         row = _row(path, leaf, names, place)
@@ -66,11 +66,11 @@ def rows(
     return found
 
 
-def _row(path: Any, leaf: Any, axes: tuple[str | None, ...] | None, place: Any) -> Row:
+def _row(path: Any, leaf: Any, axes: tuple[str | None, ...] | None, place: Any) -> ArrayRow:
     shard = place.shard_shape(leaf.shape)
     pieces = math.prod(-(-size // part) for size, part in zip(leaf.shape, shard) if part)
     entries = tuple(place.spec)
-    return Row(
+    return ArrayRow(
         path=jax.tree_util.keystr(path, simple=True, separator='.'),
         shape=tuple(leaf.shape),
         dtype=str(leaf.dtype),
@@ -82,7 +82,7 @@ def _row(path: Any, leaf: Any, axes: tuple[str | None, ...] | None, place: Any) 
     )
 
 
-def replicated(groups: Mapping[str, Sequence[Row]]) -> list[str]:
+def replicated(groups: Mapping[str, Sequence[ArrayRow]]) -> list[str]:
     """A line for each large array of which several devices hold the same elements.
 
     Large is more than 1% of the parameters, and more than 1 MiB.
@@ -100,7 +100,7 @@ def replicated(groups: Mapping[str, Sequence[Row]]) -> list[str]:
     ]
 
 
-def render(groups: Mapping[str, Sequence[Row]]) -> text.Text:
+def render(groups: Mapping[str, Sequence[ArrayRow]]) -> text.Text:
     """Tables and warnings for rich.console.Console.print(..., soft_wrap=True): no path is ever cut.
 
     Args:
@@ -123,7 +123,7 @@ def render(groups: Mapping[str, Sequence[Row]]) -> text.Text:
     return shown
 
 
-def _table(members: Sequence[Row]) -> text.Text:
+def _table(members: Sequence[ArrayRow]) -> text.Text:
     lines = [COLUMNS, *map(_cells, members)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     shown = text.Text()
@@ -137,13 +137,13 @@ def _table(members: Sequence[Row]) -> text.Text:
     return shown
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ArrayRow) -> tuple[str, ...]:
     shape = ' x '.join(map(str, row.shape)) or 'scalar'
     sizes = (quantities.size(row.size_bytes), quantities.size(row.device_bytes), str(row.copies))
     return (row.path, shape, row.dtype, _axes_text(row.axes), _axes_text(row.spec), *sizes, row.training)
 
 
-def _total(members: Sequence[Row]) -> str:
+def _total(members: Sequence[ArrayRow]) -> str:
     elements, size_bytes, device_bytes = (
         sum(getattr(row, field) for row in members) for field in ('elements', 'size_bytes', 'device_bytes')
     )

@@ -120,7 +120,9 @@ def _field(path: str, text: str, runs: Sequence[directory.Run]) -> Finding:
 # ---- data and keys ----------------------------------------------------------------------------------------------
 
 
-def data(left: traces.Trace, right: traces.Trace, sources: Sequence[Mapping[str, Any]], after: int = 0) -> Section:
+def data(
+    left: traces.RunTrace, right: traces.RunTrace, sources: Sequence[Mapping[str, Any]], after: int = 0
+) -> Section:
     """The source of the data, and the first step after `after` whose batch differs.
 
     Args:
@@ -149,14 +151,14 @@ def _sources(left: Mapping[str, Any], right: Mapping[str, Any], *, step: int, sp
                 yield Finding(f'{what} {change.path}'.strip(), text, meaning or speaks_for, step)
 
 
-def _content_compared(left: traces.Trace, right: traces.Trace, steps: Sequence[int]) -> str:
+def _content_compared(left: traces.RunTrace, right: traces.RunTrace, steps: Sequence[int]) -> str:
     """What is to be said of the content of batches none of which differs."""
     if all(_comparable(left.certificates[step], right.certificates[step]) for step in steps):
         return ' and content'
     return ' (not their content: an older version took its checksum of other arrays)'
 
 
-def _batches(left: traces.Trace, right: traces.Trace, steps: Sequence[int]) -> Iterable[Finding]:
+def _batches(left: traces.RunTrace, right: traces.RunTrace, steps: Sequence[int]) -> Iterable[Finding]:
     pairs = [(step, left.certificates[step], right.certificates[step]) for step in steps]
     other_ids = [each for each in pairs if each[1].ids != each[2].ids]
     if other_ids:
@@ -178,12 +180,12 @@ def _batches(left: traces.Trace, right: traces.Trace, steps: Sequence[int]) -> I
         yield Finding(f'step {step:,} content', text, sections.DATA, step)
 
 
-def _comparable(one: traces.Certificate, other: traces.Certificate) -> bool:
+def _comparable(one: traces.StepCertificate, other: traces.StepCertificate) -> bool:
     """Whether the checksums of two batches are of the same arrays, as far as the versions decide that."""
     return (one.fields is None) == (other.fields is None)
 
 
-def keys(left: traces.Trace, right: traces.Trace, *, same_seed: bool, after: int = 0) -> Section:
+def keys(left: traces.RunTrace, right: traces.RunTrace, *, same_seed: bool, after: int = 0) -> Section:
     """The first step whose key differs."""
     steps = sorted(step for step in left.fingerprints if step in right.fingerprints and step >= after)
     before = after

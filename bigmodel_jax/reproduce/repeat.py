@@ -171,7 +171,7 @@ def begin_at(run: directory.Run, experiment: Experiment, into: epath.Path, step:
         source = run.path / durable_files.CHECKPOINTS / str(saved)
         _copy(source, into / durable_files.CHECKPOINTS / str(saved))
     # A report after it may be of an interval that began before it.
-    with event_log.Writer(into / event_log.FILE) as log:
+    with event_log.EventWriter(into / event_log.FILE) as log:
         for record in run.records:
             if record['kind'] == 'train' and record['step'] <= step:
                 log.append(record)

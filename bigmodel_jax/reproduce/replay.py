@@ -99,7 +99,7 @@ def replay(
     asked = repeat.experiment_of(run, experiment_file)
     if not 0 < number <= asked.steps:
         raise config.InputError(f'--step {number}: the experiment has steps 1 to {asked.steps}.')
-    recorded = run.trace or traces.Trace({}, {})
+    recorded = run.trace or traces.RunTrace({}, {})
     session = repeat.sessions_of(run, number - 1, number)[-1][1]
     asked = repeat.made(run, number)
     built = preparation.prepare(repeat.on_mesh(asked, session), run.path)
@@ -135,7 +135,7 @@ def replay(
 
 
 def _before(
-    run: directory.Run, built: preparation.Run, number: int, skipped: int | None
+    run: directory.Run, built: preparation.PreparedRun, number: int, skipped: int | None
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest good state before a step, and its position."""
     spec = built.spec
@@ -150,7 +150,7 @@ def _before(
     return found if among and found is not None else (spec.init(), {'step': 0})
 
 
-def _skipped(recorded: traces.Trace, at_start: int, asked: int | None, number: int) -> int:
+def _skipped(recorded: traces.RunTrace, at_start: int, asked: int | None, number: int) -> int:
     """Batches left out before a step: as asked, or as recorded of it or the last one before it."""
     if asked is not None:
         return asked
@@ -158,7 +158,7 @@ def _skipped(recorded: traces.Trace, at_start: int, asked: int | None, number: i
     return recorded.certificates[max(known)].skipped if known else at_start
 
 
-def _batch(built: preparation.Run, index: int) -> step.Batch:
+def _batch(built: preparation.PreparedRun, index: int) -> step.Batch:
     rows = prefetch.read(built.data, index, built.place.local_rows(built.data.rows))
     return built.place.put_batch(rows, built.data.rows)
 
@@ -166,7 +166,7 @@ def _batch(built: preparation.Run, index: int) -> step.Batch:
 # ---- the examples -----------------------------------------------------------------------------------------------
 
 
-def _losses(built: preparation.Run, current: TrainState, rows: batches.Batch, number: int) -> np.ndarray:
+def _losses(built: preparation.PreparedRun, current: TrainState, rows: batches.Batch, number: int) -> np.ndarray:
     """[n] float32: the loss of each row of the batch, with the dropout of the step; nan where it has no such losses."""
     experiment, data = built.experiment, built.data
     parts = experiment.gradients.microbatches
@@ -184,12 +184,12 @@ def _losses(built: preparation.Run, current: TrainState, rows: batches.Batch, nu
     return losses
 
 
-def _of_this_process(built: preparation.Run, rows: batches.Batch, count: int) -> batches.Batch:
+def _of_this_process(built: preparation.PreparedRun, rows: batches.Batch, count: int) -> batches.Batch:
     mine = built.place.local_rows(count)
     return {name: value[mine] for name, value in rows.items()}
 
 
-def _compiled_losses(built: preparation.Run) -> Callable[..., jax.Array | None]:
+def _compiled_losses(built: preparation.PreparedRun) -> Callable[..., jax.Array | None]:
     objective, module = built.experiment.objective, built.spec.module
 
     def losses(params: Any, model_state: Any, batch: step.Batch, key: jax.Array) -> jax.Array | None:
@@ -211,8 +211,8 @@ def _texts(run: directory.Run, rows: batches.Batch) -> tuple[str, ...]:
 
 
 def _traced(
-    built: preparation.Run, current: TrainState, traced: step.Trace, *, number: int, skipped: int
-) -> traces.Trace:
+    built: preparation.PreparedRun, current: TrainState, traced: step.Trace, *, number: int, skipped: int
+) -> traces.RunTrace:
     """The certificate and the fingerprint of the step just done."""
     stacked = fingerprints.stacked(built.spec.axes)
     take = jax.jit(functools.partial(fingerprints.take, stacked=stacked), out_shardings=built.place.replicated)
@@ -221,7 +221,7 @@ def _traced(
     )
     names = fingerprints.pieces(built.spec.abstract.params, stacked)
     key = jax.device_get(jax.random.key_data(step.key(built.experiment.seed, number - 1)))
-    fingerprint = traces.Fingerprint(
+    fingerprint = traces.RecordedFingerprint(
         key=bytes(key.astype('>u4')).hex(),
         checksums={name: fingerprints.text(pair) for name, pair in zip(names, taken.checksums)},
         norms={name: float(norm) for name, norm in zip(names, norms)},
@@ -229,11 +229,11 @@ def _traced(
     )
     ids, content = fingerprints.text(certificate[:2]), fingerprints.text(certificate[2:])
     fields = tuple(sorted(built.data.fields))
-    return traces.Trace({number: traces.Certificate(ids, content, skipped, fields)}, {number: fingerprint})
+    return traces.RunTrace({number: traces.StepCertificate(ids, content, skipped, fields)}, {number: fingerprint})
 
 
 def _compared(
-    run: directory.Run, recorded: traces.Trace, now: traces.Trace, *, number: int, means: Mapping[str, float]
+    run: directory.Run, recorded: traces.RunTrace, now: traces.RunTrace, *, number: int, means: Mapping[str, float]
 ) -> list[Section]:
     """What the run recorded of the step, beside what came of it now."""
     before = number - 1

@@ -63,16 +63,16 @@ def same(left: float, right: float) -> bool:
 Pair = tuple[tuple[int, int], Mapping[str, float], Mapping[str, float]]
 
 
-class Series(NamedTuple):
+class MetricSeries(NamedTuple):
     """The values of all metrics of a run, by interval: the steps (since, until] of which they are means."""
 
     training: dict[tuple[int, int], dict[str, float]]
     evaluations: dict[tuple[int, int], dict[str, float]]
 
 
-def series(run: directory.Run, after: int) -> Series:
+def series(run: directory.Run, after: int) -> MetricSeries:
     """The metrics of the steps after `after`."""
-    found, since = Series({}, {}), 0
+    found, since = MetricSeries({}, {}), 0
     for record in run.records:
         until, metrics = record['step'], record.get('metrics', {})
         if record['kind'] == 'train':
@@ -113,7 +113,7 @@ def of_metrics(pairs: Sequence[Pair], after: int) -> Comparison:
     return Comparison(section, step, before, first, training)
 
 
-def _nothing_common(series_of: Sequence[Series]) -> str:
+def _nothing_common(series_of: Sequence[MetricSeries]) -> str:
     counts = [len(each.training) for each in series_of]
     if not all(counts):
         return 'no report of training on one side'
@@ -159,7 +159,7 @@ def _shown(
 # ---- fingerprints -----------------------------------------------------------------------------------------------
 
 
-def initial(left: traces.Trace, right: traces.Trace, after: int = 0) -> Comparison:
+def initial(left: traces.RunTrace, right: traces.RunTrace, after: int = 0) -> Comparison:
     """Whether two runs begin with the same parameters, or went on from the same after step `after`."""
     title = 'initial' if not after else f'step {after:,}'
     pair = [trace.fingerprints.get(after) for trace in (left, right)]
@@ -171,7 +171,7 @@ def initial(left: traces.Trace, right: traces.Trace, after: int = 0) -> Comparis
     return Comparison(Section(title, findings, about), after if findings else None)
 
 
-def layers(left: traces.Trace, right: traces.Trace, after: int = 0) -> Comparison:
+def layers(left: traces.RunTrace, right: traces.RunTrace, after: int = 0) -> Comparison:
     """The first recorded step after which gradients or parameters differ, and in which layers."""
     steps = sorted(step for step in left.fingerprints if step in right.fingerprints and step > after)
     if not steps:
@@ -188,7 +188,7 @@ def layers(left: traces.Trace, right: traces.Trace, after: int = 0) -> Compariso
     return Comparison(Section('layers', (), about), equal_until=before)
 
 
-def _pieces(step: int, one: traces.Fingerprint, other: traces.Fingerprint) -> Iterable[Finding]:
+def _pieces(step: int, one: traces.RecordedFingerprint, other: traces.RecordedFingerprint) -> Iterable[Finding]:
     """What differs between two fingerprints."""
     names = list(dict.fromkeys([*one.checksums, *other.checksums]))
     values = [name for name in names if one.checksums.get(name) != other.checksums.get(name)]

@@ -208,10 +208,10 @@ def _arrays(run: directory.Run, again: directory.Run, step: int, asked: Experime
     try:
         one, other = (_checksums(each.path, step) for each in (run, again))
         repeat.restore(run, asked, step)  # Compares what is stored with the checksums.
-    except integrity.Damaged as error:
+    except integrity.DamagedCheckpoint as error:
         return [Finding(f'checkpoint {step}', f'damaged: {error}', sections.RESULT, step)]
     except config.InputError as error:
-        if not isinstance(error.__cause__, integrity.Damaged):
+        if not isinstance(error.__cause__, integrity.DamagedCheckpoint):
             raise
         return [Finding(f'checkpoint {step}', f'damaged: {error.__cause__}', sections.RESULT, step)]
     names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]

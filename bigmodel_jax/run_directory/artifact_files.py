@@ -19,7 +19,7 @@ FOLDER = 'artifacts'
 FILE = re.compile(r'artifacts/\d{1,16}_[A-Za-z0-9_-]{0,40}_\d{1,9}_[0-9a-f]{12}\.(png|wav)')
 
 
-class Group(NamedTuple):
+class ArtifactGroup(NamedTuple):
     """The artifacts that one evaluation gave at one step, as JSON."""
 
     step: int
@@ -43,18 +43,18 @@ def encoded(step: int, name: str, found: Sequence[artifacts.Artifact]) -> tuple[
     return entries, files
 
 
-def groups(records: Iterable[Mapping[str, Any]]) -> list[Group]:
+def groups(records: Iterable[Mapping[str, Any]]) -> list[ArtifactGroup]:
     """The artifacts that are recorded, oldest first; also the texts and attention maps of older versions."""
     found = []
     for record in records:
         if record['kind'] == 'artifacts':
-            found.append(Group(record['step'], record['name'], record['artifacts']))
+            found.append(ArtifactGroup(record['step'], record['name'], record['artifacts']))
         elif record['kind'] == 'samples':
             texts = [artifacts.Text(**{key: each[key] for key in _TEXT if key in each}) for each in record['samples']]
-            found.append(Group(record['step'], record['name'], [each.to_json() for each in texts]))
+            found.append(ArtifactGroup(record['step'], record['name'], [each.to_json() for each in texts]))
         elif record['kind'] == 'maps':
             entries = [artifact.to_json() for each in record['maps'] for artifact in _of_map(each)]
-            found.append(Group(record['step'], record['name'], entries))
+            found.append(ArtifactGroup(record['step'], record['name'], entries))
     return found
 
 
@@ -77,13 +77,13 @@ def load(workdir: epath.Path, entry: Mapping[str, Any]) -> artifacts.Artifact:
         return artifacts.from_json(entry)
     name = entry['file']
     if not FILE.fullmatch(name):
-        raise durable_files.Damaged(f'{name!r} is not the name of an artifact of a run.')
+        raise durable_files.DamagedFile(f'{name!r} is not the name of an artifact of a run.')
     path = workdir / name
     for each in (path.parent, path):
         durable_files.check_no_link(each)
     if not durable_files.exists(path):
-        raise durable_files.Damaged(f'{path} is missing.')
+        raise durable_files.DamagedFile(f'{path} is missing.')
     content = durable_files.read(path)
     if hashlib.sha256(content).hexdigest() != entry['sha256']:
-        raise durable_files.Damaged(f'{path} is damaged: its checksum is not the recorded one.')
+        raise durable_files.DamagedFile(f'{path} is damaged: its checksum is not the recorded one.')
     return artifacts.from_json(entry, content)

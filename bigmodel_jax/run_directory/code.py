@@ -133,7 +133,7 @@ def changed_since(workdir: epath.Path, code: Code) -> list[str]:
     """A sentence for what differs from the code of the last session of a run, which goes on all the same."""
     try:
         sessions = run_files.environment(workdir)
-    except durable_files.Damaged:  # Adding this session to it will say so.
+    except durable_files.DamagedFile:  # Adding this session to it will say so.
         sessions = []
     before = sessions[-1].get('code') if sessions else None
     if before is None:

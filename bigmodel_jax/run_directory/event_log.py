@@ -27,7 +27,7 @@ BACK = (*BEGINNINGS, 'rollback')  # Those from whose step on a run went on: what
 Record = dict[str, Any]
 
 
-class Writer:
+class EventWriter:
     """Appends records to a file; each is with the operating system when append() returns, and on disk after sync().
 
     What cannot be written, as on a full disk, waits in memory and is written later; see appending.Appender. An object
@@ -63,7 +63,7 @@ class Writer:
         """Closes the file without writing anything more."""
         self._file.abandon()
 
-    def __enter__(self) -> 'Writer':
+    def __enter__(self) -> 'EventWriter':
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,7 +74,7 @@ class Writer:
 
 def append(path: epath.PathLike, record: Mapping[str, Any]) -> None:
     """Appends a single record to the file."""
-    with Writer(path) as writer:
+    with EventWriter(path) as writer:
         writer.append(record)
 
 
@@ -97,7 +97,7 @@ def decode(line: bytes) -> Record | None:
     """The record on a line; None for one that is torn or damaged."""
     try:
         return _decode(line)[0]
-    except lines.Damaged:
+    except lines.DamagedLine:
         return None
 
 
@@ -105,7 +105,7 @@ def _decode(line: bytes) -> tuple[Record, bool]:
     record, verified = lines.unseal(line)
     wrong = record_types.problem(record)
     if wrong is not None:
-        raise lines.Damaged(wrong)
+        raise lines.DamagedLine(wrong)
     if 'metrics' in record:
         record['metrics'] = {name: float(value) for name, value in record['metrics'].items()}
     return record, verified
@@ -132,8 +132,8 @@ def scan(path: epath.PathLike) -> Log:
         try:
             record, verified = _decode(line)
             if checksums and not verified:
-                raise lines.Damaged('it has no checksum, although an earlier line has one')
-        except lines.Damaged as error:
+                raise lines.DamagedLine('it has no checksum, although an earlier line has one')
+        except lines.DamagedLine as error:
             unread.append((len(found.records), number, str(error), line))
             continue
         checksums = checksums or verified

@@ -40,7 +40,7 @@ def recorded(workdir: epath.Path) -> dict[str, Any]:
     path = workdir / durable_files.ENVIRONMENT
     try:
         sessions = run_files.environment(workdir) if durable_files.exists(path) else _of_checkpoints(workdir)
-    except durable_files.Damaged:
+    except durable_files.DamagedFile:
         sessions = _of_checkpoints(workdir)
     return next((each for each in reversed(sessions) if 'data' in each), {})
 
@@ -56,7 +56,7 @@ def _of_checkpoints(workdir: epath.Path) -> list[dict[str, Any]]:
             if durable_files.exists(path):
                 integrity.check_folder(folder / str(step), durable_files.SESSION)
                 return [durable_files.read_json(path)]
-        except (integrity.Damaged, durable_files.Damaged):
+        except (integrity.DamagedCheckpoint, durable_files.DamagedFile):
             continue
     return []
 
@@ -78,7 +78,7 @@ def tokenizer_of(workdir: epath.Path, checkpoint: epath.Path | None = None) -> T
         return None
     try:
         sums.check(workdir, tokenizers.FOLDER)
-    except durable_files.Damaged as error:
+    except durable_files.DamagedFile as error:
         folder = _copy(error, checkpoint)
     known = recorded_tokenizer(workdir)
     found = tokenizers.load(folder)
@@ -92,13 +92,13 @@ def tokenizer_of(workdir: epath.Path, checkpoint: epath.Path | None = None) -> T
     return found
 
 
-def _copy(error: durable_files.Damaged, checkpoint: epath.Path | None) -> epath.Path:
+def _copy(error: durable_files.DamagedFile, checkpoint: epath.Path | None) -> epath.Path:
     """The tokenizer of a checkpoint, since that of the run is damaged, as `error` says."""
     if checkpoint is None or not durable_files.exists(checkpoint / tokenizers.FOLDER):
         raise error
     try:
         integrity.check_folder(checkpoint, tokenizers.FOLDER)
-    except integrity.Damaged as other:
+    except integrity.DamagedCheckpoint as other:
         raise config.InputError(f'{error} The copy in {checkpoint} is damaged as well: {other}.') from other
     appending.say(f'{error} The copy in {checkpoint / tokenizers.FOLDER} is used.')
     return checkpoint / tokenizers.FOLDER

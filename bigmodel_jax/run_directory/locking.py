@@ -34,7 +34,7 @@ WITHOUT_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errn
 Say = Callable[[str], None]
 
 
-class Taken(Exception):
+class DirectoryInUse(Exception):
     """Another process has taken the work directory over; this one must not write to it any more."""
 
 
@@ -82,7 +82,7 @@ class Lock:
         if not self._taken and _clock() - self._renewed > 1.5 * RENEW_S:
             self._renew()
         if self._taken:
-            raise Taken(self._taken)
+            raise DirectoryInUse(self._taken)
 
     def release(self) -> None:
         """Gives the directory back."""

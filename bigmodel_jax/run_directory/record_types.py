@@ -28,7 +28,7 @@ class Event(Base):
     digest: NotRequired[str]
 
 
-class Measured(Base):
+class MeasurementRecord(Base):
     """Metrics of training, of its speed, or of where its time went."""
 
     metrics: Metrics
@@ -72,7 +72,7 @@ class Sample(TypedDict):
     reference: NotRequired[str]
 
 
-class Samples(Base):
+class SamplesRecord(Base):
     """Texts that an evaluation generated."""
 
     name: str
@@ -232,7 +232,7 @@ class Certificates(Base):
     skipped: Step
 
 
-class Fingerprint(Base):
+class FingerprintRecord(Base):
     """See train/trace.py."""
 
     names: list[str]
@@ -243,20 +243,20 @@ class Fingerprint(Base):
 
 
 TYPES = {
-    'train': Measured,
-    'speed': Measured,
-    'time': Measured,
+    'train': MeasurementRecord,
+    'speed': MeasurementRecord,
+    'time': MeasurementRecord,
     'evaluation': Evaluated,
     'signatures': Signatures,
     'artifacts': Artifacts,
-    'samples': Samples,
+    'samples': SamplesRecord,
     'maps': Maps,
     **dict.fromkeys(('skipped', 'warning', 'damage', 'code', 'checkpoint_failed', 'slow', 'gap'), Said),
     'stop': Stopped,
     'end': Finished,
     **dict.fromkeys(('start', 'resume'), Began),
     'certificates': Certificates,
-    'fingerprint': Fingerprint,
+    'fingerprint': FingerprintRecord,
 }
 _ANY = pydantic.TypeAdapter(Base)
 _ADAPTERS = {kind: pydantic.TypeAdapter(form) for kind, form in TYPES.items()}

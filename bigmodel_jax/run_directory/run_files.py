@@ -17,7 +17,7 @@ DEEPEST = 100  # Levels of JSON.
 Count = Annotated[int, annotated_types.Ge(1), annotated_types.Lt(2**53)]
 
 
-class Experiment(TypedDict):
+class StoredExperiment(TypedDict):
     """What is read of an experiment without its classes; config.from_json() checks all of it."""
 
     name: str
@@ -53,7 +53,7 @@ class Package(TypedDict):
     sha256: str
 
 
-class Code(TypedDict):
+class StoredCode(TypedDict):
     """The code of a session, see run_directory/code.py."""
 
     package: Package
@@ -70,7 +70,7 @@ class Device(TypedDict):
     count: Count
 
 
-class Session(TypedDict):
+class StoredSession(TypedDict):
     """An entry of environment.json, see run_directory/environment.py."""
 
     started: str
@@ -86,15 +86,15 @@ class Session(TypedDict):
     xla_flags: NotRequired[str | None]
     libtpu_flags: NotRequired[str | None]
     git: NotRequired[Git | None]
-    code: NotRequired[Code]
+    code: NotRequired[StoredCode]
     data: NotRequired[dict[str, Any]]
     tokenizer: NotRequired[dict[str, Any] | None]
     evaluations: NotRequired[dict[str, dict[str, Any]]]
     parameters: NotRequired[int | None]
 
 
-_EXPERIMENT = pydantic.TypeAdapter(Experiment)
-_SESSIONS = pydantic.TypeAdapter(list[Session])
+_EXPERIMENT = pydantic.TypeAdapter(StoredExperiment)
+_SESSIONS = pydantic.TypeAdapter(list[StoredSession])
 
 
 def experiment(workdir: epath.Path) -> dict[str, Any]:
@@ -122,18 +122,18 @@ def environment(workdir: epath.Path) -> list[dict[str, Any]]:
         try:
             datetime.datetime.fromisoformat(entry['started']).timestamp()
         except (ValueError, OverflowError) as error:
-            raise durable_files.Damaged(f'{path} is damaged: {number}.started: {error}.') from None
+            raise durable_files.DamagedFile(f'{path} is damaged: {number}.started: {error}.') from None
     return found
 
 
 def _checked(path: epath.Path, adapter: pydantic.TypeAdapter) -> Any:
     value = durable_files.read_json(path)
     if _depth([value]) > DEEPEST:
-        raise durable_files.Damaged(f'{path} is damaged: it is nested too deeply.')
+        raise durable_files.DamagedFile(f'{path} is damaged: it is nested too deeply.')
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise durable_files.Damaged(
+        raise durable_files.DamagedFile(
             f'{path} is damaged: it holds half of a surrogate pair, which is not text.'
         ) from None
     try:
@@ -141,7 +141,7 @@ def _checked(path: epath.Path, adapter: pydantic.TypeAdapter) -> Any:
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = '.'.join(map(str, first['loc'])) or 'the whole'
-        raise durable_files.Damaged(f'{path} is damaged: {where}: {first["msg"].removeprefix("Input ")}.') from None
+        raise durable_files.DamagedFile(f'{path} is damaged: {where}: {first["msg"].removeprefix("Input ")}.') from None
     return value
 
 

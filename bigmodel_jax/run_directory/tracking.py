@@ -45,7 +45,7 @@ def identity(workdir: epath.Path) -> str:
         stored = durable_files.read_json(path)
         known = stored.get('id') if isinstance(stored, dict) else None
         if not isinstance(known, str) or not ID.fullmatch(known):
-            raise durable_files.Damaged(
+            raise durable_files.DamagedFile(
                 f'{path} is damaged: its id is {known!r}. Remove the file to begin a new chart.'
             )
         return known

@@ -124,7 +124,7 @@ def add_session(workdir: epath.Path, session: dict[str, Any], attempt: Attempt =
     path = workdir / durable_files.ENVIRONMENT
     try:
         sessions = run_files.environment(workdir) if present(path) else []
-    except durable_files.Damaged as error:
+    except durable_files.DamagedFile as error:
         # It tells of earlier sessions, and no later one depends on them.
         appending.say(f'{error} It was kept as {_kept(path).name}; a new one begins with this session.')
         sessions = []

@@ -137,7 +137,7 @@ class Run:
     def _environment(self) -> tuple[list[dict[str, Any]], list[str]]:
         try:
             return run_files.environment(self.path), []
-        except durable_files.Damaged as error:
+        except durable_files.DamagedFile as error:
             return [], [f'{error} What it says of the sessions is left out.']
 
     @functools.cached_property
@@ -149,7 +149,7 @@ class Run:
         return self._log.records
 
     @functools.cached_property
-    def trace(self) -> traces.Trace | None:
+    def trace(self) -> traces.RunTrace | None:
         """What trace.jsonl says of each step; None if there is none, as in the run of an older version."""
         return traces.read(self.path)
 
@@ -164,12 +164,12 @@ class Run:
         return event_log.current(self._every_record)
 
     @functools.cached_property
-    def sessions(self) -> list[sessions_lib.Session]:
+    def sessions(self) -> list[sessions_lib.SessionSummary]:
         """Each start and resumption, how far it came and how it ended."""
         return sessions_lib.sessions(self.environment, self._every_record)
 
     @functools.cached_property
-    def time_spent(self) -> list[goodput.Part] | None:
+    def time_spent(self) -> list[goodput.TimePart] | None:
         """Where the time went; None if the run did not record it."""
         return goodput.goodput(self.sessions, self._every_record)
 
@@ -225,7 +225,7 @@ class Run:
         return found
 
     @functools.cached_property
-    def artifacts(self) -> list[artifact_files.Group]:
+    def artifacts(self) -> list[artifact_files.ArtifactGroup]:
         """What evaluations showed besides numbers, such as generated texts, oldest first; load() gives one of them."""
         return artifact_files.groups(self.records)
 

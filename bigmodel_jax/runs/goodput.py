@@ -17,11 +17,11 @@ PARTS = {
     'other_s': OTHER,
 }
 ORDER = (TRAINING, *list(PARTS.values())[1:-1], AGAIN, PAUSES, OTHER)
-# Of steps that were done again, these were in vain; the rest, such as compilation, would have been needed anyway.
+# Of steps that were done again, these were lost; the rest, such as compilation, would have been needed anyway.
 IN_VAIN = ('train_s', 'data_s', 'other_s')
 
 
-class Part(NamedTuple):
+class TimePart(NamedTuple):
     """Where a part of the time went; the shares of all parts add up to 1."""
 
     name: str
@@ -37,7 +37,9 @@ class Interval(NamedTuple):
     times: Mapping[str, float]
 
 
-def goodput(sessions: Sequence[sessions_lib.Session], every_record: Sequence[event_log.Record]) -> list[Part] | None:
+def goodput(
+    sessions: Sequence[sessions_lib.SessionSummary], every_record: Sequence[event_log.Record]
+) -> list[TimePart] | None:
     """All parts from the first start to the last sign of life, in ORDER; None if no times were recorded.
 
     Args:
@@ -58,7 +60,7 @@ def goodput(sessions: Sequence[sessions_lib.Session], every_record: Sequence[eve
     ends = [session.started_s + session.seconds for session in sessions]
     seconds[PAUSES] = sum(max(after.started_s - end, 0.0) for after, end in zip(sessions[1:], ends))
     total = sum(seconds.values())
-    return [Part(name, value, value / total if total else 0.0) for name, value in seconds.items()]
+    return [TimePart(name, value, value / total if total else 0.0) for name, value in seconds.items()]
 
 
 def _intervals(every_record: Sequence[event_log.Record]) -> list[tuple[Interval, float]]:
@@ -94,21 +96,21 @@ def _known(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name in PARTS}
 
 
-class Segment(NamedTuple):
+class TimeSegment(NamedTuple):
     """A part of the bar; lengths in SVG units."""
 
-    part: Part
+    part: TimePart
     x: float
     width: float
     shade: int  # Which of the colours.
 
 
-def bar(parts: Sequence[Part], width: float) -> list[Segment]:
+def bar(parts: Sequence[TimePart], width: float) -> list[TimeSegment]:
     """The parts side by side; those of no time are left out."""
     segments, x = [], 0.0
     for shade, part in enumerate(parts):
         length = part.share * width
         if length > 0:
-            segments.append(Segment(part, round(x, 2), round(length, 2), shade))
+            segments.append(TimeSegment(part, round(x, 2), round(length, 2), shade))
         x += length
     return segments

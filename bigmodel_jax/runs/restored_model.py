@@ -82,7 +82,7 @@ class Trained:
         Raises:
           InputError: it predicts nothing, or its tokenizer is damaged.
         """
-        weights = predictors.Weights(self.experiment.model, self.params, self.model_state, self.place)
+        weights = predictors.PredictorWeights(self.experiment.model, self.params, self.model_state, self.place)
         tokenizer = identity.tokenizer_of(self.path, self.path / durable_files.CHECKPOINTS / str(self.step))
         how_to: dict[str, Any] = {'how': how, 'tokens': tokens, 'seed': seed}
         return predictors.predictor(weights, self.experiment.data, tokenizer=tokenizer, **how_to)

@@ -11,7 +11,7 @@ ENDINGS = ('stop', 'end')  # The kinds of record that close a session.
 DAY_S = 86_400.0
 
 
-class Session(NamedTuple):
+class SessionSummary(NamedTuple):
     """One process (or group of processes) that worked on a run."""
 
     started_s: float  # Unix time.
@@ -22,7 +22,7 @@ class Session(NamedTuple):
     void_steps: int  # Steps that the next session did again.
 
 
-def sessions(environment: Sequence[Mapping[str, Any]], every: Sequence[event_log.Record]) -> list[Session]:
+def sessions(environment: Sequence[Mapping[str, Any]], every: Sequence[event_log.Record]) -> list[SessionSummary]:
     """The sessions of a run in the order of time.
 
     Args:
@@ -47,12 +47,12 @@ def _parts(every: Sequence[event_log.Record]) -> list[list[event_log.Record]]:
     return parts
 
 
-def _session(entry: Mapping[str, Any], own: list[event_log.Record]) -> Session:
+def _session(entry: Mapping[str, Any], own: list[event_log.Record]) -> SessionSummary:
     start = datetime.datetime.fromisoformat(entry['started']).timestamp()
     last = own[-1] if own else {'kind': '', 'step': entry['step'], 'time': start}
     ending = {'end': finished(last), 'stop': f'stopped by {last.get("reason")}'}.get(last['kind'])
     last_step = max([entry['step'], *[record['step'] for record in own]])
-    return Session(start, entry['step'], last_step, _seconds(last['time'] - start, own), ending, 0)
+    return SessionSummary(start, entry['step'], last_step, _seconds(last['time'] - start, own), ending, 0)
 
 
 def finished(end: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.storage import durable_files
 
 
-class Certificate(NamedTuple):
+class StepCertificate(NamedTuple):
     """What tells the batch of a step apart."""
 
     ids: str  # 16 hexadecimal digits: of the ids of its examples, in order.
@@ -17,7 +17,7 @@ class Certificate(NamedTuple):
     fields: tuple[str, ...] | None  # The arrays that `content` is of; None where an older version did not record them.
 
 
-class Fingerprint(NamedTuple):
+class RecordedFingerprint(NamedTuple):
     """What tells the state after a step apart."""
 
     key: str  # Hexadecimal: the key from which all that was random in the step follows.
@@ -26,20 +26,20 @@ class Fingerprint(NamedTuple):
     optimizer: str
 
 
-class Trace(NamedTuple):
+class RunTrace(NamedTuple):
     """Of the steps that hold; those that were taken back are left out."""
 
-    certificates: dict[int, Certificate]  # By step.
-    fingerprints: dict[int, Fingerprint]  # By step.
+    certificates: dict[int, StepCertificate]  # By step.
+    fingerprints: dict[int, RecordedFingerprint]  # By step.
     damage: tuple[str, ...] = ()  # A sentence for each line that could not be read.
 
 
-def read(workdir: epath.Path) -> Trace | None:
+def read(workdir: epath.Path) -> RunTrace | None:
     """The trace of a run; None if it has none, as one that an older version made."""
     if not durable_files.exists(workdir / durable_files.TRACE):
         return None
     log = event_log.scan(workdir / durable_files.TRACE)
-    trace, fields = Trace({}, {}, tuple(log.damage)), None
+    trace, fields = RunTrace({}, {}, tuple(log.damage)), None
     for record in log.records:
         step = record['step']
         if record['kind'] in event_log.BACK:
@@ -52,7 +52,7 @@ def read(workdir: epath.Path) -> Trace | None:
             first = step - len(record['ids']) + 1
             pairs = zip(record['ids'], record['content'])
             for at, (ids, content) in enumerate(pairs, first):
-                trace.certificates[at] = Certificate(ids, content, record['skipped'], fields)
+                trace.certificates[at] = StepCertificate(ids, content, record['skipped'], fields)
         elif record['kind'] == 'fingerprint':
             known = trace.fingerprints.get(step)
             trace.fingerprints[step] = _fingerprint(record, known)
@@ -65,9 +65,9 @@ def _forget(table: dict[int, Any], step: int) -> None:
         table.popitem()
 
 
-def _fingerprint(record: event_log.Record, known: Fingerprint | None) -> Fingerprint:
+def _fingerprint(record: event_log.Record, known: RecordedFingerprint | None) -> RecordedFingerprint:
     names, norms = record['names'], record['norms']
     by_name = None if norms is None else dict(zip(names, map(float, norms)))
     if by_name is None and known is not None:
         by_name = known.norms  # Of a step that was run, and after which a session resumed.
-    return Fingerprint(record['key'], dict(zip(names, record['checksums'])), by_name, record['optimizer'])
+    return RecordedFingerprint(record['key'], dict(zip(names, record['checksums'])), by_name, record['optimizer'])

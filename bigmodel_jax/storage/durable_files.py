@@ -50,7 +50,7 @@ ADVICE = 'The storage failed. What was saved is as it was; the same command resu
 T = TypeVar('T')
 
 
-class Damaged(config.InputError):
+class DamagedFile(config.InputError):
     """A file of a run is not as it was written."""
 
 
@@ -181,7 +181,7 @@ def read_checked(directory: epath.Path, name: str) -> bytes:
     """
     content, wanted = read(directory / name), known_sums(directory).get(name)
     if wanted and hashlib.sha256(content).hexdigest() not in wanted:
-        raise Damaged(
+        raise DamagedFile(
             f'{directory / name} is damaged: its SHA-256 is not the one in {SUMS}. Restore it, from a backup or from '
             f'the newest directory in {CHECKPOINTS}/ that has a copy; if it was changed on purpose, remove its line '
             f'from {SUMS}.'
@@ -200,7 +200,7 @@ def read_json(path: epath.Path) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # Not JSON, or not even UTF-8.
-        raise Damaged(f'{path} is damaged: {error}. Restore it, or use another --workdir.') from error
+        raise DamagedFile(f'{path} is damaged: {error}. Restore it, or use another --workdir.') from error
 
 
 def encode_json(value: Any) -> bytes:

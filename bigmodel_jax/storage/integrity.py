@@ -30,7 +30,7 @@ Ours = Callable[[epath.Path, str], bool]
 Record = dict[str, Any]  # 'format', 'step', 'experiment', 'position', 'metrics', 'arrays', 'files'.
 
 
-class Damaged(Exception):
+class DamagedCheckpoint(Exception):
     """A checkpoint is not as it was written; says which part of it is wrong, and how."""
 
 
@@ -58,7 +58,7 @@ def reading(directory: epath.Path, action: Callable[[], T]) -> T:
         return durable_files.retried(action)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         name = str(error.filename).removeprefix(f'{directory}/')
-        raise Damaged(f'{name} is missing') from error
+        raise DamagedCheckpoint(f'{name} is missing') from error
     except PermissionError as error:
         raise Unreadable(
             f'Checkpoint {directory} could not be read: {durable_files.brief(error)}. '
@@ -77,7 +77,7 @@ def files_of(directory: epath.Path, below: str = '') -> Iterator[tuple[str, epat
     for child in sorted(directory.iterdir()):
         name = below + child.name
         if _is_link(child):
-            raise Damaged(f'{name} is a symbolic link')
+            raise DamagedCheckpoint(f'{name} is a symbolic link')
         if child.is_dir():
             yield from files_of(child, f'{name}/')
         elif name != RECORD and not child.name.startswith(PASSING):
@@ -117,16 +117,16 @@ def unseal(content: bytes) -> Record:
     """
     line, _, rest = content.partition(b'\n')
     if rest != f'{hashlib.sha256(line).hexdigest()}\n'.encode():
-        raise Damaged(f'{RECORD} is damaged: its checksum is not that of its content')
+        raise DamagedCheckpoint(f'{RECORD} is damaged: its checksum is not that of its content')
     try:
         record = json.loads(line)
         wrong = [name for name, kind in FIELDS.items() if not isinstance(record.get(name), kind)]
     except (ValueError, RecursionError, AttributeError) as error:  # Written by somebody else, with a right checksum.
-        raise Damaged(f'{RECORD} is damaged: {error}') from None
+        raise DamagedCheckpoint(f'{RECORD} is damaged: {error}') from None
     if wrong:
-        raise Damaged(f'{RECORD} is damaged: its {wrong[0]} is missing, or of another type')
+        raise DamagedCheckpoint(f'{RECORD} is damaged: its {wrong[0]} is missing, or of another type')
     if record['format'] != FORMAT:
-        raise Damaged(f'{RECORD} is of format {record["format"]}; this version reads format {FORMAT}')
+        raise DamagedCheckpoint(f'{RECORD} is of format {record["format"]}; this version reads format {FORMAT}')
     return record
 
 
@@ -148,15 +148,15 @@ def check(directory: epath.Path, *, step: int, ours: Ours, items: Collection[str
 def _check(directory: epath.Path, *, step: int, ours: Ours, items: Collection[str]) -> Record:
     record = _record(directory)
     if record['step'] != step:
-        raise Damaged(f'it is a checkpoint of step {record["step"]}, in the directory of step {step}')
+        raise DamagedCheckpoint(f'it is a checkpoint of step {record["step"]}, in the directory of step {step}')
     if not ours(directory, record['experiment']):
-        raise Damaged('it is a checkpoint of another run: its experiment is not the one of this directory')
+        raise DamagedCheckpoint('it is a checkpoint of another run: its experiment is not the one of this directory')
     wanted = {name: facts for name, facts in record['files'].items() if name.split('/')[0] in items}
     # A foreign file anywhere says that somebody wrote here; one that is not read does no harm where nothing is wanted.
     found = dict(files_of(directory))
     foreign = sorted(found.keys() - record['files'].keys())
     if foreign:
-        raise Damaged(f'{foreign[0]} does not belong to it')
+        raise DamagedCheckpoint(f'{foreign[0]} does not belong to it')
     for name, facts in wanted.items():
         _check_file(name, found.get(name), facts)
     return record
@@ -164,18 +164,18 @@ def _check(directory: epath.Path, *, step: int, ours: Ours, items: Collection[st
 
 def _record(directory: epath.Path) -> Record:
     if _is_link(directory):
-        raise Damaged('it is a symbolic link, not a directory')
+        raise DamagedCheckpoint('it is a symbolic link, not a directory')
     if not durable_files.is_directory(directory):
-        raise Damaged(
+        raise DamagedCheckpoint(
             'it is a file, not a directory' if durable_files.exists(directory) else 'it is not there any more'
         )
     path = directory / RECORD
     if not durable_files.exists(path):
         empty = next(iter(directory.iterdir()), None) is None
         reason = 'it is empty' if empty else f'{RECORD} is missing: it is incomplete, or was written without checksums'
-        raise Damaged(reason)
+        raise DamagedCheckpoint(reason)
     if _is_link(path) or durable_files.is_directory(path):
-        raise Damaged(f'{RECORD} is not a file')
+        raise DamagedCheckpoint(f'{RECORD} is not a file')
     return unseal(path.read_bytes())
 
 
@@ -213,18 +213,18 @@ def metrics_of(directory: epath.Path) -> dict[str, float]:
     """
     try:
         return record_of(directory)['metrics']
-    except Damaged:
+    except DamagedCheckpoint:
         return {}
 
 
 def _check_file(name: str, path: epath.Path | None, facts: list[Any]) -> None:
     if path is None:
-        raise Damaged(f'{name} is missing')
+        raise DamagedCheckpoint(f'{name} is missing')
     size = path.stat().length
     if size != facts[0]:
-        raise Damaged(f'{name} has {size:,} bytes instead of {facts[0]:,}')
+        raise DamagedCheckpoint(f'{name} has {size:,} bytes instead of {facts[0]:,}')
     if _describe(path, hashed=len(facts) > 1) != facts:
-        raise Damaged(f'{name} has another content than was written')
+        raise DamagedCheckpoint(f'{name} has another content than was written')
 
 
 def check_sums(names: Collection[str], found: Collection[str], wanted: Mapping[str, Mapping[str, Any]]) -> None:
@@ -237,7 +237,7 @@ def check_sums(names: Collection[str], found: Collection[str], wanted: Mapping[s
     if wrong:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
         arrays = 'the array' if len(wrong) == 1 else f'{len(wrong)} arrays'
-        raise Damaged(f'{arrays} {", ".join(wrong[:3])}{more}: the checksum is not that of the numbers saved')
+        raise DamagedCheckpoint(f'{arrays} {", ".join(wrong[:3])}{more}: the checksum is not that of the numbers saved')
 
 
 def fingerprint(experiment: Mapping[str, Any], circumstances: Collection[str]) -> str:

@@ -12,7 +12,7 @@ _END = re.compile(rb'\}$|"crc32": "[0-9a-f]{8}".$')
 _SEALED = re.compile(rb'^(.*), "(.{5})": "(.{8})"\}$', re.DOTALL)
 
 
-class Damaged(ValueError):
+class DamagedLine(ValueError):
     """A line is not as it was written; says how."""
 
 
@@ -29,10 +29,10 @@ def unseal(line: bytes) -> tuple[dict[str, Any], bool]:
     """
     sealed = _SEALED.match(line)
     if sealed and sealed[0] != seal(sealed[1].decode(errors='replace') + '}').encode():
-        raise Damaged('its checksum is not that of its content')
+        raise DamagedLine('its checksum is not that of its content')
     value = parse(line)
     if not isinstance(value, dict):
-        raise Damaged('it is not a JSON object')
+        raise DamagedLine('it is not a JSON object')
     if sealed:
         del value[CHECKSUM]
     return value, sealed is not None
@@ -47,14 +47,14 @@ def parse(text: bytes) -> Any:
     try:
         value = json.loads(text)
     except ValueError as error:  # Not JSON, not UTF-8, or a number of thousands of digits.
-        raise Damaged(f'it is not JSON: {error}') from None
+        raise DamagedLine(f'it is not JSON: {error}') from None
     except RecursionError:
-        raise Damaged('it is nested too deeply to be read') from None
+        raise DamagedLine('it is nested too deeply to be read') from None
     if rb'\u' in text:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise Damaged('it holds half of a surrogate pair, which is not text') from None
+            raise DamagedLine('it holds half of a surrogate pair, which is not text') from None
     return value
 
 

@@ -34,7 +34,7 @@ class Anomalies:
         """What a checkpoint keeps of it."""
         return {'wrong_in_a_row': self._in_a_row, 'rollbacks': self.rollbacks}
 
-    def meet(self, steps: Sequence[metrics.Step], saved: Callable[[], int | None]) -> Met:
+    def meet(self, steps: Sequence[metrics.ReadStep], saved: Callable[[], int | None]) -> Met:
         """Takes note of the steps that were read.
 
         Args:
@@ -70,7 +70,7 @@ class Anomalies:
         self._in_a_row = 0
 
 
-def describe(step: metrics.Step) -> str | None:
+def describe(step: metrics.ReadStep) -> str | None:
     """What went wrong in a step, in one sentence; None if nothing did."""
     bad = metrics.not_finite(step.metrics)
     if step.verdict == anomaly_policy.OK:

@@ -107,7 +107,7 @@ def _check_weights(workdir: epath.Path, step: int, spec: state.StateSpec) -> Non
     path = workdir / durable_files.CHECKPOINTS / str(step)
     try:
         stored = integrity.record_of(path)['arrays']['model']
-    except integrity.Damaged:
+    except integrity.DamagedCheckpoint:
         return  # An older one is used then, and restoring it compares the same.
     there = {name: (tuple(facts['shape']), facts['dtype']) for name, facts in stored.items()}
     wanted = checkpoints.flatten({'params': spec.abstract.params, 'model_state': spec.abstract.model_state})

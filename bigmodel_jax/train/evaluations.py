@@ -17,7 +17,7 @@ class Evaluations:
       position: of the checkpoint that the session begins with.
     """
 
-    def __init__(self, run: preparation.Run, tools: services.Services, position: Mapping[str, Any]):
+    def __init__(self, run: preparation.PreparedRun, tools: services.Services, position: Mapping[str, Any]):
         self._run, self._tools = run, tools
         self.latest: dict[str, float] = dict(position.get('latest', {}))  # The last value of each metric.
         self._early = early_stopping.Monitor(run.experiment, run.stopping_direction, position)

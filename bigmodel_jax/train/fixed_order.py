@@ -52,7 +52,7 @@ class Programs:
     mark: Callable[[Batch], PyTree]
 
 
-class Step:
+class FixedOrderStep:
     """step(state, batch) -> what Programs.finish returns; it takes the state's memory.
 
     Args:

@@ -49,7 +49,7 @@ def _began(workdir: epath.Path) -> int:
     """The step of the run's first session."""
     try:
         sessions = run_files.environment(workdir)
-    except durable_files.Damaged:  # Adding a session to it says so.
+    except durable_files.DamagedFile:  # Adding a session to it says so.
         sessions = []
     return int(sessions[0]['step']) if sessions else 0
 

@@ -73,7 +73,7 @@ def take(
 class Histograms(hooks.Hook):
     """Writes the histograms of a step every `watch.histograms_every` steps and at the end, if they are asked for."""
 
-    def __init__(self, run: preparation.Run, clock: watching.Clock, writer: metrics.Writer):
+    def __init__(self, run: preparation.PreparedRun, clock: watching.Clock, writer: metrics.MetricsWriter):
         self._clock, self._writer, self._last = clock, writer, run.experiment.steps
         self._every = run.experiment.watch.histograms_every
         taking = functools.partial(take, spec=run.spec, experiment=run.experiment)

@@ -57,7 +57,7 @@ class FromRun(initialization.Initialization):
             f'initialization.without={tuple(taken)!r}; or take them nevertheless, initialization.other_tokenizer=True.'
         )
 
-    def read(self, wanted: initialization.Wanted) -> initialization.Found:
+    def read(self, wanted: initialization.Wanted) -> initialization.ResolvedWeights:
         path, step = self._find()
 
         def choose(stored: partial_state.Arrays) -> dict[str, jax.ShapeDtypeStruct]:
@@ -69,11 +69,11 @@ class FromRun(initialization.Initialization):
             found = restore.read_some(
                 path, choose, item='model', step=step, ours=lineage.Lineage.of(path.parent.parent).made
             )
-        except integrity.Damaged as error:
+        except integrity.DamagedCheckpoint as error:
             raise config.InputError(f'initialization: {error}. Use another step, with initialization.step.') from error
         arrays = {name.removeprefix(PARAMS): array for name, array in found.items()}
         origin = {'run': self.run, 'step': step, 'parameters': len(arrays), 'digest': digest.digest(arrays)}
-        return initialization.Found(arrays, origin)
+        return initialization.ResolvedWeights(arrays, origin)
 
     def _find(self) -> tuple[epath.Path, int]:
         """The directory of the checkpoint, and its step."""
@@ -109,7 +109,7 @@ def _shapes(path: epath.Path, step: int) -> dict[str, list[int]]:
     """The shapes of the parameters of a checkpoint, as its record says."""
     try:
         record = integrity.check(path, step=step, ours=lineage.Lineage.of(path.parent.parent).made, items=('model',))
-    except integrity.Damaged as error:
+    except integrity.DamagedCheckpoint as error:
         raise config.InputError(
             f'initialization: {path} is damaged: {error}. Use another step, with initialization.step.'
         ) from error

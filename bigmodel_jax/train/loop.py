@@ -16,7 +16,7 @@ IN_FLIGHT = 2  # Steps handed to the devices before the oldest is waited for.
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """How a session ended."""
 
     workdir: epath.Path
@@ -43,7 +43,7 @@ def train(
     new_segment: bool = False,
     profile: profiling.Steps | None = None,
     callback: callbacks.Callback | None = None,
-) -> Result:
+) -> TrainingResult:
     """Trains `experiment` to its last step, resuming from the newest checkpoint in the work directory, if there is one.
 
     Of several processes, one on each host, every one makes this call; see launch.hosts.join().
@@ -71,7 +71,7 @@ def train(
         session.clean_up(number)
         early = session.evaluations.finished_early if stopped_by == evaluations.FINISHED_EARLY else None
         latest = session.evaluations.latest
-        result = Result(directory, number, digest(current), stopped_by, latest, finished_early=early)
+        result = TrainingResult(directory, number, digest(current), stopped_by, latest, finished_early=early)
         kind = 'end' if early or not stopped_by else 'stop'
         opened.services.writer.event(kind, number, reason=early or stopped_by, digest=result.digest)
     return dataclasses.replace(result, unwritten=opened.services.unwritten)

@@ -28,7 +28,7 @@ class Anomalous(ArithmeticError):
     """A step went wrong, and the experiment says that the run then stops."""
 
 
-class Step(NamedTuple):
+class ReadStep(NamedTuple):
     """What was read of one step."""
 
     number: int
@@ -37,11 +37,11 @@ class Step(NamedTuple):
     certificate: np.ndarray  # [4] uint32; see step.Trace.
 
 
-def read(unread: Sequence[step.Trace], first_step: int) -> list[Step]:
+def read(unread: Sequence[step.Trace], first_step: int) -> list[ReadStep]:
     """What the steps from `first_step` on record, fetched from the devices in one go, without the norms."""
     found = jax.device_get([(each.metrics, each.verdict, each.certificate) for each in unread])
     return [
-        Step(
+        ReadStep(
             number,
             {name: (float(mean.total), float(mean.count)) for name, mean in means.items()},
             int(verdict),
@@ -66,7 +66,7 @@ def mean(steps: Sequence[StepMetrics]) -> dict[str, float]:
     return {name: total / count if count else math.nan for name, (total, count) in sums.items()}
 
 
-class Writer:
+class MetricsWriter:
     """Writes a run's records to `metrics.jsonl` and TensorBoard, and to Weights & Biases if asked, as a context
     manager.
 
@@ -91,17 +91,17 @@ class Writer:
         self._workdir, self._guard = workdir, guard
         self.lost: list[str] = []  # What could not be written to the end, a sentence each.
         self._late: list[tuple[epath.Path, Callable[[], None]]] = []  # Files that could not be written yet.
-        self._records = event_log.Writer(workdir / event_log.FILE, guard=guard)
+        self._records = event_log.EventWriter(workdir / event_log.FILE, guard=guard)
         purge_step = None if start is None else start + 1
         self._board = boards.open_board(workdir, purge_step=purge_step, guard=guard)
         self._tags = series.Tags()
         self._tracker = None if wandb is None else tracking.Tracker(wandb, workdir, details)
 
-    def __enter__(self) -> 'Writer':
+    def __enter__(self) -> 'MetricsWriter':
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, locking.Taken):
+        if kind is not None and issubclass(kind, locking.DirectoryInUse):
             self._records.abandon()
             return
         lost = self._records.close()
@@ -188,7 +188,7 @@ class Writer:
             boards.show(self._board, self._tags.tag(series.name('evaluation', name, str(number))), artifact, step)
 
 
-class Unwritten(Writer):
+class Unwritten(MetricsWriter):
     """The writer of a process that is not the first: it writes nothing."""
 
     def __init__(self) -> None:
@@ -223,14 +223,14 @@ def open_writer(
     wandb: str | None,
     details: Mapping[str, Any],
     guard: Callable[[], None] = appending.nothing,
-) -> Writer:
+) -> MetricsWriter:
     """The Writer of a run on the first process, and one that writes nothing on the others."""
     if processes.is_first():
-        return Writer(workdir, start=start, wandb=wandb, details=details, guard=guard)
+        return MetricsWriter(workdir, start=start, wandb=wandb, details=details, guard=guard)
     return Unwritten()
 
 
-def open_recorder(workdir: epath.Path) -> Writer:
+def open_recorder(workdir: epath.Path) -> MetricsWriter:
     """A Writer of results found later; where this user may not write to the run, it says so and writes nothing."""
     try:
         return open_writer(workdir, start=None, wandb=None, details={})

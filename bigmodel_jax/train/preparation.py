@@ -27,7 +27,7 @@ from bigmodel_jax.train import best, continuing, early_stopping, initial_state, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class PreparedRun:
     """An experiment with everything built and checked, before the first compile."""
 
     experiment: Experiment
@@ -47,7 +47,7 @@ class Run:
         return identity.of(self.data, self.experiment, self.evaluators)
 
 
-def build(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
+def build(experiment: Experiment, workdir: epath.Path | None = None) -> PreparedRun:
     """Opens the data and checks everything that can be checked without computing; allocates no weight.
 
     Args:
@@ -79,7 +79,7 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
                 (None if stopping is None else stopping.metric, early_stopping.FIELD),
             )
         )
-    return Run(experiment, place, data, spec, evaluators, direction, stopping_direction)
+    return PreparedRun(experiment, place, data, spec, evaluators, direction, stopping_direction)
 
 
 def _check_counts(data: batches.Batches) -> None:
@@ -97,8 +97,8 @@ def _setting(
     *,
     tokenizer: Tokenizer | None,
     open_training: Callable[[], batches.Batches],
-) -> evaluation.Setting:
-    return evaluation.Setting(
+) -> evaluation.EvaluationContext:
+    return evaluation.EvaluationContext(
         model=experiment.model,
         module=spec.module,
         objective=experiment.objective,
@@ -109,7 +109,7 @@ def _setting(
     )
 
 
-def prepare(experiment: Experiment, workdir: epath.Path | None = None) -> Run:
+def prepare(experiment: Experiment, workdir: epath.Path | None = None) -> PreparedRun:
     """build() by every process: the first prepares the data, then the others find it, and an error of one is of all."""
     jax.devices()  # They start together: each waits here for all.
     return processes.first_then_others(lambda: build(experiment, workdir))
@@ -181,7 +181,7 @@ def check(
     return changes
 
 
-def prepare_start(experiment: Experiment, directory: epath.Path, *, new_segment: bool = False) -> Run:
+def prepare_start(experiment: Experiment, directory: epath.Path, *, new_segment: bool = False) -> PreparedRun:
     """prepare() for a session in a work directory; nothing is written there before everything is checked.
 
     Args:
@@ -211,7 +211,7 @@ def open_workdir(experiment: Experiment, directory: epath.Path) -> Iterator[Call
         yield guard
 
 
-def open_checkpoints(run: Run, directory: epath.Path, guard: Callable[[], None]) -> Checkpointer:
+def open_checkpoints(run: PreparedRun, directory: epath.Path, guard: Callable[[], None]) -> Checkpointer:
     """The checkpoints of a session's work directory; `guard` is that of open_workdir()."""
     return Checkpointer(
         directory,
@@ -223,7 +223,7 @@ def open_checkpoints(run: Run, directory: epath.Path, guard: Callable[[], None])
 
 
 def begin(
-    run: Run, checkpoints: Checkpointer, among: Collection[int] | None = None
+    run: PreparedRun, checkpoints: Checkpointer, among: Collection[int] | None = None
 ) -> tuple[state.TrainState, dict[str, Any]]:
     """The newest good checkpoint, or a new state; and the position, which holds what else is needed to resume.
 
@@ -244,7 +244,7 @@ def begin(
 
 
 def record_session(
-    run: Run, directory: epath.Path, writer: metrics.Writer, position: Mapping[str, Any]
+    run: PreparedRun, directory: epath.Path, writer: metrics.MetricsWriter, position: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Adds this session to the run's environment.json and to its log, and stores its tokenizer.
 
@@ -274,7 +274,7 @@ def record_session(
     return attachments
 
 
-def _attachments(run: Run, directory: epath.Path, session: Mapping[str, Any]) -> dict[str, bytes]:
+def _attachments(run: PreparedRun, directory: epath.Path, session: Mapping[str, Any]) -> dict[str, bytes]:
     """What a checkpoint holds beside its arrays: enough to read it when all else of the run is lost."""
     tokenizer = run.data.examples.tokenizer
     stored = {} if tokenizer is None else tokenizer.stored()
@@ -286,7 +286,7 @@ def _attachments(run: Run, directory: epath.Path, session: Mapping[str, Any]) ->
 
 
 def greeting(
-    run: Run,
+    run: PreparedRun,
     directory: epath.Path,
     position: Mapping[str, Any],
     *,

@@ -17,7 +17,7 @@ class Recovery:
       position: of the checkpoint that the session begins with.
     """
 
-    def __init__(self, run: preparation.Run, tools: services.Services, position: Mapping[str, Any]):
+    def __init__(self, run: preparation.PreparedRun, tools: services.Services, position: Mapping[str, Any]):
         self._run, self._tools = run, tools
         self._unread: list[Trace] = []  # Still on the devices; reading each at once would stall them.
         self._route = Route.of(position)

@@ -13,7 +13,7 @@ class Reports:
       position: of the checkpoint that the session begins with.
     """
 
-    def __init__(self, run: preparation.Run, tools: services.Services, position: Mapping[str, Any]):
+    def __init__(self, run: preparation.PreparedRun, tools: services.Services, position: Mapping[str, Any]):
         self._run, self._tools = run, tools
         # Read but not yet reported: saved with a checkpoint, so that a report after it is of the whole interval.
         self.pending: list[metrics.StepMetrics] = [

@@ -40,7 +40,7 @@ class Services(NamedTuple):
     prefetch: prefetch.Prefetcher
     preemption: preemption.Interrupt
     checkpoints: Checkpointer
-    writer: metrics.Writer
+    writer: metrics.MetricsWriter
     tracer: trace.Tracer
     progress: progress.Progress
     run_files: restoring.RunFiles
@@ -65,7 +65,7 @@ class Services(NamedTuple):
 class Opened(NamedTuple):
     """A session that is ready for its first step."""
 
-    run: preparation.Run
+    run: preparation.PreparedRun
     services: Services
     state: state.TrainState
     position: dict[str, Any]  # What a checkpoint holds besides the state; 'step' is the step to start from.
@@ -107,7 +107,7 @@ def opened(
 
 def _open(
     stack: contextlib.ExitStack,
-    run: preparation.Run,
+    run: preparation.PreparedRun,
     checkpoints: Checkpointer,
     interrupt: preemption.Interrupt,
     *,
@@ -153,7 +153,7 @@ def _open(
 
 
 def _greet(
-    run: preparation.Run, services: Services, position: dict[str, Any], changes: Sequence[config.Difference]
+    run: preparation.PreparedRun, services: Services, position: dict[str, Any], changes: Sequence[config.Difference]
 ) -> None:
     """Tells the terminal and the log what a session begins with."""
     start, checkpoints = position['step'], services.checkpoints

@@ -133,4 +133,4 @@ def _in_fixed_order(
         return update(state, *gradients.mean(*sums), mark, spec=spec, experiment=experiment)
 
     programs = fixed_order.Programs(part, finish, mark=certificate)
-    return fixed_order.Step(programs, parts=method.parts, place=place, shardings=spec.shardings)
+    return fixed_order.FixedOrderStep(programs, parts=method.parts, place=place, shardings=spec.shardings)

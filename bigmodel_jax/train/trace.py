@@ -25,7 +25,7 @@ from bigmodel_jax.storage import appending, durable_files
 from bigmodel_jax.train import state, step
 
 
-class Taken(NamedTuple):
+class TakenFingerprint(NamedTuple):
     """A fingerprint that is still on the devices."""
 
     step: int
@@ -60,8 +60,10 @@ class Tracer:
         self.lost: list[str] = []  # What could not be written to the end, a sentence each.
         self._names = fingerprints.pieces(spec.abstract.params, fingerprints.stacked(spec.axes))
         self._take = _compiled(place, fingerprints.stacked(spec.axes))
-        self._taken: list[Taken] = []
-        self._records = event_log.Writer(workdir / durable_files.TRACE, guard=guard) if processes.is_first() else None
+        self._taken: list[TakenFingerprint] = []
+        self._records = (
+            event_log.EventWriter(workdir / durable_files.TRACE, guard=guard) if processes.is_first() else None
+        )
         self._event('resume' if start else 'start', start, fields=sorted(fields))
 
     def __enter__(self) -> 'Tracer':
@@ -70,7 +72,7 @@ class Tracer:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._records is None:
             return
-        if kind is not None and issubclass(kind, locking.Taken):
+        if kind is not None and issubclass(kind, locking.DirectoryInUse):
             self._records.abandon()
             return
         lost = self._records.close()
@@ -91,7 +93,7 @@ class Tracer:
         """
         fingerprint = self._take(current.params, current.opt_state)
         key = jax.random.key_data(step.key(self._seed, max(number - 1, 0)))
-        self._taken.append(Taken(number, fingerprint, norms, key))
+        self._taken.append(TakenFingerprint(number, fingerprint, norms, key))
 
     def write(self, last: int, certificates: Sequence[np.ndarray], skipped: int) -> None:
         """Writes the certificates [4] uint32 of the steps that end at `last`, and the fingerprints taken so far."""

@@ -202,7 +202,7 @@ class Watcher:
             except jax.errors.JaxRuntimeError:
                 return  # The first process is gone, and with it the run.
             if processes.is_first():
-                with contextlib.suppress(locking.Taken):  # The main thread meets it as well.
+                with contextlib.suppress(locking.DirectoryInUse):  # The main thread meets it as well.
                     self._look()
 
     def _beat(self, mine: Heartbeat) -> None:

@@ -98,7 +98,7 @@ def measure(of: Experiment, steps: int) -> Found:
         current, times = spec.init(), []
         update: Any = step.compile_step(of, spec, place)
         batch = place.put_batch(random_batch(), ROWS)
-        peak = None if isinstance(update, fixed_order.Step) else size(update.lower(current, batch).compile())
+        peak = None if isinstance(update, fixed_order.FixedOrderStep) else size(update.lower(current, batch).compile())
         for _ in range(1 + steps):
             start = time.perf_counter()
             current, trace = update(current, batch)

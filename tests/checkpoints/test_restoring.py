@@ -63,14 +63,14 @@ def test_a_copy_of_a_checkpoint_is_a_branch(experiment, trained, tmp_path):
 
 
 def test_files_that_vanish_while_a_run_trains_are_written_again(experiment, trained, tmp_path, monkeypatch, capsys):
-    path, scalars = tmp_path / 'run', metrics.Writer.scalars
+    path, scalars = tmp_path / 'run', metrics.MetricsWriter.scalars
 
     def purging(self, kind, step, values, **how):
         if kind == 'train' and step == 2:
             purge(path)
         scalars(self, kind, step, values, **how)
 
-    monkeypatch.setattr(metrics.Writer, 'scalars', purging)
+    monkeypatch.setattr(metrics.MetricsWriter, 'scalars', purging)
     result = loop.train(experiment, path)
     assert 'experiment.json, tokenizer/tokenizer.json, tokenizer/vocabulary.json, environment.json had vanished' in (
         ' '.join(capsys.readouterr().err.split())

@@ -76,7 +76,7 @@ def test_a_wav_file_has_the_samples():
 
 
 def record(workdir, name='x', found=EVERY, step=7):
-    with metrics.Writer(epath.Path(workdir), start=None, wandb=None, details={}) as writer:
+    with metrics.MetricsWriter(epath.Path(workdir), start=None, wandb=None, details={}) as writer:
         writer.evaluation(step, name, evaluation.EvaluationResult({'m': metric.Metric(1.0, 'higher', '%')}, found))
     return writer
 
@@ -105,7 +105,7 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path, file):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'secret.png').write_bytes(b'secret')
     entry = {'type': 'image', 'height': 1, 'width': 1, 'file': file, 'sha256': hashlib.sha256(b'secret').hexdigest()}
-    with pytest.raises(durable_files.Damaged, match='is not the name of an artifact'):
+    with pytest.raises(durable_files.DamagedFile, match='is not the name of an artifact'):
         artifact_files.load(epath.Path(tmp_path / 'run'), entry)
 
 
@@ -115,10 +115,10 @@ def test_a_file_that_is_damaged_missing_or_a_link_is_said(tmp_path):
     path, workdir = tmp_path / entry['file'], epath.Path(tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    with pytest.raises(durable_files.Damaged, match='its checksum is not the recorded one'):
+    with pytest.raises(durable_files.DamagedFile, match='its checksum is not the recorded one'):
         artifact_files.load(workdir, entry)
     path.rename(tmp_path / 'elsewhere')
-    with pytest.raises(durable_files.Damaged, match='is missing'):
+    with pytest.raises(durable_files.DamagedFile, match='is missing'):
         artifact_files.load(workdir, entry)
     path.symlink_to(tmp_path / 'elsewhere')
     with pytest.raises(ValueError, match='symbolic link'):
@@ -128,7 +128,7 @@ def test_a_file_that_is_damaged_missing_or_a_link_is_said(tmp_path):
 def test_a_full_disk_does_not_end_the_run_and_the_files_come_later(tmp_path, monkeypatch):
     with monkeypatch.context() as full:
         full.setattr(durable_files, 'write', _no_room)
-        with metrics.Writer(epath.Path(tmp_path), start=None, wandb=None, details={}) as writer:
+        with metrics.MetricsWriter(epath.Path(tmp_path), start=None, wandb=None, details={}) as writer:
             writer.evaluation(7, 'x', evaluation.EvaluationResult(artifacts=EVERY))
             full.undo()
             writer.sync()

@@ -58,7 +58,7 @@ def params():
 
 
 def setting(place=None):
-    return evaluation.Setting(
+    return evaluation.EvaluationContext(
         model=DROPPING,
         module=DROPPING.build(),
         objective=language.LanguageModel(label_smoothing=0.1),

@@ -86,7 +86,7 @@ def test_a_run_knows_the_direction_of_its_best_checkpoint():
     kept = {'checkpoints.every_steps': 10, 'checkpoints.keep_best': 'validation/accuracy'}
     run = preparation.build(config.vary(tiny.experiment(), kept))
     assert run.direction == 'higher'
-    assert preparation.Run.direction == 'lower'  # Of a run that keeps none.
+    assert preparation.PreparedRun.direction == 'lower'  # Of a run that keeps none.
 
 
 def test_an_evaluation_that_gave_another_metric_is_said():

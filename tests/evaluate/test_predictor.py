@@ -53,7 +53,9 @@ def weights(chosen=Linear(), place=None, features=64):
     params = {
         'dense': {'kernel': RANDOM.normal(size=(features, 10)).astype(np.float32), 'bias': np.zeros(10, np.float32)}
     }
-    return predictor.Weights(chosen, params if place is None else jax.device_put(params, place.replicated), {}, place)
+    return predictor.PredictorWeights(
+        chosen, params if place is None else jax.device_put(params, place.replicated), {}, place
+    )
 
 
 @pytest.mark.parametrize('count', [1, 3, 9])
@@ -122,8 +124,8 @@ def test_sentences_are_encoded_as_in_training_and_labels_have_names(tmp_path):
 def test_text_needs_a_tokenizer_and_a_prompt(digits):
     gpt = decoder.gpt(vocab=260, width=16, layers=1, heads=2, length=24)
     with pytest.raises(config.InputError, match='without a tokenizer'):
-        predictor.predictor(predictor.Weights(gpt, {}), digits, tokenizer=None)
-    predict = predictor.predictor(predictor.Weights(gpt, {}), digits, tokenizer=tokenizers.Bytes().build())
+        predictor.predictor(predictor.PredictorWeights(gpt, {}), digits, tokenizer=None)
+    predict = predictor.predictor(predictor.PredictorWeights(gpt, {}), digits, tokenizer=tokenizers.Bytes().build())
     with pytest.raises(config.InputError, match="needs a 'prompt'; this one has image"):
         predict([{'image': 1}])
 

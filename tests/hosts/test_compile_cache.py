@@ -50,7 +50,7 @@ def test_a_flipped_bit_is_noticed_and_the_program_compiled_anew(home, monkeypatc
             damaged = bytearray(content)
             damaged[place] ^= 1
             path.write_bytes(damaged)
-            assert compile_cache.Programs(home).get('x') is None
+            assert compile_cache.CachedPrograms(home).get('x') is None
             assert computed() == wanted
             # Compiled again, and kept again: what it holds differs in the time that it took.
             assert path.read_bytes() != damaged
@@ -80,7 +80,7 @@ def test_only_a_directory_of_ones_own_is_used(tmp_path):
 
 
 def test_a_program_is_that_of_its_key(tmp_path):
-    programs = compile_cache.Programs(tmp_path)
+    programs = compile_cache.CachedPrograms(tmp_path)
     programs.put('a', b'program a')
     assert programs.get('a') == b'program a'
     assert programs.get('b') is None
@@ -91,7 +91,7 @@ def test_a_program_is_that_of_its_key(tmp_path):
 
 
 def test_what_was_used_last_stays_within_the_bound(tmp_path):
-    programs = compile_cache.Programs(tmp_path, max_bytes=1_000)
+    programs = compile_cache.CachedPrograms(tmp_path, max_bytes=1_000)
     for number, key in enumerate('abc'):
         programs.put(key, bytes(250))
         os.utime(programs._file(key), (number, number))
@@ -105,6 +105,6 @@ def test_a_kill_while_it_writes_leaves_no_program(tmp_path, monkeypatch):
     partial = tmp_path / f'x{compile_cache.ENDING}.1{compile_cache.PARTIAL}'
     partial.write_bytes(b'half')
     os.utime(partial, (0, 0))
-    programs = compile_cache.Programs(tmp_path)
+    programs = compile_cache.CachedPrograms(tmp_path)
     programs.put('a', b'program')
     assert [path.suffix for path in tmp_path.iterdir()] == [compile_cache.ENDING]

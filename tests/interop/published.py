@@ -47,7 +47,7 @@ def write(directory, contents, values):
     (directory / folder.CONFIG).write_text(json.dumps(values))
     (directory / folder.SINGLE).unlink(missing_ok=True)
     forms = {key: (tensor.shape, tensor.dtype) for key, tensor in contents.items()}
-    with tensor_file.Writer(directory / folder.SINGLE, forms) as writer:
+    with tensor_file.TensorWriter(directory / folder.SINGLE, forms) as writer:
         for key, tensor in contents.items():
             writer.write(key, tensor)
     return directory

@@ -29,7 +29,9 @@ def params():
 
 @functools.cache
 def answers():
-    return harness.Answers(likelihood.Scorer(MODEL, params(), rows=4), BYTES, BYTES.end, (BYTES.end,), new_tokens=5)
+    return harness.HarnessAnswers(
+        likelihood.Scorer(MODEL, params(), rows=4), BYTES, BYTES.end, (BYTES.end,), new_tokens=5
+    )
 
 
 @functools.cache
@@ -58,7 +60,7 @@ def test_a_token_that_reaches_over_the_cut_is_split(tmp_path):
     (tmp_path / 'text').write_text('ab ab ab')
     bpe = tokenizers.Bpe(vocab=258, trained_on=sources.TextFile(path=str(tmp_path / 'text'))).build()
     assert len(bpe.encode('ab')) == 1
-    asked = harness.Answers(answers().scorer, bpe, bpe.end)
+    asked = harness.HarnessAnswers(answers().scorer, bpe, bpe.end)
     context, completion = asked._request('a', 'b')
     assert [bpe.decode(part) for part in (context, completion)] == ['a', 'b']
 

@@ -84,7 +84,7 @@ def parameters(workdir, log):
 @pytest.mark.slow
 def test_killed_on_four_it_goes_on_on_two_and_on_three(zygote, tmp_path):
     finish(zygote, tmp_path / 'undisturbed', hosts=4)
-    children, watch = start(zygote, tmp_path / 'killed', hosts=4), observer.Watch(tmp_path / 'killed')
+    children, watch = start(zygote, tmp_path / 'killed', hosts=4), observer.ProcessWatch(tmp_path / 'killed')
     while (watch.reported or 0) < 6 and forks.wait(children[:1], 0.01) == [None]:
         watch.look()
     children[2].kill()

@@ -76,7 +76,7 @@ def test_no_claim_of_an_experiment_file_differs(file):
 
 
 def test_each_claim_compares_what_it_says():
-    facts = checks.Facts(tiny.experiment())
+    facts = checks.ExperimentFacts(tiny.experiment())
     count, positions = facts.parameters(), facts.parameters() - facts.parameters(('positions.*',))
     assert positions == 16 * facts.setting('model.width')
     right = (
@@ -109,7 +109,7 @@ def test_arms_are_compared_with_one_another():
 
 def test_the_first_update_has_number_1():
     experiment = config.vary(tiny.experiment(), {'optimizer.schedule.warmup_steps': 10, 'optimizer.schedule.peak': 1.0})
-    rates = [checks.Facts(experiment).learning_rate(step) for step in (1, 5, 10)]
+    rates = [checks.ExperimentFacts(experiment).learning_rate(step) for step in (1, 5, 10)]
     assert rates == pytest.approx([0.1, 0.5, 1.0], rel=1e-6)  # Rounding of float32.
 
 
@@ -149,7 +149,7 @@ def test_no_vocabulary_gives_what_two_rows_print():
 def test_active_parameters_leave_out_the_experts_that_a_token_does_not_see():
     model = decoder.mixtral(vocab=64, width=16, layers=2, heads=4, kv_heads=2, hidden=32, experts=4)
     experts = 2 * 4 * 3 * 16 * 32
-    facts = checks.Facts(config.vary(tiny.experiment(), {'model': model}))
+    facts = checks.ExperimentFacts(config.vary(tiny.experiment(), {'model': model}))
     claim = claims.ActiveParameters(
         where='section 2', value=facts.parameters() - experts // 2, used=2, experts=4, routed=ROUTED
     )

@@ -26,7 +26,7 @@ def run_with(workdir, *every, score=None, signature=None, seed=0, **changes):
     run_maker.finished(workdir, steps=100)
     experiment = config.vary(run_maker.example(100), {'claims': every, 'seed': seed, 'model.vocab': 320, **changes})
     (workdir / 'experiment.json').write_text(json.dumps(config.to_json(experiment)))
-    with event_log.Writer(workdir / event_log.FILE) as writer:
+    with event_log.EventWriter(workdir / event_log.FILE) as writer:
         if score is not None:
             about = {'direction': 'higher', 'unit': 'BLEU'} | ({} if signature is None else {'signature': signature})
             record = {'kind': 'evaluation', 'step': 100, 'name': 'test', 'metrics': {'bleu': score}}
@@ -149,7 +149,7 @@ def test_the_signature_in_the_log_of_an_older_version_counts(tmp_path):
     log = run.path / event_log.FILE
     older = [{key: value for key, value in record.items() if key != 'about'} for record in event_log.read(log)]
     log.unlink()
-    with event_log.Writer(log) as writer:
+    with event_log.EventWriter(log) as writer:
         for record in older:
             writer.append(record)
         signatures = [{'metric': 'bleu', 'signature': SIGNATURE}]

@@ -87,7 +87,7 @@ ENTRY %main (a: bf16[16,8], k: s32[]) -> bf16[1,8] {
   ROOT %f = bf16[1,8]{1,0} fusion(%a, %k), kind=kLoop, calls=%outer
 }
 """
-MESH = collectives.Layout((('data', 2), ('fsdp', 4)))
+MESH = collectives.DeviceLayout((('data', 2), ('fsdp', 4)))
 
 
 def test_a_loop_runs_as_often_as_its_condition_says():
@@ -175,7 +175,7 @@ ENTRY %main (a: f32[4]) -> f32[4] {
 """
     module = hlo.parse(text)
     # Two slices of four devices: the program is that of one slice, in which 'data' has one device.
-    layout = collectives.Layout((('data', 2), ('fsdp', 2), ('tensor', 2)), slices=2)
+    layout = collectives.DeviceLayout((('data', 2), ('fsdp', 2), ('tensor', 2)), slices=2)
     between, within = collectives.collectives(module, hlo.executions(module), layout)
     assert (between.kind, between.axes, between.group, between.bytes) == ('all-reduce', ('data',), 2, 16)
     assert between.over_dcn

@@ -15,7 +15,7 @@ EIGHT = slices.parse('v5e:2x4')
 FSDP = sharding.MeshShape(data=2, fsdp=4)
 
 
-def traced(**changes) -> program.Traced:
+def traced(**changes) -> program.TracedProgram:
     changes = {name.replace('__', '.'): value for name, value in changes.items()}
     experiment = config.vary(tiny.experiment(), {'mesh': FSDP, **changes})
     return program.trace(experiment, jax.devices()[:8])
@@ -43,7 +43,9 @@ def test_the_collectives_of_a_loop_are_those_that_were_written():
         run = jax.jit(per_device.shard_map(local, inputs=(('batch', None),), outputs=('batch', None)))
         text = run.lower(jax.ShapeDtypeStruct((64, 128), jnp.float32)).compile().as_text()
     module = hlo.parse(text)
-    found = collectives.collectives(module, hlo.executions(module), collectives.Layout(tuple(place.sizes.items())))
+    found = collectives.collectives(
+        module, hlo.executions(module), collectives.DeviceLayout(tuple(place.sizes.items()))
+    )
     shard = 8 * 128 * 4
     assert sorted((c.kind, c.axes, c.group, c.bytes, c.times) for c in found) == [
         ('all-gather', ('fsdp',), 4, 4 * shard, 15),
@@ -153,7 +155,9 @@ def compiled_for(name: str, function, **mesh: int) -> list[estimates.Collective]
     x = jax.ShapeDtypeStruct((4_096, 1_024), jnp.bfloat16, sharding=place.sharding(('embed', None)))
     w = jax.ShapeDtypeStruct((on.size * 128, 4_096), jnp.bfloat16, sharding=place.sharding(('batch', None)))
     module = hlo.parse(jax.jit(function).lower(w, x).compile().as_text())
-    return list(collectives.collectives(module, hlo.executions(module), collectives.Layout((*place.sizes.items(),))))
+    return list(
+        collectives.collectives(module, hlo.executions(module), collectives.DeviceLayout((*place.sizes.items(),)))
+    )
 
 
 def test_a_gather_over_a_wrapped_slice_is_a_gather():
@@ -170,7 +174,7 @@ def test_a_step_too_large_for_the_chip_says_by_how_much():
     place = sharding.MeshShape(data=4).build(on.devices())
     x = jax.ShapeDtypeStruct((2**16, 2**16), jnp.float32, sharding=place.replicated)
     lowered = jax.jit(lambda x: jnp.sort(x, axis=1)).trace(x)
-    step = program.Traced(lowered, None, {}, place, sharding.MeshShape())
+    step = program.TracedProgram(lowered, None, {}, place, sharding.MeshShape())
     with pytest.raises(program.DoesNotFit) as error:
         program.compile_step(step, on, say=str)
     assert error.value.needed > error.value.limit == on.chip.hbm_bytes

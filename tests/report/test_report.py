@@ -99,7 +99,7 @@ def test_artifacts_are_shown_without_running_anything_of_them(tmp_path):
         artifacts.Audio.of(np.zeros(10), 8_000, title=evil),
         artifacts.Figure(title=evil, panels=(chart, heatmap), details=(heatmap,)),
     )
-    with metrics.Writer(epath.Path(path), start=None, wandb=None, details={}) as writer:
+    with metrics.MetricsWriter(epath.Path(path), start=None, wandb=None, details={}) as writer:
         writer.evaluation(2_000, 'shown', evaluation.EvaluationResult(artifacts=found))
     later = {'kind': 'artifacts', 'name': 'new', 'step': 2_000, 'artifacts': [{'type': evil}]}
     event_log.append(path / event_log.FILE, later)
@@ -116,7 +116,7 @@ def test_artifacts_are_shown_without_running_anything_of_them(tmp_path):
 def test_large_and_lost_artifacts_are_links_and_sentences(tmp_path, monkeypatch):
     path = run_maker.finished(tmp_path / 'a')
     found = [artifacts.Image.of(np.random.default_rng(i).random((8, 8))) for i in range(3)]
-    with metrics.Writer(epath.Path(path), start=None, wandb=None, details={}) as writer:
+    with metrics.MetricsWriter(epath.Path(path), start=None, wandb=None, details={}) as writer:
         writer.evaluation(2_000, 'shown', evaluation.EvaluationResult(artifacts=found))
     monkeypatch.setattr(artifact_views, 'EMBEDDED_BYTES', len(found[0].content))
     files = [entry['file'] for entry in directory.open_run(path).artifacts[-1].entries]

@@ -346,7 +346,7 @@ def test_the_screen_of_identical_runs_has_a_line_for_each_section(base, capsys):
 
 def test_content_that_an_older_version_took_of_other_arrays_is_not_compared():
     def trace(content, fields):
-        return traces.Trace({1: traces.Certificate('a', content, 0, fields)}, {})
+        return traces.RunTrace({1: traces.StepCertificate('a', content, 0, fields)}, {})
 
     older = diff.data(trace('b', None), trace('c', ('x', 'y')), ({}, {}))
     assert (older.findings, 'not their content' in older.otherwise) == ((), True)

@@ -103,14 +103,14 @@ def test_a_lock_that_cannot_be_read_is_waited_for_like_one_of_another_machine(tm
 def test_who_lost_the_lock_writes_nothing_more(tmp_path):
     """As a process that was suspended while another machine took over."""
     with locking.owned(epath.Path(tmp_path), print) as guard:
-        writer = event_log.Writer(tmp_path / event_log.FILE, guard=guard)
+        writer = event_log.EventWriter(tmp_path / event_log.FILE, guard=guard)
         writer.append({'kind': 'start', 'step': 0})
         before = (tmp_path / event_log.FILE).read_bytes()
         path = lock(tmp_path, machine='another')
         time.sleep(4 * locking.RENEW_S)
-        with pytest.raises(locking.Taken, match=r'was taken over by process \d+ on elsewhere'):
+        with pytest.raises(locking.DirectoryInUse, match=r'was taken over by process \d+ on elsewhere'):
             guard()
-        with pytest.raises(locking.Taken):
+        with pytest.raises(locking.DirectoryInUse):
             writer.append({'kind': 'train', 'step': 1})
         writer.abandon()
         assert (tmp_path / event_log.FILE).read_bytes() == before

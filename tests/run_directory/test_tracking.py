@@ -91,7 +91,7 @@ def test_a_name_that_no_project_can_have_is_refused(project):
 
 @pytest.mark.parametrize('name', ['train', 'speed', 'evaluation', 'time', 'validation'])
 def test_an_evaluation_of_any_name_has_curves_of_its_own(tmp_path, runs, name):
-    with metrics.Writer(epath.Path(tmp_path), start=0, wandb='p', details={}) as writer:
+    with metrics.MetricsWriter(epath.Path(tmp_path), start=0, wandb='p', details={}) as writer:
         writer.scalars('train', 10, {'loss': 3.0})
         writer.scalars('speed', 10, {'loss': 4.0})
         writer.evaluation(10, name, evaluation.EvaluationResult({'loss': metric.Metric(2.0, 'lower')}))

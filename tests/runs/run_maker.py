@@ -99,7 +99,7 @@ def write(workdir: pathlib.Path, history: list[dict], *, sessions: list[dict], s
     workdir.mkdir(parents=True)
     (workdir / 'experiment.json').write_text(json.dumps(config.to_json(example(steps))))
     (workdir / 'environment.json').write_text(json.dumps(sessions))
-    with event_log.Writer(workdir / event_log.FILE) as writer:
+    with event_log.EventWriter(workdir / event_log.FILE) as writer:
         for record in history:
             writer.append(record)
     return workdir

@@ -60,7 +60,7 @@ def test_no_file_is_no_records(tmp_path):
 @pytest.mark.parametrize('cut', [1, 5, 30])
 def test_torn_line_is_skipped_and_the_next_writer_goes_on(tmp_path, cut):
     path = tmp_path / 'm.jsonl'
-    with event_log.Writer(path) as writer:
+    with event_log.EventWriter(path) as writer:
         writer.append(step(1, loss=0.5))
         writer.append(step(2, loss=0.25))
     path.write_bytes(path.read_bytes()[:-cut])
@@ -71,7 +71,7 @@ def test_torn_line_is_skipped_and_the_next_writer_goes_on(tmp_path, cut):
 
 
 def test_record_is_on_disk_before_close(tmp_path):
-    writer = event_log.Writer(tmp_path / 'm.jsonl')
+    writer = event_log.EventWriter(tmp_path / 'm.jsonl')
     writer.append({'kind': 'start', 'step': 0})
     (found,) = event_log.read(tmp_path / 'm.jsonl')
     writer.close()
@@ -98,7 +98,7 @@ def test_new_start_takes_back_everything():
 
 def log(path):
     """The bytes of a log with a record of each important kind."""
-    with event_log.Writer(path) as writer:
+    with event_log.EventWriter(path) as writer:
         writer.append({'kind': 'start', 'step': 0, 'time': 1.0})
         writer.append(step(1, loss=0.5))
         writer.append({'kind': 'certificates', 'step': 1, 'time': 2.0, 'ids': ['0a'], 'content': ['f'], 'skipped': 0})

@@ -46,7 +46,7 @@ def steps_of(path):
 @pytest.mark.parametrize('size_bytes', [0, 100, 250, 333])
 def test_records_that_found_no_room_are_written_later_and_in_order(tmp_path, capsys, size_bytes):
     path = tmp_path / 'm.jsonl'
-    writer = event_log.Writer(path)
+    writer = event_log.EventWriter(path)
     with full_disk(size_bytes):
         write(writer, 1, 2, 3, 4, 5)
     assert len(steps_of(path)) < 5
@@ -61,7 +61,7 @@ def test_records_that_found_no_room_are_written_later_and_in_order(tmp_path, cap
 
 
 def test_what_never_found_room_is_told_at_the_end(tmp_path):
-    writer = event_log.Writer(tmp_path / 'm.jsonl')
+    writer = event_log.EventWriter(tmp_path / 'm.jsonl')
     with full_disk(0):
         write(writer, 1, 2, 3)
         lost = writer.close()
@@ -71,7 +71,7 @@ def test_what_never_found_room_is_told_at_the_end(tmp_path):
 def test_what_waits_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(appending, 'WAITING_BYTES', 1_000)
     path = tmp_path / 'm.jsonl'
-    writer = event_log.Writer(path)
+    writer = event_log.EventWriter(path)
     with full_disk(0):
         write(writer, *range(100))
     assert 'lacks its' in writer.close()
@@ -82,7 +82,7 @@ def test_what_waits_is_bounded(tmp_path, monkeypatch):
 
 def test_a_log_that_was_removed_goes_on_in_a_new_file(tmp_path, capsys):
     path = tmp_path / 'm.jsonl'
-    writer = event_log.Writer(path)
+    writer = event_log.EventWriter(path)
     write(writer, 1)
     path.unlink()
     write(writer, 2)
@@ -93,7 +93,7 @@ def test_a_log_that_was_removed_goes_on_in_a_new_file(tmp_path, capsys):
 
 def test_two_that_append_do_not_tear_each_others_lines(tmp_path):
     path = tmp_path / 'm.jsonl'
-    one, other = event_log.Writer(path), event_log.Writer(path)
+    one, other = event_log.EventWriter(path), event_log.EventWriter(path)
     for step in range(0, 100, 2):
         write(one, step)
         write(other, step + 1)
@@ -128,21 +128,21 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
     outside.mkdir() if name == boards.FOLDER else outside.write_text('precious')
     (tmp_path / name).symlink_to(outside)
     with pytest.raises(config.InputError, match=f'{name} is a symbolic link to {outside}.*Nothing was changed'):
-        event_log.Writer(tmp_path / name) if name == 'm.jsonl' else boards.open_board(tmp_path, purge_step=None)
+        event_log.EventWriter(tmp_path / name) if name == 'm.jsonl' else boards.open_board(tmp_path, purge_step=None)
     assert not list(outside.iterdir()) if name == boards.FOLDER else outside.read_text() == 'precious'
 
 
 def test_a_log_that_cannot_be_a_file_is_refused_at_once(tmp_path):
     (tmp_path / 'm.jsonl').mkdir()
     with pytest.raises(config.InputError, match=r'm\.jsonl cannot be written: Is a directory'):
-        event_log.Writer(tmp_path / 'm.jsonl')
+        event_log.EventWriter(tmp_path / 'm.jsonl')
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='names open files through /proc')
 def test_a_record_is_on_disk_after_sync(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, 'fsync', lambda number: synced.append(os.readlink(f'/proc/self/fd/{number}')))
-    writer = event_log.Writer(tmp_path / 'm.jsonl')
+    writer = event_log.EventWriter(tmp_path / 'm.jsonl')
     write(writer, 1)
     writer.sync()
     assert synced == [str(tmp_path / 'm.jsonl')]

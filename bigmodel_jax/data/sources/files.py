@@ -35,7 +35,7 @@ class Stamp(NamedTuple):
     inode: int
 
 
-class Text(NamedTuple):
+class FileText(NamedTuple):
     """The text of a file."""
 
     text: str
@@ -139,7 +139,7 @@ def read_bytes(path: epath.Path) -> bytes:
         return file.read()
 
 
-def read_text(path: epath.Path) -> Text:
+def read_text(path: epath.Path) -> FileText:
     """The text of a UTF-8 file: decompressed if need be, without a byte-order mark.
 
     Raises:
@@ -153,7 +153,7 @@ def read_text(path: epath.Path) -> Text:
     unmarked = encoding.without_mark(content)
     # Named, since the same file gave another text before its mark was dropped.
     fingerprint |= {} if len(unmarked) == len(content) else {'encoding': MARKED}
-    return Text(encoding.decode(unmarked, str(path)), fingerprint)
+    return FileText(encoding.decode(unmarked, str(path)), fingerprint)
 
 
 def line_at(path: epath.Path, start: int) -> str:

@@ -41,7 +41,7 @@ def window_positions(rows: np.ndarray, offsets: np.ndarray, *, length: int) -> n
 # ---- documents: whole ones packed into rows ----------------------------------------------------------------------
 
 
-class Plan(NamedTuple):
+class PackingPlan(NamedTuple):
     """Which pieces of documents lie in which row. Row r holds the pieces from row_starts[r] to row_starts[r + 1]."""
 
     starts: np.ndarray  # [pieces] int64: position of the first pair.
@@ -49,7 +49,7 @@ class Plan(NamedTuple):
     row_starts: np.ndarray  # [rows + 1] int64.
 
 
-class Layout(NamedTuple):
+class PackedLayout(NamedTuple):
     """Where the pairs of some rows come from; all [n, T]."""
 
     sources: np.ndarray  # int64: position in the stream, 0 where padding.
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
     positions: np.ndarray  # int32: place within the document, 0 where padding.
 
 
-def plan(document_starts: np.ndarray, *, length: int) -> Plan:
+def plan(document_starts: np.ndarray, *, length: int) -> PackingPlan:
     """Packs every document of a stream into rows.
 
     Args:
@@ -67,12 +67,12 @@ def plan(document_starts: np.ndarray, *, length: int) -> Plan:
     return packed(*cut(document_starts[:-1], np.diff(document_starts), length=length), length=length)
 
 
-def packed(starts: np.ndarray, lengths: np.ndarray, *, length: int) -> Plan:
+def packed(starts: np.ndarray, lengths: np.ndarray, *, length: int) -> PackingPlan:
     """Packs pieces with these starts and lengths, none longer than `length`, into rows of that length."""
     rows = best_fit(lengths, capacity=length)
     order = np.argsort(rows, kind='stable')
     counts = np.bincount(rows, minlength=1)
-    return Plan(starts[order], lengths[order], np.concatenate([[0], np.cumsum(counts)]))
+    return PackingPlan(starts[order], lengths[order], np.concatenate([[0], np.cumsum(counts)]))
 
 
 def cut(starts: np.ndarray, lengths: np.ndarray, *, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +169,7 @@ def best_fit_pairs(lengths: np.ndarray, *, capacity: int) -> np.ndarray:
     return rows
 
 
-def layout(packed: Plan, rows: np.ndarray, *, length: int) -> Layout:
+def layout(packed: PackingPlan, rows: np.ndarray, *, length: int) -> PackedLayout:
     """Lays out the rows numbered `rows` [n]."""
     firsts = packed.row_starts[rows]
     counts = packed.row_starts[rows + 1] - firsts
@@ -180,7 +180,7 @@ def layout(packed: Plan, rows: np.ndarray, *, length: int) -> Layout:
     row_of_piece = np.repeat(np.arange(len(rows)), counts)
     used = np.bincount(row_of_piece, weights=lengths, minlength=len(rows))
     filled = np.arange(length) < used[:, None]  # Pieces follow one another from the start of the row.
-    result = Layout(*(np.zeros((len(rows), length), dtype) for dtype in (np.int64, np.int32, np.int32)))
+    result = PackedLayout(*(np.zeros((len(rows), length), dtype) for dtype in (np.int64, np.int32, np.int32)))
     result.sources[filled] = np.repeat(packed.starts[pieces], lengths) + within
     result.segments[filled] = np.repeat(number + 1, lengths)
     result.positions[filled] = within

@@ -95,7 +95,7 @@ class PairExamples(batches.Examples):
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.Batch:
         plan = self._plan
         of_source, of_target = (
-            packing.layout(packing.Plan(starts, lengths, plan.row_starts), indices, length=self.length)
+            packing.layout(packing.PackingPlan(starts, lengths, plan.row_starts), indices, length=self.length)
             for starts, lengths in ((plan.starts[0], plan.lengths[0]), (plan.starts[1], plan.lengths[1]))
         )
         source, target = self._tokens
@@ -115,7 +115,7 @@ class PairExamples(batches.Examples):
         }
 
 
-class Plan(NamedTuple):
+class PairPlan(NamedTuple):
     """Which pairs lie in which row. Row r holds the pairs from row_starts[r] to row_starts[r + 1]."""
 
     starts: np.ndarray  # [2, pairs] int64: position of the `end` before each sentence, in source and target.
@@ -124,7 +124,7 @@ class Plan(NamedTuple):
     left_out: int  # Pairs that are too long.
 
 
-def planned(source: tokens.Corpus, target: tokens.Corpus, length: int) -> Plan:
+def planned(source: tokens.Corpus, target: tokens.Corpus, length: int) -> PairPlan:
     """The plan of two sides, made once and kept in the cache.
 
     Raises:
@@ -136,7 +136,7 @@ def planned(source: tokens.Corpus, target: tokens.Corpus, length: int) -> Plan:
         np.savez(directory / 'plan.npz', **plan(np.stack([source.starts, target.starts]), length=length)._asdict())
 
     with np.load(cache.prepared('packing', key, make) / 'plan.npz') as stored:
-        made = Plan(stored['starts'], stored['lengths'], stored['row_starts'], int(stored['left_out']))
+        made = PairPlan(stored['starts'], stored['lengths'], stored['row_starts'], int(stored['left_out']))
     if len(made.row_starts) < 2:
         raise config.InputError(
             f'None of the {made.left_out:,} pairs has at most length={length} tokens on each side; use a larger length.'
@@ -144,7 +144,7 @@ def planned(source: tokens.Corpus, target: tokens.Corpus, length: int) -> Plan:
     return made
 
 
-def plan(document_starts: np.ndarray, *, length: int) -> Plan:
+def plan(document_starts: np.ndarray, *, length: int) -> PairPlan:
     """Packs pairs into rows.
 
     Args:
@@ -157,4 +157,4 @@ def plan(document_starts: np.ndarray, *, length: int) -> Plan:
     rows = packing.best_fit_pairs(lengths, capacity=length)
     order = np.argsort(rows, kind='stable')
     row_starts = np.concatenate([[0], np.cumsum(np.bincount(rows))]) if len(rows) else np.zeros(1, np.int64)
-    return Plan(starts[:, order], lengths[:, order], row_starts, int((~fits).sum()))
+    return PairPlan(starts[:, order], lengths[:, order], row_starts, int((~fits).sum()))

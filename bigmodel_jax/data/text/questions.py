@@ -15,7 +15,7 @@ from bigmodel_jax.data.text import bert_format, tokenizers
 MAX_MISALIGNED = 0.05
 
 
-class Question(NamedTuple):
+class QuestionRow(NamedTuple):
     """One of them. Source: Rajpurkar et al. (2016), arXiv:1606.05250."""
 
     text: str
@@ -24,17 +24,17 @@ class Question(NamedTuple):
     starts: tuple[int, ...]  # Where in `context` each begins, in characters.
 
 
-def read(found: records.Records) -> list[Question]:
+def read(found: records.Records) -> list[QuestionRow]:
     """The questions of records such as those of SQuAD, from a SquadFile or from TFDS's 'squad/v1.1'."""
     return [_question(record, functools.partial(found.where, number)) for number, record in enumerate(found)]
 
 
-def _question(record: records.Record, where: records.Where) -> Question:
+def _question(record: records.Record, where: records.Where) -> QuestionRow:
     starts = tuple(int(start) for start in records.value(record, 'answers.answer_start', where))
     answers = records.value(record, 'answers.text', where)
     texts = tuple(records.text({'answers.text': answer}, 'answers.text', where) for answer in answers)
     question, context = (records.text(record, field, where) for field in ('question', 'context'))
-    return Question(question, context, texts, starts)
+    return QuestionRow(question, context, texts, starts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def _fields(data: Questions, upper_bound: int | None) -> dict[str, batches.Field
     return {**bert_format.fields(data.length, upper_bound), 'starts': place, 'ends': place}
 
 
-def _check(asked: Sequence[Question]) -> None:
+def _check(asked: Sequence[QuestionRow]) -> None:
     """Raises InputError if questions have no answers, or too many answers are not where the data says."""
     if not asked:
         raise config.InputError('The data holds no question.')
@@ -97,7 +97,7 @@ def _check(asked: Sequence[Question]) -> None:
         )
 
 
-def _named(asked: Sequence[Question], number: int) -> str:
+def _named(asked: Sequence[QuestionRow], number: int) -> str:
     return f'Question {number} ({asked[number].text!r})'
 
 

@@ -51,7 +51,7 @@ class SentencePairs(batches.Data):
                 f'data.length={self.length} is too short for [CLS] A [SEP] B [SEP]; use at least 5.'
             )
         corpus = tokens.tokenized(self.source, self.tokenizer)
-        return batches.Batches(PairExamples(corpus, self), rows=self.batch, seed=seed)
+        return batches.Batches(SentencePairExamples(corpus, self), rows=self.batch, seed=seed)
 
 
 def _fields(pairs: SentencePairs, upper_bound: int | None) -> dict[str, batches.Field]:
@@ -66,7 +66,7 @@ def _fields(pairs: SentencePairs, upper_bound: int | None) -> dict[str, batches.
     }
 
 
-class PairExamples(batches.Examples):
+class SentencePairExamples(batches.Examples):
     """Pieces of the documents of a corpus."""
 
     def __init__(self, corpus: tokens.Corpus, pairs: SentencePairs):

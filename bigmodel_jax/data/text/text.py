@@ -163,7 +163,7 @@ class DocumentExamples(TokenExamples):
         return self._batch(layout.sources, layout.segments > 0) | extra
 
 
-def _planned(corpus: tokens.Corpus, length: int) -> packing.Plan:
+def _planned(corpus: tokens.Corpus, length: int) -> packing.PackingPlan:
     """Which documents share a row; planned once, and kept in the cache."""
     key = {'tokens': dict(corpus.fingerprint), 'length': length, 'packing': 'best fit'}
 
@@ -171,7 +171,7 @@ def _planned(corpus: tokens.Corpus, length: int) -> packing.Plan:
         np.savez(directory / 'plan.npz', **packing.plan(corpus.starts, length=length)._asdict())
 
     with np.load(cache.prepared('packing', key, make) / 'plan.npz') as plan:
-        return packing.Plan(**plan)
+        return packing.PackingPlan(**plan)
 
 
 class UnigramEntropy(NamedTuple):

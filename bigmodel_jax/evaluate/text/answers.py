@@ -66,7 +66,7 @@ class Answers(evaluation.Evaluation):
             provided_by='the model bert.QuestionAnswering',
         )
 
-    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+    def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         data = setting.open(self.data, self.name)
         return AnswersEvaluator(self, setting, data)
 
@@ -74,7 +74,7 @@ class Answers(evaluation.Evaluation):
 class AnswersEvaluator(evaluation.Evaluator):
     """Answers all questions, in order, and computes the metrics on the host."""
 
-    def __init__(self, answers: Answers, setting: evaluation.Setting, data: questions.QuestionBatches):
+    def __init__(self, answers: Answers, setting: evaluation.EvaluationContext, data: questions.QuestionBatches):
         self.fingerprint = data.examples.fingerprint
         self._answers, self._setting, self._data = answers, setting, data
         self._step = jax.jit(self._logits, out_shardings=setting.place.replicated)

@@ -11,7 +11,7 @@ from bigmodel_jax.evaluate.text.decoding_model import DecodingModel, Prompts
 PyTree = Any
 
 
-class Texts(NamedTuple):
+class BeamTexts(NamedTuple):
     """The texts found for each row, best first. Where there are fewer than W, log-probability and score are -inf."""
 
     tokens_BWT: jax.Array  # int32: the new tokens, the end token included; filled up with end tokens.
@@ -39,7 +39,7 @@ def one_by_one(
     *,
     tokens: int,
     end: int,
-) -> Texts:
+) -> BeamTexts:
     """Continues each prompt by the tokens that `pick` chooses, until every row has ended or has `tokens` new tokens.
 
     Args:
@@ -78,7 +78,7 @@ def one_by_one(
         lambda state: (state.step < tokens) & ~state.done_B.all(), body, append(empty, logits_BV, cache)
     )
     log_p_BW = final.log_p_B[:, None]
-    return Texts(final.tokens_BT[:, None], final.lengths_B[:, None], log_p_BW, log_p_BW)
+    return BeamTexts(final.tokens_BT[:, None], final.lengths_B[:, None], log_p_BW, log_p_BW)
 
 
 # ---- beams --------------------------------------------------------------------------------------------------------
@@ -88,11 +88,13 @@ class _Beams(NamedTuple):
     step: jax.Array  # [] int32: new tokens so far.
     live_BWT: jax.Array  # Texts that have not ended, most likely first.
     log_p_BW: jax.Array
-    kept: Texts  # The best of those that have ended.
+    kept: BeamTexts  # The best of those that have ended.
     cache: PyTree  # Of the live texts.
 
 
-def beam(model: DecodingModel, prompts: Prompts, *, beams: int, length_penalty: float, tokens: int, end: int) -> Texts:
+def beam(
+    model: DecodingModel, prompts: Prompts, *, beams: int, length_penalty: float, tokens: int, end: int
+) -> BeamTexts:
     """The `beams` best texts that beam search finds, by score: log-probability over length_norm().
 
     A text ends with the end token or is cut at `tokens` new tokens. The search stops early only when no live text can
@@ -151,16 +153,16 @@ def _no_beams(prompts: Prompts, *, beams: int, tokens: int, end: int) -> _Beams:
     is_there_BW = is_first_W & (prompts.lengths_B > 0)[:, None]
     empty_BWT = jnp.full((*is_there_BW.shape, tokens), end, jnp.int32)
     nothing_BW = jnp.full(is_there_BW.shape, -jnp.inf)
-    kept = Texts(empty_BWT, jnp.zeros(is_there_BW.shape, jnp.int32), nothing_BW, nothing_BW)
+    kept = BeamTexts(empty_BWT, jnp.zeros(is_there_BW.shape, jnp.int32), nothing_BW, nothing_BW)
     return _Beams(jnp.int32(0), empty_BWT, jnp.where(is_there_BW, 0.0, nothing_BW), kept, None)
 
 
-def _texts(tokens_BWT: jax.Array, log_p_BW: jax.Array, length: jax.Array, penalty: float) -> Texts:
+def _texts(tokens_BWT: jax.Array, log_p_BW: jax.Array, length: jax.Array, penalty: float) -> BeamTexts:
     lengths_BW = jnp.full(log_p_BW.shape, length, jnp.int32)
-    return Texts(tokens_BWT, lengths_BW, log_p_BW, log_p_BW / length_norm(length, penalty))
+    return BeamTexts(tokens_BWT, lengths_BW, log_p_BW, log_p_BW / length_norm(length, penalty))
 
 
-def _best(left: Texts, right: Texts, count: int) -> Texts:
+def _best(left: BeamTexts, right: BeamTexts, count: int) -> BeamTexts:
     """The `count` best of two sets of texts; at equal scores those of `left` come first."""
     both = jax.tree.map(lambda *sides: jnp.concatenate(sides, axis=1), left, right)
     _, order_BW = jax.lax.top_k(both.scores_BW, count)

@@ -51,7 +51,7 @@ class Choices(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return decoding_model.PROMPTED
 
-    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+    def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         tokenizer = setting.tokenizer
         if tokenizer is None:
             raise config.InputError(
@@ -111,7 +111,7 @@ def encoded(choices: Choices, tokenizer: tokenizers.Tokenizer, seed: int) -> lis
 class ChoicesEvaluator(evaluation.Evaluator):
     """Computes the log-likelihood of every completion of every question."""
 
-    def __init__(self, choices: Choices, setting: evaluation.Setting, examples: Sequence[Example]):
+    def __init__(self, choices: Choices, setting: evaluation.EvaluationContext, examples: Sequence[Example]):
         self._choices, self._setting, self._examples = choices, setting, examples
         content = hashlib.sha256()
         for request in (request for example in examples for request in example.requests):
@@ -129,7 +129,7 @@ class ChoicesEvaluator(evaluation.Evaluator):
         return evaluation.EvaluationResult({name: METRICS[name].measured(value) for name, value in found.items()})
 
 
-def metrics(examples: Sequence[Example], scores: Sequence[likelihood.Score]) -> dict[str, float]:
+def metrics(examples: Sequence[Example], scores: Sequence[likelihood.SequenceScore]) -> dict[str, float]:
     """The metrics of Choices; `scores` are those of all requests, in their order."""
     remaining = iter(scores)
     right, truncated = np.zeros(3), 0

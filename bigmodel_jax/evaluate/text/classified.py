@@ -106,7 +106,7 @@ class Classified(evaluation.Evaluation):
         # As the evaluator chooses: numbers where the model returns some, else labels.
         return requirements.VALUES if 'values' in outputs else requirements.LABELS
 
-    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+    def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         for score in self.scores:
             load(score.library)
         data = setting.open(self.data, self.name)
@@ -116,7 +116,7 @@ class Classified(evaluation.Evaluation):
 class ClassifiedEvaluator(evaluation.Evaluator):
     """Predicts all rows, in order, and scores them on the host."""
 
-    def __init__(self, classified: Classified, setting: evaluation.Setting, data: batches.Batches):
+    def __init__(self, classified: Classified, setting: evaluation.EvaluationContext, data: batches.Batches):
         self.fingerprint = data.examples.fingerprint
         self._classified, self._setting, self._data = classified, setting, data
         self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)

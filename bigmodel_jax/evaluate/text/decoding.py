@@ -38,7 +38,7 @@ class Decoding:
         tokens: int,
         end: int,
         key: jax.Array,
-    ) -> beam_search.Texts:
+    ) -> beam_search.BeamTexts:
         """Texts of up to `tokens` new tokens; traced once, so a pure function of its arguments."""
         raise NotImplementedError
 
@@ -55,7 +55,7 @@ class Greedy(Decoding):
         tokens: int,
         end: int,
         key: jax.Array,
-    ) -> beam_search.Texts:
+    ) -> beam_search.BeamTexts:
         def pick(logits_BV: jax.Array, positions_B: jax.Array) -> jax.Array:
             return logits_BV.argmax(axis=-1).astype(jnp.int32)
 
@@ -78,7 +78,7 @@ class Sampling(Decoding):
         tokens: int,
         end: int,
         key: jax.Array,
-    ) -> beam_search.Texts:
+    ) -> beam_search.BeamTexts:
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(prompts.lengths_B)))
 
         def pick(logits_BV: jax.Array, positions_B: jax.Array) -> jax.Array:
@@ -103,7 +103,7 @@ class Beam(Decoding):
         tokens: int,
         end: int,
         key: jax.Array,
-    ) -> beam_search.Texts:
+    ) -> beam_search.BeamTexts:
         return beam_search.beam(model, prompts, **dataclasses.asdict(self), tokens=tokens, end=end)
 
 
@@ -176,7 +176,7 @@ def decode(
     arrays, rows = _padded(inputs, place.shards('batch'))
     mine = place.local_rows(rows)
     batch = place.put_batch({name: value[mine] for name, value in arrays.items()}, rows)
-    plan = _Plan(generative, decoding, decoder, place, tokens, end)
+    plan = _DecodingPlan(generative, decoding, decoder, place, tokens, end)
     key_data = np.asarray(jax.random.key_data(counter_rng.key(seed)))
     found = jax.device_get(_compiled(plan)((params, model_state or {}), batch, key_data))
     return [_hypotheses(jax.tree.map(lambda x, row=row: x[row], found)) for row in range(len(prompts))]
@@ -239,7 +239,7 @@ def _check_ids(ids: np.ndarray, *, vocab: int, end: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class _DecodingPlan:
     """Everything that a compiled search depends on besides the shapes of its arguments."""
 
     model: decoding_model.Generative
@@ -251,13 +251,13 @@ class _Plan:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(plan: _Plan) -> Any:
+def _compiled(plan: _DecodingPlan) -> Any:
     return jax.jit(functools.partial(_run, plan), out_shardings=plan.place.replicated)
 
 
 def _run(
-    plan: _Plan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array], key_data: jax.Array
-) -> beam_search.Texts:
+    plan: _DecodingPlan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array], key_data: jax.Array
+) -> beam_search.BeamTexts:
     with sharding.use(plan.place):
         apply = objective.Apply(plan.model.build(), *weights)
         fixed = {}
@@ -289,7 +289,7 @@ def _padded(inputs: dict[str, Sequence[np.ndarray]], parts: int) -> tuple[dict[s
     return batch, rows
 
 
-def _hypotheses(texts: beam_search.Texts) -> list[Hypothesis]:
+def _hypotheses(texts: beam_search.BeamTexts) -> list[Hypothesis]:
     """The texts of one row; a model whose logits are nan generates one too, of log-probability nan."""
     return [
         Hypothesis(ids[:length], float(log_p), float(score))

@@ -32,7 +32,7 @@ class Request(NamedTuple):
     completion: np.ndarray  # [m] int32.
 
 
-class Score(NamedTuple):
+class SequenceScore(NamedTuple):
     """The log-likelihood of a request."""
 
     log_p: float  # Natural logarithm of P(completion | context).
@@ -59,7 +59,7 @@ class Scorer:
     limit: int | None = None
     place: sharding.ShardingContext | None = None
 
-    def __call__(self, requests: Sequence[Request]) -> list[Score]:
+    def __call__(self, requests: Sequence[Request]) -> list[SequenceScore]:
         """The score of each request.
 
         Raises:
@@ -68,8 +68,8 @@ class Scorer:
         check(self.model, requests, self.longest)
         place = sharding.MeshShape(data=1).build() if self.place is None else self.place
         rows = -(-self.rows // place.shards('batch')) * place.shards('batch')
-        run, weights = _compiled(_Plan(self.model, place)), (self.params, self.model_state or {})
-        scores: dict[int, Score] = {}
+        run, weights = _compiled(_ScoringPlan(self.model, place)), (self.params, self.model_state or {})
+        scores: dict[int, SequenceScore] = {}
         for numbers, batch in _batches(requests, rows, self.longest):
             mine = place.local_rows(rows)
             placed = place.put_batch({name: value[mine] for name, value in batch.items()}, rows)
@@ -78,7 +78,7 @@ class Scorer:
                 request = requests[number]
                 tokens = len(request.completion)
                 dropped = max(len(request.context) + tokens - 1 - (self.longest or np.inf), 0)
-                scores[number] = Score(float(log_p[row]), tokens, bool(is_greedy[row]), int(dropped))
+                scores[number] = SequenceScore(float(log_p[row]), tokens, bool(is_greedy[row]), int(dropped))
         return [scores[number] for number in range(len(requests))]
 
     @property
@@ -164,7 +164,7 @@ def _batch(requests: Sequence[Request], rows: int, width: int, targets: int) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class _ScoringPlan:
     """What a compiled program depends on besides the shapes of its arguments."""
 
     model: Any
@@ -172,11 +172,13 @@ class _Plan:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(plan: _Plan) -> Any:
+def _compiled(plan: _ScoringPlan) -> Any:
     return jax.jit(functools.partial(_run, plan), out_shardings=plan.place.replicated)
 
 
-def _run(plan: _Plan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _run(
+    plan: _ScoringPlan, weights: tuple[PyTree, PyTree], batch: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     """log P of each row's targets, and whether each target is the most likely token; both [B]."""
     with sharding.use(plan.place):
         apply = objective.Apply(plan.model.build(), *weights)

@@ -38,7 +38,7 @@ class AttentionMaps(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return decoding_model.TRANSLATING
 
-    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+    def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         tokenizer = setting.tokenizer
         if tokenizer is None:
             raise config.InputError(f'Evaluation {self.name!r} translates text, but the data has no tokenizer.')
@@ -58,7 +58,7 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
     def __init__(
         self,
         maps: AttentionMaps,
-        setting: evaluation.Setting,
+        setting: evaluation.EvaluationContext,
         tokenizer: tokenizers.Tokenizer,
         sources: Sequence[np.ndarray],
     ):
@@ -114,7 +114,9 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
         ]
 
 
-def _shown(setting: evaluation.Setting, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+def _shown(
+    setting: evaluation.EvaluationContext, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]
+) -> jax.Array:
     """The cross-attention [L, B, H, T, S] of a batch."""
     with sharding.use(setting.place):
         _, kept = setting.module.apply(

@@ -28,7 +28,7 @@ class Samples(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return decoding_model.PROMPTED
 
-    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+    def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         tokenizer = setting.tokenizer
         if tokenizer is None:
             raise config.InputError(
@@ -43,7 +43,7 @@ class Samples(evaluation.Evaluation):
 class SamplesEvaluator(evaluation.Evaluator):
     """Generates the samples of one config."""
 
-    def __init__(self, samples: Samples, setting: evaluation.Setting, tokenizer: tokenizers.Tokenizer):
+    def __init__(self, samples: Samples, setting: evaluation.EvaluationContext, tokenizer: tokenizers.Tokenizer):
         self._samples, self._setting, self._tokenizer = samples, setting, tokenizer
 
     def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
@@ -51,7 +51,7 @@ class SamplesEvaluator(evaluation.Evaluator):
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         samples, setting = self._samples, self._setting
-        weights = predictor.Weights(setting.model, params, model_state, setting.place)
+        weights = predictor.PredictorWeights(setting.model, params, model_state, setting.place)
         predict = predictor.TextPredictor(
             weights, self._tokenizer, decoding=samples.decoding, tokens=samples.tokens, seed=setting.seed
         )

@@ -41,7 +41,7 @@ class Translation(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return decoding_model.TRANSLATING
 
-    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+    def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         _sacrebleu()
         tokenizer = setting.tokenizer
         if tokenizer is None:
@@ -71,7 +71,7 @@ class TranslationEvaluator(evaluation.Evaluator):
     def __init__(
         self,
         translation: Translation,
-        setting: evaluation.Setting,
+        setting: evaluation.EvaluationContext,
         tokenizer: tokenizers.Tokenizer,
         texts: tuple[list[str], list[str]],
     ):
@@ -84,7 +84,7 @@ class TranslationEvaluator(evaluation.Evaluator):
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         how, setting, (sentences, references) = self._translation, self._setting, self._texts
-        weights = predictor.Weights(setting.model, params, model_state, setting.place)
+        weights = predictor.PredictorWeights(setting.model, params, model_state, setting.place)
         predict = predictor.TextPredictor(
             weights, self._tokenizer, decoding=how.decoding, tokens=how.longer_by, rows=how.rows
         )

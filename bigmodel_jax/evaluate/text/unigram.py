@@ -18,7 +18,7 @@ class Unigram(evaluation.Evaluation):
     every_steps: config.Positive
     name: str = 'unigram'
 
-    def build(self, setting: evaluation.Setting) -> evaluation.Evaluator:
+    def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         training = setting.training
         if not isinstance(training, text.TextBatches):
             raise config.InputError(f'Evaluation {self.name!r} needs training data of the kind text.Text.')

@@ -74,15 +74,15 @@ TIED = (
     rules.Copy('cls.predictions.decoder.bias', of='cls.predictions.bias', inside=False),
 )
 BUFFERS = (r'embeddings\.(position_ids|token_type_ids)',)
-PRETRAINING = rules.Table((*ENCODER, *POOLER, *MASKED, *NEXT), TIED, BUFFERS, prefix='bert.')
+PRETRAINING = rules.TensorRules((*ENCODER, *POOLER, *MASKED, *NEXT), TIED, BUFFERS, prefix='bert.')
 # What the classes of transformers have; a BertModel by itself has no prefix.
 TABLES = (
     PRETRAINING,
     dataclasses.replace(PRETRAINING, rules=(*ENCODER, *MASKED)),
     dataclasses.replace(PRETRAINING, rules=(*ENCODER, *POOLER, *MASKED)),
-    rules.Table((*ENCODER, *POOLER), (), BUFFERS, prefix='bert.'),
-    rules.Table((*ENCODER, *POOLER), (), BUFFERS),
-    rules.Table(ENCODER, (), BUFFERS),
+    rules.TensorRules((*ENCODER, *POOLER), (), BUFFERS, prefix='bert.'),
+    rules.TensorRules((*ENCODER, *POOLER), (), BUFFERS),
+    rules.TensorRules(ENCODER, (), BUFFERS),
 )
 # The released files have the names of TensorFlow.
 OLD = (('LayerNorm.weight', 'LayerNorm.gamma'), ('LayerNorm.bias', 'LayerNorm.beta'))
@@ -111,7 +111,7 @@ FIELDS: fields.Table = {
 }  # fmt: skip
 
 
-class Bert(family.Family):
+class BertFamily(family.Family):
     """BertForPreTraining, BertForMaskedLM and BertModel."""
 
     model_types = ('bert',)
@@ -164,14 +164,14 @@ class Bert(family.Family):
         sizes = {'T': model.length, 'Y': model.types, 'P': model.width, 'C': 2}
         return family.decoder_sizes(model) | sizes
 
-    def tables(self, model: bert.Bert) -> tuple[rules.Table, ...]:
+    def tables(self, model: bert.Bert) -> tuple[rules.TensorRules, ...]:
         return (*TABLES, *(dataclasses.replace(each, spellings=OLD) for each in TABLES))
 
-    def absent(self, table: rules.Table) -> tuple[str, ...]:
+    def absent(self, table: rules.TensorRules) -> tuple[str, ...]:
         there = {path.split('.')[0] for each in table.rules for path in each.paths}
         return tuple(name for name in ('pooler', 'masked', 'next_sentence') if name not in there)
 
-    def renamed(self, table: rules.Table) -> Mapping[str, str]:
+    def renamed(self, table: rules.TensorRules) -> Mapping[str, str]:
         return {'prediction_logits': 'logits'} if 'next_sentence' in self.absent(table) else {}
 
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ RULES = (
 )  # fmt: skip
 COPIES = (rules.Copy('lm_head.weight', of='wte.weight', inside=False),)
 # The causal mask, and what is added to hidden scores, which old files hold.
-TABLE = rules.Table(RULES, COPIES, buffers=(r'h\.\d+\.attn\.(bias|masked_bias)',), prefix='transformer.')
+TABLE = rules.TensorRules(RULES, COPIES, buffers=(r'h\.\d+\.attn\.(bias|masked_bias)',), prefix='transformer.')
 
 
 FIELDS: fields.Table = {
@@ -120,7 +120,7 @@ class Gpt2(family.Family):
     def sizes(self, model: decoder.Decoder) -> dict[str, int]:
         return family.decoder_sizes(model) | {'T': reference.learned_length(model.positions)}
 
-    def tables(self, model: decoder.Decoder) -> tuple[rules.Table, ...]:
+    def tables(self, model: decoder.Decoder) -> tuple[rules.TensorRules, ...]:
         return TABLE, TABLE.without_prefix()
 
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -171,7 +171,7 @@ class Llama(family.Family):
     def sizes(self, model: decoder.Decoder) -> dict[str, int]:
         return family.decoder_sizes(model)
 
-    def tables(self, model: decoder.Decoder) -> tuple[rules.Table, ...]:
+    def tables(self, model: decoder.Decoder) -> tuple[rules.TensorRules, ...]:
         return (table(model, DENSE),)
 
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -226,7 +226,7 @@ class Mixtral(Mistral):
         experts = reference.need(model.block.ffn, moe.Routed, 'model.block.ffn').experts
         return super().sizes(model) | {'E': experts, 'expert': experts}
 
-    def tables(self, model: decoder.Decoder) -> tuple[rules.Table, ...]:
+    def tables(self, model: decoder.Decoder) -> tuple[rules.TensorRules, ...]:
         return table(model, EXPERTS), table(model, STACKED_EXPERTS)
 
     def outputs(self, model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,11 +245,11 @@ class Mixtral(Mistral):
         return found
 
 
-def table(model: decoder.Decoder, layers: tuple[rules.Rule, ...]) -> rules.Table:
+def table(model: decoder.Decoder, layers: tuple[rules.Rule, ...]) -> rules.TensorRules:
     """The table of a Llama with these feed-forward layers."""
     tied = model.embedding.tied
     every = (*COMMON, *layers) if tied else (*COMMON, *layers, OUTPUT)
-    return rules.Table(every, copies=(TIED,) if tied else (), buffers=FREQUENCIES, prefix='model.')
+    return rules.TensorRules(every, copies=(TIED,) if tied else (), buffers=FREQUENCIES, prefix='model.')
 
 
 def rotary(fields: fields.Fields) -> positions.Rotary:

@@ -46,7 +46,7 @@ def _sinusoids(sizes: rules.Sizes) -> np.ndarray:
     return positions.sinusoid_table(sizes['T'], width=sizes['D'], base=10_000.0)
 
 
-TABLE = rules.Table(
+TABLE = rules.TensorRules(
     rules=(
         rule('shared.weight', 'V D -> V D', 'embedding.table'),
         *_stack('encoder'),
@@ -177,7 +177,7 @@ class Marian(family.Family):
         table = reference.need(model.positions, positions.SinusoidTable, 'model.positions')
         return family.seq2seq_sizes(model) | {'T': table.length}
 
-    def tables(self, model: seq2seq.Seq2Seq) -> tuple[rules.Table, ...]:
+    def tables(self, model: seq2seq.Seq2Seq) -> tuple[rules.TensorRules, ...]:
         return (TABLE,)
 
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:

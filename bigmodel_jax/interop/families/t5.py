@@ -165,7 +165,7 @@ class T5(family.Family):
         known = reference.need(model.positions, positions.Relative, 'model.positions')
         return family.seq2seq_sizes(model) | {'N': known.buckets}
 
-    def tables(self, model: seq2seq.Seq2Seq) -> tuple[rules.Table, ...]:
+    def tables(self, model: seq2seq.Seq2Seq) -> tuple[rules.TensorRules, ...]:
         hidden, tied = type(model.block.ffn), model.embedding.tied
         shared = rule(SHARED, 'V D -> V D', 'embedding.table')
         output = () if tied else (rule(OUTPUT, 'V D -> V D', 'embedding.output'),)
@@ -174,7 +174,7 @@ class T5(family.Family):
         copies = tuple(rules.Copy(key, of=SHARED) for key in ties)
         # Cross-attention has no positions; the released files hold a table for it all the same.
         unused = (r'decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight',)
-        return (rules.Table(every, copies, buffers=unused),)
+        return (rules.TensorRules(every, copies, buffers=unused),)
 
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return reference.pair_of(inputs, INPUTS, vocab=model.vocab, tokens=tokens(self.read(values, 'config.json')))

@@ -78,7 +78,7 @@ class Chaos(NamedTuple):
     whole_s: float
 
 
-class Session:
+class CampaignSession:
     """One start of the command, as a context manager; leaving it ends all its processes.
 
     Args:
@@ -87,12 +87,12 @@ class Session:
     """
 
     def __init__(self, zygote: forks.Zygote, command: Command, *, workdir: pathlib.Path, output: pathlib.Path):
-        self.watch = observer.Watch(workdir)
+        self.watch = observer.ProcessWatch(workdir)
         self.found = self.watch.committed  # The newest checkpoint before it.
         arguments = [*command.arguments, '--workdir', str(workdir)]
         self.children = zygote.run(arguments, hosts=command.hosts, devices=command.devices, output=output)
 
-    def __enter__(self) -> 'Session':
+    def __enter__(self) -> 'CampaignSession':
         return self
 
     def __exit__(
@@ -162,10 +162,10 @@ class Campaign:
         self._zygote, self._command, self._root, self._say = zygote, command, root, say
         self._count = 0
 
-    def _session(self, name: str) -> Session:
+    def _session(self, name: str) -> CampaignSession:
         self._count += 1
         output = self._root / 'output' / f'{self._count:03d}'
-        return Session(self._zygote, self._command, workdir=self._root / name, output=output)
+        return CampaignSession(self._zygote, self._command, workdir=self._root / name, output=output)
 
     def undisturbed(self, name: str) -> observer.Pace:
         """Runs in root/name to the end, and measures.
@@ -220,7 +220,7 @@ class Campaign:
         step = int(pace.steps * (len(done) + dice.random()) / (kills + 1))
         return moments.draw(dice, step, missing / (kills - len(done)), pace)
 
-    def _await(self, session: Session, moment: moments.Moment | None, dice: random.Random) -> Kill | None:
+    def _await(self, session: CampaignSession, moment: moments.Moment | None, dice: random.Random) -> Kill | None:
         """The kill at `moment`; None if there is none, or the session came to its end before."""
         for _ in session.polls():
             if moment is not None and moment.has_come(session.watch):
@@ -232,7 +232,7 @@ class Campaign:
         return session.kill(moments.victims(dice, self._command.hosts), type(moment).__name__)
 
 
-def judge(session: Session, kill: Kill | None, before: Kill | None, step_s: float) -> list[str]:
+def judge(session: CampaignSession, kill: Kill | None, before: Kill | None, step_s: float) -> list[str]:
     """Enters in the kill `before` a session what the session did, and returns the promises that it broke.
 
     Args:

@@ -15,7 +15,7 @@ class Moment:
 
     after_s: float
 
-    def has_come(self, watch: observer.Watch) -> bool:
+    def has_come(self, watch: observer.ProcessWatch) -> bool:
         """Whether the session is where it should be."""
         raise NotImplementedError
 
@@ -26,7 +26,7 @@ class WhileStarting(Moment):
 
     at_s: float
 
-    def has_come(self, watch: observer.Watch) -> bool:
+    def has_come(self, watch: observer.ProcessWatch) -> bool:
         return watch.reported is not None or time.time() >= watch.began + self.at_s
 
 
@@ -37,7 +37,7 @@ class AtStep(Moment):
     step: int
     log_every: int
 
-    def has_come(self, watch: observer.Watch) -> bool:
+    def has_come(self, watch: observer.ProcessWatch) -> bool:
         return watch.reported is not None and watch.reported >= self.step - self.log_every
 
 
@@ -47,7 +47,7 @@ class InSave(Moment):
 
     step: int
 
-    def has_come(self, watch: observer.Watch) -> bool:
+    def has_come(self, watch: observer.ProcessWatch) -> bool:
         # Before the beginning, what lies there is left of an earlier session.
         return watch.beginning is not None and any(step >= self.step for step in watch.saving)
 

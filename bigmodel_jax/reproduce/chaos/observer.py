@@ -11,7 +11,7 @@ from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.storage import durable_files, stores
 
 
-class Watch:
+class ProcessWatch:
     """One session of a run, from just before it is started until it ends.
 
     Args:

@@ -181,7 +181,7 @@ def _damaged(workdir: pathlib.Path) -> Iterator[str]:
     for path in sorted((workdir / durable_files.CHECKPOINTS).glob('[0-9]*')):
         try:
             integrity.check(epath.Path(path), step=int(path.name), ours=lambda *_: True, items=tuple(ITEMS))
-        except (integrity.Damaged, ValueError) as error:
+        except (integrity.DamagedCheckpoint, ValueError) as error:
             yield f'checkpoint {path.name}: {error}'
 
 

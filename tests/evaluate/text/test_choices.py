@@ -40,7 +40,7 @@ def setting(kind=TextExamples, model=MODEL):
     arrays = {'inputs': np.zeros((4, 8), np.int32)}
     fields = {'inputs': batches.Field((8,), np.dtype(np.int32), ('length',), 257)}
     data = batches.Batches(kind(arrays, fields, fingerprint={}), rows=2, seed=0)
-    return evaluation.Setting(
+    return evaluation.EvaluationContext(
         model=model,
         module=model.build(),
         objective=language.LanguageModel(),
@@ -52,7 +52,7 @@ def setting(kind=TextExamples, model=MODEL):
 
 
 def score(log_p, tokens=1, dropped=0):
-    return likelihood.Score(log_p, tokens, False, dropped)
+    return likelihood.SequenceScore(log_p, tokens, False, dropped)
 
 
 def test_each_rule_picks_what_it_says():

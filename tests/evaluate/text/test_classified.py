@@ -59,7 +59,7 @@ def said(model, params, rows):
 def test_every_row_counts_once(rows):
     model = bert.Classifier(encoder=MODEL, classes=2)
     scores = (classified.Accuracy(), classified.Matthews(), classified.F1())
-    setting = evaluation.Setting(
+    setting = evaluation.EvaluationContext(
         model=model, module=model.build(), objective=classification.Classification(),
         open_training=lambda: rows.build(0), tokenizer=None,
         place=sharding.MeshShape(data=2).build(), seed=0,

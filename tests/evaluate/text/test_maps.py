@@ -22,7 +22,7 @@ def smoke():
 
 def setting(experiment, model):
     data = experiment.data.build(0)
-    return evaluation.Setting(
+    return evaluation.EvaluationContext(
         model, model.build(), experiment.objective, lambda: data, data.examples.tokenizer, experiment.mesh.build(), 0
     )
 

@@ -53,7 +53,7 @@ def setting(kind=TextExamples, model=MODEL):
     arrays = {'inputs': np.zeros((4, 8), np.int32)}
     fields = {'inputs': batches.Field((8,), np.dtype(np.int32), ('length',), 257)}
     training = batches.Batches(kind(arrays, fields, fingerprint={}), rows=2, seed=0)
-    return evaluation.Setting(
+    return evaluation.EvaluationContext(
         model=model,
         module=model.build(),
         objective=language.LanguageModel(),

@@ -118,7 +118,7 @@ def experiment():
 
 def processes(zygote, story, workdir, told):
     """A session in processes of its own."""
-    file, watch = workdir.parent / 'story.py', observer.Watch(workdir)
+    file, watch = workdir.parent / 'story.py', observer.ProcessWatch(workdir)
     file.write_text(FILE.format(file=f'{SMALL}:evaluated', every_steps=story.every_steps, changes=changes_of(story)))
     more = ('--stop-after', str(told.step)) if told.what == 'stop' else ()
     arguments = ['train', str(file), '--workdir', str(workdir), *more]

@@ -96,7 +96,7 @@ class Story:
         good, bad = self.committed - self.damaged, set(self.damaged)
         begin = max(good, default=0)
         self.told.append(f'{hosts} hosts {" ".join(more)} kill_at={kill_at}, to begin at {begin}')
-        watch = observer.Watch(self.workdir)
+        watch = observer.ProcessWatch(self.workdir)
         children = self.start(hosts, *more)
         while kill_at is not None and (watch.reported or 0) < kill_at and forks.wait(children[:1], 0.005) == [None]:
             watch.look()
