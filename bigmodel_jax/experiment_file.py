@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bigmodel_jax import compatibility, config, settings
+from bigmodel_jax import config, settings
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.user_code import own_errors, own_modules
@@ -37,7 +37,7 @@ def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = ()) 
         made = made[arm]
     elif arm:
         raise config.InputError(f'{path}: {function}() returns one experiment, so there is no arm {arm!r}.')
-    checked = _check(settings.parse_settings(_experiment(made, f'{path}: {function}()'), changes))
+    checked = experiments.check(settings.parse_settings(_experiment(made, f'{path}: {function}()'), changes))
     object.__setattr__(checked, config.FILE, str(pathlib.Path(path).expanduser().resolve()))
     return checked
 
@@ -93,13 +93,8 @@ def load_arms(
     if arm and arm not in arms:
         raise config.InputError(f'{path}: {function}() has no arm {arm!r}.{config.nearest(arm, arms)}')
     every = {word: _experiment(each, f'{path}: {word}') for word, each in {**alone, **arms}.items()}
-    found = {word: _check(settings.parse_settings(each, changes)) for word, each in every.items()}
+    found = {word: experiments.check(settings.parse_settings(each, changes)) for word, each in every.items()}
     return found, (arm,) if arm else tuple(found)
-
-
-def _check(experiment: Experiment) -> Experiment:
-    """The experiment, if it is right in itself and its parts fit one another."""
-    return compatibility.check(experiments.check(experiment))
 
 
 def _shipped(file: pathlib.Path) -> pathlib.Path:

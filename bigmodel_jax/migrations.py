@@ -105,7 +105,10 @@ def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
     found = {CLASS: name} | {
         field: _replaced(value, changed.get(field, {})) for field, value in kept.items() if field is not None
     }
-    return RESHAPED[name](found) if name in RESHAPED else found
+    try:
+        return RESHAPED[name](found) if name in RESHAPED else found
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return found  # It is not what any version stored; who reads it says what is wrong.
 
 
 def _replaced(value: Any, names: Mapping[str, str]) -> Any:

@@ -27,7 +27,7 @@ EXCEPTIONS = {
     'Setting.value': 'is compared with any field',
     'Measured.value': 'a metric may be any number',
     'Measured.on': 'is compared with any field',
-    'Scaling.mean': 'the mean of a channel may be any number',
+    'Normalize.mean': 'the mean of a channel may be any number',
 }
 # Counts of a paper, which no device computes with.
 UNLIMITED = config.Count.__metadata__

@@ -23,7 +23,7 @@ from bigmodel_jax.data import splits
 from bigmodel_jax.data.text import encoding
 
 Record = Mapping[Any, Any]  # Fields have names; those of a Tsv have numbers.
-Field = str | int
+Field = str | config.NonNegative
 
 
 class Records:

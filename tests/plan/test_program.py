@@ -81,7 +81,7 @@ def test_the_state_is_counted_exactly_and_the_parts_add_up():
     assert held / 4 <= memory_of.parameters <= held / 3
     assert memory_of.optimizer == 2 * memory_of.parameters + 2 * 4  # Two moments, and two counters of steps.
     assert memory_of.other_state == 4 * 4  # The step, two levels, and how many steps they are of.
-    assert memory_of.batch == 3 * tiny.LENGTH * 4  # One row of three fields.
+    assert memory_of.batch == (3 * tiny.LENGTH + 1) * 4  # One row of three fields, and its weight.
     parts = {'parameters', 'optimizer', 'other_state', 'batch', 'gradients', 'saved', 'temporaries'}
     assert sum(getattr(memory_of, part) for part in parts) == memory_of.peak
 

@@ -105,7 +105,7 @@ def test_weights_of_token_ids_are_not_taken_for_another_tokenizer(changed, corpu
     same = config.vary(quick_text.experiment(corpus), {'initialization': start})
     other = config.vary(quick_text.experiment(text), {'initialization': start})
     loop.train(same, tmp_path / 'same', stop_after=1)
-    with pytest.raises(config.InputError, match=r'start: table of .* another tokenizer') as error:
+    with pytest.raises(config.InputError, match=r'initialization: table of .* another tokenizer') as error:
         loop.train(other, tmp_path / 'other')
     assert "initialization.without=('table',)" in str(error.value)
     assert not (tmp_path / 'other').exists()
