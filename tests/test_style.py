@@ -135,6 +135,22 @@ def test_legend_is_read():
     assert rules.legend() >= set('BTSDHGKFVECLNPRWM')
 
 
+# ---- folders ------------------------------------------------------------------------------------------------------
+
+MOST_FILES = 14  # Of one subject; a folder that outgrows it is two subjects.
+# Folders that are larger, with their files: they may only shrink.
+LARGE = {'train': 29, 'plan': 22, 'data/text': 21, 'run_directory': 17, 'interop': 17, 'cli': 17, 'layers': 16}
+
+
+def test_a_folder_is_one_subject():
+    counts: dict[str, int] = {}
+    for path in rules.python_files('bigmodel_jax'):
+        folder, _, name = path.removeprefix('bigmodel_jax/').rpartition('/')
+        counts[folder] = counts.get(folder, 0) + (name != '__init__.py')
+    large = {folder: count for folder, count in counts.items() if folder and count > MOST_FILES}
+    assert large == LARGE, f'a folder has at most {MOST_FILES} files; lower the number in LARGE where one shrank'
+
+
 # ---- names and words ----------------------------------------------------------------------------------------------
 
 # Classes whose name stands in experiments that are stored, in two modules each; --set asks which one is meant.
