@@ -8,12 +8,11 @@ import sys
 
 import pytest
 
-from bigmodel_jax import claims, config, settings
-from bigmodel_jax.data import mixture  # noqa: F401  Has a Part.
-from bigmodel_jax.layers import ffn, norms
+from bigmodel_jax import config, settings
+from bigmodel_jax.data.text import chat_templates
+from bigmodel_jax.layers import attention, ffn, norms  # noqa: F401  attention has a Plain too.
 from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import optimizers, schedules
-from bigmodel_jax.plan import plan  # noqa: F401  Has one too.
 
 MODEL = decoder.gpt(vocab=64, width=16, layers=2, heads=4, length=8)
 
@@ -159,10 +158,11 @@ def test_values_of_set(text, value):
 
 
 def test_a_class_whose_name_two_have_is_told_by_its_module():
-    with pytest.raises(config.InputError, match=r'data: Part may be mixture\.Part or plan\.Part; write which'):
-        settings.parse_value('Part(weight=1.0)', 'data')
-    claim = claims.Shape(where='', parameter='a', value=(1,))
-    assert settings.parse_value('claims.Shape(where="", parameter="a", value=(1,))') == claim
+    with pytest.raises(
+        config.InputError, match=r'data: Plain may be attention\.Plain or chat_templates\.Plain; write which'
+    ):
+        settings.parse_value('Plain()', 'data')
+    assert settings.parse_value('chat_templates.Plain()') == chat_templates.Plain()
 
 
 def test_set_builds_configs_only():

@@ -18,7 +18,8 @@ def test_the_experiment_is_valid_and_survives_json(file):
     assert verbs.parameters(experiment) > 0
 
 
-# Whose parts others train too: multi30k translates, bert_small masks; test_readme.py runs the decoder of quickstart.
+# Whose parts others train too: test_recurrent_lm.py and test_readme.py train the last two.
+# multi30k translates, bert_small masks; test_readme.py runs the decoder of quickstart.
 RARELY = (
     'gpt2',
     'quickstart',
@@ -31,6 +32,8 @@ RARELY = (
     'llama',
     'mixtral',
     'pods',
+    'recurrent_lm',
+    'first_transformer',
 )
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in RARELY else []) for file in FILES]
 

@@ -153,8 +153,8 @@ def test_a_folder_is_one_subject():
 
 # ---- names and words ----------------------------------------------------------------------------------------------
 
-# Classes whose name stands in experiments that are stored, in two modules each; --set asks which one is meant.
-SHARED_NAMES = {'Text', 'Part', 'Plain'}
+# A config and an artifact are called Text; two configs are called Plain, and --set asks which one is meant.
+SHARED_NAMES = {'Text', 'Plain'}
 # What a private phrase means in the field's words; see the rule on names.
 WORDS = {
     r'\bgoing on from\b': 'resuming from',

@@ -97,7 +97,7 @@ class RecordList(Records):
 class SelectedRecords(Records):
     """Some of the records of others."""
 
-    def __init__(self, records: Records, part: splits.Part):
+    def __init__(self, records: Records, part: splits.Subset):
         self._records = records
         self._indices = part.select(range(len(records)), records.name)
         self.name, self.text_only = records.name, records.text_only
@@ -125,7 +125,7 @@ class SelectedRecords(Records):
         return self._records.where(int(self._indices[index]))
 
 
-def selected(records: Records, part: splits.Part | None) -> Records:
+def selected(records: Records, part: splits.Subset | None) -> Records:
     """The given part of the records, or all of them if it is None."""
     return records if part is None else SelectedRecords(records, part)
 

@@ -49,7 +49,7 @@ class Sequential(Order):
         return np.arange(len(names))
 
 
-class Part:
+class Subset:
     """Interface of the configs that choose members of a data set."""
 
     def select(self, names: Names, what: str) -> np.ndarray:
@@ -65,7 +65,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(Part):
+class Train(Subset):
     """What is left when a share is held out. With equal fields, Train and Validation have each member once."""
 
     held_out: Share
@@ -76,7 +76,7 @@ class Train(Part):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Validation(Part):
+class Validation(Subset):
     """The share that is held out, rounded to whole members, but at least one."""
 
     held_out: Share

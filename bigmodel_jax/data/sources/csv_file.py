@@ -29,7 +29,7 @@ class Csv(records.Source):
 
     path: str
     separator: str | None = None  # None: a tab if the name ends with .tsv or .tsv.gz, otherwise a comma.
-    part: splits.Part | None = None
+    part: splits.Subset | None = None
 
     def open(self) -> records.Records:
         if self.separator is not None and len(self.separator) != 1:

@@ -30,7 +30,7 @@ class ImageFolder(records.Source):
 
     path: str
     channels: Literal[1, 3, 4] = 3
-    part: splits.Part | None = None
+    part: splits.Subset | None = None
 
     def open(self) -> 'FolderRecords':
         names, classes = _in_classes(files.path_of(self.path))

@@ -16,7 +16,7 @@ class JsonLines(records.Source):
     """Every line of the files that match a pattern is a JSON object. Files may be compressed, as *.jsonl.gz is."""
 
     pattern: str
-    part: splits.Part | None = None
+    part: splits.Subset | None = None
 
     def open(self) -> records.Records:
         found = [record_files.record_file(path) for path in files.matches(self.pattern)]

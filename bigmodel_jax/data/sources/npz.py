@@ -24,7 +24,7 @@ class Npz(records.Source):
 
     path: str
     arrays: tuple[str, ...] = ()  # Only these; empty: all of them.
-    part: splits.Part | None = None
+    part: splits.Subset | None = None
 
     def open(self) -> 'ArrayRecords':
         path = files.path_of(self.path)

@@ -23,7 +23,7 @@ class Parquet(records.Source):
 
     pattern: str
     columns: tuple[str, ...] = ()  # Empty: all of them.
-    part: splits.Part | None = None
+    part: splits.Subset | None = None
 
     def open(self) -> records.Records:
         paths = files.matches(self.pattern)

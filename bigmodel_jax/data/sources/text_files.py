@@ -55,7 +55,7 @@ class TextFiles(records.Source):
     """
 
     pattern: str
-    part: splits.Part | None = None
+    part: splits.Subset | None = None
 
     def open(self) -> records.Records:
         paths = _in_folder(self.pattern) if files.path_of(self.pattern).is_dir() else files.matches(self.pattern)

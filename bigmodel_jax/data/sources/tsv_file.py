@@ -18,7 +18,7 @@ class Tsv(records.Source):
 
     path: str
     header: bool = False  # Whether the first line names the columns; it is left out.
-    part: splits.Part | None = None
+    part: splits.Subset | None = None
 
     def open(self) -> records.Records:
         path = files.path_of(self.path)
