@@ -7,7 +7,7 @@ import bigmodel_jax
 
 project = 'bigmodel_jax'
 version = release = bigmodel_jax.__version__
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 html_theme = 'furo'
 exclude_patterns = ['README.md']
 default_role = 'code'  # What stands in single backticks in a docstring.
