@@ -61,19 +61,19 @@ def check(experiment: Experiment) -> Experiment:
     of.check(fields)
     for name in experiment.objective.streams:
         rngs.check(name)
-    if experiment.objective.requires is None:
+    needed = experiment.objective.requires
+    if needed is None:
         _check_by_tracing(experiment.objective, of, fields)
     else:
-        _check_objective(experiment.objective, Given(of, fields, of.outputs(fields)))
+        _check_objective(experiment.objective, needed, Given(of, fields, of.outputs(fields)))
     for number, each in enumerate(experiment.evaluations):
         _check_evaluation(f'evaluations.{number} ({each.name!r})', each, experiment)
     return experiment
 
 
-def _check_objective(chosen: objective.Objective, given: Given) -> None:
-    needed = chosen.requires
-    problems = [] if needed is None else given.problems(needed)
-    if needed is None or not problems:
+def _check_objective(chosen: objective.Objective, needed: requirements.Requirements, given: Given) -> None:
+    problems = given.problems(needed)
+    if not problems:
         return
     fitting = [name for name, each in OBJECTIVES.items() if each.requires and not given.problems(each.requires)]
     advice = [f'use objective={fitting[0]}'] if fitting else []
@@ -112,10 +112,7 @@ def _shown(field: batches.Field) -> str:
 def _check_by_tracing(chosen: objective.Objective, of: model.Model, fields: Fields) -> None:
     """Raises InputError if an objective that does not declare what it needs asks for what is not there."""
     module = of.build()
-    batch = {
-        name: jax.ShapeDtypeStruct((model.ROWS, *field.shape), field.dtype)
-        for name, field in batches.batch_fields(fields).items()
-    }
+    batch = {name: jax.ShapeDtypeStruct((model.ROWS, *field.shape), field.dtype) for name, field in fields.items()}
 
     def loss(key: jax.Array, batch: dict[str, jax.Array]) -> Any:
         apply = objective.Apply(module, *model.initialize(module, key, batch))

@@ -107,8 +107,8 @@ def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
     }
     try:
         return RESHAPED[name](found) if name in RESHAPED else found
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        return found  # It is not what any version stored; who reads it says what is wrong.
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return found  # Fields are missing or of other types than any version stored; who reads it says which.
 
 
 def _replaced(value: Any, names: Mapping[str, str]) -> Any:

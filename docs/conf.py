@@ -9,7 +9,6 @@ project = 'bigmodel_jax'
 version = release = bigmodel_jax.__version__
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 html_theme = 'furo'
-exclude_patterns = ['README.md']
 default_role = 'code'  # What stands in single backticks in a docstring.
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'

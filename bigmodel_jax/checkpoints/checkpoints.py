@@ -14,14 +14,13 @@ from bigmodel_jax.checkpoints import listing, partial_state, restore, retention,
 from bigmodel_jax.evaluate import metric
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.run_directory import lineage
-from bigmodel_jax.storage import appending, durable_files, integrity, stores
+from bigmodel_jax.storage import appending, durable_files, integrity, stores, waits
 
 PyTree = Any
 # A NamedTuple of pytrees, whose property `items` says which of its fields go into which item of a step directory.
 State = Any
 CHANGES = 20  # So often a checkpoint may be deleted by a run while it is read from another process.
 LONGEST_WAIT_S = 300.0  # Between a save that failed and the next try.
-LAST_TRIES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # Waits between tries at the end of a session.
 
 
 class NotSaved(Exception):
@@ -211,14 +210,14 @@ class Checkpointer:
         Raises:
           NotSaved: it failed every time.
         """
-        for wait_s in (*LAST_TRIES_S, 0.0):
+        for wait_s in (*waits.CHECKPOINT_S, 0.0):
             self.save(state, position, metrics)
             if self.finish() is None:
                 return
             time.sleep(wait_s)
         kept = f'the newest checkpoint is of step {self.newest}' if self._metrics else 'there is no checkpoint'
         raise NotSaved(
-            f'{self._failed} Tried {len(LAST_TRIES_S) + 1} times. The work since then is lost: {kept}. Make '
+            f'{self._failed} Tried {len(waits.CHECKPOINT_S) + 1} times. The work since then is lost: {kept}. Make '
             f'{self._directory} writable, with room enough; the same command then resumes from there.'
         )
 

@@ -27,7 +27,7 @@ def check_same(wanted: Arrays, stored: Arrays, where: str) -> None:
             f'{where} holds another model or optimizer:\n'
             + '\n'.join(sorted(problems)[:8])
             + more
-            + '\nUse the experiment it was made with, or another --workdir.'
+            + '\nUse the experiment it was made with, or another directory.'
         )
 
 

@@ -38,7 +38,7 @@ def read(
       partly: items of which only those arrays are given that the checkpoint has too; see partial_state.matched().
 
     Raises:
-      Damaged: the checkpoint is not as it was written; on all processes.
+      DamagedCheckpoint: the checkpoint is not as it was written; on all processes.
       InputError: its arrays are not those of `items`, or the storage does not give them.
     """
     record = _told(path, lambda: integrity.check(path, step=step, ours=ours, items=items.keys()))
@@ -76,7 +76,7 @@ def read_some(
       step, ours: see read().
 
     Raises:
-      Damaged: the checkpoint is not as it was written; on all processes.
+      DamagedCheckpoint: the checkpoint is not as it was written; on all processes.
       InputError: the storage does not give it.
     """
     record = _told(path, lambda: integrity.check(path, step=step, ours=ours, items=(item,)))
@@ -124,7 +124,7 @@ def _told_apart(restore: Callable[[], dict[str, jax.Array]], directory: epath.Pa
 
     Raises:
       OSError: the storage failed.
-      Damaged: it did not, but what it gave are no arrays.
+      DamagedCheckpoint: it did not, but what it gave are no arrays.
     """
     try:
         return restore()

@@ -51,9 +51,7 @@ def from_checkpoints(workdir: epath.Path) -> None:
     if durable_files.exists(workdir / durable_files.EXPERIMENT):
         return
     folder = workdir / durable_files.CHECKPOINTS
-    for step in sorted(
-        (int(name) for name in durable_files.names_in(folder) if durable_files.is_step(name)), reverse=True
-    ):
+    for step in reversed(durable_files.saved_steps(workdir)):
         try:
             contents = _copies(folder / str(step))
         except integrity.DamagedCheckpoint:
@@ -76,7 +74,7 @@ def _copies(checkpoint: epath.Path) -> dict[str, bytes]:
     """The files of the run that a checkpoint holds, by their names in the run.
 
     Raises:
-      Damaged: one of them is not as it was written.
+      DamagedCheckpoint: one of them is not as it was written.
     """
     described = integrity.record_of(checkpoint)
     folders = described['arrays'].keys()

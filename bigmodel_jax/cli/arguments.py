@@ -103,10 +103,10 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def load_experiment(options: argparse.Namespace) -> 'Experiment':
-    """The experiment named on the command line, whose parts fit one another."""
-    from bigmodel_jax import compatibility, experiment_file
+    """The experiment named on the command line."""
+    from bigmodel_jax import experiment_file
 
-    return compatibility.check(experiment_file.load(options.experiment, options.set, options.arg))
+    return experiment_file.load(options.experiment, options.set, options.arg)
 
 
 def load_experiment_of_run(options: argparse.Namespace) -> 'Experiment | None':

@@ -13,11 +13,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the experiment, its number of parameters, and how attention is computed on its mesh."""
-    from bigmodel_jax import tree, verbs
+    from bigmodel_jax import compatibility, tree, verbs
     from bigmodel_jax.console import terminal
     from bigmodel_jax.report import show as shown
 
-    experiment = arguments.load_experiment(options)
+    experiment = compatibility.check(arguments.load_experiment(options))
     console = terminal.Console()
     console.print(tree.render(experiment), soft_wrap=True)
     console.print(f'\n{verbs.parameters(experiment):,} parameters')

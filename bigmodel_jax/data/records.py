@@ -109,7 +109,6 @@ class SelectedRecords(Records):
     def read(self, start: int, stop: int) -> list[Record]:
         wanted = self._indices[start:stop]
         # Those that are left out between them are read too: a share that is held out is small, or read once.
-        first = int(wanted[0]) if len(wanted) else 0
         found: list[Record] = []
         for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > 64) + 1):
             if len(run):

@@ -149,9 +149,16 @@ def _plain(value: Any) -> Any:
         return value.encode(errors='replace').decode()  # Half a surrogate pair is no text, and no log holds it.
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, bool) or value is None:  # In a cell of a table, which holds text and numbers.
+        return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # As in metrics.jsonl: JSON has no nan and no infinity.
     return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
+
+
+KINDS: Mapping[str, Any] = {each.kind: each for each in (Text, Table, Image, Audio, Figure)}
 
 
 def from_json(entry: Mapping[str, Any], content: bytes = b'') -> Artifact:
@@ -159,8 +166,13 @@ def from_json(entry: Mapping[str, Any], content: bytes = b'') -> Artifact:
 
     Args:
       content: of its file, if it has one.
+
+    Raises:
+      InputError: it is of a type that only another version knows.
     """
-    kind = next(each for each in (Text, Table, Image, Audio, Figure) if each.kind == entry['type'])
+    if entry['type'] not in KINDS:
+        raise config.InputError(f'This version cannot show an artifact of the type {entry["type"]!r}.')
+    kind = KINDS[entry['type']]
     names = {each.name for each in dataclasses.fields(kind)}
     own = {name: value for name, value in entry.items() if name in names}
     if kind.suffix:

@@ -39,6 +39,18 @@ class EvaluationContext:
         """
         return self.open_training()
 
+    def need_tokenizer(self, name: str) -> Tokenizer:
+        """The tokenizer of the run, for the evaluation `name`, which reads or generates text.
+
+        Raises:
+          InputError: there is none.
+        """
+        if self.tokenizer is None:
+            raise config.InputError(
+                f'Evaluation {name!r} needs text, but the training data has no tokenizer; leave it out.'
+            )
+        return self.tokenizer
+
     def open(self, data: batches.Data, name: str) -> Any:
         """The data of the evaluation `name`, built and checked.
 

@@ -16,7 +16,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import artifacts
-from bigmodel_jax.evaluate.text import decoding, decoding_model, generation
+from bigmodel_jax.evaluate.text import decoding, decoding_model, generation, likelihood
 from bigmodel_jax.models import model as models
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.parallel import sharding
@@ -88,19 +88,22 @@ class TextPredictor(Predictor):
         how |= {'model_state': weights.model_state, 'place': weights.place}
         model: Any = weights.model
         if isinstance(model, decoding_model.Generative) and decoding_model.reads_source(model):
-            longest = max((generation.padded_length(generation.source_ids(own, each)) for each in prompts), default=0)
-            more = self._tokens or _room(model, longest + 1)  # The first position is that of the begin token.
+            more = self._tokens
+            if more is None:
+                lengths = (generation.padded_length(generation.source_ids(own, each)) for each in prompts)
+                more = _room(model, max(lengths, default=0) + 1)  # The first position is that of the begin token.
             return generation.translate(
                 weights.model, weights.params, own, prompts, longer_by=more, rows=self._rows, **how
             )
-        tokens = self._tokens or _room(model, max(map(len, generation.prompt_ids(own, prompts)), default=0))
+        tokens = self._tokens
+        if tokens is None:
+            tokens = _room(model, max(map(len, generation.prompt_ids(own, prompts)), default=0))
         return generation.generate(weights.model, weights.params, own, prompts, tokens=tokens, **how)
 
 
 def _room(model: Any, used: int) -> int:
     """TOKENS, or as many as the model has positions for after `used`; the last new token is never read."""
-    known = getattr(model, 'positions', None)
-    learned = None if known is None else known.length
+    learned = likelihood.longest(model)
     return TOKENS if learned is None else max(min(TOKENS, learned - used + 1), 1)
 
 
@@ -189,7 +192,9 @@ class RowPredictor(Predictor):
         if all('prompt' in record for record in records) and 'prompt' not in fields:
             given = self._encoded(records)
         else:
-            given = {name: [record[name] for record in records] for name in fields if name in records[0]}
+            given = {
+                name: [record[name] for record in records] for name in fields if all(name in each for each in records)
+            }
         missing = [name for name in fields if name not in given and name not in TARGETS]
         if missing:
             raise config.InputError(
@@ -217,7 +222,10 @@ class RowPredictor(Predictor):
     def _array(name: str, field: batches.Field, values: Any, count: int) -> np.ndarray:
         if values is None:
             return np.zeros((count, *field.shape), field.dtype)
-        array = np.asarray(values, field.dtype)
+        try:
+            array = np.asarray(values, field.dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise config.InputError(f'{name!r} of the records is no array of {field.dtype}: {error}.') from error
         if array.shape[1:] != field.shape:
             raise config.InputError(f'{name!r} of a record has the shape {array.shape[1:]}, not {field.shape}.')
         bound = field.upper_bound

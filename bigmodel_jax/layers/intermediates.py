@@ -48,13 +48,15 @@ def residual_streams(kept: Mapping[str, Any]) -> dict[str, jax.Array]:
 def attention_weights(kept: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]]:
     """The attention weights [L, B, H, T, S] of every stack: {'decoder': {'attention': ..., 'cross': ...}}.
 
+    L counts the layers that have attention.
+
     Args:
       kept: the collection ATTENTION_WEIGHTS.
     """
     found = {}
     for name, stack in kept.items():
         layers = stack['layers']
-        sublayers = layers.get(f'{TURN}0', layers)
+        sublayers = next(iter(_turns(layers)), layers)
         found[name] = {each: _in_order(layers, _reader(each, 'weights')) for each in sublayers}
     return found
 
@@ -74,8 +76,15 @@ def _reader(*path: str) -> Callable[[Any], jax.Array]:
 
 
 def _in_order(layers: Mapping[str, Any], read: Callable[[Any], jax.Array]) -> jax.Array:
-    """What all layers sow, [L, ...]; the layers of an interleaved pattern keep theirs apart."""
-    if f'{TURN}0' not in layers:
+    """What all layers that have it sow, [L, ...]; the layers of an interleaved pattern keep theirs apart."""
+    turns = _turns(layers)
+    if not turns:
         return read(layers)
-    turns = jnp.stack([read(layers[f'turn{place}']) for place in range(len(layers))], axis=1)
-    return turns.reshape(-1, *turns.shape[2:])
+    stacked = jnp.stack([read(each) for each in turns], axis=1)
+    return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def _turns(layers: Mapping[str, Any]) -> list[Any]:
+    """What the layers of an interleaved pattern sowed, in their order; one that sowed nothing is absent."""
+    numbers = sorted(int(name.removeprefix(TURN)) for name in layers if name.startswith(TURN))
+    return [layers[f'{TURN}{number}'] for number in numbers]

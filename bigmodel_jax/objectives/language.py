@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax import config, precision
 from bigmodel_jax.layers import embeddings
-from bigmodel_jax.objectives import chunked_loss as summation
-from bigmodel_jax.objectives import objective, requirements
+from bigmodel_jax.objectives import chunked_loss, objective, requirements
 from bigmodel_jax.objectives.objective import Mean
 from bigmodel_jax.parallel import sharding
 
@@ -77,7 +76,7 @@ class LanguageModel(objective.Objective):
         arrays = batch['targets'], objective.position_weights(batch)
         rows, length = batch['targets'].shape
         pieces = self.pieces(rows, length, head.matrix_VD.shape[0])
-        loss, metrics = summation.summed(self.piece, head, x_BTD, arrays, pieces=pieces)
+        loss, metrics = chunked_loss.summed(self.piece, head, x_BTD, arrays, pieces=pieces)
         if 'bytes' in batch:
             # A row of padding stands for no text.
             count = objective.counted(batch['bytes'], arrays[1].max(axis=1)).sum(dtype=jnp.float32)

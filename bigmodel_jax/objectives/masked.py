@@ -16,8 +16,8 @@ class MaskedLanguageModel(objective.Objective):
     """Mean cross-entropy of the masked tokens, plus that of whether the second sentence follows.
 
     Batch: that of data/text/sentence_pairs.py; or one of text, whose every token is predicted, with `next_sentence=0`.
-    The
-    model returns 'mlm_logits' [B, N, V] and 'nsp_logits' [B, 2], as Bert does.
+    The model returns 'mlm_logits' [B, N, V] and 'nsp_logits' [B, 2], as Bert does.
+
     The second mean counts in proportion to the tokens of the batch that are predicted, so that with microbatches of
     unequally many it is weighted by these.
 

@@ -54,13 +54,9 @@ def position_weights(batch: Mapping[str, jax.Array]) -> jax.Array:
     """
     shape = batch['targets'].shape
     of_examples = batch['example_weights'].reshape(-1, *[1] * (len(shape) - 1))
-    if 'loss_weights' in batch:
-        weights = counted(batch['loss_weights'], of_examples) * of_examples
-    else:
-        weights = jnp.broadcast_to(of_examples, shape)
-    # Without the barrier the compiler may sum the losses of an example before it multiplies them by their one weight,
-    # so that a loss would round differently with `loss_weights` of 1 and without any.
-    return jax.lax.optimization_barrier(weights)
+    if 'loss_weights' not in batch:
+        return jnp.broadcast_to(of_examples, shape)
+    return counted(batch['loss_weights'], of_examples) * of_examples
 
 
 def mean(values: jax.Array, weights: jax.Array) -> jax.Array:

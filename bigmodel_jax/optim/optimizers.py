@@ -51,13 +51,12 @@ class Optimizer:
             )
         return parameter_groups.assign(self.groups, axes)
 
-    def build(self, steps: int, axes: PyTree) -> optax.GradientTransformation:
+    def build(self, steps: int, assigned: parameter_groups.Assigned) -> optax.GradientTransformation:
         """The whole transformation of gradients into updates, for a run of `steps` updates.
 
         Args:
-          axes: the logical axes of each parameter.
+          assigned: what assign() gives for the parameters.
         """
-        assigned = self.assign(axes)
         rule = self.rule(self.schedule.build(steps), assigned)
         by_value = [] if self.clip_value is None else [optax.clip(self.clip_value)]
         by_norm = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]

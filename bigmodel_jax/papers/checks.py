@@ -16,6 +16,7 @@ from bigmodel_jax import claims as papers
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.models import model as models
 
 AGREES, DIFFERS, CONTRADICTION = 'agrees', 'DIFFERS', 'the paper contradicts itself'
 MEASURED = 'measured: not run'  # What `report` has a verdict for.
@@ -40,14 +41,10 @@ class ExperimentFacts(papers.Facts):
 
         def init() -> Any:
             batch = {name: jnp.zeros((1, *field.shape), field.dtype) for name, field in fields.items()}
-            return model.build().init(jax.random.key(0), batch)['params']
+            return models.initialize(model.build(), jax.random.key(0), batch)[0]
 
         flat = jax.tree_util.tree_leaves_with_path(jax.eval_shape(init))
-        # Flax keeps each array in a box with the names of its axes, which is no part of the path.
-        return {
-            '.'.join(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)): tuple(leaf.shape)
-            for path, leaf in flat
-        }
+        return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape) for path, leaf in flat}
 
     def parameters(self, without: tuple[str, ...] = ()) -> int:
         sizes = {path: int(np.prod(shape, dtype=object)) for path, shape in self._shapes.items()}

@@ -47,10 +47,6 @@ class Choice:
     dollars: float | None
 
     @property
-    def seconds_per_row(self) -> float:
-        return self.time.seconds / self.batch
-
-    @property
     def settings(self) -> dict[str, object]:
         """The changes of the experiment that make it so."""
         mesh = {f'mesh.{axis}': size for axis, size in self.mesh.items()}

@@ -76,11 +76,9 @@ def spaced(items: Sequence[Any], most: int) -> list[Any]:
 def _view(run: directory.Run, entry: Mapping[str, Any], room: list[int]) -> View:
     """The view of an entry; takes what it embeds from the bytes that are left."""
     kind, title = entry['type'], entry.get('title', '')
-    if kind not in ('text', 'table', 'image', 'audio', 'figure'):
-        return View(kind, title, None, problem=f'This version cannot show an artifact of the type {kind!r}.')
     try:
         artifact = run.load(entry)
-    except config.InputError as error:  # Damaged, missing, or a symbolic link.
+    except config.InputError as error:  # Damaged, missing, a symbolic link, or of another version.
         return View(kind, title, None, problem=str(error))
     if isinstance(artifact, artifacts.Figure):
         panels, details = (tuple(map(_panel, each)) for each in (artifact.panels, artifact.details))

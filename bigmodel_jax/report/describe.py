@@ -53,7 +53,7 @@ def rows(
       abstract: tree of arrays or ShapeDtypeStructs.
       axes: the same tree with a tuple of logical axes for each; None if they have none, as an optimizer's state.
       shardings: the same tree with the NamedSharding of each.
-      training: path -> Row.training.
+      training: path -> ArrayRow.training.
     """
     found: list[ArrayRow] = []
 

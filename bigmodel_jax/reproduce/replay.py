@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,10 +13,11 @@ from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.data import batches
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.objectives.rngs import Rngs
+from bigmodel_jax.optim.gradients import FixedOrder, Gradients
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.reproduce import conditions, diff, repeat, results
 from bigmodel_jax.reproduce.sections import Section
-from bigmodel_jax.run_directory import code, event_log, fingerprints, identity
+from bigmodel_jax.run_directory import code, digest, event_log, fingerprints, identity
 from bigmodel_jax.runs import directory, traces
 from bigmodel_jax.train import metrics, prefetch, preparation, step
 from bigmodel_jax.train.state import TrainState
@@ -167,21 +168,31 @@ def _batch(built: preparation.PreparedRun, index: int) -> step.Batch:
 
 
 def _losses(built: preparation.PreparedRun, current: TrainState, rows: batches.Batch, number: int) -> np.ndarray:
-    """[n] float32: the loss of each row of the batch, with the dropout of the step; nan where it has no such losses."""
+    """[n] float32: the loss of each row of the batch, with the dropout of the step; nan where it has no such losses.
+
+    Nor does a part of a fixed order that does not divide over the devices.
+    """
     experiment, data = built.experiment, built.data
-    parts = experiment.gradients.microbatches
-    count = data.rows // parts
     compute = _compiled_losses(built)
     key, losses = step.key(experiment.seed, number - 1), np.full(data.rows, np.nan, np.float32)
-    for part in range(parts):
-        # As gradients.total() cuts a batch: rows i, i + parts, i + 2 parts ... are microbatch i.
-        own_key = key if parts == 1 else jax.random.fold_in(key, part)
-        microbatch = {name: value[part::parts] for name, value in rows.items()}
-        batch = built.place.put_batch(_of_this_process(built, microbatch, count), count)
+    for own, own_key in _cut(experiment.gradients, data.rows, key):
+        if len(own) % built.place.shards('batch'):
+            continue  # A part that one device computes cannot be laid over several.
+        microbatch = {name: value[own] for name, value in rows.items()}
+        batch = built.place.put_batch(_of_this_process(built, microbatch, len(own)), len(own))
         found = compute(current.params, current.model_state, batch, own_key)
         if found is not None:
-            losses[part::parts] = jax.device_get(found)
+            losses[own] = jax.device_get(found)
     return losses
+
+
+def _cut(method: Gradients, rows: int, key: jax.Array) -> Iterator[tuple[np.ndarray, jax.Array]]:
+    """The rows [n] of each microbatch of a step, and its key, as train/step.py cuts them."""
+    fixed, parts = isinstance(method, FixedOrder), method.microbatches
+    for number, part in enumerate(np.split(np.arange(rows), method.parts if isinstance(method, FixedOrder) else 1)):
+        of_part = jax.random.fold_in(key, number) if fixed else key
+        for microbatch in range(parts):
+            yield part[microbatch::parts], of_part if parts == 1 else jax.random.fold_in(of_part, microbatch)
 
 
 def _of_this_process(built: preparation.PreparedRun, rows: batches.Batch, count: int) -> batches.Batch:
@@ -223,11 +234,11 @@ def _traced(
     key = jax.device_get(jax.random.key_data(step.key(built.experiment.seed, number - 1)))
     fingerprint = traces.RecordedFingerprint(
         key=bytes(key.astype('>u4')).hex(),
-        checksums={name: fingerprints.text(pair) for name, pair in zip(names, taken.checksums)},
+        checksums=dict(zip(names, digest.texts(taken.checksums))),
         norms={name: float(norm) for name, norm in zip(names, norms)},
-        optimizer=fingerprints.text(taken.optimizer),
+        optimizer=digest.texts([taken.optimizer])[0],
     )
-    ids, content = fingerprints.text(certificate[:2]), fingerprints.text(certificate[2:])
+    ids, content = digest.texts([certificate[:2], certificate[2:]])
     fields = tuple(sorted(built.data.fields))
     return traces.RunTrace({number: traces.StepCertificate(ids, content, skipped, fields)}, {number: fingerprint})
 

@@ -71,7 +71,7 @@ def load(workdir: epath.Path, entry: Mapping[str, Any]) -> artifacts.Artifact:
     """The artifact of a record, with the content of its file.
 
     Raises:
-      Damaged: the file is missing, is not as it was written, or is not one that this package names.
+      DamagedFile: the file is missing, is not as it was written, or is not one that this package names.
     """
     if 'file' not in entry:
         return artifacts.from_json(entry)

@@ -112,12 +112,15 @@ def show(board: Any, tag: str, artifact: artifacts.Artifact, step: int) -> None:
             sound |= {'length_frames': artifact.length, 'encoded_audio_string': artifact.content}
             _add(board, {'tag': tag, 'audio': {**sound, 'content_type': 'audio/wav'}}, step)
         case artifacts.Figure():
-            for number, panel in enumerate(artifact.panels):
-                if isinstance(panel, artifacts.Heatmap):
-                    pixels = encodings.heatmap_pixels(np.array(panel.values, np.float64))
-                else:
-                    pixels = encodings.chart_pixels([(np.array(line.x), np.array(line.y)) for line in panel.lines])
-                _add_image(board, f'{tag}/{number}', artifacts.Image.of(pixels), step)
+            for number, pixels in enumerate(map(_pixels, artifact.panels)):
+                if pixels.size:  # A panel without a number draws nothing.
+                    _add_image(board, f'{tag}/{number}', artifacts.Image.of(pixels), step)
+
+
+def _pixels(panel: artifacts.Chart | artifacts.Heatmap) -> np.ndarray:
+    if isinstance(panel, artifacts.Heatmap):
+        return encodings.heatmap_pixels(np.array(panel.values, np.float64))
+    return encodings.chart_pixels([(np.array(line.x), np.array(line.y)) for line in panel.lines])
 
 
 def _add_text(board: Any, tag: str, text: str, step: int) -> None:

@@ -70,7 +70,7 @@ def sums(tree: PyTree) -> jax.Array:
     return _compiled(sharding.current())(tree)
 
 
-def texts(checked: jax.Array | np.ndarray) -> list[str]:
+def texts(checked: Any) -> list[str]:
     """Each of N checksums, [N, 2] uint32, as 16 hexadecimal digits; waits for them."""
     return [f'{int(plain):08x}{int(weighted):08x}' for plain, weighted in np.asarray(checked)]
 

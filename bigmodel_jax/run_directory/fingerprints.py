@@ -62,8 +62,3 @@ def take(params: PyTree, opt_state: PyTree, *, stacked: tuple[bool, ...]) -> Fin
     for leaf in jax.tree.leaves(opt_state):
         optimizer = optimizer * jnp.uint32(2_654_435_769) + digest.checksums(leaf)
     return Fingerprint(jnp.concatenate(found), optimizer)
-
-
-def text(words: Any) -> str:
-    """Two 32-bit words as 16 hexadecimal digits."""
-    return f'{int(words[0]):08x}{int(words[1]):08x}'

@@ -48,9 +48,7 @@ def recorded(workdir: epath.Path) -> dict[str, Any]:
 def _of_checkpoints(workdir: epath.Path) -> list[dict[str, Any]]:
     """The session that saved the newest checkpoint that holds it."""
     folder = workdir / durable_files.CHECKPOINTS
-    for step in sorted(
-        (int(name) for name in durable_files.names_in(folder) if durable_files.is_step(name)), reverse=True
-    ):
+    for step in reversed(durable_files.saved_steps(workdir)):
         path = folder / str(step) / durable_files.SESSION
         try:
             if durable_files.exists(path):

@@ -46,7 +46,7 @@ def owned(directory: epath.Path, say: Say) -> Iterator[Callable[[], None]]:
       say: told when it has to wait for the lock, or takes it over.
 
     Yields:
-      A guard, to be called before anything is written: it raises Taken if another process took the lock over.
+      A guard, to be called before anything is written: it raises DirectoryInUse if another process took the lock over.
 
     Raises:
       InputError: another process owns it, or it cannot be written; on all processes.
@@ -78,7 +78,7 @@ class Lock:
         threading.Thread(target=self._keep, name='lock', daemon=True).start()
 
     def check(self) -> None:
-        """Raises Taken if another process has taken the lock over. Looks only if that may have happened."""
+        """Raises DirectoryInUse if another process has taken the lock over. Looks only if that may have happened."""
         if not self._taken and _clock() - self._renewed > 1.5 * RENEW_S:
             self._renew()
         if self._taken:

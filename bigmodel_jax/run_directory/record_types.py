@@ -258,7 +258,7 @@ TYPES = {
     'certificates': Certificates,
     'fingerprint': FingerprintRecord,
 }
-_ANY = pydantic.TypeAdapter(Base)
+_ANY = pydantic.TypeAdapter(Event)
 _ADAPTERS = {kind: pydantic.TypeAdapter(form) for kind, form in TYPES.items()}
 
 

@@ -102,7 +102,7 @@ def experiment(workdir: epath.Path) -> dict[str, Any]:
 
     Raises:
       InputError: it cannot be read.
-      Damaged: it is not as it was written.
+      DamagedFile: it is not as it was written.
     """
     return _checked(workdir / durable_files.EXPERIMENT, _EXPERIMENT)
 
@@ -112,7 +112,7 @@ def environment(workdir: epath.Path) -> list[dict[str, Any]]:
 
     Raises:
       InputError: it cannot be read.
-      Damaged: it is not as it was written.
+      DamagedFile: it is not as it was written.
     """
     path = workdir / durable_files.ENVIRONMENT
     if not durable_files.exists(path):

@@ -39,6 +39,11 @@ def at(segments: Sequence[Segment], step: int) -> Segment:
     return next((each for each in reversed(segments) if each.after < step), segments[0])
 
 
+def of_an_earlier(segments: Sequence[Segment], step: int) -> bool:
+    """Whether the checkpoint of `step` was made by another experiment than the current one."""
+    return len(segments) > 1 and step <= segments[-1].after
+
+
 def encoded(segments: Sequence[Segment]) -> dict[str, bytes]:
     """The content of the files that read() reads."""
     *earlier, last = segments

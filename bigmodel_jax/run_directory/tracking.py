@@ -38,7 +38,7 @@ def identity(workdir: epath.Path) -> str:
     their directories are called.
 
     Raises:
-      Damaged: the file that holds it is not as it was written.
+      DamagedFile: the file that holds it is not as it was written.
     """
     path = workdir / FILE
     if durable_files.exists(path):

@@ -233,7 +233,7 @@ class Run:
         """An artifact of which `artifacts` holds the entry, with the content of its file.
 
         Raises:
-          Damaged: its file is missing, or not as it was written.
+          DamagedFile: its file is missing, or not as it was written.
         """
         return artifact_files.load(self.path, entry)
 
@@ -276,8 +276,7 @@ class Run:
     @functools.cached_property
     def checkpoints(self) -> list[int]:
         """The steps of the checkpoints that are kept, oldest first."""
-        folder = self.path / durable_files.CHECKPOINTS
-        return sorted(int(name) for name in durable_files.names_in(folder) if durable_files.is_step(name))
+        return durable_files.saved_steps(self.path)
 
     # ---- its model ----
 

@@ -45,7 +45,7 @@ def read(workdir: epath.Path) -> RunTrace | None:
         if record['kind'] in event_log.BACK:
             if record['kind'] in event_log.BEGINNINGS:
                 fields = tuple(record['fields']) if 'fields' in record else None
-            # Not as records.current(): of the steps of one record some may hold.
+            # Not as event_log.current(): of the steps of one record some may hold.
             _forget(trace.certificates, step)
             _forget(trace.fingerprints, step)
         elif record['kind'] == 'certificates':

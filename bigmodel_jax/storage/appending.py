@@ -16,10 +16,9 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.console import terminal
-from bigmodel_jax.storage import durable_files
+from bigmodel_jax.storage import durable_files, waits
 
 WAITING_BYTES = 256 * 2**20  # What waits for a disk to get room again; above it the oldest is given up.
-LAST_TRIES_S = (0.5, 1.0, 2.0, 4.0)  # Waits between tries when the file is closed.
 LONGEST_WAIT_S = 30.0  # Between a write that failed and the next try.
 # What a person has to mend: it is said at once, instead of keeping records for a better time.
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
@@ -95,7 +94,7 @@ class Appender:
 
     def close(self) -> str | None:
         """Writes what waits, trying for some seconds; returns what is not in the file, if anything is."""
-        for wait_s in (*LAST_TRIES_S, None):
+        for wait_s in (*waits.LOG_S, None):
             with self._lock:
                 self._retry_at = 0.0
                 self._flush()
@@ -236,7 +235,7 @@ class Rewriter:
 
     def close(self) -> str | None:
         """Writes what waits, trying for some seconds; returns what is not in the file, if anything is."""
-        for wait_s in (0.0, *LAST_TRIES_S):
+        for wait_s in (0.0, *waits.LOG_S):
             time.sleep(wait_s)
             self.sync()
             if not self._waiting:

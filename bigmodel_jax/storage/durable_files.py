@@ -22,13 +22,13 @@ from typing import Any, TypeVar
 from etils import epath
 
 from bigmodel_jax import config
+from bigmodel_jax.storage import waits
 
 EXPERIMENT, ENVIRONMENT, CHECKPOINTS = 'experiment.json', 'environment.json', 'checkpoints'
 TRACE = 'trace.jsonl'
 SEGMENTS = 'segments.json'  # See run_directory/segments.py.
 SESSION = 'session.json'  # Of a checkpoint: the entry of environment.json of the session that saved it.
 LIBRARIES = {'gs': 'gcsfs', 's3': 's3fs'}  # What reads and writes in an object store.
-WAITS_S = (0.1, 0.4, 1.5)  # Between tries.
 # Trying again does not help: there is no such file, or no right to it, or it is something else.
 LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
 SUMS = 'SHA256SUMS'  # See storage/sums.py.
@@ -56,7 +56,7 @@ class DamagedFile(config.InputError):
 
 def retried(action: Callable[[], T]) -> T:
     """What `action` gives, which has no effect when it fails; tried again where the storage fails with an OSError."""
-    for wait_s in WAITS_S:
+    for wait_s in waits.OPERATION_S:
         try:
             return action()
         except LASTING:
@@ -136,6 +136,11 @@ def is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and name == str(int(name))
 
 
+def saved_steps(workdir: epath.Path) -> list[int]:
+    """The steps of a run's checkpoints by the names of their directories, oldest first."""
+    return sorted(int(name) for name in names_in(workdir / CHECKPOINTS) if is_step(name))
+
+
 def names_in(directory: epath.Path) -> list[str]:
     """The names in a directory, sorted; none if there is no directory. Raises OSError."""
     if not is_directory(directory):
@@ -177,7 +182,7 @@ def read_checked(directory: epath.Path, name: str) -> bytes:
 
     Raises:
       InputError: it cannot be read.
-      Damaged: it is not as it was written.
+      DamagedFile: it is not as it was written.
     """
     content, wanted = read(directory / name), known_sums(directory).get(name)
     if wanted and hashlib.sha256(content).hexdigest() not in wanted:
@@ -194,13 +199,13 @@ def read_json(path: epath.Path) -> Any:
 
     Raises:
       InputError: it cannot be read.
-      Damaged: it is not as it was written, or not JSON.
+      DamagedFile: it is not as it was written, or not JSON.
     """
     content = read_checked(path.parent, path.name)
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # Not JSON, or not even UTF-8.
-        raise DamagedFile(f'{path} is damaged: {error}. Restore it, or use another --workdir.') from error
+        raise DamagedFile(f'{path} is damaged: {error}. Restore it, or use another directory.') from error
 
 
 def encode_json(value: Any) -> bytes:

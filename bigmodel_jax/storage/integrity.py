@@ -51,7 +51,7 @@ def reading(directory: epath.Path, action: Callable[[], T]) -> T:
     """What `action` reads of a checkpoint; a read that fails is tried again for a few seconds.
 
     Raises:
-      Damaged: a file is missing, or not as it was written.
+      DamagedCheckpoint: a file is missing, or not as it was written.
       Unreadable: the storage failed every time.
     """
     try:
@@ -72,7 +72,7 @@ def files_of(directory: epath.Path, below: str = '') -> Iterator[tuple[str, epat
     """The name within `directory`, and the path, of every file in it except the record.
 
     Raises:
-      Damaged: one of them is a symbolic link.
+      DamagedCheckpoint: one of them is a symbolic link.
     """
     for child in sorted(directory.iterdir()):
         name = below + child.name
@@ -113,7 +113,7 @@ def unseal(content: bytes) -> Record:
     """The inverse of seal().
 
     Raises:
-      Damaged: the text is not what seal() wrote, or of another format.
+      DamagedCheckpoint: the text is not what seal() wrote, or of another format.
     """
     line, _, rest = content.partition(b'\n')
     if rest != f'{hashlib.sha256(line).hexdigest()}\n'.encode():
@@ -139,7 +139,7 @@ def check(directory: epath.Path, *, step: int, ours: Ours, items: Collection[str
       items: the parts, as folders of `directory`, whose files matter.
 
     Raises:
-      Damaged: something is missing, or not as it was written.
+      DamagedCheckpoint: something is missing, or not as it was written.
       Unreadable: the storage does not say.
     """
     return reading(directory, lambda: _check(directory, step=step, ours=ours, items=items))
@@ -183,7 +183,7 @@ def check_folder(directory: epath.Path, folder: str) -> None:
     """Compares a file of a checkpoint, or those in one of its folders, with its record.
 
     Raises:
-      Damaged: one is missing, or not as it was written.
+      DamagedCheckpoint: one is missing, or not as it was written.
       Unreadable: the storage does not say.
     """
 
@@ -199,7 +199,7 @@ def record_of(directory: epath.Path) -> Record:
     """The record of a checkpoint, compared with nothing.
 
     Raises:
-      Damaged: there is none, or it is not as it was written.
+      DamagedCheckpoint: there is none, or it is not as it was written.
       Unreadable: the storage does not say.
     """
     return reading(directory, lambda: _record(directory))
@@ -231,7 +231,7 @@ def check_sums(names: Collection[str], found: Collection[str], wanted: Mapping[s
     """Compares the checksums of arrays that were read with those of the record.
 
     Raises:
-      Damaged: some are others; names up to three.
+      DamagedCheckpoint: some are others; names up to three.
     """
     wrong = [name for name, text in zip(names, found) if text != wanted[name]['checksum']]
     if wrong:

@@ -25,7 +25,7 @@ def unseal(line: bytes) -> tuple[dict[str, Any], bool]:
     """The object on a line, and whether a checksum vouches for it; older versions wrote none.
 
     Raises:
-      Damaged: the line is not a JSON object, or not the one that was written.
+      DamagedLine: the line is not a JSON object, or not the one that was written.
     """
     sealed = _SEALED.match(line)
     if sealed and sealed[0] != seal(sealed[1].decode(errors='replace') + '}').encode():
@@ -42,7 +42,7 @@ def parse(text: bytes) -> Any:
     """JSON from a file that anybody may have changed.
 
     Raises:
-      Damaged: it is not JSON, is nested too deeply, or holds text that is not Unicode.
+      DamagedLine: it is not JSON, is nested too deeply, or holds text that is not Unicode.
     """
     try:
         value = json.loads(text)

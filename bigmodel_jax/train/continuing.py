@@ -74,18 +74,9 @@ def check_prepared(
     return tuple(map(str, changes))
 
 
-def is_at_its_beginning(opened: checkpoints.Checkpointer) -> bool:
-    """Whether a run has saved no checkpoint yet since its segment began, so that the one before it is of another."""
-    known = segments.read(opened.workdir)
-    return len(known) > 1 and (opened.newest or 0) <= known[-1].after
-
-
 def newest(workdir: epath.Path) -> int | None:
     """The step of the newest checkpoint of a run."""
-    steps = [
-        int(name) for name in durable_files.names_in(workdir / durable_files.CHECKPOINTS) if durable_files.is_step(name)
-    ]
-    return max(steps, default=None)
+    return max(durable_files.saved_steps(workdir), default=None)
 
 
 def _field(change: config.Difference) -> str:

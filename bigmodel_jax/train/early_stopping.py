@@ -8,7 +8,7 @@ from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.experiment import EarlyStopping, Experiment
 from bigmodel_jax.hosts import processes
 
-REASON = 'early_stopping'  # As loop.Result.stopped_by has it.
+REASON = 'early_stopping'  # As loop.TrainingResult.stopped_by has it.
 FIELD = 'watch.early_stopping.metric'
 
 

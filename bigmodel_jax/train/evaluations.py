@@ -7,7 +7,7 @@ from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.train import best, early_stopping, preparation, services
 from bigmodel_jax.train.state import TrainState
 
-FINISHED_EARLY = early_stopping.REASON  # As loop.Result.stopped_by has it.
+FINISHED_EARLY = early_stopping.REASON  # As loop.TrainingResult.stopped_by has it.
 
 
 class Evaluations:
@@ -38,9 +38,12 @@ class Evaluations:
 
     def run(self, number: int, current: TrainState) -> dict[str, float]:
         """Runs the evaluations that are due after step `number`; returns their metrics as 'name/metric'."""
+        due = self._due(number)
+        if not due:
+            return {}
         experiment, tools, fresh = self._run.experiment, self._tools, {}
         params = current.averaged_params if experiment.ema is not None and experiment.ema.evaluate else current.params
-        for each, evaluator in self._due(number):
+        for each, evaluator in due:
             with tools.clock.phase('evaluation'):
                 found = evaluator.run(params, current.model_state)
                 fresh |= tools.writer.evaluation(number, each.name, found)

@@ -1,7 +1,8 @@
 """Histograms of the weights and gradients of a run, for TensorBoard.
 
 They are computed beside the training step, which is the same program with and without them: the gradient of the step is
-computed a second time. So every `watch.histograms_every` steps one step costs about twice its time.
+computed a second time. So every `watch.histograms_every` steps one step costs about twice its time. With
+gradients.FixedOrder it is the gradient of the whole batch at once, with other dropout than that of the parts.
 """
 
 import functools
@@ -10,10 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.objectives.objective import Apply
-from bigmodel_jax.train import gradients, hooks, metrics, preparation, state, step, watching
+from bigmodel_jax.train import hooks, metrics, preparation, state, step, watching
 
 BINS = 64
 
@@ -58,15 +57,7 @@ def take(
     before: state.TrainState, batch: step.Batch, *, spec: state.StateSpec, experiment: Experiment
 ) -> dict[str, Histogram]:
     """The histograms of the weights before a step, and of its gradient before it is clipped."""
-    seen = {name: value for name, value in batch.items() if name != batches.ROW_HASH}
-    grads, _ = gradients.compute(
-        experiment.gradients,
-        experiment.objective,
-        Apply(spec.module, before.params, before.model_state),
-        spec.groups.trained(before.params),
-        batch=seen,
-        key=step.key(experiment.seed, before.step),
-    )
+    grads, _ = step.gradient(before, batch, spec=spec, experiment=experiment)
     return named('weights', before.params) | named('gradients', grads)
 
 

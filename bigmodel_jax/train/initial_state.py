@@ -85,10 +85,9 @@ class FromRun(initialization.Initialization):
         if not durable_files.exists(path / durable_files.EXPERIMENT):
             raise config.InputError(
                 f'initialization.run={self.run!r}: {path} holds no run, but this one begins with its weights. '
-                'Train that one first, or name the --workdir where it is.'
+                'Train that one first, or say where it is: initialization.run.'
             )
-        names = durable_files.names_in(path / durable_files.CHECKPOINTS)
-        steps = sorted(int(name) for name in names if durable_files.is_step(name))
+        steps = durable_files.saved_steps(path)
         if not steps:
             raise config.InputError(f'initialization.run={self.run!r}: {path} holds no checkpoint yet; train it first.')
         if self.step is not None and self.step not in steps:

@@ -224,14 +224,14 @@ def open_writer(
     details: Mapping[str, Any],
     guard: Callable[[], None] = appending.nothing,
 ) -> MetricsWriter:
-    """The Writer of a run on the first process, and one that writes nothing on the others."""
+    """The MetricsWriter of a run on the first process, and one that writes nothing on the others."""
     if processes.is_first():
         return MetricsWriter(workdir, start=start, wandb=wandb, details=details, guard=guard)
     return Unwritten()
 
 
 def open_recorder(workdir: epath.Path) -> MetricsWriter:
-    """A Writer of results found later; where this user may not write to the run, it says so and writes nothing."""
+    """A MetricsWriter of later results; where this user may not write to the run, it says so and writes nothing."""
     try:
         return open_writer(workdir, start=None, wandb=None, details={})
     except config.InputError as error:

@@ -60,11 +60,11 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Prepared
     place = experiment.mesh.build()
     with sharding.use(place):
         spec = state.specify(experiment, place)
+        compatibility.check(experiment)  # Before the data is opened, which may take long.
         own = identity.with_own_tokenizer(experiment, workdir)
         data = own.data.open(experiment.seed)
         _check_counts(data)
         model.check_opened(experiment.model, data.fields)
-        compatibility.check(experiment)
         setting = _setting(experiment, spec, place, tokenizer=data.examples.tokenizer, open_training=lambda: data)
         evaluators = tuple(each.build(setting) for each in own.evaluations)
         if jax.tree.leaves(spec.abstract.model_state):
@@ -229,14 +229,15 @@ def begin(
 
     That of a new state may say under 'start' where its weights come from.
     """
-    new_segment = bool(run.changes) or continuing.is_at_its_beginning(checkpoints)
-    if new_segment:
+    known = segments.read(checkpoints.workdir)
+    if run.changes or len(known) > 1:  # The checkpoint may be of an earlier segment, with another optimizer.
         checkpoints.anew = run.spec.init
     restored = checkpoints.restore_newest(run.spec.abstract, run.spec.shardings, among)
     checkpoints.anew = None
     if restored is not None:
         current, position = restored
-        if new_segment:  # Other data or another optimizer may improve what did not improve before.
+        # Other data or another optimizer may improve what did not improve before.
+        if run.changes or segments.of_an_earlier(known, position['step']):
             position.pop(early_stopping.REASON, None)
         return current, position
     first, origin = initial_state.begin(run.experiment.initialization, run.spec)

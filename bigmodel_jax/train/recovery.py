@@ -1,5 +1,6 @@
 """Recovery: reads how the steps of a session went, and restores an earlier state when the experiment asks for it."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -66,7 +67,8 @@ class Recovery:
             known = len(tools.checkpoints.damage)
             to = rollback.target(bad, self._run.experiment.checkpoints.every_steps)
             to = max(to, rollback.earliest(tools.checkpoints))
-            start = functools.partial(preparation.begin, self._run, tools.checkpoints)
+            run = dataclasses.replace(self._run, changes=())  # By now they are recorded as a segment.
+            start = functools.partial(preparation.begin, run, tools.checkpoints)
             current, position = rollback.find(tools.checkpoints, before, to, start, why=why)
             number = position['step']
             tools.checkpoints.leave_after(number)

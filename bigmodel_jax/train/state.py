@@ -97,7 +97,7 @@ def specify(experiment: Experiment, place: sharding.ShardingContext) -> StateSpe
     boxed = jax.eval_shape(variables)
     axes = jax.tree.map(_axes_of, boxed['params'], is_leaf=_is_boxed)
     groups = experiment.optimizer.assign(axes)
-    optimizer = experiment.optimizer.build(experiment.steps, axes)
+    optimizer = experiment.optimizer.build(experiment.steps, groups)
 
     def init() -> TrainState:
         collections = dict(nn.meta.unbox(variables()))

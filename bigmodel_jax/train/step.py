@@ -42,7 +42,7 @@ def key(seed: int, step: jax.Array | int) -> jax.Array:
     return jax.random.fold_in(counter_rng.key(seed), step)
 
 
-def _seen(batch: Batch) -> Batch:
+def seen(batch: Batch) -> Batch:
     """What the model sees of a batch."""
     return {name: value for name, value in batch.items() if name != batches.ROW_HASH}
 
@@ -53,7 +53,7 @@ def certificate(batch: Batch) -> jax.Array:
     Integers modulo 2^32, hence the same on every mesh.
     """
     content = jnp.zeros(2, jnp.uint32)
-    for name, sums in sorted(digest.checksums(_seen(batch)).items()):
+    for name, sums in sorted(digest.checksums(seen(batch)).items()):
         content = content * jnp.uint32(2_654_435_769) + sums + jnp.uint32(zlib.crc32(name.encode()))
     ids = (
         batch[batches.ROW_HASH].sum(axis=0, dtype=jnp.uint32) if batches.ROW_HASH in batch else jnp.zeros_like(content)
@@ -63,13 +63,16 @@ def certificate(batch: Batch) -> jax.Array:
 
 def train_step(state: TrainState, batch: Batch, *, spec: StateSpec, experiment: Experiment) -> tuple[TrainState, Trace]:
     """Applies one update: a pure function of its arguments."""
+    grads, outcome = gradient(state, batch, spec=spec, experiment=experiment)
+    return update(state, grads, outcome, certificate(batch), spec=spec, experiment=experiment)
+
+
+def gradient(state: TrainState, batch: Batch, *, spec: StateSpec, experiment: Experiment) -> tuple[PyTree, Outcome]:
+    """The gradient of the step after `state` with respect to the trained parameters, and the outcome of its batch."""
     apply = Apply(spec.module, state.params, state.model_state)
     of_step = key(experiment.seed, state.step)
     trained = spec.groups.trained(state.params)
-    grads, outcome = gradients.compute(
-        experiment.gradients, experiment.objective, apply, trained, batch=_seen(batch), key=of_step
-    )
-    return update(state, grads, outcome, certificate(batch), spec=spec, experiment=experiment)
+    return gradients.compute(experiment.gradients, experiment.objective, apply, trained, batch=seen(batch), key=of_step)
 
 
 def update(
@@ -127,7 +130,7 @@ def _in_fixed_order(
         of_part = jax.random.fold_in(key(experiment.seed, state.step), number)
         trained = spec.groups.trained(state.params)
         how: dict[str, Any] = {'key': of_part, 'microbatches': method.microbatches}
-        return gradients.total(experiment.objective, apply, trained, batch=_seen(rows), **how)
+        return gradients.total(experiment.objective, apply, trained, batch=seen(rows), **how)
 
     def finish(state: TrainState, sums: tuple[PyTree, Outcome], mark: jax.Array) -> tuple[TrainState, Trace]:
         return update(state, *gradients.mean(*sums), mark, spec=spec, experiment=experiment)

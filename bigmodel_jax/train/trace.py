@@ -20,7 +20,7 @@ from etils import epath
 
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.run_directory import event_log, fingerprints, locking
+from bigmodel_jax.run_directory import digest, event_log, fingerprints, locking
 from bigmodel_jax.storage import appending, durable_files
 from bigmodel_jax.train import state, step
 
@@ -102,8 +102,8 @@ class Tracer:
                 'certificates',
                 last,
                 skipped=skipped,
-                ids=[fingerprints.text(each[:2]) for each in certificates],
-                content=[fingerprints.text(each[2:]) for each in certificates],
+                ids=digest.texts([each[:2] for each in certificates]),
+                content=digest.texts([each[2:] for each in certificates]),
             )
         for each in jax.device_get(self._taken):
             self._event(
@@ -111,9 +111,9 @@ class Tracer:
                 each.step,
                 key=bytes(each.key.astype('>u4')).hex(),
                 names=self._names,
-                checksums=[fingerprints.text(pair) for pair in each.fingerprint.checksums],
+                checksums=digest.texts(each.fingerprint.checksums),
                 norms=None if each.norms is None else [event_log.number(norm) for norm in each.norms],
-                optimizer=fingerprints.text(each.fingerprint.optimizer),
+                optimizer=digest.texts([each.fingerprint.optimizer])[0],
             )
         self._taken = []
 

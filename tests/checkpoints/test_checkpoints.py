@@ -17,7 +17,7 @@ from bigmodel_jax.checkpoints import checkpoints, retention
 from bigmodel_jax.experiment import Checkpoints
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import digest
-from bigmodel_jax.storage import integrity, stores
+from bigmodel_jax.storage import integrity, stores, waits
 from bigmodel_jax.train import preparation
 
 POLICY = Checkpoints(keep_last=2)
@@ -261,7 +261,7 @@ def test_a_save_is_due_by_the_clock(tmp_path, state, monkeypatch):
 
 
 def test_the_last_save_is_insisted_on(tmp_path, state, monkeypatch):
-    monkeypatch.setattr(checkpoints, 'LAST_TRIES_S', (0.01, 0.01))
+    monkeypatch.setattr(waits, 'CHECKPOINT_S', (0.01, 0.01))
     with opened(tmp_path, store=Failing('commit', 2)) as store:
         store.insist(state, {'step': 4}, {})
         assert store.steps == [4]

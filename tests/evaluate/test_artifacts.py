@@ -45,6 +45,18 @@ def test_a_number_that_is_not_finite_survives():
     assert panel.values[0][1] == math.inf
 
 
+def test_a_cell_that_is_neither_text_nor_number_is_recorded_as_text(tmp_path):
+    row = (True, np.bool_(False), None)
+    table = artifacts.Table(columns=('a', 'b', 'c'), rows=(row,))
+    assert artifacts.from_json(json.loads(json.dumps(table.to_json()))).rows == (('True', 'False', 'None'),)
+
+
+def test_arrays_are_recorded_as_lists():
+    chart = artifacts.Chart(lines=(artifacts.Line(name='a', x=np.arange(2), y=np.arange(2.0)),))
+    again = artifacts.from_json(json.loads(json.dumps(artifacts.Figure(panels=(chart,)).to_json())))
+    assert again.panels[0].lines[0].x == (0, 1)
+
+
 def test_half_a_surrogate_pair_is_recorded_as_a_question_mark(tmp_path):
     record(tmp_path, found=[artifacts.Text(text='a\ud800')])
     assert read(tmp_path)[0].entries == [{'type': 'text', 'text': 'a?'}]

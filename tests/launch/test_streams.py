@@ -14,7 +14,7 @@ from etils import epath
 import tiny
 from bigmodel_jax import config, experiment_file, verbs
 from bigmodel_jax.reproduce.chaos import comparison, forks, observer
-from bigmodel_jax.run_directory import fingerprints
+from bigmodel_jax.run_directory import digest
 from bigmodel_jax.runs import restored_model
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def expected():
     """Step -> certificate of the ids."""
     built = batches()
     sums = [built.row_hashes(built.ids(step)).sum(axis=0, dtype=np.uint32) for step in range(STEPS)]
-    return {f'step {step + 1}': fingerprints.text(pair) for step, pair in enumerate(sums)}
+    return {f'step {step + 1}': text for step, text in enumerate(digest.texts(sums))}
 
 
 def certificates(workdir):

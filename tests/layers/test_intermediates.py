@@ -118,3 +118,11 @@ def test_stages_show_nothing_and_say_so():
     place = sharding.MeshShape(data=1, pipeline=2).build(jax.devices()[:2])
     with sharding.use(place), pytest.raises(config.InputError, match='not available with a pipeline'):
         module.apply(variables, BATCH, mutable=[intermediates.RESIDUAL_STREAM])
+
+
+@pytest.mark.parametrize('having', [(0, 2), (2,), (1,)])
+def test_layers_of_a_pattern_without_attention_have_no_map(having):
+    """As with two recurrent layers to each that attends (De et al., 2024)."""
+    turns = {f'turn{turn}': {'attention': {'weights': np.full((2, 1, 1, 3, 3), turn)}} for turn in having}
+    found = intermediates.attention_weights({'blocks': {'layers': turns}})['blocks']['attention']
+    assert found[:, 0, 0, 0, 0].tolist() == [*having, *having]

@@ -21,7 +21,7 @@ def constant(peak):
 
 def trajectory(optimizer, params, grads, axes=AXES):
     """Parameters after each update; `grads` is a tree whose leaves have one gradient for each update."""
-    rule = optimizer.build(1_000, axes)
+    rule = optimizer.build(1_000, optimizer.assign(axes))
 
     def step(carry, grad):
         params, state = carry
@@ -123,7 +123,7 @@ def test_clipping_is_by_the_norm_of_the_whole_gradient():
 def test_a_bfloat16_momentum_is_stored_so_and_changes_little():
     start, grads = (jnp.asarray(x, jnp.float32) for x in oracle('opt_w0', 'opt_grads'))
     half = optimizers.AdamW(schedule=constant(0.01), momentum_dtype='bfloat16')
-    moments = half.build(1_000, AXES).init({'matrix': start})[0]
+    moments = half.build(1_000, half.assign(AXES)).init({'matrix': start})[0]
     assert (moments.mu['matrix'].dtype, moments.nu['matrix'].dtype) == (jnp.bfloat16, jnp.float32)
     found = trajectory(half, {'matrix': start}, {'matrix': grads})['matrix']
     moved = np.abs(found - start).max()
@@ -152,7 +152,7 @@ def tree(seed):
 
 @pytest.mark.parametrize('optimizer', EVERY, ids=NAMES)
 def test_a_quadratic_falls_and_only_matrices_decay(optimizer):
-    rule = optimizer.build(100, TREE_AXES)
+    rule = optimizer.build(100, optimizer.assign(TREE_AXES))
     target = tree(1)
 
     def loss(params):
@@ -221,9 +221,10 @@ def test_after_skipped_steps_the_rate_is_that_of_the_step(optimizer):
             state = guard.settle(jnp.int32(verdict), state, new)
         return updates
 
-    late = dataclasses.replace(optimizer, schedule=schedule).build(steps, TREE_AXES)
+    groups = optimizer.assign(TREE_AXES)
+    late = dataclasses.replace(optimizer, schedule=schedule).build(steps, groups)
     found = jax.jit(lambda: state_after(late, [anomaly_policy.NOT_FINITE] * skipped + [anomaly_policy.OK]))()
     rate = float(schedule.build(steps)(jnp.int32(skipped)))
-    first = dataclasses.replace(optimizer, schedule=constant(rate)).build(steps, TREE_AXES)
+    first = dataclasses.replace(optimizer, schedule=constant(rate)).build(steps, groups)
     wanted = jax.jit(lambda: state_after(first, [anomaly_policy.OK]))()
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7), found, wanted)

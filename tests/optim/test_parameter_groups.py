@@ -35,7 +35,7 @@ def drawn(seed):
 
 def updates(optimizer, axes=AXES):
     """The updates of the trained parameters in a first step."""
-    params, rule = drawn(0), optimizer.build(10, axes)
+    params, rule = drawn(0), optimizer.build(10, optimizer.assign(axes))
     grads = optimizer.assign(axes).trained(drawn(1))
     return jax.jit(lambda grads, params: rule.update(grads, rule.init(params), params)[0])(grads, params)
 
@@ -72,7 +72,7 @@ def test_each_layer_has_its_own_multiple():
     grouped = dataclasses.replace(plain, groups=(Group(axes=('layers',), learning_rate_multiple=(0.25, 0.5, 1.0)),))
     one, other = (
         rule.update(grads, rule.init(params), params)[0]['up']
-        for rule in (plain.build(10, axes), grouped.build(10, axes))
+        for rule in (each.build(10, each.assign(axes)) for each in (plain, grouped))
     )
     np.testing.assert_array_equal(other, one * np.array([0.25, 0.5, 1.0])[:, None, None])
 

@@ -63,8 +63,9 @@ def test_the_losses_of_the_examples_make_up_the_loss_of_the_batch(rolled):
     assert found.losses @ tokens / tokens.sum() == pytest.approx(found.metrics['loss'], rel=1e-6)
 
 
-def test_in_microbatches_too(tmp_path):
-    loop.train(config.vary(quick.experiment(), {'gradients': gradients.Microbatches(parts=2)}), tmp_path, stop_after=2)
+@pytest.mark.parametrize('method', [gradients.Microbatches(parts=2), gradients.FixedOrder(parts=2, microbatches=2)])
+def test_in_parts_too(tmp_path, method):
+    loop.train(config.vary(quick.experiment(), {'gradients': method}), tmp_path, stop_after=2)
     found = replay.replay(directory.open_run(tmp_path), 2)
     tokens = tiny.Counting(batch=8).build(0).training(1)['loss_weights'].sum(axis=1)
     assert found.losses @ tokens / tokens.sum() == pytest.approx(found.metrics['loss'], rel=1e-6)

@@ -13,12 +13,12 @@ from tensorboardX.proto import event_pb2
 
 from bigmodel_jax import config
 from bigmodel_jax.run_directory import boards, event_log
-from bigmodel_jax.storage import appending
+from bigmodel_jax.storage import appending, waits
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(appending, 'LAST_TRIES_S', (0.01,))
+    monkeypatch.setattr(waits, 'LOG_S', (0.01,))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from bigmodel_jax.experiment import Checkpoints
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import event_log, workdir
 from bigmodel_jax.runs import directory
-from bigmodel_jax.storage import appending, durable_files, integrity, sums
+from bigmodel_jax.storage import durable_files, integrity, sums, waits
 from bigmodel_jax.train import gaps, loop, preparation
 from runs import quick
 
@@ -48,7 +48,7 @@ def copy(trained, tmp_path):
 @pytest.fixture
 def failing(monkeypatch):
     """Lets Python's opening of files fail whose path matches, so many times."""
-    monkeypatch.setattr(durable_files, 'WAITS_S', (0.01, 0.01, 0.01))
+    monkeypatch.setattr(waits, 'OPERATION_S', (0.01, 0.01, 0.01))
     plain = builtins.open
 
     def fail(part, number, times=10**9):
@@ -191,7 +191,7 @@ def test_what_a_start_left_that_was_killed_does_not_block_the_next(tmp_path, nam
 
 
 def test_a_file_is_the_old_or_the_new_one_and_leaves_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(durable_files, 'WAITS_S', ())
+    monkeypatch.setattr(waits, 'OPERATION_S', ())
     path = epath.Path(tmp_path / 'a.json')
     durable_files.write_json(path, [1])
 
@@ -308,7 +308,7 @@ def test_a_checkpoint_that_is_replaced_is_there_at_any_moment(copy, run):
 
 def test_a_disk_that_is_full_for_a_while_changes_neither_run_nor_log(trained, tmp_path, monkeypatch, capsys):
     plain, calls = os.write, []
-    monkeypatch.setattr(appending, 'LAST_TRIES_S', (0.01,) * 20)
+    monkeypatch.setattr(waits, 'LOG_S', (0.01,) * 20)
 
     def full(descriptor, content):
         calls.append(descriptor)
@@ -331,7 +331,7 @@ def test_a_disk_that_is_full_for_a_while_changes_neither_run_nor_log(trained, tm
 
 def test_a_log_that_stays_incomplete_is_told_by_the_result(tmp_path, monkeypatch):
     plain = os.write
-    monkeypatch.setattr(appending, 'LAST_TRIES_S', ())
+    monkeypatch.setattr(waits, 'LOG_S', ())
 
     def full(descriptor, content):
         if os.readlink(f'/proc/self/fd/{descriptor}').endswith(durable_files.TRACE):

@@ -8,7 +8,7 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.optim import anomaly_policy
+from bigmodel_jax.optim import anomaly_policy, optimizers, schedules
 from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.train import loop, metrics, preparation
 from runs import quick
@@ -93,6 +93,21 @@ def test_roll_back_leaves_out_the_batches_since_the_checkpoint(tmp_path, poison)
     for stop in (9, 11):
         loop.train(guarded(anomaly_policy.RollBack, poison), tmp_path / 'b', stop_after=stop)
     assert loop.train(guarded(anomaly_policy.RollBack, poison), tmp_path / 'b').digest == result.digest
+
+
+def test_a_roll_back_to_where_a_segment_began_takes_its_own_optimizer(tmp_path):
+    """The checkpoint there was made with another one, whether or not the session has been interrupted since."""
+    first = guarded(anomaly_policy.RollBack, 'nan_example')
+    then = config.vary(first, {'optimizer': optimizers.Lion(schedule=schedules.Constant(peak=1e-3))})
+    digests = []
+    for stops in ((), (9,)):
+        directory = tmp_path / str(len(digests))
+        loop.train(first, directory, stop_after=8)
+        for stop in (*stops, None):
+            result = loop.train(then, directory, stop_after=stop, new_segment=True)
+        assert [each['step'] for each in events(directory, 'rollback')] == [8]
+        digests.append(result.digest)
+    assert digests[0] == digests[1]
 
 
 def certificates(directory) -> list[str]:

@@ -93,5 +93,11 @@ class TransformedRecords(records.Records):
         return len(self._records)
 
     def read(self, start: int, stop: int) -> list[records.Record]:
-        apply = functools.partial(transforms.apply, self._changes, seed=0, epoch=0)
-        return [apply(record, example=start + number) for number, record in enumerate(self._records.read(start, stop))]
+        return [self._changed(record, number) for number, record in enumerate(self._records.read(start, stop), start)]
+
+    def _changed(self, record: records.Record, number: int) -> records.Record:
+        where, given = functools.partial(self.where, number), dict(record)
+        for name in {each.reads for each in self._changes}:
+            found = records.value(record, name, where)
+            given[name] = records.text(record, name, where) if isinstance(found, bytes) else found
+        return transforms.apply(self._changes, given, seed=0, epoch=0, example=number)

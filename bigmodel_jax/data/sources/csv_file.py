@@ -92,6 +92,7 @@ def _scan(found: record_files.RecordFile, separator: str) -> Rows:
                 _check_width(row, header, f'{found.path}, line {number}', separator)
                 starts.append(first)
                 ends.append(lines.position)
+        files.unchanged(found.plain, file, found.lines)  # The rows are kept under the hash of what was there before.
     if not starts:
         raise config.InputError(f'{found.path} holds {"a header but no row" if header else "no text"}.')
     return Rows(np.array(header, np.str_), np.array(starts, np.int64), np.array(ends, np.int64))

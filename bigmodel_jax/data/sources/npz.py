@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -28,12 +29,13 @@ class Npz(records.Source):
 
     def open(self) -> 'ArrayRecords':
         path = files.path_of(self.path)
-        found = _arrays(path, self.arrays)
+        content = files.read_bytes(path)
+        found = _arrays(path, content, self.arrays)
         problems = checking.problems_of_lengths(found)
         if problems:
             raise config.InputError(f'{path}: {problems[0]}')
         count = len(next(iter(found.values())))
-        fingerprint = {'sha256': hashlib.sha256(files.read_bytes(path)).hexdigest()}
+        fingerprint = {'sha256': hashlib.sha256(content).hexdigest()}
         if self.part is None:
             return ArrayRecords(self.path, found, fingerprint)
         chosen = self.part.select(range(count), self.path)
@@ -65,14 +67,13 @@ class ArrayRecords(records.Records):
         return f'{self.name}, example {index}'
 
 
-def _arrays(path: epath.Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
-    with files.readable(path) as file:
-        try:
-            with np.load(file, allow_pickle=False) as kept:
-                names = list(kept)
-                found = {name: kept[name] for name in wanted or names if name in names}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-            raise config.InputError(f'{path} is not an .npz file of plain arrays: {error}') from error
+def _arrays(path: epath.Path, content: bytes, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
+            names = list(kept)
+            found = {name: kept[name] for name in wanted or names if name in names}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise config.InputError(f'{path} is not an .npz file of plain arrays: {error}') from error
     for name in wanted:
         if name not in found:
             raise config.InputError(f'{path} has no array {name!r}.{config.nearest(name, names)}')

@@ -20,16 +20,6 @@ TEXT_FOLDERS = ('question_answering', 'structured', 'summarization', 'text', 'te
 FORMAT = 'array_record'  # The format that can be read at random; TFDS's default needs TensorFlow.
 
 
-def open_split(name: str, *, split: str, data_dir: str | None) -> 'TfdsRecords':
-    """The records of one split; the data set is prepared first if it is not.
-
-    Raises:
-      InputError: an unknown name, configuration, version or split; or it cannot be prepared here.
-    """
-    builder, found = open_records(name, split=split, data_dir=data_dir)
-    return TfdsRecords(builder, found, split)
-
-
 def fingerprint_of(builder: Any, found: Any, split: str) -> dict[str, Any]:
     """JSON-ready: which data set, version and split this is, and how large."""
     info = builder.info.splits[split.split('[')[0]] if '+' not in split else None
@@ -42,8 +32,8 @@ def fingerprint_of(builder: Any, found: Any, split: str) -> dict[str, Any]:
     }
 
 
-def open_records(name: str, *, split: str, data_dir: str | None) -> tuple[Any, Any]:
-    """The builder of a data set, prepared, and the data source of one split.
+def open_split(name: str, *, split: str, data_dir: str | None) -> 'TfdsRecords':
+    """The records of one split; the data set is prepared first if it is not.
 
     Raises:
       InputError: an unknown name, configuration, version or split; or it cannot be prepared here.
@@ -67,7 +57,7 @@ def open_records(name: str, *, split: str, data_dir: str | None) -> tuple[Any, A
         ) from error
     if not len(found):
         raise config.InputError(f'The split {split!r} of {name} is empty.')
-    return builder, found
+    return TfdsRecords(builder, found, split)
 
 
 class TfdsRecords(records.Records):

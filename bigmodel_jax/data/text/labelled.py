@@ -59,9 +59,9 @@ class LabelledExamples(batches.ArrayExamples):
     """The rows of a table, in memory."""
 
     def __init__(self, data: Labelled):
-        self.label_names = labels.names(_written(data), data.classes)
         self.tokenizer, found = data.tokenizer.build(), data.source.open()
         sentences, written = records.columns(found, data.sentences, data.label)
+        self.label_names = labels.names(_names(data, written), data.classes)
         arrays = data.encode(sentences, self.tokenizer)
         if data.classes == 1:
             arrays['values'] = labels.numbers(written, found.where)
@@ -75,8 +75,10 @@ class LabelledExamples(batches.ArrayExamples):
         super().__init__(arrays, _fields(data, self.tokenizer.size), fingerprint=fingerprint)
 
 
-def _written(data: Labelled) -> tuple[str, ...]:
-    """The names of the labels, or all labels of the source that `labels` is."""
-    if isinstance(data.labels, records.Source):
-        return tuple(sorted(set(records.columns(data.labels.open(), (), data.label)[1])))
-    return data.labels
+def _names(data: Labelled, written: Sequence[str]) -> tuple[str, ...]:
+    """The names of the labels, or all labels of the source that `labels` is; `written` are those of data.source."""
+    if not isinstance(data.labels, records.Source):
+        return data.labels
+    if data.labels != data.source:
+        written = records.columns(data.labels.open(), (), data.label)[1]
+    return tuple(sorted(set(written)))

@@ -52,11 +52,7 @@ class Choices(evaluation.Evaluation):
         return decoding_model.PROMPTED
 
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
-        tokenizer = setting.tokenizer
-        if tokenizer is None:
-            raise config.InputError(
-                f'Evaluation {self.name!r} reads text, but the training data has no tokenizer; leave it out.'
-            )
+        tokenizer = setting.need_tokenizer(self.name)
         examples = encoded(self, tokenizer, setting.seed)
         limit = likelihood.longest(setting.model)
         for number, example in enumerate(examples):

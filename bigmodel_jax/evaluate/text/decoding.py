@@ -23,7 +23,7 @@ PyTree = Any
 PADDED_TO = 16
 COLD = 1e-3  # A temperature below which quotients of logits may be beyond float32.
 
-# An exponent, of which a large one is beyond float32; see search.length_norm().
+# An exponent, of which a large one is beyond float32; see beam_search.length_norm().
 LengthPenalty = Annotated[float, annotated_types.Ge(0), annotated_types.Le(10)]
 
 
@@ -90,7 +90,7 @@ class Sampling(Decoding):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beam(Decoding):
-    """Beam search, see search.beam(). Vaswani et al. (2017), section 6.1, use 4 beams and a penalty of 0.6."""
+    """Beam search, see beam_search.beam(). Vaswani et al. (2017), section 6.1, use 4 beams and a penalty of 0.6."""
 
     beams: config.Positive = 4
     length_penalty: LengthPenalty = 0.6

@@ -11,7 +11,7 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import artifacts, evaluation, metric
-from bigmodel_jax.evaluate.text import decoding, decoding_model
+from bigmodel_jax.evaluate.text import decoding, decoding_model, generation
 from bigmodel_jax.layers import intermediates
 from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.parallel import sharding
@@ -39,10 +39,8 @@ class AttentionMaps(evaluation.Evaluation):
         return decoding_model.TRANSLATING
 
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
-        tokenizer = setting.tokenizer
-        if tokenizer is None:
-            raise config.InputError(f'Evaluation {self.name!r} translates text, but the data has no tokenizer.')
-        sources = [_ids(tokenizer, sentence) for sentence in self.sentences]
+        tokenizer = setting.need_tokenizer(self.name)
+        sources = [generation.source_ids(tokenizer, sentence) for sentence in self.sentences]
         if not isinstance(setting.model, decoding_model.Generative) or not decoding_model.reads_source(setting.model):
             kind = type(setting.model).__name__
             raise config.InputError(f'Evaluation {self.name!r} needs a model with an encoder, not a {kind}.')
@@ -69,14 +67,14 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
         return {}
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
-        maps, setting, end = self._maps, self._setting, self._tokenizer.end
+        maps, setting = self._maps, self._setting
         found = decoding.decode(
             setting.model,
             params,
-            [np.array([end], np.int32)] * len(self._sources),
+            [np.array([self._tokenizer.begin], np.int32)] * len(self._sources),
             tokens=max(map(len, self._sources)) + maps.longer_by,
             decoding=maps.decoding,
-            end=end,
+            end=self._tokenizer.end,
             source=self._sources,
             model_state=model_state,
             place=setting.place,
@@ -131,11 +129,6 @@ def _rectangle(texts: Sequence[np.ndarray], rows: int) -> np.ndarray:
     for row, ids in zip(padded, texts):
         row[: len(ids)] = ids
     return padded
-
-
-def _ids(tokenizer: tokenizers.Tokenizer, sentence: str) -> np.ndarray:
-    """Token ids of a sentence and its end."""
-    return np.append(tokenizer.encode(sentence), tokenizer.end).astype(np.int32)
 
 
 def _known(tokenizer: tokenizers.Tokenizer, ids: np.ndarray) -> np.ndarray:

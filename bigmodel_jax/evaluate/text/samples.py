@@ -29,11 +29,7 @@ class Samples(evaluation.Evaluation):
         return decoding_model.PROMPTED
 
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
-        tokenizer = setting.tokenizer
-        if tokenizer is None:
-            raise config.InputError(
-                f'Evaluation {self.name!r} generates text, but the training data has no tokenizer; leave it out.'
-            )
+        tokenizer = setting.need_tokenizer(self.name)
         decoding.check(
             setting.model, generation.prompt_ids(tokenizer, self.prompts), tokens=self.tokens, end=tokenizer.end
         )

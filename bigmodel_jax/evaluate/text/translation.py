@@ -43,9 +43,7 @@ class Translation(evaluation.Evaluation):
 
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         _sacrebleu()
-        tokenizer = setting.tokenizer
-        if tokenizer is None:
-            raise config.InputError(f'Evaluation {self.name!r} translates text, but the data has no tokenizer.')
+        tokenizer = setting.need_tokenizer(self.name)
         sides = records.texts(self.source), records.texts(self.target)
         if len(sides[0]) != len(sides[1]):
             raise config.InputError(

@@ -25,7 +25,7 @@ from typing import IO, Any
 from bigmodel_jax.launch import simulation
 from bigmodel_jax.reproduce.chaos import shim
 from bigmodel_jax.run_directory import code
-from bigmodel_jax.storage import durable_files
+from bigmodel_jax.storage import waits
 
 POLL_S = 0.01
 # What a run imports only once it needs it.
@@ -209,8 +209,7 @@ def main() -> int:
         sys.argv[1:] = request['arguments']
         if request['disturbed']:  # All hosts: they try equally often.
             # What lasts, lasts: a minute of tries would only take time.
-            setattr(importlib.import_module('bigmodel_jax.checkpoints.checkpoints'), 'LAST_TRIES_S', (0.01, 0.01))  # noqa: B010
-            durable_files.WAITS_S = (0.01, 0.01, 0.01)
+            waits.OPERATION_S, waits.LOG_S, waits.CHECKPOINT_S = (0.01,) * 3, (0.01,) * 4, (0.01,) * 2
         if request['fault']:
             shim.arm(request['fault'])
         try:

@@ -142,3 +142,17 @@ def test_text_is_transformed_before_it_is_tokenized():
     assert records.texts(changed).fingerprint != records.texts(source).fingerprint
     with pytest.raises(config.InputError, match='which is random'):
         sources.Transformed(source=source, transforms=(transforms.RandomFlip(),)).open()
+
+
+class Stored(records.Source):
+    """Text as TFDS gives it: as bytes."""
+
+    def open(self):
+        return records.RecordList('stored', [{'text': 'ÄB'.encode()}, {'other': b''}], {})
+
+
+def test_text_that_is_stored_as_bytes_is_changed_as_text():
+    found = sources.Transformed(source=Stored(), transforms=(Lowercase(),)).open()
+    assert found.read(0, 1) == [{'text': 'äb'}]
+    with pytest.raises(config.InputError, match="has no field 'text'"):
+        found.read(1, 2)
