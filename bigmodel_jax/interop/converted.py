@@ -20,14 +20,15 @@ from bigmodel_jax.parallel import sharding
 class Elsewhere(batches.Data):
     """Data that is not here: the weights were trained elsewhere and converted."""
 
-    names: tuple[str, ...]  # Of the arrays of a batch, all of token ids.
+    names: tuple[str, ...]  # Of what the model reads, all of token ids; the objective of a run also reads 'targets'.
     vocab: config.Positive
     batch: config.Positive = 1
     length: config.Positive = 1
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
-        return {name: batches.Field((self.length,), np.dtype(np.int32), ('length',), self.vocab) for name in self.names}
+        ids = batches.Field((self.length,), np.dtype(np.int32), ('length',), self.vocab)
+        return dict.fromkeys((*self.names, 'targets'), ids)
 
     @property
     def units(self) -> batches.Units:
