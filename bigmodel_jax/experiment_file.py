@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bigmodel_jax import config, settings
@@ -30,14 +30,39 @@ def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = ()) 
     """
     path, function, arm = parse(name)
     function = function or 'experiment'
-    made = _call(load_module(path), function, pathlib.Path(path), arguments)
-    if isinstance(made, dict):
+    made = call(path, function, arguments)
+    if isinstance(made, Mapping):
         if arm not in made:
             raise config.InputError(f'{path}: {function}() has no arm {arm!r}.{config.nearest(arm, map(str, made))}')
         made = made[arm]
     elif arm:
         raise config.InputError(f'{path}: {function}() returns one experiment, so there is no arm {arm!r}.')
-    checked = experiments.check(settings.parse_settings(_experiment(made, f'{path}: {function}()'), changes))
+    return finish(made, f'{path}: {function}()', path, changes)
+
+
+def call(path: str, function: str, arguments: Sequence[str] = ()) -> object:
+    """What a function of an experiment file returns.
+
+    Args:
+      arguments: 'name=value' each.
+
+    Raises:
+      InputError: there is no such file or function, or it does not run.
+    """
+    return _call(load_module(path), function, pathlib.Path(path), arguments)
+
+
+def finish(made: object, what: str, path: str, changes: Sequence[str] = ()) -> Experiment:
+    """What a function of the experiment file at `path` returned, with changes, checked.
+
+    Args:
+      what: names it in errors.
+      changes: 'path=value' each, applied in order.
+
+    Raises:
+      InputError: it is not an experiment, or a wrong one.
+    """
+    checked = experiments.check(settings.parse_settings(_experiment(made, what), changes))
     object.__setattr__(checked, config.FILE, str(pathlib.Path(path).expanduser().resolve()))
     return checked
 
@@ -87,9 +112,9 @@ def load_arms(
         taken = inspect.signature(module.sweep).parameters
         known = [argument for argument in arguments if argument.partition('=')[0] in taken]
         made['sweep'] = _call(module, 'sweep', pathlib.Path(path), known)
-    arms = {word: each for found in made.values() if isinstance(found, dict) for word, each in found.items()}
+    arms = {word: each for found in made.values() if isinstance(found, Mapping) for word, each in found.items()}
     # experiment() is often an arm once more, under another name.
-    alone = {word: each for word, each in made.items() if not isinstance(each, dict) and each not in arms.values()}
+    alone = {word: each for word, each in made.items() if not isinstance(each, Mapping) and each not in arms.values()}
     if arm and arm not in arms:
         raise config.InputError(f'{path}: {function}() has no arm {arm!r}.{config.nearest(arm, arms)}')
     every = {word: _experiment(each, f'{path}: {word}') for word, each in {**alone, **arms}.items()}

@@ -42,6 +42,7 @@ ORDER = (
     ('papers',),
     ('report',),
     ('interop',),
+    ('sweeps',),
     ('verbs',),
     ('cli',),
     ('__main__',),

@@ -10,6 +10,7 @@ VERBS = (
     'describe',
     'plan',
     'train',
+    'trial',
     'evaluate',
     'sample',
     'report',

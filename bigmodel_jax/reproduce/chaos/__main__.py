@@ -132,14 +132,14 @@ def _command(options: argparse.Namespace) -> campaign.Command:
 
 def _sweep(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) -> int:
     console = rich.console.Console(highlight=False, soft_wrap=True)
-    runs = sweep.Sweep(zygote, _command(options), root, stop_after=options.stop_after)
+    runs = sweep.FaultSweep(zygote, _command(options), root, stop_after=options.stop_after)
     planned: list[faults.Fault] = options.replay or []
     for hosts in sorted({fault.hosts for fault in planned} or {options.hosts}):
         runs.prepare(hosts, {fault.start for fault in planned} or faults.STARTS)
     if not planned:
         planned = _schedule(runs.calls(options.hosts), options, console)
     console.print(f'{len(planned)} faults to run; what is found is in {root / sweep.FILE}')
-    trials: list[sweep.Trial] = []
+    trials: list[sweep.FaultTrial] = []
     for number, fault in enumerate(planned, 1):
         trials.append(runs.trial(fault))
         for problem in trials[-1].problems:

@@ -31,7 +31,7 @@ CHANGING = re.compile(r'(events\.out\.\S*|(?<=/d/)[0-9a-f]{16,})$')  # Names wit
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class FaultTrial:
     """What came of one fault."""
 
     fault: faults.Fault
@@ -40,7 +40,7 @@ class Trial:
     problems: tuple[str, ...]  # How it broke the law.
 
 
-class Sweep:
+class FaultSweep:
     """Prepares what the trials of a command start from, and runs them.
 
     Args:
@@ -80,7 +80,7 @@ class Sweep:
                 found[start, hosts, host] = collections.Counter((name, faults.place(path)) for name, _, path in lines)
         return found
 
-    def trial(self, fault: faults.Fault) -> Trial:
+    def trial(self, fault: faults.Fault) -> FaultTrial:
         """Runs a session with the fault, and then the same command until the end."""
         workdir, log = self._fresh(fault.start, fault.hosts), self._root / 'met'
         log.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ class Sweep:
                 problems.append(f'the next start does not come to the end: {error}')
             else:
                 problems += self._amiss(fault.hosts, workdir)
-        return Trial(fault, met, tuple(statuses), tuple(problems))
+        return FaultTrial(fault, met, tuple(statuses), tuple(problems))
 
     def _amiss(self, hosts: int, workdir: pathlib.Path) -> list[str]:
         """What differs between a run that came to its end and the undisturbed one."""
@@ -191,7 +191,7 @@ def names(workdir: pathlib.Path) -> set[str]:
     return {CHANGING.sub('*', name) for name in found}
 
 
-def shown(trials: Iterable[Trial]) -> rich.table.Table:
+def shown(trials: Iterable[FaultTrial]) -> rich.table.Table:
     """table() for a terminal."""
     found = table(trials)
     drawn = rich.table.Table(box=None, pad_edge=False)
@@ -204,7 +204,7 @@ def shown(trials: Iterable[Trial]) -> rich.table.Table:
     return drawn
 
 
-def table(trials: Iterable[Trial]) -> dict[str, dict[str, int]]:
+def table(trials: Iterable[FaultTrial]) -> dict[str, dict[str, int]]:
     """'write EIO once' -> how many: met, not met, broke the law."""
     found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for trial in trials:
@@ -216,7 +216,7 @@ def table(trials: Iterable[Trial]) -> dict[str, dict[str, int]]:
     return {name: dict(counts) for name, counts in sorted(found.items())}
 
 
-def write(path: pathlib.Path, trials: Sequence[Trial], facts: Mapping[str, object]) -> None:
+def write(path: pathlib.Path, trials: Sequence[FaultTrial], facts: Mapping[str, object]) -> None:
     """Writes what was found as JSON."""
     failures = [
         {'fault': str(trial.fault), 'met': trial.met, 'statuses': trial.statuses, 'problems': trial.problems}

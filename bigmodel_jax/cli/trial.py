@@ -1,0 +1,38 @@
+"""trial: train one trial of a sweep, or resume it. Engines start it; a person can, to see how a trial fails."""
+
+import argparse
+import sys
+
+from bigmodel_jax.cli import arguments
+from bigmodel_jax.cli.verb import Verb
+
+EPILOG = """\
+exit status: that of train. The experiment is the one that the sweep's directory describes; the experiment file is only
+loaded for the parts that it defines, and refused if these have changed since the sweep was started."""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('sweep', metavar='SWEEP', help='the directory of the sweep')
+    parser.add_argument('trial', metavar='NAME', help='the name of the trial, as the sweep lists it')
+    arguments.add_simulated_devices(parser)
+    arguments.add_hosts(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains, and says how it ended.
+
+    Returns:
+      1 if a log is not on disk; else 128 + the number of the signal that stopped it, or 0.
+    """
+    from bigmodel_jax.hosts import preemption, processes
+    from bigmodel_jax.sweeps import sweep_directory, worker
+
+    result = worker.run(sweep_directory.open_sweep(options.sweep), options.trial)
+    if processes.is_first():
+        print(f'digest of the state at step {result.step}: {result.digest}')
+        for sentence in result.unwritten:
+            print(f'incomplete: {sentence}', file=sys.stderr)
+    return 1 if result.unwritten else preemption.status(result.stopped_by)
+
+
+VERB = Verb('train one trial of a sweep, or resume it', _add_arguments, run, EPILOG, file_as=None, several_hosts=True)
