@@ -1,14 +1,15 @@
 """Whether the data, the model, the objective and the evaluations of an experiment fit one another."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
-from bigmodel_jax.evaluate import evaluation
-from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.experiment import BEST, STOPPING, Experiment
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import (
     answer_spans,
@@ -50,8 +51,70 @@ class Given(NamedTuple):
         return f'The model {type(self.model).__name__} returns {returned or "no arrays"}; the data gives {fields}.'
 
 
+class Directions(NamedTuple):
+    """In which direction the metrics are better that the experiment asks for; 'lower' where it asks for none."""
+
+    best: metric.Direction = 'lower'  # checkpoints.keep_best
+    stopping: metric.Direction = 'lower'  # watch.early_stopping.metric
+
+
 def check(experiment: Experiment) -> Experiment:
     """Returns the experiment if its parts fit one another. Nothing is computed or compiled, and no data is read.
+
+    Raises:
+      InputError: see check_parts() and directions().
+    """
+    check_parts(experiment)
+    directions(experiment)
+    return experiment
+
+
+def directions(experiment: Experiment) -> Directions:
+    """In which direction the metrics of keep_best and of early stopping are better.
+
+    Raises:
+      InputError: no evaluation measures such a metric, or nothing says in which direction it is better.
+    """
+    stopping = experiment.watch.early_stopping
+    asked = {
+        'best': (experiment.checkpoints.keep_best, BEST),
+        'stopping': (None if stopping is None else stopping.metric, STOPPING),
+    }
+    measured = functools.partial(_measured, experiment)
+    return Directions(
+        **{
+            key: evaluation.direction(
+                name, experiment.evaluations, of=experiment.objective, measured=measured, field=field
+            )
+            for key, (name, field) in asked.items()
+            if name is not None
+        }
+    )
+
+
+def metrics(each: evaluation.Evaluation, experiment: Experiment) -> metric.Definitions | None:
+    """The metrics of an evaluation of an experiment, known without data; None where it does not declare them."""
+    return each.metrics(experiment.objective, functools.partial(_measured, experiment))
+
+
+def _measured(experiment: Experiment, data: batches.Data) -> Collection[str]:
+    """The names of the metrics of the experiment's objective on the batches of `data`, found by tracing it."""
+    module, chosen = experiment.model.build(), experiment.objective
+    batch = _abstract(batches.batch_fields(data.fields), data.batch)
+
+    def found(key: jax.Array, batch: dict[str, jax.Array]) -> Any:
+        apply = objective.Apply(module, *model.initialize(module, key, batch))
+        return chosen(apply, batch, train=False, rngs=rngs.Rngs(key, chosen.streams)).metrics
+
+    return jax.eval_shape(found, jax.eval_shape(lambda: jax.random.key(0)), batch).keys()
+
+
+def _abstract(fields: Fields, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields.items()}
+
+
+def check_parts(experiment: Experiment) -> None:
+    """Checks that data, model, objective and evaluations fit one another.
 
     Raises:
       InputError: a part lacks what another one needs; it says which field of the experiment, what it needs, what there
@@ -68,7 +131,6 @@ def check(experiment: Experiment) -> Experiment:
         _check_objective(experiment.objective, needed, Given(of, fields, of.outputs(fields)))
     for number, each in enumerate(experiment.evaluations):
         _check_evaluation(f'evaluations.{number} ({each.name!r})', each, experiment)
-    return experiment
 
 
 def _check_objective(chosen: objective.Objective, needed: requirements.Requirements, given: Given) -> None:
@@ -112,7 +174,7 @@ def _shown(field: batches.Field) -> str:
 def _check_by_tracing(chosen: objective.Objective, of: model.Model, fields: Fields) -> None:
     """Raises InputError if an objective that does not declare what it needs asks for what is not there."""
     module = of.build()
-    batch = {name: jax.ShapeDtypeStruct((model.ROWS, *field.shape), field.dtype) for name, field in fields.items()}
+    batch = _abstract(fields, model.ROWS)
 
     def loss(key: jax.Array, batch: dict[str, jax.Array]) -> Any:
         apply = objective.Apply(module, *model.initialize(module, key, batch))

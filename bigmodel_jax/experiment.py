@@ -20,6 +20,9 @@ EveryMinutes = Annotated[
     config.PositiveFloat, bounds.Advice('It would save after every step. Use None to save by steps alone.')
 ]
 
+# The fields that name a metric, as messages name them.
+BEST, STOPPING = 'checkpoints.keep_best', 'watch.early_stopping.metric'
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoints:
@@ -99,7 +102,7 @@ def check(experiment: Experiment) -> Experiment:
     evaluation.check_names([each.name for each in experiment.evaluations])
     _check_best(experiment.checkpoints, experiment.evaluations)
     if experiment.watch.early_stopping is not None:
-        _check_metric('watch.early_stopping.metric', experiment.watch.early_stopping.metric, experiment.evaluations)
+        evaluation.named(experiment.watch.early_stopping.metric, experiment.evaluations, field=STOPPING)
     return experiment
 
 
@@ -108,20 +111,10 @@ def _check_best(checkpoints: Checkpoints, evaluations: tuple[evaluation.Evaluati
     best, every = checkpoints.keep_best, checkpoints.every_steps
     if best is None:
         return
-    measured = _check_metric('checkpoints.keep_best', best, evaluations).every_steps
+    measured = evaluation.named(best, evaluations, field=BEST).every_steps
     if every % measured and measured % every:
         raise config.InputError(
-            f'checkpoints.keep_best={best!r} is measured every {measured} steps, but checkpoints are saved every '
+            f'{BEST}={best!r} is measured every {measured} steps, but checkpoints are saved every '
             f'{every}, so both happen only every {math.lcm(every, measured)} steps and most checkpoints would never be '
             f'compared. Use checkpoints.every_steps={measured}, or make one of the two a multiple of the other.'
         )
-
-
-def _check_metric(field: str, value: str, evaluations: tuple[evaluation.Evaluation, ...]) -> evaluation.Evaluation:
-    """The evaluation whose metric a field of the experiment names, as 'validation/loss'."""
-    by_name = {each.name: each for each in evaluations}
-    name, _, metric = value.partition('/')
-    if name not in by_name or not metric:
-        near = config.nearest(name, by_name) if evaluations else ' The experiment has no evaluations.'
-        raise config.InputError(f'{field}={value!r} is not of the form evaluation/metric.{near}')
-    return by_name[name]

@@ -14,9 +14,11 @@ from bigmodel_jax.data import batches
 from bigmodel_jax.data.sources import text_files
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import classified, decoding, samples, translation
+from bigmodel_jax.experiment import Checkpoints, EarlyStopping, Watch
 from bigmodel_jax.models import bert, decoder, model, seq2seq
 from bigmodel_jax.objectives import answer_spans, classification, language, masked, objective, regression, rngs
 from bigmodel_jax.objectives.objective import Mean
+from bigmodel_jax.train import preparation
 
 INT, FLOAT = np.dtype(np.int32), np.dtype(np.float32)
 VOCAB, LENGTH, SIDE = 32, 8, 4
@@ -262,6 +264,32 @@ def test_every_way_to_begin_checks_it(capsys):
             verb(wrong)
     assert main(argv=['show', tiny.__file__, '--set', 'objective=Classification()']) == 2
     assert capsys.readouterr().err.startswith('error: objective=Classification needs')
+
+
+def asking(**changes):
+    """An experiment that keeps its best checkpoint by a metric, or stops early by one."""
+    checkpoints = Checkpoints(every_steps=10, keep_best=changes.get('best'))
+    stopping = EarlyStopping(metric=changes['stopping']) if 'stopping' in changes else None
+    found = experiment(TEXT, GPT, LM, loss.Loss(data=Given(TEXT), every_steps=10))
+    return dataclasses.replace(found, checkpoints=checkpoints, watch=Watch(early_stopping=stopping))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'best': 'validation/los'}, r"^checkpoints\.keep_best='validation/los': .* has no metric 'los'.*'loss'"),
+        ({'stopping': 'validation/acuracy'}, r"^watch\.early_stopping\.metric=.* no metric 'acuracy'.*'accuracy'"),
+    ],
+)
+def test_a_metric_that_nothing_measures_is_refused_before_the_data_is_opened(changes, message):
+    for verb in (compatibility.check, verbs.describe, lambda wrong: verbs.plan(wrong, ['v5e-8']), preparation.build):
+        with pytest.raises(config.InputError, match=message):
+            verb(asking(**changes))
+
+
+def test_the_directions_of_metrics_are_known_without_data():
+    found = compatibility.directions(asking(best='validation/accuracy', stopping='validation/perplexity'))
+    assert found == ('higher', 'lower')
 
 
 @pytest.mark.parametrize('name', [name for name, parts in FIT.items() if not isinstance(parts[1], OwnModel)])

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from bigmodel_jax import config
@@ -16,6 +16,7 @@ from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.parallel import sharding
 
 PyTree = Any
+MeasuredNames = Callable[[batches.Data], Collection[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +100,6 @@ class Evaluator:
 
     fingerprint: Mapping[str, Any] = {}  # JSON-ready: what the data is that it reads, if it has any of its own.
 
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions | None:
-        """The metrics that run() gives, each with its direction and unit; computes nothing.
-
-        None: they are not known before it has run. Such an evaluation can be asked only for metrics whose names are in
-        evaluate/metric.py.
-
-        Args:
-          params, model_state: their shapes and dtypes (jax.ShapeDtypeStruct).
-        """
-        return None
-
     def run(self, params: PyTree, model_state: PyTree) -> EvaluationResult:
         """Evaluates the model with these weights."""
         raise NotImplementedError
@@ -127,6 +117,18 @@ class Evaluation:
         Args:
           of: the run's objective.
           outputs: those of the model for these batches.
+        """
+        return None
+
+    def metrics(self, of: objective.Objective, measured: MeasuredNames) -> metric.Definitions | None:
+        """The metrics that its evaluator gives, each with its direction and unit; computes nothing, reads no data.
+
+        None: they are not known before it has run. Such an evaluation can be asked only for metrics whose names are in
+        evaluate/metric.py.
+
+        Args:
+          of: the run's objective.
+          measured: gives the names of the metrics of that objective on the batches of some data.
         """
         return None
 
@@ -164,31 +166,41 @@ def check_names(names: Sequence[str]) -> None:
             raise config.InputError(f'evaluations: {other!r} and {name!r} are one name on TensorBoard; change one.')
 
 
+def named(name: str, evaluations: Sequence[Evaluation], *, field: str) -> Evaluation:
+    """The evaluation whose metric is `name`, such as 'validation/loss', which a field of the experiment asks for.
+
+    Raises:
+      InputError: there is none of this name.
+    """
+    by_name = {each.name: each for each in evaluations}
+    where, _, own = name.partition('/')
+    if where not in by_name or not own:
+        listed = config.nearest(where, by_name) if evaluations else ' The experiment has no evaluations.'
+        raise config.InputError(f'{field}={name!r} is not of the form evaluation/metric.{listed}')
+    return by_name[where]
+
+
 def direction(
-    name: str, evaluators: Mapping[str, Evaluator], *, params: PyTree, model_state: PyTree, field: str
+    name: str, evaluations: Sequence[Evaluation], *, of: objective.Objective, measured: MeasuredNames, field: str
 ) -> metric.Direction:
     """The direction in which the metric `name` is better, such as 'validation/loss'.
 
     Args:
-      evaluators: those of the run, by the names of their evaluations.
-      params, model_state: their shapes and dtypes.
+      of, measured: as of Evaluation.metrics().
       field: the field of the experiment that asks for the metric, for the message.
 
     Raises:
       InputError: no evaluation measures it, or none says in which direction it is better.
     """
     where, _, own = name.partition('/')
-    if where not in evaluators or not own:
-        listed = config.nearest(where, evaluators) if evaluators else ' The experiment has no evaluations.'
-        raise config.InputError(f'{field}={name!r} is not of the form evaluation/metric.{listed}')
-    measured = evaluators[where].metrics(params, model_state)
-    found = (metric.known(own) if measured is None else measured.get(own, metric.Definition())).direction
-    if measured is not None and own not in measured:
-        near = config.nearest(own, measured) if measured else ' It measures nothing that is a number.'
+    definitions = named(name, evaluations, field=field).metrics(of, measured)
+    found = (metric.known(own) if definitions is None else definitions.get(own, metric.Definition())).direction
+    if definitions is not None and own not in definitions:
+        near = config.nearest(own, definitions) if definitions else ' It measures nothing that is a number.'
         raise config.InputError(f'{field}={name!r}: the evaluation {where!r} has no metric {own!r}.{near}')
     if found is None:
         raise config.InputError(
             f'{field}={name!r}: nothing says whether a high or a low {own!r} is better. Declare it: in an objective as '
-            f"directions = {{{own!r}: 'higher'}} or 'lower', in an evaluator as a metric.Definition in metrics()."
+            f"directions = {{{own!r}: 'higher'}} or 'lower', in an evaluation as a metric.Definition in metrics()."
         )
     return found

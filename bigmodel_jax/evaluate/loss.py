@@ -39,6 +39,9 @@ class Loss(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return of.requires
 
+    def metrics(self, of: objective.Objective, measured: evaluation.MeasuredNames) -> metric.Definitions:
+        return {name: definition(name, of) for name in with_perplexity(measured(self.data))}
+
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         data = setting.open(self.data, self.name)
         count = min(data.steps_per_pass, self.max_batches or data.steps_per_pass)
@@ -52,21 +55,9 @@ class LossEvaluator(evaluation.Evaluator):
         self.fingerprint = data.examples.fingerprint
         self._setting, self._place, self._data, self._count = setting, setting.place, data, count
         step = functools.partial(eval_step, setting=setting)
-        self._shapes = functools.partial(jax.eval_shape, functools.partial(step, None))
         self._step = jax.jit(step, donate_argnums=0, out_shardings=setting.place.replicated)
         zeros = functools.partial(_zeros, step)
         self._zeros = jax.jit(zeros, out_shardings=setting.place.replicated)
-
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
-        rows, fields = self._data.rows, self._data.fields.items()
-        batch = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields}
-        names = with_perplexity(self._shapes(params, model_state, batch, number=0))
-        return {name: self._definition(name) for name in names}
-
-    def _definition(self, name: str) -> metric.Definition:
-        """What a metric is, of which the objective may declare the direction."""
-        found = metric.known(name)
-        return dataclasses.replace(found, direction=self._setting.objective.directions.get(name, found.direction))
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         rows, totals = self._data.rows, None
@@ -77,8 +68,14 @@ class LossEvaluator(evaluation.Evaluator):
             totals = self._step(totals, params, model_state, batch, number=index)
         found = means(jax.device_get(totals))
         return evaluation.EvaluationResult(
-            {name: self._definition(name).measured(value) for name, value in found.items()}
+            {name: definition(name, self._setting.objective).measured(value) for name, value in found.items()}
         )
+
+
+def definition(name: str, of: objective.Objective) -> metric.Definition:
+    """What a metric is, of which the objective may declare the direction."""
+    found = metric.known(name)
+    return dataclasses.replace(found, direction=of.directions.get(name, found.direction))
 
 
 def eval_step(

@@ -16,6 +16,7 @@ from flax import linen as nn
 RESIDUAL_STREAM = 'residual_stream'  # [B, T, D] before the first layer of a stack, and after each layer.
 ATTENTION_WEIGHTS = 'attention_weights'  # The weights [B, H, T, S] of each attention, before dropout.
 ROUTER_LOGITS = 'router_logits'  # The logits [B, T, E] of each router.
+LOSSES = 'losses'  # Auxiliary losses, [] float32, or stacks of them; an objective asks for it and adds them.
 COLLECTIONS = (RESIDUAL_STREAM, ATTENTION_WEIGHTS, ROUTER_LOGITS)
 TURN = 'turn'  # The layers of an interleaved pattern are called turn0, turn1 ...
 

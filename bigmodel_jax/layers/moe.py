@@ -265,4 +265,5 @@ class RoutedModule(nn.Module):
     def _sow_loss(self, name: str, weight: float, value: jax.Array) -> None:
         # While weights are drawn nothing is minimised, and what is sown would be taken for state of the model.
         if weight and not self.is_initializing():
-            self.sow('losses', name, weight * value, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros((), value.dtype))
+            collection, dtype = intermediates.LOSSES, value.dtype
+            self.sow(collection, name, weight * value, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros((), dtype))

@@ -159,12 +159,12 @@ class StackModule(nn.Module):
                 'use mesh.pipeline=1.'
             )
         repeated, policy = self._repeated(name=None).clone(parent=None), self.config.policy
-        kept = ['losses'] if self.is_mutable_collection('losses') else []
+        kept = [intermediates.LOSSES] if self.is_mutable_collection(intermediates.LOSSES) else []
 
         def apply(weights: PyTree, x_BTD: jax.Array, inputs: PyTree, key: jax.Array | None) -> tuple[jax.Array, Any]:
             rngs = {} if key is None else {'dropout': key}
             (x_BTD, _), sown = repeated.apply({'params': weights}, x_BTD, inputs, None, rngs=rngs, mutable=kept)
-            return x_BTD, sown.get('losses', {})
+            return x_BTD, sown.get(intermediates.LOSSES, {})
 
         if policy is not None and len(self.pattern) == 1:  # A pattern does so for each of its layers.
             apply = jax.checkpoint(apply, policy=policy, prevent_cse=False)
@@ -173,7 +173,7 @@ class StackModule(nn.Module):
         x_BTD, sown = pipeline.run(apply, weights, x_BTD, inputs, place=place, key=key)
         if sown:
             # Where, and in the form in which, the scan above leaves them.
-            self.put_variable('losses', 'layers', sown)
+            self.put_variable(intermediates.LOSSES, 'layers', sown)
         return x_BTD
 
 

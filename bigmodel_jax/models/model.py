@@ -14,10 +14,11 @@ from flax import linen as nn
 
 from bigmodel_jax import config, precision
 from bigmodel_jax.data import batches
+from bigmodel_jax.layers import intermediates
 
 ChangesState = errors.ModifyScopeVariableError  # A module changed a collection that it may only read.
 # Collections of a Flax module that belong to one batch and are no state of the model.
-OF_A_BATCH = ('losses', 'intermediates', 'perturbations')
+OF_A_BATCH = (intermediates.LOSSES, 'intermediates', 'perturbations')
 # Of a computation; weights are stored in float32. Float64 is for comparing with a reference, and needs JAX_ENABLE_X64.
 Dtype = Literal['float32', 'bfloat16', 'float64']
 

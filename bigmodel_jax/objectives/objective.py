@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import precision
+from bigmodel_jax.layers import intermediates
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import requirements
 
 PyTree = Any
-
-LOSSES = 'losses'  # The collection into which layers sow [] float32, or stacks of them.
 
 
 class Mean(NamedTuple):
@@ -120,7 +119,7 @@ class Apply:
         streams = {name: rngs[name] for name in rngs if train or name != 'dropout'}
         mode = model.training_mode(self.module, train=train, method=method)
         variables = {'params': self.params, **self.model_state}
-        mutable = [LOSSES, *self.model_state] if train else [LOSSES]
+        mutable = [intermediates.LOSSES, *self.model_state] if train else [intermediates.LOSSES]
         try:
             outputs, changed = self.module.apply(
                 variables, *inputs, rngs=streams, mutable=mutable, method=method, **mode
@@ -128,7 +127,7 @@ class Apply:
         except model.ChangesState as error:
             raise model.changed_in_evaluation(self.module, self.model_state) from error
         changed = dict(changed)
-        losses = _by_name(changed.pop(LOSSES, {}))
+        losses = _by_name(changed.pop(intermediates.LOSSES, {}))
         return outputs, Auxiliary(self.model_state | changed, losses)
 
 

@@ -226,7 +226,7 @@ def _traced(
 ) -> traces.RunTrace:
     """The certificate and the fingerprint of the step just done."""
     stacked = fingerprints.stacked(built.spec.axes)
-    take = jax.jit(functools.partial(fingerprints.take, stacked=stacked), out_shardings=built.place.replicated)
+    take = fingerprints.compiled(built.place, stacked)
     taken, norms, certificate = jax.device_get(
         (take(current.params, current.opt_state), traced.norms, traced.certificate)
     )

@@ -3,11 +3,14 @@
 A piece is one array of the parameters, or one layer of an array in which layers are stacked.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import digest
 
 PyTree = Any
@@ -62,3 +65,9 @@ def take(params: PyTree, opt_state: PyTree, *, stacked: tuple[bool, ...]) -> Fin
     for leaf in jax.tree.leaves(opt_state):
         optimizer = optimizer * jnp.uint32(2_654_435_769) + digest.checksums(leaf)
     return Fingerprint(jnp.concatenate(found), optimizer)
+
+
+@functools.lru_cache
+def compiled(place: sharding.ShardingContext, stacked: tuple[bool, ...]) -> Callable[..., Fingerprint]:
+    """take() as one program; every process can read what it returns."""
+    return jax.jit(functools.partial(take, stacked=stacked), out_shardings=place.replicated)

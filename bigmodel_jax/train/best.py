@@ -1,33 +1,8 @@
-"""The metrics by which the best checkpoint is kept and a run stops early: in which direction they are better."""
-
-from collections.abc import Sequence
+"""The metric by which the best checkpoint is kept."""
 
 from bigmodel_jax import config
-from bigmodel_jax.evaluate import evaluation, metric
-from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.train.state import TrainState
-
-
-def direction(
-    name: str | None,
-    experiment: Experiment,
-    evaluators: Sequence[evaluation.Evaluator],
-    abstract: TrainState,
-    *,
-    field: str,
-) -> metric.Direction:
-    """The direction in which the metric `name` is better; 'lower' if it is None.
-
-    Args:
-      field: the field of the experiment that asks for the metric, for the message.
-
-    Raises:
-      InputError: no evaluation has that metric, or nothing says in which direction it is better.
-    """
-    if name is None:
-        return 'lower'
-    by_name = {each.name: evaluator for each, evaluator in zip(experiment.evaluations, evaluators)}
-    return evaluation.direction(name, by_name, params=abstract.params, model_state=abstract.model_state, field=field)
+from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.experiment import BEST
 
 
 def missing(keep_best: str | None, name: str, found: evaluation.EvaluationResult) -> str | None:
@@ -40,6 +15,6 @@ def missing(keep_best: str | None, name: str, found: evaluation.EvaluationResult
         return None
     near = config.nearest(own, list(found.metrics))
     return (
-        f'checkpoints.keep_best={keep_best!r}: the evaluation {name!r} gave no metric {own!r}, so no checkpoint is '
+        f'{BEST}={keep_best!r}: the evaluation {name!r} gave no metric {own!r}, so no checkpoint is '
         f'kept as the best.{near}'
     )

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bigmodel_jax.evaluate import evaluation, metric
-from bigmodel_jax.experiment import EarlyStopping, Experiment
+from bigmodel_jax.experiment import STOPPING, EarlyStopping, Experiment
 from bigmodel_jax.hosts import processes
 
 REASON = 'early_stopping'  # As loop.TrainingResult.stopped_by has it.
-FIELD = 'watch.early_stopping.metric'
 
 
 class Monitor:
@@ -63,7 +62,9 @@ class Monitor:
         """A sentence if the evaluation `name` did not give the metric, as one that does not declare its metrics may."""
         if self._config is None or not self.reads(name) or self._config.metric.partition('/')[2] in found.metrics:
             return None
-        return f'{FIELD}={self._config.metric!r}: the evaluation {name!r} did not give this metric; it is not counted.'
+        return (
+            f'{STOPPING}={self._config.metric!r}: the evaluation {name!r} did not give this metric; it is not counted.'
+        )
 
     @property
     def reason(self) -> str | None:

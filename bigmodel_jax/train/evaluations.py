@@ -20,7 +20,7 @@ class Evaluations:
     def __init__(self, run: preparation.PreparedRun, tools: services.Services, position: Mapping[str, Any]):
         self._run, self._tools = run, tools
         self.latest: dict[str, float] = dict(position.get('latest', {}))  # The last value of each metric.
-        self._early = early_stopping.Monitor(run.experiment, run.stopping_direction, position)
+        self._early = early_stopping.Monitor(run.experiment, run.directions.stopping, position)
 
     @property
     def position(self) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.data import batches
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.data.text.tokenizer import Tokenizer
-from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.models import model
 from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.run_directory import code, environment, identity, locking, segments, tracking, workdir
 from bigmodel_jax.storage import appending, durable_files
-from bigmodel_jax.train import best, continuing, early_stopping, initial_state, metrics, profiling, rollback, state
+from bigmodel_jax.train import continuing, early_stopping, initial_state, metrics, profiling, rollback, state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,7 @@ class PreparedRun:
     data: batches.Batches
     spec: state.StateSpec
     evaluators: tuple[evaluation.Evaluator, ...]
-    direction: metric.Direction = 'lower'  # In which the metric of checkpoints.keep_best is better.
-    stopping_direction: metric.Direction = 'lower'  # And that of watch.early_stopping.
+    directions: compatibility.Directions = compatibility.Directions()
     changes: tuple[
         str, ...
     ] = ()  # With which a new segment of a run begins, a line each; see run_directory/segments.py.
@@ -60,7 +59,9 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Prepared
     place = experiment.mesh.build()
     with sharding.use(place):
         spec = state.specify(experiment, place)
-        compatibility.check(experiment)  # Before the data is opened, which may take long.
+        # Before the data is opened, which may take long.
+        compatibility.check_parts(experiment)
+        directions = compatibility.directions(experiment)
         own = identity.with_own_tokenizer(experiment, workdir)
         data = own.data.open(experiment.seed)
         _check_counts(data)
@@ -69,17 +70,9 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Prepared
         evaluators = tuple(each.build(setting) for each in own.evaluations)
         if jax.tree.leaves(spec.abstract.model_state):
             # A module that changes its state in evaluation is found by tracing it.
-            for evaluator in evaluators:
-                evaluator.metrics(spec.abstract.params, spec.abstract.model_state)
-        stopping = experiment.watch.early_stopping
-        direction, stopping_direction = (
-            best.direction(name, experiment, evaluators, spec.abstract, field=field)
-            for name, field in (
-                (experiment.checkpoints.keep_best, 'checkpoints.keep_best'),
-                (None if stopping is None else stopping.metric, early_stopping.FIELD),
-            )
-        )
-    return PreparedRun(experiment, place, data, spec, evaluators, direction, stopping_direction)
+            for each in experiment.evaluations:
+                compatibility.metrics(each, experiment)
+    return PreparedRun(experiment, place, data, spec, evaluators, directions)
 
 
 def _check_counts(data: batches.Batches) -> None:
@@ -216,7 +209,7 @@ def open_checkpoints(run: PreparedRun, directory: epath.Path, guard: Callable[[]
     return Checkpointer(
         directory,
         run.experiment.checkpoints,
-        direction=run.direction,
+        direction=run.directions.best,
         rolls_back=rollback.is_chosen(run.experiment),
         guard=guard,
     )
@@ -308,7 +301,7 @@ def greeting(
     ]
     if position['step'] >= run.experiment.steps:
         lines.append(f'finished already: the checkpoint of step {position["step"]} is the last; nothing is trained')
-    elif (why := early_stopping.Monitor(run.experiment, run.stopping_direction, position).reason) is not None:
+    elif (why := early_stopping.Monitor(run.experiment, run.directions.stopping, position).reason) is not None:
         lines.append(f'finished early already, at step {position["step"]}: {why}; nothing is trained')
     elif position['step']:
         lines.append(f'resuming from the checkpoint of step {position["step"]}')

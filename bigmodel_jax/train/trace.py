@@ -10,7 +10,6 @@ Records, of the form of run_directory/event_log.py:
     all that was random in the step follows. Written at the start, every `watch.fingerprints_every` steps, at the end.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -59,7 +58,7 @@ class Tracer:
         self._seed = seed
         self.lost: list[str] = []  # What could not be written to the end, a sentence each.
         self._names = fingerprints.pieces(spec.abstract.params, fingerprints.stacked(spec.axes))
-        self._take = _compiled(place, fingerprints.stacked(spec.axes))
+        self._take = fingerprints.compiled(place, fingerprints.stacked(spec.axes))
         self._taken: list[TakenFingerprint] = []
         self._records = (
             event_log.EventWriter(workdir / durable_files.TRACE, guard=guard) if processes.is_first() else None
@@ -125,9 +124,3 @@ class Tracer:
     def _event(self, kind: str, number: int, **fields: Any) -> None:
         if self._records is not None:
             self._records.append({'kind': kind, 'step': number, **fields})
-
-
-@functools.lru_cache
-def _compiled(place: sharding.ShardingContext, stacked: tuple[bool, ...]) -> Callable[..., fingerprints.Fingerprint]:
-    # Of several processes each reads it, so that each needs a copy.
-    return jax.jit(functools.partial(fingerprints.take, stacked=stacked), out_shardings=place.replicated)

@@ -153,14 +153,17 @@ def test_a_metric_without_a_weight_is_nan_and_the_others_are_as_they_are():
 
 
 def test_it_declares_what_it_gives():
-    evaluator = loss.Loss(data=Tokens(batch=4), every_steps=1).build(setting())
-    declared = evaluator.metrics(*jax.eval_shape(lambda: (params(), {})))
+    how = loss.Loss(data=Tokens(batch=4), every_steps=1)
+    given, asked = setting(), []
+    of_objective = expected().keys() - {'perplexity'}
+    declared = how.metrics(given.objective, lambda data: asked.append(data) or of_objective)
+    assert asked == [how.data]
     assert declared.keys() == expected().keys()
     assert {name for name, each in declared.items() if each.direction == 'higher'} == {'accuracy'}
     assert {name: each.unit for name, each in declared.items()} == {
         'loss': '', 'nll': 'nats', 'accuracy': '', 'perplexity': '', 'bits_per_byte': 'bits',
     }  # fmt: skip
-    found = evaluator.run(params(), {}).metrics
+    found = how.build(given).run(params(), {}).metrics
     assert {name: (each.direction, each.unit) for name, each in found.items()} == {
         name: (each.direction, each.unit) for name, each in declared.items()
     }

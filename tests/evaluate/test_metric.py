@@ -7,6 +7,7 @@ import pytest
 import tiny
 from bigmodel_jax import config
 from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.objectives import language
 from bigmodel_jax.train import best, preparation
 
 NAN = math.nan
@@ -41,14 +42,21 @@ def test_better_is_strict_and_never_nan():
     assert metric.is_better(1e9, NAN, 'lower')
 
 
-class Own(evaluation.Evaluator):
-    """An evaluator that declares what it is given, or nothing."""
+class Own(evaluation.Evaluation):
+    """An evaluation that declares what it is given, or nothing."""
+
+    name = 'own'
 
     def __init__(self, declared):
         self._declared = declared
 
-    def metrics(self, params, model_state):
+    def metrics(self, of, measured):
         return self._declared
+
+
+def direction(name, declared, field='checkpoints.keep_best'):
+    of = language.LanguageModel()
+    return evaluation.direction(name, [Own(declared)], of=of, measured=lambda data: {}, field=field)
 
 
 @pytest.mark.parametrize(
@@ -68,25 +76,21 @@ class Own(evaluation.Evaluator):
 )
 def test_a_metric_that_cannot_be_compared_is_refused(name, declared, message):
     with pytest.raises(config.InputError) as error:
-        evaluation.direction(name, {'own': Own(declared)}, params={}, model_state={}, field='checkpoints.keep_best')
+        direction(name, declared)
     assert str(error.value).startswith(f'checkpoints.keep_best={name!r}')
     assert message in str(error.value)
 
 
 def test_a_direction_is_declared_or_known_by_name():
-    def found(name, declared):
-        return evaluation.direction(name, {'own': Own(declared)}, params={}, model_state={}, field='x')
-
-    assert found('own/cost', {'cost': metric.Definition('lower')}) == 'lower'
-    assert found('own/accuracy', None) == 'higher'
-    assert found('own/balance_loss', None) == 'lower'
+    assert direction('own/cost', {'cost': metric.Definition('lower')}) == 'lower'
+    assert direction('own/accuracy', None) == 'higher'
+    assert direction('own/balance_loss', None) == 'lower'
 
 
 def test_a_run_knows_the_direction_of_its_best_checkpoint():
     kept = {'checkpoints.every_steps': 10, 'checkpoints.keep_best': 'validation/accuracy'}
     run = preparation.build(config.vary(tiny.experiment(), kept))
-    assert run.direction == 'higher'
-    assert preparation.PreparedRun.direction == 'lower'  # Of a run that keeps none.
+    assert run.directions == ('higher', 'lower')  # It does not stop early.
 
 
 def test_an_evaluation_that_gave_another_metric_is_said():

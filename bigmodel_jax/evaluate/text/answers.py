@@ -66,6 +66,9 @@ class Answers(evaluation.Evaluation):
             provided_by='the model bert.QuestionAnswering',
         )
 
+    def metrics(self, of: objective.Objective, measured: evaluation.MeasuredNames) -> metric.Definitions:
+        return METRICS
+
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         data = setting.open(self.data, self.name)
         return AnswersEvaluator(self, setting, data)
@@ -83,9 +86,6 @@ class AnswersEvaluator(evaluation.Evaluator):
         with sharding.use(self._setting.place):
             outputs, _ = Apply(self._setting.module, params, model_state)(batch)
         return outputs['start_logits'], outputs['end_logits']
-
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
-        return METRICS
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         data, place, examples = self._data, self._setting.place, self._data.examples

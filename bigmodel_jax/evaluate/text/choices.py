@@ -51,6 +51,9 @@ class Choices(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return decoding_model.PROMPTED
 
+    def metrics(self, of: objective.Objective, measured: evaluation.MeasuredNames) -> metric.Definitions:
+        return METRICS
+
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         tokenizer = setting.need_tokenizer(self.name)
         examples = encoded(self, tokenizer, setting.seed)
@@ -113,9 +116,6 @@ class ChoicesEvaluator(evaluation.Evaluator):
         for request in (request for example in examples for request in example.requests):
             content.update(str([ids.tolist() for ids in request]).encode())
         self.fingerprint = {'examples': len(examples), 'sha256': content.hexdigest()}
-
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
-        return METRICS
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         setting = self._setting

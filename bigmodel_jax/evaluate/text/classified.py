@@ -106,6 +106,9 @@ class Classified(evaluation.Evaluation):
         # As the evaluator chooses: numbers where the model returns some, else labels.
         return requirements.VALUES if 'values' in outputs else requirements.LABELS
 
+    def metrics(self, of: objective.Objective, measured: evaluation.MeasuredNames) -> metric.Definitions:
+        return {score.name: metric.Definition(score.direction) for score in self.scores}
+
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         for score in self.scores:
             load(score.library)
@@ -129,9 +132,6 @@ class ClassifiedEvaluator(evaluation.Evaluator):
             return batch['values'], outputs['values'], jnp.isfinite(outputs['values']), batch['example_weights']
         known = ~jnp.isnan(outputs['logits']).any(axis=-1)
         return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), known, batch['example_weights']
-
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
-        return {score.name: metric.Definition(score.direction) for score in self._classified.scores}
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         data, place, found = self._data, self._setting.place, []

@@ -38,6 +38,9 @@ class AttentionMaps(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return decoding_model.TRANSLATING
 
+    def metrics(self, of: objective.Objective, measured: evaluation.MeasuredNames) -> metric.Definitions:
+        return {}
+
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         tokenizer = setting.need_tokenizer(self.name)
         sources = [generation.source_ids(tokenizer, sentence) for sentence in self.sentences]
@@ -62,9 +65,6 @@ class AttentionMapsEvaluator(evaluation.Evaluator):
     ):
         self._maps, self._setting, self._tokenizer, self._sources = maps, setting, tokenizer, sources
         self._shown = jax.jit(functools.partial(_shown, setting), out_shardings=setting.place.replicated)
-
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
-        return {}
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         maps, setting = self._maps, self._setting

@@ -28,6 +28,9 @@ class Samples(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return decoding_model.PROMPTED
 
+    def metrics(self, of: objective.Objective, measured: evaluation.MeasuredNames) -> metric.Definitions:
+        return {}
+
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         tokenizer = setting.need_tokenizer(self.name)
         decoding.check(
@@ -41,9 +44,6 @@ class SamplesEvaluator(evaluation.Evaluator):
 
     def __init__(self, samples: Samples, setting: evaluation.EvaluationContext, tokenizer: tokenizers.Tokenizer):
         self._samples, self._setting, self._tokenizer = samples, setting, tokenizer
-
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
-        return {}
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         samples, setting = self._samples, self._setting

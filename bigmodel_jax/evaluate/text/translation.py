@@ -41,6 +41,9 @@ class Translation(evaluation.Evaluation):
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return decoding_model.TRANSLATING
 
+    def metrics(self, of: objective.Objective, measured: evaluation.MeasuredNames) -> metric.Definitions:
+        return {'bleu': metric.KNOWN['bleu']}
+
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         _sacrebleu()
         tokenizer = setting.need_tokenizer(self.name)
@@ -76,9 +79,6 @@ class TranslationEvaluator(evaluation.Evaluator):
         self._translation, self._setting, self._tokenizer, self._texts = translation, setting, tokenizer, texts
         content = json.dumps(texts).encode()
         self.fingerprint = {'sentences': len(texts[0]), 'sha256': hashlib.sha256(content).hexdigest()}
-
-    def metrics(self, params: PyTree, model_state: PyTree) -> metric.Definitions:
-        return {'bleu': metric.KNOWN['bleu']}
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         how, setting, (sentences, references) = self._translation, self._setting, self._texts

@@ -6,6 +6,7 @@ from typing import Any
 from bigmodel_jax import config
 from bigmodel_jax.data.text import text
 from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.objectives import objective
 
 METRICS = {'loss': metric.Definition('lower', 'nats'), 'bits_per_byte': metric.Definition('lower', 'bits')}
 
@@ -17,6 +18,9 @@ class Unigram(evaluation.Evaluation):
     data: text.Text
     every_steps: config.Positive
     name: str = 'unigram'
+
+    def metrics(self, of: objective.Objective, measured: evaluation.MeasuredNames) -> metric.Definitions:
+        return METRICS
 
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         training = setting.training
@@ -30,9 +34,6 @@ class UnigramEvaluator(evaluation.Evaluator):
 
     def __init__(self, entropy: text.UnigramEntropy):
         self._entropy = entropy
-
-    def metrics(self, params: Any, model_state: Any) -> metric.Definitions:
-        return METRICS
 
     def run(self, params: Any, model_state: Any) -> evaluation.EvaluationResult:
         values = {'loss': self._entropy.nats_per_token, 'bits_per_byte': self._entropy.bits_per_byte}
