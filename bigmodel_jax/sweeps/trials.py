@@ -64,15 +64,28 @@ def trial(arm: str, seed: int, experiment: Experiment) -> Trial:
 def address(experiment: Experiment) -> str:
     """What an experiment computes, as 12 hexadecimal digits.
 
-    Its circumstances have no part in it. The code of the parts that a person defined has, as far as these parts reach
-    it and apart from comments: arms can be added to an experiment file without changing the others.
+    Its circumstances have no part in it, nor have fields at their defaults: a version that adds a field finds the
+    trials of an older one. The code of the parts that a person defined has, as far as these parts reach it and apart
+    from comments: arms can be added to an experiment file without changing the others.
     """
-    data = config.to_json(experiment)
-    content = {name: value for name, value in data.items() if name not in CIRCUMSTANCES}
-    watch = {name: value for name, value in data['watch'].items() if name not in CIRCUMSTANCES_OF_WATCH}
+    content = {name: value for name, value in _content(experiment).items() if name not in CIRCUMSTANCES}
+    watch = {name: value for name, value in content.pop('watch', {}).items() if name not in CIRCUMSTANCES_OF_WATCH}
+    if len(watch) > 1:  # More than its class.
+        content['watch'] = watch
     own = definitions.hashes(_classes(experiment))
-    text = json.dumps([{**content, 'watch': watch}, own], sort_keys=True, separators=(',', ':'))
+    text = json.dumps([content, own], sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def _content(value: Any) -> Any:
+    """A config as JSON-ready data without the fields that are at their defaults."""
+    if config.is_config(value):
+        fields = [(each.name, getattr(value, each.name), config.default_of(each)) for each in dataclasses.fields(value)]
+        changed = {name: _content(own) for name, own, default in fields if own != default}
+        return {config.CLASS_KEY: config.class_name(type(value)), **changed}
+    if isinstance(value, Mapping):
+        return {str(key): _content(item) for key, item in value.items()}
+    return [_content(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _classes(node: Any) -> set[type]:

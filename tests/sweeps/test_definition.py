@@ -7,7 +7,7 @@ import pytest
 
 import tiny
 from bigmodel_jax import config, experiment_file
-from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.experiment import Experiment, Watch
 from bigmodel_jax.sweeps import arms, summaries, sweep, sweep_directory, trials, worker
 
 BASE = tiny.experiment()
@@ -71,7 +71,8 @@ def test_two_arms_that_are_the_same_experiment_are_refused() -> None:
 
 def test_the_address_of_a_trial_follows_from_what_it_computes_alone() -> None:
     here = trials.address(BASE)
-    for path, value in {'name': 'x', 'mesh.data': 4, 'checkpoints.every_steps': 9, 'watch.log_every': 3}.items():
+    same = {'name': 'x', 'mesh.data': 4, 'checkpoints.every_steps': 9, 'watch.log_every': 3, 'watch': Watch()}
+    for path, value in same.items():
         assert trials.address(config.vary(BASE, {path: value})) == here, path
     for path, value in {'seed': 5, 'steps': 7, 'model.layers': 3, 'evaluations': ()}.items():
         assert trials.address(config.vary(BASE, {path: value})) != here, path
