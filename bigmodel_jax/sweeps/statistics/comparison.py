@@ -75,7 +75,7 @@ class ArmComparison(config.Value):
     direction: metric.Direction
     confidence: float
     arms: int
-    measured: designs.Measured
+    measured: designs.MeasuredDifference
     diverged: tuple[tuple[int, ...], tuple[int, ...]]
     interval: estimates.ConfidenceInterval
     p: PValues
@@ -192,7 +192,7 @@ def _diverged(arm: designs.Values, reference: designs.Values) -> tuple[tuple[int
     return seeds(arm), seeds(reference)
 
 
-def _p_values(measured: designs.Measured) -> tuple[float, float]:
+def _p_values(measured: designs.MeasuredDifference) -> tuple[float, float]:
     t = float(measured.estimate.p_value()) if measured.estimate is not None else math.nan
     return t, float(measured.rank_p)
 
@@ -204,7 +204,7 @@ def _interval(estimate: estimates.Estimate | None, confidence: float) -> estimat
     return estimates.ConfidenceInterval(float(low), float(high))
 
 
-def _power(measured: designs.Measured, level: float) -> PowerAnalysis:
+def _power(measured: designs.MeasuredDifference, level: float) -> PowerAnalysis:
     if measured.estimate is None or measured.noise is None:
         return PowerAnalysis(level, math.nan, None)
     detectable = power.detectable(measured.estimate, level=level)

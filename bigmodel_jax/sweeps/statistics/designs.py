@@ -30,7 +30,7 @@ class PairingGain(NamedTuple):
         return self.unpaired / self.paired if self.paired > 0 else float('nan')
 
 
-class Measured(NamedTuple):
+class MeasuredDifference(NamedTuple):
     """What a design makes of two sets of values, those that diverged left out but for the rank test.
 
     Attributes:
@@ -54,7 +54,9 @@ class Measured(NamedTuple):
 class Design(Protocol):
     """How runs belong together."""
 
-    def measure(self, arm: Values, baseline: Values, *, direction: metric.Direction, confidence: float) -> Measured:
+    def measure(
+        self, arm: Values, baseline: Values, *, direction: metric.Direction, confidence: float
+    ) -> MeasuredDifference:
         """The difference of the two, with all that depends on how they belong together."""
 
 
@@ -72,7 +74,9 @@ class Paired:
     def __post_init__(self) -> None:
         _check_sd(self.known_sd)
 
-    def measure(self, arm: Values, baseline: Values, *, direction: metric.Direction, confidence: float) -> Measured:
+    def measure(
+        self, arm: Values, baseline: Values, *, direction: metric.Direction, confidence: float
+    ) -> MeasuredDifference:
         """The mean difference over the seeds that both have."""
         shared = sorted(arm.keys() & baseline.keys())
         x, y = (np.array([values[seed] for seed in shared], float) for values in (arm, baseline))
@@ -82,7 +86,7 @@ class Paired:
             # Where both diverged, neither is better: inf - inf counts as 0.
             ranked = np.nan_to_num(worst(x, direction) - worst(y, direction), nan=0.0, posinf=np.inf, neginf=-np.inf)
         estimate = estimates.paired(a, b, self.known_sd) if a.size else None
-        return Measured(
+        return MeasuredDifference(
             seeds=tuple(seed for seed, kept in zip(shared, finite, strict=True) if kept),
             counts=(a.size, a.size),
             left_out=tuple(sorted(arm.keys() ^ baseline.keys())),
@@ -107,7 +111,9 @@ class Independent:
     def __post_init__(self) -> None:
         _check_sd(self.known_sd)
 
-    def measure(self, arm: Values, baseline: Values, *, direction: metric.Direction, confidence: float) -> Measured:
+    def measure(
+        self, arm: Values, baseline: Values, *, direction: metric.Direction, confidence: float
+    ) -> MeasuredDifference:
         """The difference of the two means."""
         x, y = (np.array([values[seed] for seed in sorted(values)], float) for values in (arm, baseline))
         a, b = x[np.isfinite(x)], y[np.isfinite(y)]
@@ -118,7 +124,7 @@ class Independent:
         elif min(a.size, b.size) > 1:
             u, v = a.var(ddof=1), b.var(ddof=1)
             noise = power.Noise(np.sqrt(u + v), (u + v) ** 2 / (u**2 + v**2) if u + v > 0 else 1.0)
-        return Measured(
+        return MeasuredDifference(
             seeds=tuple(seed for seed in sorted(arm) if np.isfinite(arm[seed])),
             counts=(a.size, b.size),
             left_out=(),
