@@ -199,7 +199,7 @@ def _p_values(measured: designs.MeasuredDifference) -> tuple[float, float]:
     return t, float(measured.rank_p)
 
 
-def _interval(estimate: estimates.Estimate | None, confidence: float) -> estimates.ConfidenceInterval:
+def _interval(estimate: estimates.DifferenceEstimate | None, confidence: float) -> estimates.ConfidenceInterval:
     if estimate is None:
         return estimates.ConfidenceInterval(math.nan, math.nan)
     low, high = estimate.interval(confidence)

@@ -44,7 +44,7 @@ class MeasuredDifference(NamedTuple):
     seeds: tuple[int, ...]
     counts: tuple[int, int]
     left_out: tuple[int, ...]
-    estimate: estimates.Estimate | None
+    estimate: estimates.DifferenceEstimate | None
     noise: power.Noise | None
     bootstrap: estimates.ConfidenceInterval
     rank_p: float
@@ -147,7 +147,7 @@ def _check_sd(known_sd: float | None) -> None:
         raise config.InputError(f'known_sd={known_sd} is not a positive number. {advice}')
 
 
-def _noise(estimate: estimates.Estimate | None, n: int, known_sd: float | None) -> power.Noise | None:
+def _noise(estimate: estimates.DifferenceEstimate | None, n: int, known_sd: float | None) -> power.Noise | None:
     if known_sd is not None:
         return power.Noise(known_sd, np.inf)
     return power.Noise(float(estimate.standard_error) * np.sqrt(n)) if estimate is not None and n > 1 else None
@@ -159,7 +159,7 @@ def _gain(arm: np.ndarray, baseline: np.ndarray) -> PairingGain:
 
 
 def _bootstrap(
-    estimate: estimates.Estimate | None, *groups: np.ndarray, confidence: float
+    estimate: estimates.DifferenceEstimate | None, *groups: np.ndarray, confidence: float
 ) -> estimates.ConfidenceInterval:
     if estimate is None:
         return estimates.ConfidenceInterval(np.nan, np.nan)

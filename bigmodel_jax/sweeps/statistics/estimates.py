@@ -19,7 +19,7 @@ class ConfidenceInterval(NamedTuple):
     high: Any
 
 
-class Estimate(NamedTuple):
+class DifferenceEstimate(NamedTuple):
     """A difference of two means and how well it is known; floats, or arrays of one value for each comparison.
 
     Attributes:
@@ -73,7 +73,7 @@ def magnitude(*values: np.ndarray) -> np.ndarray:
     return np.max([np.abs(each).max(axis=-1, initial=0.0) for each in values], axis=0)
 
 
-def paired(arm: np.ndarray, baseline: np.ndarray, known_sd: float | None = None) -> Estimate:
+def paired(arm: np.ndarray, baseline: np.ndarray, known_sd: float | None = None) -> DifferenceEstimate:
     """The mean difference over seeds that both have: mean(d) -+ t(n - 1) * sd(d) / sqrt(n), with d = arm - baseline.
 
     Args:
@@ -86,10 +86,10 @@ def paired(arm: np.ndarray, baseline: np.ndarray, known_sd: float | None = None)
     differences = arm - baseline
     spread = variance(differences, magnitude(arm, baseline)) if known_sd is None else known_sd**2
     dof = n - 1 if known_sd is None else np.inf
-    return Estimate(differences.mean(axis=-1), np.sqrt(spread / n) + np.zeros(arm.shape[:-1]), dof, dof)
+    return DifferenceEstimate(differences.mean(axis=-1), np.sqrt(spread / n) + np.zeros(arm.shape[:-1]), dof, dof)
 
 
-def independent(arm: np.ndarray, baseline: np.ndarray, known_sd: float | None = None) -> Estimate:
+def independent(arm: np.ndarray, baseline: np.ndarray, known_sd: float | None = None) -> DifferenceEstimate:
     """The difference of the means of runs that share nothing: Welch's statistic, with Hsu's degrees of freedom.
 
     The standard error is sqrt(s1^2/n1 + s2^2/n2). Its degrees of freedom as Welch approximates them,
@@ -110,8 +110,8 @@ def independent(arm: np.ndarray, baseline: np.ndarray, known_sd: float | None = 
     n1, n2 = arm.shape[-1], baseline.shape[-1]
     if known_sd is not None:
         error = np.full(arm.shape[:-1], known_sd * np.sqrt(1 / n1 + 1 / n2))
-        return Estimate(arm.mean(axis=-1) - baseline.mean(axis=-1), error, np.inf, np.inf)
+        return DifferenceEstimate(arm.mean(axis=-1) - baseline.mean(axis=-1), error, np.inf, np.inf)
     a, b = variance(arm, magnitude(arm)) / n1, variance(baseline, magnitude(baseline)) / n2
     with np.errstate(invalid='ignore', divide='ignore'):
         noise_dof = (a + b) ** 2 / (a**2 / (n1 - 1) + b**2 / (n2 - 1))
-    return Estimate(arm.mean(axis=-1) - baseline.mean(axis=-1), np.sqrt(a + b), min(n1, n2) - 1, noise_dof)
+    return DifferenceEstimate(arm.mean(axis=-1) - baseline.mean(axis=-1), np.sqrt(a + b), min(n1, n2) - 1, noise_dof)

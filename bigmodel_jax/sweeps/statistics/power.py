@@ -58,7 +58,7 @@ def _relative_deviations(dof: float) -> np.ndarray:
     return np.sqrt(special.gammaincinv(dof / 2, QUANTILES) / (dof / 2))
 
 
-def detectable(estimate: estimates.Estimate, *, level: float) -> float:
+def detectable(estimate: estimates.DifferenceEstimate, *, level: float) -> float:
     """The smallest effect that a test at `level` finds with power 0.8, for the standard error of `estimate`.
 
     It is infinite where the standard error is not known, and 0 where it is 0.

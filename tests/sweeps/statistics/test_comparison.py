@@ -188,7 +188,7 @@ def test_the_number_of_seeds_is_the_first_that_reaches_the_power():
 
 
 def test_the_detectable_effect_is_found_with_power_0_8():
-    for estimate in (estimates.Estimate(0.0, 0.3, 4, 4), estimates.Estimate(0.0, 0.3, 1, 1.6)):
+    for estimate in (estimates.DifferenceEstimate(0.0, 0.3, 4, 4), estimates.DifferenceEstimate(0.0, 0.3, 1, 1.6)):
         effect = power.detectable(estimate, level=0.01)
         assert power.power(effect / 0.3, estimate.dof, level=0.01, noise_dof=estimate.noise_dof) == pytest.approx(0.8)
 
