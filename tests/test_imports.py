@@ -38,6 +38,7 @@ ORDER = (
     ('train',),
     ('launch', 'plan'),
     ('runs',),
+    ('catalogue',),
     ('reproduce',),
     ('papers',),
     ('report',),

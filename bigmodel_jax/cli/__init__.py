@@ -14,6 +14,7 @@ VERBS = (
     'evaluate',
     'sample',
     'report',
+    'runs',
     'diff',
     'verify',
     'replay',

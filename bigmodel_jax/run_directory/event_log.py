@@ -139,8 +139,8 @@ def scan(path: epath.PathLike) -> Log:
         checksums = checksums or verified
         found.records.append(record)
     for before, number, why, line in unread:
-        later = found.records[before:]
-        ends_session = later[0]['kind'] in BEGINNINGS if later else number == len(pieces)
+        is_last = before == len(found.records)
+        ends_session = number == len(pieces) if is_last else found.records[before]['kind'] in BEGINNINGS
         if line and not (ends_session and lines.is_torn(line)):
             found.damage.append(f'{path}, line {number} is damaged and was left out: {why}.')
     return found

@@ -14,6 +14,7 @@ import os
 import pathlib
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ from typing import Any
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.hosts import processes
 from bigmodel_jax.storage import appending, durable_files
 
 FILE = 'lock.json'
@@ -51,6 +51,8 @@ def owned(directory: epath.Path, say: Say) -> Iterator[Callable[[], None]]:
     Raises:
       InputError: another process owns it, or it cannot be written; on all processes.
     """
+    from bigmodel_jax.hosts import processes  # Imports JAX, which is_held() does without.
+
     lock = processes.on_first(lambda: _acquire(directory, say))
     if lock is None:
         yield appending.nothing
@@ -66,6 +68,23 @@ def check_free(directory: epath.Path) -> None:
     there, _ = _read(directory / FILE)
     if there is not None and _is_here(there) and _lives(there):
         raise _refusal(directory, there)
+
+
+def is_held(directory: epath.Path) -> bool:
+    """Whether a process owns the directory and gives signs of life; of one on another machine by both clocks.
+
+    Nothing is written, and what cannot be read is no lock.
+    """
+    path = directory / FILE
+    try:
+        if not durable_files.is_remote(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        there, _ = _read(path)
+        if there is None:
+            return False
+        return _lives(there) if _is_here(there) else time.time() - float(there['renewed']) < LEASE_S
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 class Lock:
@@ -249,7 +268,7 @@ def _read(path: epath.Path) -> tuple[dict[str, Any] | None, Any]:
         if durable_files.is_remote(path):
             content = path.read_bytes()
             stamp: Any = content
-            renewed = time.time()
+            renewed = float(path.stat().mtime) or time.time()  # Some stores do not say.
         else:
             # Opened each time: a network file system then asks its server.
             with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), 'rb') as file:
@@ -259,7 +278,7 @@ def _read(path: epath.Path) -> tuple[dict[str, Any] | None, Any]:
         return None, None
     try:
         there = json.loads(content)
-        return {'id': str(there['id']), 'renewed': renewed} | there, stamp
+        return there | {'id': str(there['id']), 'renewed': renewed}, stamp
     except (ValueError, TypeError, KeyError):  # Cut off by a loss of power, or somebody else's.
         return {'id': content.hex(), 'renewed': renewed}, stamp
 

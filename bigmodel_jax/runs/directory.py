@@ -156,7 +156,12 @@ class Run:
     @property
     def damage(self) -> list[str]:
         """A sentence for environment.json, and each line of metrics.jsonl and trace.jsonl, that is damaged."""
-        return [*self._environment[1], *self._log.damage, *(self.trace.damage if self.trace else ())]
+        return [*self.log_damage, *(self.trace.damage if self.trace else ())]
+
+    @property
+    def log_damage(self) -> list[str]:
+        """`damage` without that of trace.jsonl, which is the largest of the files and is not read for this."""
+        return [*self._environment[1], *self._log.damage]
 
     @functools.cached_property
     def records(self) -> list[Record]:
