@@ -7,6 +7,7 @@ steps, losses = run.metrics('loss')
 run.sample('The ', tokens=100)
 run.restore().evaluate()
 verbs.judge('runs/a', ['runs/b', 'runs/c'])
+verbs.find_runs('runs').where('seed == 0').sorted('validation/loss')
 verbs.diff('runs/a', 'runs/b').verdict
 verbs.verify('runs/a', steps=10).identical
 verbs.replay('runs/a', 1_234).losses
@@ -21,6 +22,7 @@ from typing import Any
 from etils import epath
 
 from bigmodel_jax import compatibility, config
+from bigmodel_jax.catalogue import catalogue
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.interop import certifying, conversion, huggingface
@@ -39,6 +41,8 @@ from bigmodel_jax.runs import directory
 from bigmodel_jax.train import loop, state
 
 open_run = directory.open_run
+# find_runs(*roots): every run below some directories; see catalogue.find_runs().
+find_runs = catalogue.find_runs
 load_pretrained = huggingface.load_pretrained
 convert, certify = conversion.convert, certifying.certify
 write_report = report.write_report

@@ -82,7 +82,7 @@ class Catalogue:
         self.check(*chosen)
         return [{name: columns.value(run, name) for name in chosen} for run in self.runs]
 
-    def grouped(self, names: Sequence[str], metrics: Sequence[str] | None = None) -> list[outcomes.Group]:
+    def grouped(self, names: Sequence[str], metrics: Sequence[str] | None = None) -> list[outcomes.RunGroup]:
         """The runs with equal values in some columns, and what came of them; see outcomes.group()."""
         self.check(*names, *(metrics or ()))
         return outcomes.group(self.runs, names, self._metrics(metrics))
@@ -102,7 +102,7 @@ class Catalogue:
         return [columns.metric_name(self.runs, name) for name in names]
 
     def __repr__(self) -> str:
-        return '\n'.join([*tables.listing(self, width=100), f'{len(self):,} runs'])
+        return '\n'.join([*tables.listing(self.runs, width=100), f'{len(self):,} runs'])
 
     def _repr_html_(self) -> str:
         names = self.default_columns()

@@ -52,7 +52,7 @@ def _finite(value: Any) -> Any:
     return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def group_rows(found: Sequence[outcomes.Group]) -> list[dict[str, Any]]:
+def group_rows(found: Sequence[outcomes.RunGroup]) -> list[dict[str, Any]]:
     """The groups of runs as rows."""
     rows = []
     for each in found:

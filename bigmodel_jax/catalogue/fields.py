@@ -89,7 +89,7 @@ def class_name(stored: object) -> str:
 
 
 def briefly(parts: Sequence[Any], limit: int) -> list[str]:
-    """Each of several parts, printed; where that is longer than `limit`, without what all of its class have in common.
+    """Each of several parts, printed; where that is longer than `limit`, with '...' for what all of its class share.
 
     Args:
       parts: as JSON.

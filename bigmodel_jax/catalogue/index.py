@@ -22,7 +22,6 @@ from bigmodel_jax.storage import durable_files
 
 FILE = '.runs.v{version}.sqlite'
 WAIT_S = 5.0  # For another process that is updating the index.
-BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 TABLE = 'CREATE TABLE IF NOT EXISTS runs (path BLOB PRIMARY KEY, stamp TEXT, content TEXT, checksum INTEGER)'
 UPDATE = 'INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)'
 
@@ -30,11 +29,11 @@ UPDATE = 'INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)'
 class StoredEntry(NamedTuple):
     """What an index knows of a run."""
 
-    stamp: str  # See walking.Stamp.
+    stamp: str  # See walking.FileStamp.
     content: str  # JSON.
 
 
-class Index:
+class RunIndex:
     """An index, in a file or in memory.
 
     Attributes:
@@ -60,7 +59,7 @@ class Index:
         """Says why the index could not be read; removes it if it is damaged."""
         if str(error).startswith('no such table'):
             return  # Another process makes it at this moment.
-        if error.sqlite_errorcode & 0xFF in BUSY:
+        if 'locked' in str(error):
             self.notes.append(f'The index {self._path} is in use ({error}); every run is read instead.')
             return
         self.notes.append(f'The index {self._path} is damaged ({error}); it is made anew.')
@@ -85,6 +84,8 @@ class Index:
     def _open(self) -> sqlite3.Connection:
         assert self._path is not None
         database = sqlite3.connect(self._path, timeout=WAIT_S, isolation_level=None)
+        # One entry that is damaged fails by its checksum, and not all of them.
+        database.text_factory = lambda content: content.decode(errors='replace')
         # Somebody else may have written the file: it holds data and nothing that is executed.
         database.execute('PRAGMA trusted_schema = OFF')
         database.execute('PRAGMA synchronous = OFF')  # What a loss of power damages is made anew.
@@ -110,7 +111,7 @@ def _checksum(entry: StoredEntry) -> int:
 # ---- where it is ----------------------------------------------------------------------------------------------------
 
 
-def beside(root: str, version: int, *, is_run: bool) -> Index:
+def beside(root: str, version: int, *, is_run: bool) -> RunIndex:
     """The index of a root: a file in it; in the user's cache where that cannot be; else in memory.
 
     Args:
@@ -118,12 +119,12 @@ def beside(root: str, version: int, *, is_run: bool) -> Index:
       is_run: the root is itself the directory of a run, into which nothing is written.
     """
     if is_run:
-        return Index(None)
+        return RunIndex(None)
     name = FILE.format(version=version)
     if not durable_files.is_remote(root):
         path = pathlib.Path(root) / name
         if _may_write(path):
-            return Index(path)
+            return RunIndex(path)
     from bigmodel_jax.data import cache
 
     place = root if durable_files.is_remote(root) else os.path.abspath(root)
@@ -132,10 +133,10 @@ def beside(root: str, version: int, *, is_run: bool) -> Index:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return Index(None, [f'{root} {why}, and neither can {path.parent}: without an index, every run is read.'])
+        return RunIndex(None, [f'{root} {why}, and neither can {path.parent}: without an index, every run is read.'])
     if not _may_write(path):
-        return Index(None, [f'{root} {why}, and neither can {path}: without an index, every run is read.'])
-    return Index(path, [f'{root} {why}, so its index is {path}.'])
+        return RunIndex(None, [f'{root} {why}, and neither can {path}: without an index, every run is read.'])
+    return RunIndex(path, [f'{root} {why}, so its index is {path}.'])
 
 
 def _may_write(path: pathlib.Path) -> bool:

@@ -18,7 +18,7 @@ class Spread(NamedTuple):
     """The last values of a metric in some finished runs.
 
     Attributes:
-      count: of the runs that measured it.
+      measured: of the runs, how many have a value.
       not_finite: of these, how many have nan or an infinity, which are left out of the rest.
       mean: None where there is no number.
       sd: standard deviation with one degree of freedom less than there are numbers; None for fewer than two.
@@ -26,7 +26,7 @@ class Spread(NamedTuple):
       best_run: the path of that run.
     """
 
-    count: int
+    measured: int
     not_finite: int
     mean: float | None
     sd: float | None
@@ -35,7 +35,7 @@ class Spread(NamedTuple):
     direction: metric.Direction | None
 
 
-class Group(NamedTuple):
+class RunGroup(NamedTuple):
     """Runs with equal values in some columns."""
 
     values: dict[str, Any]  # Column -> value.
@@ -63,7 +63,7 @@ class TriedValue(NamedTuple):
     outcome: Spread
 
 
-def group(runs: Sequence[CataloguedRun], names: Sequence[str], metrics: Sequence[str]) -> list[Group]:
+def group(runs: Sequence[CataloguedRun], names: Sequence[str], metrics: Sequence[str]) -> list[RunGroup]:
     """The groups of runs with equal values in the columns `names`, in the order of these values."""
     found: dict[str, list[CataloguedRun]] = {}
     values: dict[str, dict[str, Any]] = {}
@@ -73,7 +73,7 @@ def group(runs: Sequence[CataloguedRun], names: Sequence[str], metrics: Sequence
         found.setdefault(key, []).append(run)
         values[key] = own
     groups = [
-        Group(values[key], len(each), _finished(each), {name: spread(each, name) for name in metrics})
+        RunGroup(values[key], len(each), _finished(each), {name: spread(each, name) for name in metrics})
         for key, each in found.items()
     ]
     return sorted(groups, key=lambda each: [_order(value) for value in each.values.values()])
@@ -118,7 +118,7 @@ def spread(runs: Iterable[CataloguedRun], name: str | None) -> Spread:
     direction = next((run.metrics[name].direction for run in measured if name is not None), None)
     best = None if direction is None else metric.best(finite, direction)
     return Spread(
-        count=len(values),
+        measured=len(values),
         not_finite=len(values) - len(finite),
         mean=statistics.fmean(finite.values()) if finite else None,
         sd=statistics.stdev(finite.values()) if len(finite) > 1 else None,

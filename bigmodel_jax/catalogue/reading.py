@@ -16,6 +16,7 @@ from bigmodel_jax.runs import sessions as sessions_lib
 from bigmodel_jax.storage import durable_files
 
 SHOWN_DAMAGE = 5  # Sentences that are kept; thousands of lines may be damaged.
+ENDED = (catalogued_run.FINISHED, catalogued_run.STOPPED)
 # What reading a file raises whose content is of another form than any version wrote.
 OTHER_FORM = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -37,10 +38,11 @@ def _read(path: epath.Path) -> catalogued_run.CataloguedRun:
     flat = fields.flatten(run.stored)
     environment, damage = run.environment, run.log_damage
     metrics = {name: _summary(run, name) for name in run.metric_names}
+    state = catalogued_run.DAMAGED if damage and not run.records else _state(run.records)
     facts = {
         'name': run.name,
-        'state': catalogued_run.DAMAGED if damage and not run.records else _state(run.records),
-        'ending': run.state,
+        'state': state,
+        'ending': run.state if state in ENDED else state,
         'step': run.step,
         'steps': run.steps,
         'seed': run.stored.get('seed'),

@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 
 
 def refresh(
-    runs: Sequence[walking.FoundRun], kept: index.Index, *, rebuild: bool, say: Say | None
+    runs: Sequence[walking.FoundRun], kept: index.RunIndex, *, rebuild: bool, say: Say | None
 ) -> list[CataloguedRun]:
     """Each of the runs as it is now; the index then holds them.
 
@@ -47,7 +47,7 @@ def refresh(
     return [_placed(each, known[key]) for each, key in zip(runs, keys)]
 
 
-def _decoded(entry: index.StoredEntry | None, stamp: walking.Stamp) -> CataloguedRun | None:
+def _decoded(entry: index.StoredEntry | None, stamp: walking.FileStamp) -> CataloguedRun | None:
     """What an entry says, if it is of these files and has the right form."""
     if entry is None or entry.stamp != stamp.text:
         return None
@@ -57,7 +57,7 @@ def _decoded(entry: index.StoredEntry | None, stamp: walking.Stamp) -> Catalogue
         return None
 
 
-def _read(found: walking.FoundRun, stamp: walking.Stamp) -> tuple[CataloguedRun, bool]:
+def _read(found: walking.FoundRun, stamp: walking.FileStamp) -> tuple[CataloguedRun, bool]:
     """(what its directory says, whether that may be kept: nothing was written while it was read, or just before)."""
     now_ns = time.time_ns()
     if stamp.problem is not None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rich import cells
 
@@ -10,11 +10,8 @@ from bigmodel_jax.catalogue import columns, fields, outcomes
 from bigmodel_jax.catalogue.catalogued_run import CataloguedRun
 from bigmodel_jax.console import quantities, terminal
 
-if TYPE_CHECKING:
-    from bigmodel_jax.catalogue.catalogue import Catalogue
-
 GAP = '  '
-WIDEST, WIDEST_PATH = 32, 44  # Characters of a cell, where the columns were not asked for.
+WIDEST, WIDEST_PART, WIDEST_PATH = 32, 40, 44  # Characters of a cell, where the columns were not asked for.
 SHORT_COMMIT = 10
 NAMED = 8  # Columns that a note lists.
 ALWAYS = 3  # Path, state and step come before all others.
@@ -33,20 +30,20 @@ class Column(NamedTuple):
         return max(map(cells.cell_len, [*self.cells, *_pieces(self.heading)]), default=0)
 
 
-def listing(catalogue: 'Catalogue', names: Sequence[str] | None = None, *, width: int = 80) -> list[str]:
+def listing(runs: Sequence[CataloguedRun], names: Sequence[str] | None = None, *, width: int = 80) -> list[str]:
     """The lines of a table of runs.
 
     Args:
       names: of the columns, all of which are then shown whole; by default those that fit into `width`.
     """
-    if not catalogue.runs:
+    if not runs:
         return []
     if names is not None:
-        return _lines([_column(name, catalogue.runs) for name in names])
-    wanted = catalogue.default_columns()
-    above = _common_directory([run.facts['path'] for run in catalogue.runs])
-    made = {name: _column(name, catalogue.runs, limit=WIDEST, above=above if name == 'path' else '') for name in wanted}
-    metrics = [name for name in wanted[ALWAYS:] if columns.summary_of(_with(name, catalogue.runs), name) is not None]
+        return _lines([_column(name, runs) for name in names])
+    wanted = columns.defaults(runs)
+    above = _common_directory([run.facts['path'] for run in runs])
+    made = {name: _column(name, runs, limit=WIDEST, above=above if name == 'path' else '') for name in wanted}
+    metrics = [name for name in wanted[ALWAYS:] if columns.summary_of(_with(name, runs), name) is not None]
     # The first metric is what the runs are listed for; then come the fields, and other metrics in what room is left.
     order = [*wanted[:ALWAYS], *metrics[:1], *(name for name in wanted[ALWAYS:] if name not in metrics), *metrics[1:]]
     chosen, room = set(), width + len(GAP)
@@ -61,7 +58,7 @@ def listing(catalogue: 'Catalogue', names: Sequence[str] | None = None, *, width
     return [*heading, *_lines([made[name] for name in wanted if name in chosen]), *_note(left)]
 
 
-def groups(found: Sequence[outcomes.Group]) -> list[str]:
+def groups(found: Sequence[outcomes.RunGroup]) -> list[str]:
     """The lines of a table of groups of runs."""
     if not found:
         return []
@@ -76,18 +73,19 @@ def tried(field: str, found: Sequence[outcomes.TriedValue]) -> list[str]:
     """The lines of a table of the values that a field has had."""
     if not found:
         return []
-    scalar = all(not isinstance(each.value, dict | list) for each in found)
-    texts = fields.briefly([each.value for each in found], WIDEST) if not scalar else [each.text for each in found]
+    parts = any(isinstance(each.value, dict | list) for each in found)
+    texts = fields.briefly([each.value for each in found], WIDEST) if parts else [each.text for each in found]
     right = all(isinstance(each.value, int | float) for each in found)
-    made = [Column(field, [_safe(text) for text in texts], right)]
+    made = [Column(field, [_short(_safe(text), WIDEST_PART, tail=False) for text in texts], right)]
     made += [Column(name, [str(getattr(each, name)) for each in found], True) for name in ('runs', 'finished')]
-    if found[0].metric is not None:
-        spreads = [each.outcome for each in found]
-        made += [
-            *_spread(found[0].metric, spreads),
-            Column('best run', [_safe(each.best_run or '') for each in spreads], False),
-        ]
-    return _lines(made)
+    if found[0].metric is None:
+        return _lines(made)
+    spreads = [each.outcome for each in found]
+    paths = [each.best_run for each in spreads if each.best_run is not None]
+    above = _common_directory(paths)
+    best = ['' if each.best_run is None else _below(each.best_run, above) for each in spreads]
+    heading = [f'runs below {terminal.printable(above)}:'] if above else []
+    return [*heading, *_lines([*made, *_spread(found[0].metric, spreads), Column('best run', best, False)])]
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -115,7 +113,7 @@ def _safe(text: str) -> str:
 def _column(name: str, runs: Sequence[CataloguedRun], *, limit: int | None = None, above: str = '') -> Column:
     found = [columns.value(run, name) for run in runs]
     if name == 'path' and above:
-        found = [each.removeprefix(above).lstrip('/') or '.' for each in found]
+        found = [_below(each, above) for each in found]
     shown = [cell(name, value, run) for value, run in zip(found, runs)]
     if limit is not None:
         shown = [_short(text, WIDEST_PATH if name == 'path' else limit, tail=name == 'path') for text in shown]
@@ -150,6 +148,11 @@ def _short(text: str, limit: int, *, tail: bool) -> str:
     if cells.cell_len(text) <= limit:
         return text
     return '…' + text[-(limit - 1) :] if tail else cells.set_cell_size(text, limit - 1) + '…'
+
+
+def _below(path: str, above: str) -> str:
+    """The way to a path from a directory above it."""
+    return _safe(path.removeprefix(f'{above}/') if above else path)
 
 
 def _common_directory(paths: Sequence[str]) -> str:

@@ -62,11 +62,11 @@ class Walk(NamedTuple):
     problems: list[str]  # A sentence for each directory that could not be listed.
 
 
-class Stamp(NamedTuple):
+class FileStamp(NamedTuple):
     """Tells the state of a run's files: equal stamps mean that nothing was written in between."""
 
     text: str
-    changed_ns: int  # When one of them was last changed, in nanoseconds since 1970.
+    changed_ns: int  # When one of them was last written, in nanoseconds since 1970; 0 where the storage does not say.
     problem: str | None  # What is wrong with one of them, so that it must not be read.
 
 
@@ -213,7 +213,7 @@ def _is_readable(status: os.stat_result, most_bytes: int) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size <= most_bytes
 
 
-def stamp(path: str) -> Stamp:
+def stamp(path: str) -> FileStamp:
     """The state of the files of a run."""
     parts, changed, problem = [], 0, None
     for name in READ:
@@ -225,9 +225,9 @@ def stamp(path: str) -> Stamp:
         except OSError as error:
             state, wrong = (0, 0, 0, 0), f'{place} cannot be read: {error.strerror or error}.'
         parts.append(f'{name} {state}')
-        changed = max(changed, *state[1:3])
+        changed = max(changed, state[1])
         problem = problem or wrong
-    return Stamp('\n'.join(parts), changed, problem)
+    return FileStamp('\n'.join(parts), changed, problem)
 
 
 def _state(place: str, most_bytes: int) -> tuple[tuple[int, int, int, int], str | None]:
@@ -236,7 +236,7 @@ def _state(place: str, most_bytes: int) -> tuple[tuple[int, int, int, int], str 
         state, regular = _remote_state(place), True
     else:
         status = os.stat(place)
-        state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        state = (status.st_size, max(status.st_mtime_ns, 1), status.st_ctime_ns, status.st_ino)
         regular = stat.S_ISREG(status.st_mode)
     if not regular:
         return state, f'{place} is no file.'
@@ -249,9 +249,9 @@ def _remote_state(place: str) -> tuple[int, int, int, int]:
     return (found.length or 0, int(found.mtime) * 1_000_000_000, 0, 0)
 
 
-def is_settled(found: Stamp, now_ns: int) -> bool:
-    """Whether a later change will show in the stamp, as the last one is longer ago than a clock's resolution."""
-    return now_ns - found.changed_ns > SETTLED_NS
+def is_settled(found: FileStamp, now_ns: int) -> bool:
+    """Whether a later change will show: the time of the last one is known, and further back than a clock resolves."""
+    return found.changed_ns > 0 and now_ns - found.changed_ns > SETTLED_NS
 
 
 def key(found: FoundRun) -> bytes:

@@ -114,7 +114,7 @@ def _listed(shown: 'Catalogue', total: int, options: argparse.Namespace) -> str:
     if options.format != 'table':
         chosen = names or shown.all_columns()
         return _exported(options, shown.records(chosen), chosen)
-    lines = tables.listing(shown, names, width=terminal.Console().width)
+    lines = tables.listing(shown.runs, names, width=terminal.Console().width)
     if shown.runs:
         lines.append(f'{len(shown):,} runs' if len(shown) == total else f'{len(shown):,} of {total:,} runs')
     damaged = [run.facts for run in shown.runs if run.facts.get('damage')]
