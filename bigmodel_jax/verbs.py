@@ -11,6 +11,7 @@ verbs.find_runs('runs').where('seed == 0').sorted('validation/loss')
 verbs.diff('runs/a', 'runs/b').verdict
 verbs.verify('runs/a', steps=10).identical
 verbs.replay('runs/a', 1_234).losses
+verbs.sweep(sweep.Sweep(arms={'baseline': a, 'wide': b}), 'runs/widths')
 verbs.convert('gpt2', 'runs/gpt2')
 verbs.certify('gpt2', 'io.npz').first
 verbs.load_pretrained('gpt2').apply({'input_ids': [[1, 2, 3]]})['logits']
@@ -38,6 +39,7 @@ from bigmodel_jax.reproduce import diff as differing
 from bigmodel_jax.reproduce import replay as replaying
 from bigmodel_jax.reproduce import verify as verifying
 from bigmodel_jax.runs import directory
+from bigmodel_jax.sweeps import sweeping
 from bigmodel_jax.train import loop, state
 
 open_run = directory.open_run
@@ -120,6 +122,7 @@ def confirm(
     return [planning.make(varied, on, table=table, say=say) for varied, on in chosen]
 
 
+sweep = sweeping.sweep
 search = searching.search
 # check(experiments, only=None): what the paper says of each, claim by claim, against what it is; see checks.check().
 check = checks.check

@@ -72,6 +72,6 @@ def _placed(found: walking.FoundRun, run: CataloguedRun) -> CataloguedRun:
     """With what no file of the run says: where it is, whether a process works on it, and the sweep it belongs to."""
     facts = {**run.facts, 'path': found.path, 'sweep': found.sweep, 'arm': found.arm}
     # A process that went on with a run may not have recorded anything yet.
-    if found.is_locked and locking.is_held(epath.Path(found.path)):
+    if found.is_locked and locking.in_use(epath.Path(found.path)) is not None:
         facts |= {'state': catalogued_run.RUNNING, 'ending': catalogued_run.RUNNING}
     return run._replace(facts=facts)

@@ -10,6 +10,7 @@ VERBS = (
     'describe',
     'plan',
     'train',
+    'sweep',
     'trial',
     'evaluate',
     'sample',

@@ -41,7 +41,7 @@ def step_range(text: str) -> tuple[int, int]:
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     """EXPERIMENT, --set and --arg."""
     parser.add_argument('experiment', metavar='EXPERIMENT', help=EXPERIMENT_HELP)
-    _add_settings(parser)
+    add_settings(parser)
 
 
 def add_run(parser: argparse.ArgumentParser, *, settings: bool) -> None:
@@ -54,10 +54,11 @@ def add_run(parser: argparse.ArgumentParser, *, settings: bool) -> None:
         'its own' + (', or to change the experiment' if settings else '. A named function must return that experiment'),
     )
     if settings:
-        _add_settings(parser)
+        add_settings(parser)
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """--set and --arg."""
     parser.add_argument(
         '--set',
         action='append',

@@ -14,6 +14,9 @@ loaded for the parts that it defines, and refused if these have changed since th
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('sweep', metavar='SWEEP', help='the directory of the sweep')
     parser.add_argument('trial', metavar='NAME', help='the name of the trial, as the sweep lists it')
+    parser.add_argument(
+        '--end-with', type=arguments.positive, metavar='PID', help='end at once when that process, its parent, ends'
+    )
     arguments.add_simulated_devices(parser)
     arguments.add_hosts(parser)
 
@@ -25,8 +28,11 @@ def run(options: argparse.Namespace) -> int:
       1 if a log is not on disk; else 128 + the number of the signal that stopped it, or 0.
     """
     from bigmodel_jax.hosts import preemption, processes
+    from bigmodel_jax.launch import parents
     from bigmodel_jax.sweeps import sweep_directory, worker
 
+    if options.end_with is not None:
+        parents.end_with(options.end_with)
     result = worker.run(sweep_directory.open_sweep(options.sweep), options.trial)
     if processes.is_first():
         print(f'digest of the state at step {result.step}: {result.digest}')

@@ -70,21 +70,23 @@ def check_free(directory: epath.Path) -> None:
         raise _refusal(directory, there)
 
 
-def is_held(directory: epath.Path) -> bool:
-    """Whether a process owns the directory and gives signs of life; of one on another machine by both clocks.
+def in_use(directory: epath.Path) -> str | None:
+    """Who trains in the directory, as 'process 12 on host7'; None if nobody is known to.
 
+    A process of another machine counts as long as its last sign of life is not older than LEASE_S by both clocks.
     Nothing is written, and what cannot be read is no lock.
     """
     path = directory / FILE
     try:
         if not durable_files.is_remote(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-            return False
+            return None
         there, _ = _read(path)
         if there is None:
-            return False
-        return _lives(there) if _is_here(there) else time.time() - float(there['renewed']) < LEASE_S
+            return None
+        lives = _lives(there) if _is_here(there) else time.time() - float(there['renewed']) < LEASE_S
     except (OSError, ValueError, TypeError):
-        return False
+        return None
+    return _name(there) if lives else None
 
 
 class Lock:

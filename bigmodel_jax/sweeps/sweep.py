@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from bigmodel_jax import config, experiment_file
 from bigmodel_jax.evaluate import loss
@@ -70,12 +71,13 @@ def known_direction(experiment: Experiment, metric: str) -> metrics.Direction | 
     return experiment.objective.directions.get(own, metrics.known(own).direction)
 
 
-def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = ()) -> Sweep:
+def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = (), **given: Any) -> Sweep:
     """The sweep `file.py:function`, by default sweep(); `/arm,arm` chooses arms, to which the baseline is added.
 
     Args:
       changes: 'path=value' each, applied to every arm.
       arguments: 'name=value' each, for the function.
+      given: fields of the Sweep, instead of what the function says: seeds, baseline, metric.
 
     Raises:
       InputError: there is no such file, function or arm, or an experiment or the sweep is wrong.
@@ -89,7 +91,8 @@ def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = ()) 
         )
     described = made if isinstance(made, Sweep) else Sweep(arms=made)
     arms = {arm: experiment_file.finish(each, f'{path}: {arm}', path, changes) for arm, each in described.items()}
-    return restrict(complete(dataclasses.replace(described, arms=arms)), [arm for arm in chosen.split(',') if arm])
+    found = complete(dataclasses.replace(described, arms=arms, **given))
+    return restrict(found, [arm for arm in chosen.split(',') if arm])
 
 
 def restrict(sweep: Sweep, chosen: Sequence[str]) -> Sweep:

@@ -30,7 +30,7 @@ FILE, TRIALS, LOGS, FAILURES = 'sweep.json', 'trials', 'logs', 'failures'
 class Invocation:
     """What makes the sweep once more: EXPERIMENT, --set and --arg of the command line."""
 
-    experiment: str
+    experiment: str  # '' for experiments of the package's own parts that no file defines.
     changes: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
 

@@ -3,6 +3,7 @@
 import sys
 
 from bigmodel_jax import config, experiment_file
+from bigmodel_jax import experiment as experiments
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.sweeps import sweep_directory, trials
 from bigmodel_jax.train import loop
@@ -19,9 +20,12 @@ def experiment_of(sweep: sweep_directory.SweepDirectory, entry: sweep_directory.
     Raises:
       InputError: the code of its own parts is not what it was when the sweep was started.
     """
-    path = experiment_file.parse(sweep.description.source.experiment)[0]
-    experiment_file.load_module(path)  # Defines the parts of its own.
-    arm = experiment_file.finish(config.from_json(sweep.description.arms[entry.arm]), f'arm {entry.arm}', path)
+    path, made = experiment_file.parse(sweep.description.source.experiment)[0], f'arm {entry.arm}'
+    if path:
+        experiment_file.load_module(path)  # Defines the parts of its own.
+        arm = experiment_file.finish(config.from_json(sweep.description.arms[entry.arm]), made, path)
+    else:
+        arm = experiments.check(config.from_json(sweep.description.arms[entry.arm]))
     found = trials.trial(entry.arm, entry.seed, arm)
     if not entry.name.endswith(f'-{found.address}'):
         raise config.InputError(
