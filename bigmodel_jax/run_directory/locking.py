@@ -51,7 +51,7 @@ def owned(directory: epath.Path, say: Say) -> Iterator[Callable[[], None]]:
     Raises:
       InputError: another process owns it, or it cannot be written; on all processes.
     """
-    from bigmodel_jax.hosts import processes  # Imports JAX, which is_held() does without.
+    from bigmodel_jax.hosts import processes  # Imports JAX, which in_use() does without.
 
     lock = processes.on_first(lambda: _acquire(directory, say))
     if lock is None:
