@@ -9,6 +9,7 @@ run.restore().evaluate()
 verbs.judge('runs/a', ['runs/b', 'runs/c'])
 verbs.find_runs('runs').where('seed == 0').sorted('validation/loss')
 verbs.diff('runs/a', 'runs/b').verdict
+verbs.answer('sweeps/norms').arms
 verbs.verify('runs/a', steps=10).identical
 verbs.replay('runs/a', 1_234).losses
 verbs.sweep(sweep.Sweep(arms={'baseline': a, 'wide': b}), 'runs/widths')
@@ -39,7 +40,9 @@ from bigmodel_jax.reproduce import diff as differing
 from bigmodel_jax.reproduce import replay as replaying
 from bigmodel_jax.reproduce import verify as verifying
 from bigmodel_jax.runs import directory
-from bigmodel_jax.sweeps import sweeping
+from bigmodel_jax.sweeps import sweep_directory, sweeping
+from bigmodel_jax.sweeps.reporting import answer as answering
+from bigmodel_jax.sweeps.reporting import writing
 from bigmodel_jax.train import loop, state
 
 open_run = directory.open_run
@@ -48,6 +51,7 @@ find_runs = catalogue.find_runs
 load_pretrained = huggingface.load_pretrained
 convert, certify = conversion.convert, certifying.certify
 write_report = report.write_report
+is_sweep, write_answer = sweep_directory.is_sweep, writing.write_answer
 
 
 def train(experiment: Experiment, workdir: epath.PathLike, **how: Any) -> loop.TrainingResult:
@@ -83,6 +87,15 @@ def diff(left: epath.PathLike, right: epath.PathLike) -> differing.Diff:
 def judge(run: epath.PathLike, seeds: Sequence[epath.PathLike] = ()) -> list[judging.Judged]:
     """What came of each claim of the paper in the run in a directory, with those that differ in the seed alone."""
     return judging.judge(open_run(run), [open_run(other) for other in seeds])
+
+
+def answer(sweep: epath.PathLike) -> answering.SweepAnswer:
+    """What the sweep in a directory answers so far: each arm against the baseline; write_answer() writes the report.
+
+    Raises:
+      InputError: there is no sweep, or its sweep.json is damaged.
+    """
+    return answering.collect(sweep_directory.open_sweep(sweep))
 
 
 def verify(run: epath.PathLike, **how: Any) -> verifying.Verification:

@@ -1,4 +1,4 @@
-"""report: report.html of a run."""
+"""report: report.html of a run, or of a sweep."""
 
 import argparse
 import sys
@@ -23,19 +23,38 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes the report and prints its path; before that, what came of the paper's claims, if there are any."""
+    """Writes the report and prints its path; before that, what came of the paper's claims, or of a sweep's arms."""
     from bigmodel_jax import verbs
     from bigmodel_jax.cli import process
     from bigmodel_jax.console import terminal
     from bigmodel_jax.papers import claims_screen
 
     process.use_cpu()
+    if verbs.is_sweep(options.run):
+        _report_sweep(options)
+        return
     arguments.load_experiment_of_run(options)  # Loads the parts of its own that the file defines.
     found = verbs.judge(options.run, options.seeds)
     _note(verbs.open_run(options.run))
     if found:
         terminal.Console().print(claims_screen.judged(found), soft_wrap=True)
     print(verbs.write_report(options.run, seeds=options.seeds))
+
+
+def _report_sweep(options: argparse.Namespace) -> None:
+    """Prints the table of a sweep and the path of its report."""
+    from bigmodel_jax import config, verbs
+    from bigmodel_jax.console import terminal
+    from bigmodel_jax.sweeps.reporting import screen
+
+    if options.seeds or options.experiment or options.set or options.arg:
+        raise config.InputError(
+            f'{options.run} is the directory of a sweep, which has its seeds and experiments. --seeds, --experiment, '
+            '--set and --arg are for the report of a run: leave them out.'
+        )
+    found = verbs.answer(options.run)
+    terminal.Console().print(screen.shown(found))
+    print(verbs.write_answer(found))
 
 
 def _note(run: 'Run') -> None:
@@ -49,7 +68,8 @@ def _note(run: 'Run') -> None:
 
 
 VERB = Verb(
-    'write report.html: curves, samples, experiment, environment, and a verdict on each claim of the paper',
+    'write report.html: curves, samples, experiment, environment, and a verdict on each claim of the paper;\n'
+    'of a sweep, the arms against the baseline, with tables and plots',
     _add_arguments,
     run,
     file_as='option',

@@ -97,7 +97,7 @@ def draw(
     last_step = max(each.steps.max() for each in series)
     x_axis = Axis(0.0, float(max(last_step, 1)), left, right, log=False)
     log = values.min() > 0 and values.max() > LOG_RATIO * np.median(values)
-    y_axis = Axis(*_range(values, log), bottom, top, log=bool(log))
+    y_axis = Axis(*value_range(values, log), bottom, top, log=bool(log))
 
     def tick(axis: Axis, value: float, label: str) -> Tick:
         return Tick(round(float(axis.place(np.array(value))), 1), label)
@@ -114,8 +114,8 @@ def draw(
     )  # fmt: skip
 
 
-def _range(values: np.ndarray, log: bool) -> tuple[float, float]:
-    """The ends of the y axis, a little beyond the values; never of length zero."""
+def value_range(values: np.ndarray, log: bool) -> tuple[float, float]:
+    """The ends of the axis of some values, a little beyond them; never of length zero."""
     low, high = float(values.min()), float(values.max())
     if log:
         return low / 1.15, high * 1.15

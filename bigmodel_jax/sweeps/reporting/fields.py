@@ -1,0 +1,74 @@
+"""The fields in which arms differ, read from their JSON, so that no class of a person's own need be loaded."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bigmodel_jax import config
+from bigmodel_jax.sweeps import trials
+
+ABSENT = '(none)'
+
+
+def changes(baseline: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
+    """Path -> (value of the baseline, value of the arm), without what does not change the result.
+
+    Args:
+      baseline, arm: experiments as JSON.
+    """
+    there, here = ({name: value for name, value in each.items() if name not in trials.CIRCUMSTANCES}
+                   for each in (baseline, arm))  # fmt: skip
+    return {path: (before, after) for path, before, after in _differences(there, here)}
+
+
+def value(arm: Mapping[str, Any], path: str) -> object:
+    """What an arm has at a path; ABSENT where it has no such field, as a tree of JSON where there are fields below."""
+    node: Any = arm
+    for part in path.split('.'):
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            return ABSENT
+    return node
+
+
+def shown(found: object) -> str:
+    """A value of a field for a reader: 0.001, True, RmsNorm."""
+    if isinstance(found, Mapping) and config.CLASS_KEY in found:
+        return re.split('[.:]', str(found[config.CLASS_KEY]))[-1]
+    return str(found)
+
+
+def is_number(found: object) -> bool:
+    """Whether a value is a number: True and False are none."""
+    return isinstance(found, int | float) and not isinstance(found, bool)
+
+
+def short(path: str) -> str:
+    """The last part of a path that is not a number."""
+    parts = [part for part in path.split('.') if not part.isdecimal()]
+    return parts[-1] if parts else path
+
+
+def _differences(there: Any, here: Any, path: str = '') -> Iterator[tuple[str, object, object]]:
+    """The fields that differ, as deep down as both have them; a config of another class differs as a whole."""
+    if there == here:
+        return
+    below = _children(there), _children(here)
+    if below[0] is None or below[1] is None or _class(there) != _class(here):
+        yield path, there, here
+        return
+    for name in dict.fromkeys([*below[0], *below[1]]):
+        yield from _differences(below[0].get(name, ABSENT), below[1].get(name, ABSENT), config.join(path, name))
+
+
+def _children(node: Any) -> Mapping[str, Any] | None:
+    if isinstance(node, Mapping):
+        return node
+    return {str(index): each for index, each in enumerate(node)} if isinstance(node, list) else None
+
+
+def _class(node: Any) -> object:
+    return node.get(config.CLASS_KEY) if isinstance(node, Mapping) else None

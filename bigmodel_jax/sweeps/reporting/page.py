@@ -1,0 +1,74 @@
+"""report.html of a sweep: one self-contained page; no script, nothing loaded from elsewhere, light and dark."""
+
+import functools
+import pathlib
+from collections.abc import Iterator
+
+import jinja2
+
+from bigmodel_jax.report import report
+from bigmodel_jax.sweeps.reporting import drawings, fields, tables
+from bigmodel_jax.sweeps.reporting.answer import ArmResult, SweepAnswer
+
+LARGE, NARROW = (920.0, 340.0), (450.0, 260.0)
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """The templates of the page, which share style and escaping with those of a run's report."""
+    shared = report.environment()
+    assert shared.loader is not None
+    own = jinja2.FileSystemLoader(pathlib.Path(__file__).parent / 'templates')
+    made = shared.overlay(loader=jinja2.ChoiceLoader([own, shared.loader]))
+    made.filters['shown'] = fields.shown
+    return made
+
+
+def render(answer: SweepAnswer) -> str:
+    """The page on a sweep; the same bytes for the same runs."""
+    return environment().get_template('sweep.html').render(
+        answer=answer,
+        about=answer.about,
+        trials={each.entry.name: each for each in answer.trials},
+        comparisons=tables.comparisons(answer),
+        details=tables.details(answer) if answer.compared else None,
+        paper=tables.papers(answer),
+        runs=tables.trials(answer),
+        forests=[(size, drawings.forest(answer, width=width, narrow=size == 'narrow')) for size, width in
+                 (('large', LARGE[0]), ('narrow', NARROW[0]))],
+        bands=[(size, drawings.bands(answer, width=width, height=height)) for size, (width, height) in
+               (('large', LARGE), ('narrow', NARROW))],
+        sensitivities=list(sensitivities(answer)),
+        hidden=hidden,
+    )  # fmt: skip
+
+
+def hidden(answer: SweepAnswer, arm: str, runs: tuple[str, ...]) -> str:
+    """What a cell knows of its origin, as the text under the pointer."""
+    if not arm:
+        return ''
+    commits = sorted({each.commit for each in answer.trials if each.entry.name in runs} - {''})
+    parts = [answer.experiment(arm), *(f'commit {each}' for each in commits), *runs]
+    return '\n'.join(parts)
+
+
+def sensitivities(answer: SweepAnswer) -> Iterator[drawings.LinesDrawing]:
+    """A chart for each numeric field that arms change alone, with the baseline among them."""
+    by_path: dict[str, list[tuple[float, ArmResult]]] = {}
+    for arm in answer.arms:
+        (path, (_, here)), *others = list(arm.changes.items()) or [('', (None, None))]
+        if path and not others and fields.is_number(here):
+            assert isinstance(here, int | float)
+            by_path.setdefault(path, []).append((float(here), arm))
+    for path, arms in by_path.items():
+        base = fields.value(answer.about.arms[answer.about.baseline], path)
+        known = [(x, arm) for x, arm in [*arms, *_baseline(answer, base)] if arm.finite]
+        found = drawings.sensitivity(answer, path, sorted(known, key=lambda each: each[0])) if len(known) > 2 else None
+        if found is not None:
+            yield found
+
+
+def _baseline(answer: SweepAnswer, value: object) -> Iterator[tuple[float, ArmResult]]:
+    if fields.is_number(value):
+        assert isinstance(value, int | float)
+        yield float(value), answer.baseline

@@ -1,0 +1,35 @@
+"""The answer of a sweep on a terminal of 80 columns."""
+
+import rich.box
+import rich.console
+import rich.table
+from rich import text
+
+from bigmodel_jax.sweeps.reporting import tables
+from bigmodel_jax.sweeps.reporting.answer import SweepAnswer
+from bigmodel_jax.sweeps.reporting.cells import ResultTable
+
+NAME_WIDTH = 20  # Of the name of an arm, at least.
+STYLES = {'better': 'green', 'worse': 'red', 'open': 'dim', '': ''}
+
+
+def shown(answer: SweepAnswer) -> rich.console.Group:
+    """The comparisons, the paper's table if there is one, and a verdict in words for each arm."""
+    paper = tables.papers(answer)
+    verdicts = [f'{arm.arm}: {found.verdict}.' for arm, found in answer.compared]
+    parts = [_table(tables.comparisons(answer)), *([_table(paper)] if paper else [])]
+    return rich.console.Group(*parts, *map(text.Text, [*verdicts, answer.pairing_gain, answer.state]))
+
+
+def _table(table: ResultTable) -> rich.console.Group:
+    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style='bold')
+    for index, column in enumerate(table.columns):
+        if index:
+            drawn.add_column(text.Text(column.heading), justify='right' if column.right else 'left', no_wrap=True)
+            continue
+        longest = max(len(row[0].text) for row in table.rows)
+        # The name of an arm is folded where it is long, and never cut.
+        drawn.add_column(text.Text(column.heading), overflow='fold', min_width=min(longest, NAME_WIDTH))
+    for row in table.rows:
+        drawn.add_row(*(text.Text(cell.text, style=STYLES[cell.look]) for cell in row))
+    return rich.console.Group(text.Text(table.caption), drawn, *map(text.Text, table.notes))

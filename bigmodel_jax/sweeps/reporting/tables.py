@@ -1,0 +1,175 @@
+"""The tables of a sweep: arms against the baseline, the paper's own table beside ours, the trials."""
+
+import math
+from collections.abc import Iterator
+
+from bigmodel_jax.sweeps.reporting import formats
+from bigmodel_jax.sweeps.reporting.answer import ArmResult, SweepAnswer, TrialResult
+from bigmodel_jax.sweeps.reporting.cells import Look, ResultCell, ResultColumn, ResultTable
+from bigmodel_jax.sweeps.statistics import comparison
+
+LOOKS: dict[str, Look] = {'better': 'better', 'worse': 'worse', 'diverged': 'worse'}
+FINDINGS = {'open': 'not settled', 'diverged': 'diverged', 'untested': 'few seeds', 'equal': 'equal'}
+DIGITS = 12  # Of a digest and of a commit in a table.
+
+
+def comparisons(answer: SweepAnswer) -> ResultTable:
+    """Every arm: how many seeds, its mean, and the paired difference from the baseline with interval, p and verdict."""
+    columns = ('n', f'mean {formats.PLUS_MINUS} sd', 'difference [95%]', 'p (Holm)')
+    return ResultTable(
+        caption=answer.question + ('' if answer.complete else f' {answer.state}'),
+        columns=(
+            ResultColumn('arm', right=False),
+            *map(ResultColumn, columns),
+            ResultColumn('finding', right=False),
+        ),
+        rows=tuple(_compared(answer, arm) for arm in answer.arms),
+        notes=tuple(_notes(answer)),
+    )
+
+
+def details(answer: SweepAnswer) -> ResultTable:
+    """What the seeds could show: each test, the bootstrap, the smallest detectable effect, what pairing gained."""
+    headings = (
+        'p (t)', 'p (Wilcoxon)', '95% bootstrap', 'detectable', 'seeds needed', 'gain by pairing', 'parameters',
+    )  # fmt: skip
+    return ResultTable(
+        caption='Tests and power of the comparisons.',
+        columns=(ResultColumn('arm', right=False), *map(ResultColumn, headings)),
+        rows=tuple(_detailed(answer, arm) for arm in answer.arms),
+        notes=(
+            'Detectable: the smallest effect that so many seeds find with probability 0.8, tested at 5% divided by the '
+            'number of arms. Seeds needed: how many find an effect of the size seen. Gain by pairing: variance of the '
+            'difference of two runs with different seeds, divided by that of two with the same seed.',
+        ),
+    )
+
+
+def papers(answer: SweepAnswer) -> ResultTable | None:
+    """The paper's columns, each beside what was measured where its heading is a metric; None without columns."""
+    columns = answer.about.columns
+    if not columns:
+        return None
+    measured = {name: any(name in each.others for each in answer.trials) for name in columns}
+    headings = [
+        heading
+        for name in columns
+        for heading in (
+            [f'{name}: paper', 'ours', f'ours {formats.MINUS} paper'] if measured[name] else [f'{name}: paper']
+        )
+    ]
+    rows = (
+        (
+            ResultCell(arm.arm, arm.arm, arm.runs),
+            *(cell for name in columns for cell in _paper_cells(answer, arm, name, measured=measured[name])),
+        )
+        for arm in answer.arms
+    )
+    unknown = [name for name in columns if not measured[name]]
+    note = f'Not measured here: {", ".join(unknown)}.' if unknown else ''
+    return ResultTable(
+        caption="The paper's table." + ('' if answer.complete else f' {answer.state}'),
+        columns=(ResultColumn('arm', right=False), *map(ResultColumn, headings)),
+        rows=tuple(rows),
+        notes=(note,) if note else (),
+    )
+
+
+def trials(answer: SweepAnswer) -> ResultTable:
+    """Every run, with the number that stands for it, its state, digest and commit."""
+    places = formats.decimals(answer)
+    headings = ('seed', answer.about.metric)
+    words = ('state', 'digest', 'commit')
+    return ResultTable(
+        caption='Runs.',
+        columns=(
+            ResultColumn('run', right=False),
+            *map(ResultColumn, headings),
+            *(ResultColumn(word, right=False) for word in words),
+        ),
+        rows=tuple(_trial(each, places) for each in answer.trials),
+    )
+
+
+def _notes(answer: SweepAnswer) -> Iterator[str]:
+    if answer.compared:
+        yield (
+            "Student's 95% interval of the mean paired difference, for each arm alone; the verdicts use p after Holm's "
+            f'correction over {len(answer.compared)} arms.'
+        )
+    for arm in answer.arms:
+        lost = [each for each in arm.trials if each.state in ('failed', 'damaged')]
+        if lost:
+            seeds = 'seeds' if len(lost) > 1 else 'seed'
+            yield f'{arm.arm}: {seeds} {formats.seeds(lost)} failed ({lost[0].reason}).'
+
+
+def _compared(answer: SweepAnswer, arm: ArmResult) -> tuple[ResultCell, ...]:
+    places, found = formats.decimals(answer), arm.comparison
+
+    def cell(text: str, look: Look = '') -> ResultCell:
+        return ResultCell(text, arm.arm, arm.runs, look)
+
+    counted = str(len(arm.values)) if len(arm.values) == len(arm.trials) else f'{len(arm.values)}/{len(arm.trials)}'
+    start = (ResultCell(arm.arm, arm.arm, arm.runs), cell(counted), cell(formats.mean(arm.mean, arm.deviation, places)))
+    if found is None:
+        return (*start, cell(formats.UNKNOWN), cell(formats.UNKNOWN), cell('baseline'))
+    return (
+        *start,
+        cell(formats.difference(found, places)),
+        cell(formats.probability(found.p.holm if found.finding != 'untested' else math.nan)),
+        cell(finding(found), LOOKS.get(found.finding, 'open')),
+    )
+
+
+def finding(found: comparison.ArmComparison) -> str:
+    """What is found, in a word or three."""
+    return FINDINGS.get(found.finding, found.finding)
+
+
+def _detailed(answer: SweepAnswer, arm: ArmResult) -> tuple[ResultCell, ...]:
+    places, found = formats.decimals(answer), arm.comparison
+    if found is None:
+        texts = [formats.UNKNOWN] * 6
+    else:
+        low, high = found.measured.bootstrap
+        ends = [formats.number(float(end), places, sign=True) for end in (low, high)]
+        gain = math.nan if found.measured.pairing is None else found.measured.pairing.ratio
+        detectable = found.power.detectable
+        texts = [
+            formats.probability(found.p.t),
+            formats.probability(found.p.rank),
+            formats.UNKNOWN if math.isnan(low) else f'[{ends[0]}, {ends[1]}]',
+            formats.number(detectable, places) if math.isfinite(detectable) else formats.UNKNOWN,
+            formats.UNKNOWN if found.power.seeds is None else f'{found.power.seeds:,}',
+            formats.UNKNOWN if math.isnan(gain) else f'{gain:.2g}{formats.TIMES}',
+        ]
+    cells = (ResultCell(text, arm.arm, arm.runs) for text in [*texts, formats.parameters(arm.parameters)])
+    return ResultCell(arm.arm, arm.arm, arm.runs), *cells
+
+
+def _paper_cells(answer: SweepAnswer, arm: ArmResult, name: str, *, measured: bool) -> Iterator[ResultCell]:
+    said = answer.about.columns[name].get(arm.arm)
+    yield ResultCell('' if said is None else f'{said:.12g}'.replace('-', formats.MINUS), arm.arm)
+    if not measured:
+        return
+    ours, deviation = arm.mean_of(name)
+    text = '' if said is None else f'{said:.12g}'
+    places = max(len(text.partition('.')[2]), 2)  # As many as the paper has, and no fewer than two.
+    yield ResultCell(formats.mean(ours, deviation, places), arm.arm, arm.runs)
+    difference = math.nan if said is None else ours - said
+    yield ResultCell(formats.number(difference, places, sign=True), arm.arm, arm.runs)
+
+
+def _trial(each: TrialResult, places: int) -> tuple[ResultCell, ...]:
+    value = formats.UNKNOWN if each.value is None else formats.number(each.value, places)
+    commit = each.commit[:DIGITS] + ('+' if each.uncommitted else '')
+    texts = (
+        str(each.entry.seed),
+        value,
+        each.state,
+        (each.digest or formats.UNKNOWN)[:DIGITS],
+        commit or formats.UNKNOWN,
+    )
+    name = each.entry.name
+    return ResultCell(name, each.entry.arm, (name,)), *(ResultCell(text, each.entry.arm, (name,)) for text in texts)
