@@ -294,6 +294,9 @@ def _create(path: epath.Path, mine: dict[str, Any]) -> bool:
     try:
         with open(partial, 'x') as file:
             file.write(text)
+            # Else a loss of power may leave an empty lock, which names nobody and has to be waited for.
+            file.flush()
+            os.fsync(file.fileno())
         os.link(partial, path)
     except FileExistsError:
         pass
