@@ -101,12 +101,13 @@ def test_a_model_of_hugging_face_can_be_loaded_so():
 
 
 def test_a_run_and_its_parts_can_be_used_from_python(tmp_path, monkeypatch, capsys):
-    """With smoke(), which is the same code on less."""
+    """With the smoke() of another experiment on text, which is the same code on less."""
     monkeypatch.chdir(style_rules.ROOT)
     names: dict = {}
     code = snippet('from bigmodel_jax import experiment')
     assert 'experiments/quickstart.py' in code
-    for old, new in (('quickstart.py', 'quickstart.py:smoke'), ('runs/quickstart', str(tmp_path / 'run'))):
+    smaller = 'first_week/text_folder.py:smoke'
+    for old, new in (('quickstart.py', smaller), ('runs/quickstart', str(tmp_path / 'run'))):
         code = code.replace(old, new)
     exec(code, names)
     assert capsys.readouterr().out

@@ -4,15 +4,16 @@ A run has one tokenizer, which its directory and its checkpoints hold. It is tra
 or samples the run reads it from there, so that a token id always stands for the same text.
 """
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, saved
-from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.data import batches, records, saved
+from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.data.text.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.experiment import Experiment
@@ -22,6 +23,8 @@ from bigmodel_jax.storage import appending, durable_files, integrity, sums
 
 CONTINUE = '--new-segment'  # The flag of `train` that consents to what changes the coming steps.
 HASH_DIGITS = 12
+
+T = TypeVar('T')
 
 
 def of(data: batches.Batches, experiment: Experiment, evaluators: Sequence[evaluation.Evaluator]) -> dict[str, Any]:
@@ -138,6 +141,47 @@ def store_tokenizer(
 # ---- comparison -----------------------------------------------------------------------------------------------------
 
 
+def opened(read: Callable[[], T], experiment: Experiment, workdir: epath.Path | None) -> T:
+    """What `read` gives, which reads the data of a run with the tokenizer that the run holds.
+
+    Raises:
+      InputError: as `read` does. If the text is not that of the run, so that its tokenizer may not know all of it, that
+        is said first.
+    """
+    try:
+        return read()
+    except config.InputError as error:
+        lines = [] if workdir is None or tokenizer_of(workdir) is None else list(_text_changes(experiment, workdir))
+        if not lines:
+            raise
+        raise config.InputError(
+            f'{_not_this_data(workdir, lines)}\n{_files_read(experiment)}'
+            f'The tokenizer of the run cannot read it: {error}'
+        ) from error
+
+
+def _text_changes(experiment: Experiment, workdir: epath.Path) -> Iterator[str]:
+    """A line for each text that is not as the newest session recorded it; without tokenizing it."""
+    session = recorded(workdir)
+    of_evaluations = session.get('evaluations', {})
+    known = [(experiment.data, session.get('data', {}), 'data')]
+    known += [
+        (getattr(each, 'data', None), of_evaluations.get(each.name, {}), f'evaluation {each.name}')
+        for each in experiment.evaluations
+    ]
+    for data, fingerprint, path in known:
+        if isinstance(data, text.Text):
+            with contextlib.suppress(config.InputError):  # It cannot be opened, which `read` says.
+                now = {'source': dict(records.texts(data.source).fingerprint)}
+                yield from _differences(_untokenized(fingerprint), _untokenized(json.loads(json.dumps(now))), path)
+
+
+def _not_this_data(workdir: epath.Path | None, lines: Sequence[str]) -> str:
+    return '\n'.join(
+        [f'{workdir} was not trained and evaluated on this data; nothing was changed. Recorded -> now:', *lines]
+    )
+
+
 def check(
     now: Mapping[str, Any],
     workdir: epath.Path,
@@ -173,11 +217,7 @@ def check(
             f'Restore the files as they were. To continue with the data as it is now, give `train` the flag '
             f'{CONTINUE}; to evaluate on other data, give the evaluation another name.'
         )
-    raise config.InputError(
-        f'{workdir} was not trained and evaluated on this data; nothing was changed. Recorded -> now:\n'
-        + '\n'.join(lines)
-        + f'\n{_files_read(experiment)}{advice}'
-    )
+    raise config.InputError(f'{_not_this_data(workdir, lines)}\n{_files_read(experiment)}{advice}')
 
 
 def changes(now: Mapping[str, Any], workdir: epath.Path, session: Mapping[str, Any]) -> list[str]:

@@ -63,11 +63,13 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Prepared
         compatibility.check_parts(experiment)
         directions = compatibility.directions(experiment)
         own = identity.with_own_tokenizer(experiment, workdir)
-        data = own.data.open(experiment.seed)
+        data = identity.opened(lambda: own.data.open(experiment.seed), experiment, workdir)
         _check_counts(data)
         model.check_opened(experiment.model, data.fields)
         setting = _setting(experiment, spec, place, tokenizer=data.examples.tokenizer, open_training=lambda: data)
-        evaluators = tuple(each.build(setting) for each in own.evaluations)
+        evaluators = identity.opened(
+            lambda: tuple(each.build(setting) for each in own.evaluations), experiment, workdir
+        )
         if jax.tree.leaves(spec.abstract.model_state):
             # A module that changes its state in evaluation is found by tracing it.
             for each in experiment.evaluations:
@@ -118,7 +120,7 @@ def evaluators_of(
     """
 
     def open_training() -> batches.Batches:
-        found = own.data.open(experiment.seed)
+        found = identity.opened(lambda: own.data.open(experiment.seed), experiment, workdir)
         identity.check({'data': dict(found.examples.fingerprint)}, workdir, experiment)
         return found
 
@@ -131,7 +133,7 @@ def evaluators_of(
         with sharding.use(place):
             spec = state.specify(experiment, place)
             setting = _setting(experiment, spec, place, tokenizer=tokenizer, open_training=opened)
-            found = tuple(each.build(setting) for each in own.evaluations)
+            found = identity.opened(lambda: tuple(each.build(setting) for each in own.evaluations), experiment, workdir)
         known = {each.name: dict(one.fingerprint) for each, one in zip(experiment.evaluations, found)}
         identity.check({'evaluations': known}, workdir, experiment)
         return found

@@ -1,6 +1,7 @@
 """What is read from compiled programs: on eight simulated devices always, on TPU slices where the compiler is there."""
 
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,14 @@ EIGHT = slices.parse('v5e:2x4')
 FSDP = sharding.MeshShape(data=2, fsdp=4)
 
 
+@functools.cache
 def traced(**changes) -> program.TracedProgram:
     changes = {name.replace('__', '.'): value for name, value in changes.items()}
     experiment = config.vary(tiny.experiment(), {'mesh': FSDP, **changes})
     return program.trace(experiment, jax.devices()[:8])
 
 
+@functools.cache
 def measured(**changes) -> tuple[estimates.Counts, estimates.Memory]:
     step = traced(**changes)
     compiled = program.read(step.program.lower().compile(), seconds=1.0, cpu_seconds=2.0)

@@ -6,6 +6,9 @@ import pytest
 import quick_text
 
 from bigmodel_jax import config
+from bigmodel_jax.data import sources
+from bigmodel_jax.data.text import text, tokenizers
+from bigmodel_jax.evaluate import loss
 from bigmodel_jax.run_directory import identity
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files
@@ -28,11 +31,11 @@ def trained(corpus, tmp_path_factory):
 @pytest.fixture
 def changed(corpus, trained, tmp_path):
     """A copy of the run, and of its corpus, to which other words were added: a tokenizer trained on it is another."""
-    text = tmp_path / 'corpus'
-    shutil.copytree(corpus, text)
-    (text / 'train.txt').write_text((text / 'train.txt').read_text() + 'zebra xylophone quartz ' * 400)
+    words = tmp_path / 'corpus'
+    shutil.copytree(corpus, words)
+    (words / 'train.txt').write_text((words / 'train.txt').read_text() + 'zebra xylophone quartz ' * 400)
     shutil.copytree(trained, tmp_path / 'run')
-    return text, tmp_path / 'run'
+    return words, tmp_path / 'run'
 
 
 @pytest.fixture
@@ -119,3 +122,18 @@ def test_another_tokenizer_in_the_directory_of_a_run_is_not_used(changed, traine
     (run / durable_files.SUMS).unlink()
     with pytest.raises(config.InputError, match='is not the tokenizer that this run was trained with'):
         _ = directory.open_run(run).restore().tokenizer
+
+
+def test_that_the_text_changed_is_said_also_where_the_tokenizer_of_the_run_cannot_read_it(tmp_path):
+    file, run = tmp_path / 'text.txt', tmp_path / 'run'
+    file.write_text('a cat sat on a mat. ' * 40)
+    source = sources.TextFile(path=str(file))
+    data = text.Text(source=source, tokenizer=tokenizers.Characters(trained_on=source), batch=4, length=16)
+    held_out = loss.Loss(data=data, every_steps=2, max_batches=2)
+    experiment = config.vary(quick_text.experiment(tmp_path), {'data': data, 'evaluations': (held_out,)})
+    loop.train(experiment, run, stop_after=2)
+    file.write_text('zebra xylophone quartz ' * 40)
+    for read in (lambda: loop.train(experiment, run), lambda: directory.open_run(run).restore().evaluate()):
+        with pytest.raises(config.InputError, match=r'source\.sha256: \w+\.\.\. -> .*(\n.*)*text\.txt') as error:
+            read()
+        assert "The tokenizer of the run cannot read it: The character 'z'" in str(error.value)

@@ -68,8 +68,8 @@ VARIANTS = {
 }
 
 
-def check_equal(of, meshes):
-    (first, losses), *others = [train(of, sizes) for sizes in meshes]
+def check_equal(of, meshes, parts=PARTS):
+    (first, losses), *others = [train(of, sizes, parts) for sizes in meshes]
     assert [(first, losses)] * len(others) == others
     assert losses[-1] < losses[0] - 0.2  # It learned, so that equality means something.
     return losses
@@ -77,7 +77,7 @@ def check_equal(of, meshes):
 
 def test_one_device_and_four_give_the_same_bits_and_the_ordinary_loss():
     of = experiment(WITHOUT_DROPOUT)
-    found = check_equal(of, [{'data': 1}, {'data': 2, 'fsdp': 2}])
+    found = check_equal(of, [{'data': 1}, {'data': 2, 'fsdp': 2}], parts=4)
     _, expected = train(of, {'data': 1}, parts=None)
     # Float32 sums in another order: about 1e-7 a step, amplified over 20 updates.
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -57,7 +57,7 @@ def test_another_seed_is_another_run(undisturbed, tmp_path):
 def test_a_run_goes_on_on_another_mesh(undisturbed, tmp_path):
     """The sums of other devices are added in another order, so that floats differ in their last bits."""
     loop.train(tiny.experiment(), tmp_path, stop_after=10)
-    moved = config.vary(tiny.experiment(), {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2})
+    moved = config.vary(tiny.experiment(), {'mesh.fsdp': 2, 'mesh.tensor': 2})
     result = loop.train(moved, tmp_path)
     assert result.metrics == pytest.approx(undisturbed.metrics, rel=1e-5)
 

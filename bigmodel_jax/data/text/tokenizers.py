@@ -126,7 +126,7 @@ class CharacterTokenizer(Tokenizer):
             raise config.InputError(
                 f'The character {character!r} (U+{ord(character):04X}) is not among the {self.end} that the tokenizer '
                 'knows. Train it on text that holds it (trained_on), or use Bytes(). A run keeps the tokenizer that it '
-                'began with: if its data changed since, restore the data, or train in another --workdir.'
+                'began with, so that other text may need another --workdir.'
             )
         return ids.astype(np.int32)
 
