@@ -164,7 +164,7 @@ def _text_changes(experiment: Experiment, workdir: epath.Path) -> Iterator[str]:
     """A line for each text that is not as the newest session recorded it; without tokenizing it."""
     session = recorded(workdir)
     of_evaluations = session.get('evaluations', {})
-    known = [(experiment.data, session.get('data', {}), 'data')]
+    known: list[tuple[Any, Any, str]] = [(experiment.data, session.get('data', {}), 'data')]
     known += [
         (getattr(each, 'data', None), of_evaluations.get(each.name, {}), f'evaluation {each.name}')
         for each in experiment.evaluations
