@@ -9,12 +9,17 @@ from bigmodel_jax.data import batches
 SEEDS = 2**64
 
 
-def key(seed: int) -> jax.Array:
+def key(seed: int | jax.Array) -> jax.Array:
     """JAX's key of a seed: another for every seed. jax.random.key() alone keeps its lower 32 bits and drops the rest.
+
+    Args:
+      seed: or already its key, in a program of which the seed is an argument.
 
     Raises:
       InputError: it is no seed.
     """
+    if isinstance(seed, jax.Array):
+        return seed
     if not 0 <= seed < SEEDS:
         raise config.InputError(f'seed={seed}: use a whole number from 0 to 2^64 - 1.')
     high, low = divmod(int(seed), 2**32)

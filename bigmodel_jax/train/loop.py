@@ -43,6 +43,7 @@ def train(
     new_segment: bool = False,
     profile: profiling.Steps | None = None,
     callback: callbacks.Callback | None = None,
+    programs: step.RunPrograms = step.OWN_PROGRAMS,
 ) -> TrainingResult:
     """Trains `experiment` to its last step, resuming from the newest checkpoint in the work directory, if there is one.
 
@@ -53,6 +54,7 @@ def train(
       stop_after: stop with a checkpoint after this step; the same call without it resumes the run.
       wandb: also log to this project of Weights & Biases.
       profile: trace these steps, the first and the last, with jax.profiler into the folder profile/ of the directory.
+      programs: those of the session; see train/together for some that are compiled once for several runs.
       callback: is called with the metrics as they come, and may stop the session; see callbacks.Callback.
       new_segment: consents to an experiment or data that changes the coming training steps of the run in `directory`;
         they become a new segment of the run.
@@ -63,8 +65,8 @@ def train(
       Anomalous: a step went wrong, and `experiment.watch.anomalies` stops the run then; what it made is not saved.
     """
     directory = durable_files.directory(directory)
-    how: dict[str, Any] = {'stop_after': stop_after, 'wandb': wandb, 'new_segment': new_segment}
-    with services.opened(experiment, directory, **how, profile=profile, callback=callback) as opened:
+    how: dict[str, Any] = {'stop_after': stop_after, 'wandb': wandb, 'new_segment': new_segment, 'profile': profile}
+    with services.opened(experiment, directory, **how, callback=callback, programs=programs) as opened:
         session = Session(opened, stop_after=stop_after)
         with opened.services.watched():
             current, number, stopped_by = session.steps(opened.state, opened.position['step'])
@@ -98,7 +100,7 @@ class Session:
         experiment, tools, last, number = self.run.experiment, self.services, self.run.experiment.steps, start
         if (stopped_by := self._stopped_before(start)) is not None:
             return current, start, stopped_by
-        train_step = step.compile_step(experiment, self.run.spec, self.run.place)
+        train_step = self.run.programs.compile_step(experiment, self.run.spec, self.run.place)
         tools.hooks.at_start(start, current)
         while number < last:
             number += 1

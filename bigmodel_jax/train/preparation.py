@@ -23,7 +23,7 @@ from bigmodel_jax.models import model
 from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.run_directory import code, environment, identity, locking, segments, tracking, workdir
 from bigmodel_jax.storage import appending, durable_files
-from bigmodel_jax.train import continuing, early_stopping, initial_state, metrics, profiling, rollback, state
+from bigmodel_jax.train import continuing, early_stopping, initial_state, metrics, profiling, rollback, state, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class PreparedRun:
     changes: tuple[
         str, ...
     ] = ()  # With which a new segment of a run begins, a line each; see run_directory/segments.py.
+    programs: step.RunPrograms = step.OWN_PROGRAMS
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -176,13 +177,16 @@ def check(
     return changes
 
 
-def prepare_start(experiment: Experiment, directory: epath.Path, *, new_segment: bool = False) -> PreparedRun:
+def prepare_start(
+    experiment: Experiment, directory: epath.Path, *, new_segment: bool = False, programs: step.RunPrograms
+) -> PreparedRun:
     """prepare() for a session in a work directory; nothing is written there before everything is checked.
 
     Args:
-      new_segment: see loop.train().
+      new_segment, programs: see loop.train().
     """
     run = prepare(experiment, directory)
+    run = dataclasses.replace(run, spec=programs.specified(experiment, run.spec), programs=programs)
     same = processes.run_on_all(lambda: identity.check(run.identity, directory, experiment, consent=new_segment))
     other = processes.run_on_all(
         lambda: continuing.check_prepared(directory, experiment, run.spec, consent=new_segment)
@@ -260,6 +264,7 @@ def record_session(
             'mesh': run.place.sizes,
             'parameters': run.spec.parameters,
             **run.identity,
+            **run.programs.record,
         }
         session |= {'start': position['start']} if 'start' in position else {}
         workdir.add_session(directory, session, writer.write_file)

@@ -81,6 +81,7 @@ def opened(
     new_segment: bool,
     profile: profiling.Steps | None,
     callback: callbacks.Callback | None,
+    programs: step.RunPrograms,
 ) -> Iterator[Opened]:
     """Checks and opens everything for a session; the arguments are those of loop.train().
 
@@ -91,7 +92,7 @@ def opened(
     callbacks.check(callback)
     how: dict[str, Any] = {'stop_after': stop_after, 'wandb': wandb, 'new_segment': new_segment, 'profile': profile}
     changes = preparation.check(experiment, directory, **how)
-    run = preparation.prepare_start(experiment, directory, new_segment=new_segment)
+    run = preparation.prepare_start(experiment, directory, new_segment=new_segment, programs=programs)
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(preparation.open_workdir(experiment, directory))
         interrupt = stack.enter_context(preemption.listen(run.place))

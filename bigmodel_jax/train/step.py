@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from bigmodel_jax.train.state import StateSpec, TrainState
 PyTree = Any
 Batch = dict[str, jax.Array]
 Metrics = dict[str, Mean]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, 'Trace']]
 
 
 class Trace(NamedTuple):
@@ -33,7 +34,7 @@ class Trace(NamedTuple):
     certificate: jax.Array  # [4] uint32: what the batch was; see certificate().
 
 
-def key(seed: int, step: jax.Array | int) -> jax.Array:
+def key(seed: int | jax.Array, step: jax.Array | int) -> jax.Array:
     """The key from which all that is random in a step follows.
 
     Args:
@@ -109,9 +110,7 @@ def _norms(state: TrainState, grads: PyTree, spec: StateSpec) -> jax.Array:
     return fingerprints.norms(grads, fingerprints.stacked(spec.axes))
 
 
-def compile_step(
-    experiment: Experiment, spec: StateSpec, place: sharding.ShardingContext
-) -> Callable[[TrainState, Batch], tuple[TrainState, Trace]]:
+def compile_step(experiment: Experiment, spec: StateSpec, place: sharding.ShardingContext) -> TrainStep:
     """train_step() of `experiment`, jitted: shardings are explicit and the old state's memory is given to the new.
 
     With gradients.FixedOrder, it is what fixed_order makes of the same functions.
@@ -122,9 +121,26 @@ def compile_step(
     return jax.jit(step, donate_argnums=0, out_shardings=(spec.shardings, place.replicated))
 
 
+class RunPrograms:
+    """The programs that a session compiles for its run; train/together has some that several runs share."""
+
+    record: Mapping[str, Any] = {}  # What environment.json says of them.
+
+    def specified(self, experiment: Experiment, spec: StateSpec) -> StateSpec:
+        """The specification of the run, with the program that initializes its state."""
+        return spec
+
+    def compile_step(self, experiment: Experiment, spec: StateSpec, place: sharding.ShardingContext) -> TrainStep:
+        """The step of the run; see compile_step()."""
+        return compile_step(experiment, spec, place)
+
+
+OWN_PROGRAMS = RunPrograms()
+
+
 def _in_fixed_order(
     experiment: Experiment, spec: StateSpec, place: sharding.ShardingContext, method: FixedOrder
-) -> Callable[[TrainState, Batch], tuple[TrainState, Trace]]:
+) -> TrainStep:
     def part(state: TrainState, number: jax.Array, rows: Batch) -> tuple[PyTree, Outcome]:
         apply = Apply(spec.module, state.params, state.model_state)
         of_part = jax.random.fold_in(key(experiment.seed, state.step), number)
