@@ -44,6 +44,8 @@ def _scalar(name: str, stored: Any) -> Any:
         return fields.class_name(stored)
     if isinstance(stored, (list, dict)):
         return fields.brief(stored)
+    if not isinstance(stored, str):
+        return stored
     shown = fields.brief(stored, name.rpartition('.')[2])
     return stored if shown == repr(stored) else shown  # Of a secret, only that it is one.
 

@@ -4,6 +4,8 @@
 'Gated(hidden=256)'; `model.block.ffn.class` is the name of its class.
 """
 
+import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -117,11 +119,12 @@ def differing(experiments: Sequence[Fields]) -> list[str]:
     Where parts of different classes stand at one place, or one experiment has fields there that another has not, the
     whole part is named instead of its fields.
     """
-    structures = {tuple(each) for each in experiments}
+    structures = dict.fromkeys(map(tuple, experiments))
     parts = [{place for name in each for place in _places(name)} for each in structures]
     shared = set.intersection(*parts) if parts else set()
-    names = dict.fromkeys(name for each in experiments for name in each)
-    varied = [name for name in names if name.partition('.')[0] not in UNCOMPARED and _varies(name, experiments)]
+    names = dict.fromkeys(name for each in structures for name in each)
+    differ = _varied(experiments)
+    varied = [name for name in names if name in differ and name.partition('.')[0] not in UNCOMPARED]
     wholes = {_whole(name, shared) for name in varied} - {''}
     return list(dict.fromkeys(_topmost(name, wholes) for name in varied))
 
@@ -132,9 +135,17 @@ def _places(name: str) -> Iterator[str]:
     return ('.'.join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
-def _varies(name: str, experiments: Sequence[Fields]) -> bool:
-    first = experiments[0].get(name, MISSING)
-    return any((value := each.get(name, MISSING)) != first or type(value) is not type(first) for each in experiments)
+def _varied(experiments: Iterable[Fields]) -> set[str]:
+    """The names of the fields that have different values, or are not in all of them."""
+    firsts: dict[tuple[str, ...], Fields] = {}  # By the names of the fields, which most experiments share.
+    found: set[str] = set()
+    for each in experiments:
+        first = firsts.setdefault(tuple(each), each)
+        found.update(itertools.compress(each, map(operator.ne, first.values(), each.values())))
+    one, *others = firsts.values()
+    for other in others:
+        found.update(name for name in {**one, **other} if one.get(name, MISSING) != other.get(name, MISSING))
+    return found
 
 
 def _whole(name: str, shared: set[str]) -> str:

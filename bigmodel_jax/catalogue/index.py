@@ -9,7 +9,6 @@ they have that stamp, and only if its checksum holds. A damaged index is made an
 
 import contextlib
 import hashlib
-import json
 import os
 import pathlib
 import sqlite3
@@ -105,7 +104,7 @@ def _is_whole(row: tuple[Any, ...]) -> bool:
 
 
 def _checksum(entry: StoredEntry) -> int:
-    return zlib.crc32(json.dumps(entry).encode())
+    return zlib.crc32(entry.content.encode(), zlib.crc32(entry.stamp.encode()))
 
 
 # ---- where it is ----------------------------------------------------------------------------------------------------

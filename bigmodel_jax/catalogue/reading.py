@@ -38,6 +38,10 @@ def _read(path: epath.Path) -> catalogued_run.CataloguedRun:
     flat = fields.flatten(run.stored)
     environment, damage = run.environment, run.log_damage
     metrics = {name: _summary(run, name) for name in run.metric_names}
+    try:
+        segments = len(run.segments)
+    except durable_files.DamagedFile as error:  # It tells of earlier experiments, and not of this one.
+        segments, damage = None, [*damage, str(error)]
     state = catalogued_run.DAMAGED if damage and not run.records else _state(run.records)
     facts = {
         'name': run.name,
@@ -51,7 +55,7 @@ def _read(path: epath.Path) -> catalogued_run.CataloguedRun:
         'parameters': run.parameters,
         'digest': run.digest,
         'sessions': len(environment),
-        'segments': len(run.segments),
+        'segments': segments,
         'damage': damage
         if len(damage) <= SHOWN_DAMAGE
         else [*damage[:SHOWN_DAMAGE], f'And {len(damage) - SHOWN_DAMAGE:,} more.'],

@@ -21,7 +21,11 @@ class Segment(NamedTuple):
 
 
 def read(workdir: epath.Path) -> list[Segment]:
-    """The segments of a run, oldest first; none if the directory holds no run."""
+    """The segments of a run, oldest first; none if the directory holds no run.
+
+    Raises:
+      DamagedFile: a file is not as it was written.
+    """
     path = workdir / durable_files.EXPERIMENT
     if not durable_files.exists(path):
         return []
@@ -31,7 +35,15 @@ def read(workdir: epath.Path) -> list[Segment]:
         if durable_files.exists(workdir / durable_files.SEGMENTS)
         else [{'after': 0}]
     )
-    return [Segment(each['after'], each.get('experiment', current), tuple(each.get('changes', ()))) for each in stored]
+    try:
+        return [
+            Segment(int(each['after']), each.get('experiment', current), tuple(each.get('changes', ())))
+            for each in stored
+        ]
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise durable_files.DamagedFile(
+            f'{workdir / durable_files.SEGMENTS} is damaged: it is no list of segments. Restore it from a backup.'
+        ) from error
 
 
 def at(segments: Sequence[Segment], step: int) -> Segment:

@@ -4,9 +4,13 @@ import json
 import os
 import threading
 import time
+from typing import ClassVar
 
+import fsspec
 import pytest
 from catalogue import run_folder
+from etils import epath
+from fsspec.implementations import memory
 
 from bigmodel_jax import __main__, config
 from bigmodel_jax.catalogue import catalogue
@@ -175,8 +179,7 @@ def test_a_damaged_file_is_a_row_with_the_reason(tmp_path, capfd, file):
         assert {name for name, row in rows.items() if row['damage'] is None} == {'whole', *HARMLESS[file]}
         for name in ('garbage', 'fifo', 'link', 'folder'):
             assert file in rows[name]['damage'], rows[name]
-        if file in ('experiment.json', 'segments.json'):
-            assert rows['garbage']['state'] == 'damaged'
+        assert rows['garbage']['state'] == ('damaged' if file in ('experiment.json', 'metrics.jsonl') else 'finished')
     for arguments in ([], ['--format', 'json'], ['--format', 'csv'], ['--group', 'seed'], ['--tried', 'model']):
         assert main(str(tmp_path), *arguments) == 0
         assert 'Traceback' not in capfd.readouterr().err
@@ -235,3 +238,37 @@ def test_a_run_is_read_while_it_is_written(tmp_path):
 
 def test_the_verb_needs_no_jax():
     assert not verb.VERB.uses_jax
+
+
+# ---- object stores --------------------------------------------------------------------------------------------------
+
+
+class Bucket(memory.MemoryFileSystem):
+    """What stands for Google's servers, which no test reaches."""
+
+    protocol = ('gs', 'gcs')
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = ['']
+
+    def info(self, path, **kwargs):
+        found = super().info(path, **kwargs)
+        return found | ({'mtime': found['created']} if 'created' in found else {})
+
+
+def test_runs_in_an_object_store(tmp_path, monkeypatch):
+    fsspec.register_implementation('gcs', Bucket, clobber=True)
+    (tmp_path / 'gcsfs.py').touch()  # Whether the library is there is all that is asked of it.
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv('BIGMODEL_JAX_CACHE', str(tmp_path / 'cache'))
+    local = run_folder.write(tmp_path / 'local' / 'run')
+    run_folder.write(tmp_path / 'local' / 'deep' / 'er', seed=1)
+    for path in [path for path in (tmp_path / 'local').rglob('*') if path.is_file()]:
+        (epath.Path('gs://bucket/runs') / path.relative_to(tmp_path / 'local')).write_bytes(path.read_bytes())
+    expected = catalogue.find_runs(local.parent).records()
+    for _ in range(2):
+        found = catalogue.find_runs('gs://bucket/runs')
+        rows = [{**row, 'path': row['path'].replace('gs://bucket/runs', str(local.parent))} for row in found.records()]
+        assert rows == expected
+    assert 'is in an object store, so its index is' in found.notes[0]
+    (epath.Path('gs://bucket/runs') / 'run' / 'experiment.json').write_text('{')
+    assert by_name('gs://bucket/runs')['run']['state'] == 'damaged'
