@@ -153,7 +153,8 @@ def order(each: Any) -> tuple[int, Any]:
 def defaults(runs: Sequence[CataloguedRun]) -> list[str]:
     """Path, state and step; the fields in which the runs differ; and the metrics they are judged by."""
     stored = [run.fields for run in runs if run.fields]
-    differing = fields.differing(stored) if stored else []
+    # The column of the step shows how many there are to be.
+    differing = [name for name in fields.differing(stored) if name != 'steps'] if stored else []
     metrics = main_metrics(runs)
     evaluated = [name for name in metrics if '/' in name] or metrics
     shown = [*differing, *evaluated[:SHOWN_METRICS]]

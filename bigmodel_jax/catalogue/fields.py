@@ -68,17 +68,14 @@ def _with_lists(node: Any) -> Any:
     return list(inner.values()) if inner and list(inner) == [str(i) for i in range(len(inner))] else inner
 
 
-def brief(value: Any, name: str = '', *, leave_out: frozenset[str] = frozenset()) -> str:
+def brief(value: Any, name: str = '') -> str:
     """A part as it is written in an experiment file: 'Gated(hidden=256, activation=Silu())'.
 
     Args:
       name: of the field; the value of one that is named like a secret is not shown.
-      leave_out: fields of the part itself that are not shown; '...' stands for them.
     """
     if isinstance(value, dict):
-        shown = [f'{key}={brief(item, key)}' for key, item in value.items() if key not in (CLASS, *leave_out)]
-        if leave_out.intersection(value):
-            shown.append('...')
+        shown = [f'{key}={brief(item, key)}' for key, item in value.items() if key != CLASS]
         return f'{class_name(value.get(CLASS, ""))}({", ".join(shown)})'
     if isinstance(value, list):
         return f'({", ".join(brief(item, name) for item in value)}{"," if len(value) == 1 else ""})'
@@ -100,17 +97,24 @@ def briefly(parts: Sequence[Any], limit: int) -> list[str]:
     found = []
     for each in parts:
         text = brief(each)
-        found.append(text if len(text) <= limit else _distinct(each, parts))
+        found.append(text if len(text) <= limit else _distinct(each, parts) or text)
     return found
 
 
-def _distinct(value: Any, parts: Sequence[Any]) -> str:
+def _distinct(value: Any, parts: Sequence[Any], name: str = '') -> str:
+    """A part with the fields that tell it from others of its class; '' if there are none."""
     if not isinstance(value, dict):
-        return brief(value)
+        return brief(value, name)
     others = [each for each in parts if isinstance(each, dict) and each.get(CLASS) == value.get(CLASS)]
-    same = {name for name, item in value.items() if all(each.get(name, MISSING) == item for each in others)} - {CLASS}
-    # One of a kind: nothing tells it from others of its class.
-    return brief(value, leave_out=frozenset(same)) if len(same) < len(value) - (CLASS in value) else brief(value)
+    shown, own = [], [field for field in value if field != CLASS]
+    for field in own:
+        there = [each.get(field, MISSING) for each in others]
+        if any(each != value[field] for each in there):
+            inner = _distinct(value[field], there, field)
+            shown.append(f'{field}={inner or class_name(value[field].get(CLASS, "")) + "(...)"}')
+    if not shown and own:
+        return ''
+    return f'{class_name(value.get(CLASS, ""))}({", ".join([*shown, *(["..."] if len(shown) < len(own) else [])])})'
 
 
 def differing(experiments: Sequence[Fields]) -> list[str]:

@@ -11,7 +11,7 @@ from bigmodel_jax.catalogue.catalogued_run import CataloguedRun
 from bigmodel_jax.console import quantities, terminal
 
 GAP = '  '
-WIDEST, WIDEST_PART, WIDEST_PATH = 32, 40, 44  # Characters of a cell, where the columns were not asked for.
+WIDEST, WIDEST_PATH = 28, 36  # Characters of a cell, where the columns were not asked for.
 SHORT_COMMIT = 10
 NAMED = 8  # Columns that a note lists.
 ALWAYS = 3  # Path, state and step come before all others.
@@ -76,14 +76,14 @@ def tried(field: str, found: Sequence[outcomes.TriedValue]) -> list[str]:
     parts = any(isinstance(each.value, dict | list) for each in found)
     texts = fields.briefly([each.value for each in found], WIDEST) if parts else [each.text for each in found]
     right = all(isinstance(each.value, int | float) for each in found)
-    made = [Column(field, [_short(_safe(text), WIDEST_PART, tail=False) for text in texts], right)]
+    made = [Column(field, [_short(_safe(text), WIDEST_PATH, tail=False) for text in texts], right)]
     made += [Column(name, [str(getattr(each, name)) for each in found], True) for name in ('runs', 'finished')]
     if found[0].metric is None:
         return _lines(made)
     spreads = [each.outcome for each in found]
     paths = [each.best_run for each in spreads if each.best_run is not None]
     above = _common_directory(paths)
-    best = ['' if each.best_run is None else _below(each.best_run, above) for each in spreads]
+    best = [_short(_below(each.best_run or '', above), WIDEST_PATH, tail=True) for each in spreads]
     heading = [f'runs below {terminal.printable(above)}:'] if above else []
     return [*heading, *_lines([*made, *_spread(found[0].metric, spreads), Column('best run', best, False)])]
 
@@ -144,10 +144,13 @@ def _with(name: str, runs: Sequence[CataloguedRun]) -> CataloguedRun:
 
 
 def _short(text: str, limit: int, *, tail: bool) -> str:
-    """A text that is cut to so many characters: at its end, or of a path at its beginning."""
+    """A text that is cut to so many characters: at its end, or of a path at its beginning, before a name."""
     if cells.cell_len(text) <= limit:
         return text
-    return '…' + text[-(limit - 1) :] if tail else cells.set_cell_size(text, limit - 1) + '…'
+    if not tail:
+        return cells.set_cell_size(text, limit - 1) + '…'
+    kept = text[-(limit - 1) :]
+    return '…' + kept[max(kept.find('/'), 0) :]
 
 
 def _below(path: str, above: str) -> str:

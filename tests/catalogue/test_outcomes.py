@@ -81,6 +81,23 @@ def test_parts_are_compared_as_wholes(tmp_path):
         catalogue.find_runs(tmp_path).tried('model.block.fnn')
 
 
+def test_long_parts_are_told_apart():
+    norms = [{'class': f'm:{name}', 'epsilon': 1e-6, 'scaled': True} for name in ('LayerNorm', 'RmsNorm')]
+    parts = [{'class': 'm:Pre', 'norm': norm, 'dropout': 0.1} for norm in (*norms, {'class': 'm:NoNorm'})]
+    parts += [
+        {'class': 'm:Pre', 'norm': {**norms[0], 'epsilon': 1e-5}, 'dropout': 0.1},
+        {'class': 'm:Post', 'dropout': 0},
+    ]
+    assert fields.briefly(parts, 10) == [
+        'Pre(norm=LayerNorm(epsilon=1e-06, ...), ...)',
+        'Pre(norm=RmsNorm(...), ...)',
+        'Pre(norm=NoNorm(), ...)',
+        'Pre(norm=LayerNorm(epsilon=1e-05, ...), ...)',
+        'Post(dropout=0)',
+    ]
+    assert fields.briefly(parts, 100)[1] == 'Pre(norm=RmsNorm(epsilon=1e-06, scaled=True), dropout=0.1)'
+
+
 def test_a_flattened_experiment_is_put_together_again():
     stored = run_folder.experiment()
     flat = fields.flatten(stored)
