@@ -14,6 +14,7 @@ PATHS = (
     'RUN_B',
     'SRC',
     'DST',
+    'ROOT',
 )  # Files.
 
 

@@ -1,7 +1,13 @@
 """Which directories are runs, and what is known of each, whatever lies there."""
 
+import copy
+import functools
 import json
+import math
+import operator
 import os
+import random
+import shutil
 import threading
 import time
 from typing import ClassVar
@@ -17,6 +23,7 @@ from bigmodel_jax.catalogue import catalogue
 from bigmodel_jax.cli import runs as verb
 from bigmodel_jax.run_directory import event_log, locking
 from bigmodel_jax.runs import directory
+from bigmodel_jax.storage import lines
 
 
 def main(*arguments):
@@ -183,6 +190,46 @@ def test_a_damaged_file_is_a_row_with_the_reason(tmp_path, capfd, file):
     for arguments in ([], ['--format', 'json'], ['--format', 'csv'], ['--group', 'seed'], ['--tried', 'model']):
         assert main(str(tmp_path), *arguments) == 0
         assert 'Traceback' not in capfd.readouterr().err
+
+
+WRONG = (None, 'x', -1, 1.5, [], {}, [[]], {'class': 7}, 10**400, '\ud800', True, math.nan, '\x00', {'a': {'b': 1}})
+
+
+def places(node, path=()):
+    """Every place in JSON data."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in items:
+        yield (*path, name)
+        yield from places(value, (*path, name))
+
+
+def test_no_wrong_value_anywhere_breaks_a_list(tmp_path, capfd):
+    """A value is replaced by another in each of many runs, and the checksum of its line holds."""
+    draw = random.Random(0)
+    whole = run_folder.write(tmp_path / 'whole')
+    session, (record, *_) = {'after': 0, 'changes': []}, run_folder.history(1.0)[2:]
+    for number in range(40):
+        run = shutil.copytree(whole, tmp_path / f'{number}')
+        file = ('experiment.json', 'environment.json', 'segments.json', event_log.FILE, 'lock.json')[number % 5]
+        lock = {'id': 'a', 'machine': None, 'pid': 1, 'process_started': '1'}
+        other = {'segments.json': [session], event_log.FILE: record, 'lock.json': lock}
+        data = copy.deepcopy(other[file]) if file in other else json.loads((run / file).read_text())
+        *above, last = draw.choice(list(places(data)))
+        functools.reduce(operator.getitem, above, data)[last] = draw.choice(WRONG)
+        text = json.dumps(data)
+        (run / file).write_text(f'{lines.seal(text)}\n' if file == event_log.FILE else text)
+        run_folder.settle(run)
+    first = by_name(tmp_path)
+    assert set(first) == {'whole', *map(str, range(40))}
+    assert first['whole']['damage'] is None
+    for arguments in (
+        ['--sort', 'seed,name,steps'],
+        ['--group', 'name,model'],
+        ['--tried', 'data'],
+        ['--format', 'json'],
+    ):
+        assert main(str(tmp_path), *arguments) == 0
+        assert capfd.readouterr().err == ''
 
 
 def test_a_directory_that_cannot_be_listed_is_a_note(tmp_path, monkeypatch):
