@@ -6,6 +6,7 @@ runs.grouped(['model.layers'])
 pandas.DataFrame(runs.records())
 """
 
+import contextlib
 import html
 import os
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,10 @@ from typing import Any
 
 from etils import epath
 
+from bigmodel_jax import config
 from bigmodel_jax.catalogue import catalogued_run, columns, expressions, index, outcomes, refreshing, tables, walking
 from bigmodel_jax.catalogue.catalogued_run import CataloguedRun
+from bigmodel_jax.storage import durable_files
 
 
 class Catalogue:
@@ -102,7 +105,7 @@ class Catalogue:
         return [columns.metric_name(self.runs, name) for name in names]
 
     def __repr__(self) -> str:
-        return '\n'.join([*tables.listing(self.runs, width=100), f'{len(self):,} runs'])
+        return '\n'.join([*tables.listing(self.runs, width=100), tables.count(len(self))])
 
     def _repr_html_(self) -> str:
         names = self.default_columns()
@@ -124,15 +127,30 @@ def find_runs(*roots: epath.PathLike, rebuild: bool = False, say: refreshing.Say
       say: told before something takes long.
 
     Raises:
-      InputError: a root is not there, or is no directory.
+      InputError: a root is not there, is no directory, or is in a store that cannot be reached.
     """
     visited: set[Any] = set()
     found: list[CataloguedRun] = []
     notes: list[str] = []
     for root in roots or ('runs',):
-        walk = walking.find(os.fspath(root), visited)
-        is_run = any(each.relative == '.' for each in walk.runs)
-        kept = index.beside(os.fspath(root), catalogued_run.VERSION, is_run=is_run)
-        found += refreshing.refresh(walk.runs, kept, rebuild=rebuild, say=say)
+        with _reaching(os.fspath(root)):
+            walk = walking.find(os.fspath(root), visited)
+            is_run = any(each.relative == '.' for each in walk.runs)
+            kept = index.beside(os.fspath(root), catalogued_run.VERSION, is_run=is_run)
+            found += refreshing.refresh(walk.runs, kept, rebuild=rebuild, say=say)
         notes += [*walk.problems, *kept.notes]
     return Catalogue(found, notes)
+
+
+@contextlib.contextmanager
+def _reaching(root: str) -> Iterator[None]:
+    """Within this context an object store that cannot be reached is an InputError."""
+    try:
+        yield
+    except config.InputError:
+        raise
+    except Exception as error:
+        if not durable_files.is_remote(root):
+            raise
+        # The library of each store has errors of its own, such as for want of credentials.
+        raise config.InputError(f'{root} cannot be read: {durable_files.brief(error)}.') from error

@@ -58,6 +58,12 @@ def listing(runs: Sequence[CataloguedRun], names: Sequence[str] | None = None, *
     return [*heading, *_lines([made[name] for name in wanted if name in chosen]), *_note(left)]
 
 
+def count(shown: int, total: int | None = None) -> str:
+    """'20 runs', '1 run', or '3 of 20 runs'."""
+    of = '' if total is None or total == shown else f' of {total:,}'
+    return f'{shown:,}{of} run{"" if shown == 1 and not of else "s"}'
+
+
 def groups(found: Sequence[outcomes.RunGroup]) -> list[str]:
     """The lines of a table of groups of runs."""
     if not found:

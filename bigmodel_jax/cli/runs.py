@@ -116,7 +116,7 @@ def _listed(shown: 'Catalogue', total: int, options: argparse.Namespace) -> str:
         return _exported(options, shown.records(chosen), chosen)
     lines = tables.listing(shown.runs, names, width=terminal.Console().width)
     if shown.runs:
-        lines.append(f'{len(shown):,} runs' if len(shown) == total else f'{len(shown):,} of {total:,} runs')
+        lines.append(tables.count(len(shown), total))
     damaged = [run.facts for run in shown.runs if run.facts.get('damage')]
     lines += [tables.damage(facts) for facts in damaged[:SHOWN_DAMAGE]]
     if len(damaged) > SHOWN_DAMAGE:

@@ -297,13 +297,18 @@ class Bucket(memory.MemoryFileSystem):
     store: ClassVar[dict] = {}
     pseudo_dirs: ClassVar[list] = ['']
 
+    problem: ClassVar[Exception | None] = None
+
     def info(self, path, **kwargs):
+        if Bucket.problem is not None:
+            raise Bucket.problem
         found = super().info(path, **kwargs)
         return found | ({'mtime': found['created']} if 'created' in found else {})
 
 
 def test_runs_in_an_object_store(tmp_path, monkeypatch):
     fsspec.register_implementation('gcs', Bucket, clobber=True)
+    monkeypatch.setattr(Bucket, 'problem', None)
     (tmp_path / 'gcsfs.py').touch()  # Whether the library is there is all that is asked of it.
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv('BIGMODEL_JAX_CACHE', str(tmp_path / 'cache'))
@@ -319,3 +324,6 @@ def test_runs_in_an_object_store(tmp_path, monkeypatch):
     assert 'is in an object store, so its index is' in found.notes[0]
     (epath.Path('gs://bucket/runs') / 'run' / 'experiment.json').write_text('{')
     assert by_name('gs://bucket/runs')['run']['state'] == 'damaged'
+    Bucket.problem = LookupError('no credentials')  # Libraries of stores have errors of their own.
+    with pytest.raises(config.InputError, match='gs://bucket/runs cannot be read: no credentials'):
+        catalogue.find_runs('gs://bucket/runs')
