@@ -118,22 +118,28 @@ class Independent:
         x, y = (np.array([values[seed] for seed in sorted(values)], float) for values in (arm, baseline))
         a, b = x[np.isfinite(x)], y[np.isfinite(y)]
         estimate = estimates.independent(a, b, self.known_sd) if a.size and b.size else None
-        noise = None
-        if self.known_sd is not None:
-            noise = power.Noise(self.known_sd * np.sqrt(2), np.inf)
-        elif min(a.size, b.size) > 1:
-            u, v = a.var(ddof=1), b.var(ddof=1)
-            noise = power.Noise(np.sqrt(u + v), (u + v) ** 2 / (u**2 + v**2) if u + v > 0 else 1.0)
         return MeasuredDifference(
             seeds=tuple(seed for seed in sorted(arm) if np.isfinite(arm[seed])),
             counts=(a.size, b.size),
             left_out=(),
             estimate=estimate,
-            noise=noise,
+            noise=independent_noise(a, b) if self.known_sd is None else power.Noise(self.known_sd * np.sqrt(2), np.inf),
             bootstrap=_bootstrap(estimate, a, b, confidence=confidence),
             rank_p=nonparametric.rank_groups(worst(x, direction), worst(y, direction)),
             pairing=None,
         )
+
+
+def independent_noise(arm: np.ndarray, baseline: np.ndarray) -> power.Noise | None:
+    """The noise of the difference of two means of n independent runs each, from [n1] and [n2] runs.
+
+    Its degrees of freedom are those of Welch for n runs each, (n - 1) (s1^2 + s2^2)^2 / (s1^4 + s2^4). None if one has
+    fewer than 2 runs.
+    """
+    if min(arm.size, baseline.size) < 2:
+        return None
+    a, b = arm.var(ddof=1), baseline.var(ddof=1)
+    return power.Noise(np.sqrt(a + b), (a + b) ** 2 / (a**2 + b**2) if a + b > 0 else 1.0)
 
 
 def worst(values: np.ndarray, direction: metric.Direction) -> np.ndarray:

@@ -193,6 +193,24 @@ def test_the_detectable_effect_is_found_with_power_0_8():
         assert power.power(effect / 0.3, estimate.dof, level=0.01, noise_dof=estimate.noise_dof) == pytest.approx(0.8)
 
 
+def test_ranks_agree_with_scipy():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 5, 12):
+        x, y = rng.normal(size=(2, n)), rng.normal(size=n + 3)
+        assert nonparametric.rank_differences(x[0]) == pytest.approx(stats.wilcoxon(x[0], method='exact').pvalue)
+        reference = stats.mannwhitneyu(x[0], y, method='exact').pvalue
+        assert nonparametric.rank_groups(x[0], y) == pytest.approx(reference)
+    # Ties, against every permutation. More runs than are enumerated have the normal distribution.
+    x, y = np.array([1.0, 2, 2, 3]), np.array([2.0, 3, 3, 4, 5])
+    every = stats.PermutationMethod(n_resamples=np.inf)
+    assert nonparametric.rank_groups(x, y) == pytest.approx(stats.mannwhitneyu(x, y, method=every).pvalue)
+    x = rng.normal(size=600) + 0.05
+    assert nonparametric.rank_differences(x) == stats.wilcoxon(x, method='asymptotic').pvalue
+    exact, normal = nonparametric.rank_differences(x[:500]), stats.wilcoxon(x[:500], method='asymptotic').pvalue
+    assert exact == pytest.approx(normal, rel=0.01)
+    assert nonparametric.rank_groups(x[:60], x[60:]) == stats.mannwhitneyu(x[:60], x[60:], method='asymptotic').pvalue
+
+
 def test_ranks_with_ties_are_judged_by_all_signs():
     assert nonparametric.rank_differences(np.ones(6)) == 2 / 2**6
     assert nonparametric.rank_differences(np.array([1.0, 1.0, -1.0, 2.0, 0.0])) == 8 / 2**4, (

@@ -1,0 +1,107 @@
+"""The statistics of sweeps on simulated sweeps and on 271 public runs: what is promised of them, measured.
+
+Prints every figure, and ends with status 1 if a promise is not kept. Without --all, a tenth of
+the draws where they take time: of resampled seeds and of replays.
+
+Example: python scripts/benchmark/sweep_statistics.py --all
+"""
+
+import argparse
+import pathlib
+import platform
+import sys
+import time
+
+import numpy as np
+import scipy
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / 'tests'))
+
+from bigmodel_jax.sweeps.statistics import halving
+from sweeps.statistics import simulated, track3
+
+BROKEN: list[str] = []
+
+
+def promise(kept: bool, what: str) -> str:
+    """'' for a promise that was kept; otherwise it is noted, and the line says so."""
+    if not kept:
+        BROKEN.append(what)
+    return '' if kept else f'   <- {what}'
+
+
+def simulations(sweeps: int) -> None:
+    """Coverage and false verdicts by noise and number of seeds."""
+    print(f'\n{sweeps:,} simulated sweeps of 4 arms (two without an effect, 0.5 and -2 of the noise of a run)')
+    print('noise             seeds  t covers  bootstrap covers  false: all null, half null  large effect found')
+    for noise in simulated.NOISES:
+        for seeds in (3, 5, 10):
+            found = simulated.rates(noise, sweeps=sweeps, seeds=seeds)
+            kept = ''
+            if noise is simulated.normal:
+                kept += promise(abs(found.coverage - 0.95) <= 0.015, 'coverage within 95 +- 1.5%')
+            if noise is not simulated.skewed_arms_only:
+                kept += promise(max(found.false_of_nulls, found.false_of_mixed) <= 0.05, 'false verdicts <= 5%')
+            print(
+                f'{noise.__name__:17} {seeds:5}  {found.coverage:8.1%}  {found.bootstrap:16.1%}  '
+                f'{found.false_of_nulls:15.1%}  {found.false_of_mixed:9.1%}  {found.found:18.1%}{kept}'
+            )
+
+
+def halves(splits: int) -> None:
+    """Random halves of the seeds of one submission."""
+    print(f'\nhalves of one submission called different, of {splits:,} splits')
+    print('submission                                     n  ours   with the degrees of freedom of Welch')
+    for (name, _), values in track3.finals(8).items():
+        ours = track3.splits_called_different(values, splits)
+        welch = track3.splits_called_different(values, splits, welch=True)
+        kept = promise(ours <= 0.05, 'at most 5% of the splits')
+        print(f'{name[:44]:44} {values.size:3} {ours:6.1%} {welch:6.1%}{kept}')
+
+
+def needed(draws: int) -> None:
+    """Seeds needed, computed and found by resampling."""
+    pairs = track3.seeds_needed(3, 60, draws=draws)
+    ratios = np.array([found.computed / found.resampled for found in pairs.values()])
+    kept = promise(bool(np.all((ratios <= 1.5) & (ratios >= 1 / 1.5))), 'within a factor of 1.5')
+    print(f'\nseeds needed, computed / found by resampling, {len(pairs)} pairs of submissions that need 3 to 60:')
+    print(f'median {np.median(ratios):.2f}, from {ratios.min():.2f} to {ratios.max():.2f}{kept}')
+    few = track3.from_few(draws)
+    inside = np.mean((few <= 1.5) & (few >= 1 / 1.5))
+    low, middle, high = np.quantile(few, [0.1, 0.5, 0.9], method='inverted_cdf')
+    print(f'from 5 seeds of each: within 1.5 in {inside:.0%}; 80% from {low:.2f} to {high:.2f}, median {middle:.2f}')
+
+
+def replays(draws: int) -> None:
+    """Early stopping on the curves."""
+    for steps, of in ((None, 'each submission to the end of its own schedule'), (2_900, 'the first 2,900 steps')):
+        print(f'\nearly stopping, {draws} draws each, {of}')
+        print('catch_up  arms  seeds  best arm stopped  steps saved  arms stopped')
+        for rule in (halving.SuccessiveHalving(), halving.SuccessiveHalving(catch_up=0)):
+            for arms in (2, 4, 8):
+                for seeds in (3, 5):
+                    found = track3.replay(rule, steps=steps, arms=arms, seeds=seeds, draws=draws)
+                    kept = promise(not rule.catch_up or found.wrong <= 0.05, 'best arm stopped in at most 5%')
+                    print(
+                        f'{rule.catch_up:8} {arms:5} {seeds:6}  {found.wrong:16.1%}  {found.saved:11.1%}'
+                        f'  {found.stopped:12.1%}{kept}'
+                    )
+
+
+def main() -> int:
+    """Runs all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--all', action='store_true', help='as many draws as the promises are made for')
+    part = 1 if parser.parse_args().all else 10
+    start = time.perf_counter()
+    print(f'Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}')
+    simulations(20_000)
+    halves(2_000)
+    needed(2_000 // part)
+    replays(300 // part)
+    print(f'\n{time.perf_counter() - start:.0f} s. ' + (f'Not kept: {sorted(set(BROKEN))}' if BROKEN else 'All kept.'))
+    return 1 if BROKEN else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
