@@ -28,7 +28,7 @@ VALUES = {
     'deep': {0: 1.90, 1: 2.01, 2: 1.84, 3: 1.95, 4: 1.91},
     'other_rate': {0: 2.03, 1: 2.05, 2: 1.99, 3: 2.00, 4: 2.06},
 }
-FILES = ('report.html', 'table.md', 'table.tex', 'results.json', 'results.csv')
+FILES = ('report.html', 'figure.svg', 'table.md', 'table.tex', 'results.json', 'results.csv')
 
 
 @pytest.fixture(scope='module')
@@ -143,11 +143,15 @@ def test_a_crafted_name_is_only_text(finished: sweep_directory.SweepDirectory) -
     tags = Tags()
     tags.feed(page.render(found))
     assert 'script' not in tags.tags
-    assert all(re.match(r'(trials/[\w.,=+%-]+/|table\.|results\.)', link) for link in tags.links)
+    assert all(re.match(r'(trials/[\w.,=+%-]+/|table\.|results\.|figure\.)', link) for link in tags.links)
     table = tables.comparisons(found)
     latex, markdown = markup.latex([table]), markup.markdown([table])
     assert r'\input' not in latex
     assert r'\$x\_1\$ \& \textbackslash{}input\{' in latex
+    bare = re.sub(r'\\[a-z]+ ?|\\[&%$#_{}\\]', '', latex)  # Without commands and escaped characters.
+    assert bare.count('{') == bare.count('}')
+    rows = [line for line in bare.splitlines() if 'script' in line and 'caption' not in line]
+    assert [line.count('&') for line in rows] == [len(table.columns) - 1]
     assert '<script' not in markdown.replace(r'\<', '')
     assert all(line.count('|') - line.count(r'\|') in (0, 7) for line in markdown.splitlines())
     assert '\x1b' not in latex + markdown

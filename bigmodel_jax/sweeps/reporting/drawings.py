@@ -1,15 +1,16 @@
 """The geometry of a sweep's charts, as numbers that a template draws: bands, effects, levels of fields."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from bigmodel_jax.report import curves
 from bigmodel_jax.report.curves import Axis, Tick
-from bigmodel_jax.sweeps.reporting import formats, tables
+from bigmodel_jax.sweeps.reporting import formats
 from bigmodel_jax.sweeps.reporting.answer import ArmResult, SweepAnswer
+from bigmodel_jax.sweeps.reporting.effects import ShownEffect
 from bigmodel_jax.sweeps.statistics import estimates
 
 STYLES = 8  # Of lines: colour and dashes together tell arms apart; further arms begin again.
@@ -51,21 +52,18 @@ class LinesDrawing(NamedTuple):
 
 
 class ForestRow(NamedTuple):
-    """An arm in the forest plot: its effect with the interval; `low` is nan where there is none."""
+    """An effect in the forest plot; `low` and `high` are nan where it has no interval."""
 
-    arm: str
+    effect: ShownEffect
+    numbers: str
     y: float
     at: float
     low: float
     high: float
-    look: str
-    numbers: str
-    finding: str
-    title: str
 
 
 class ForestDrawing(NamedTuple):
-    """Effects of all arms on one axis; `better` is 'left' or 'right'."""
+    """Effects on one axis; `better` is 'left' or 'right'."""
 
     frame: Frame
     zero: float
@@ -121,11 +119,12 @@ def bands(answer: SweepAnswer, *, width: float, height: float) -> LinesDrawing |
     return _lines(found, title=title, x_title='step', size=(width, height), bars=False)
 
 
-def sensitivity(answer: SweepAnswer, path: str, arms: Sequence[tuple[float, ArmResult]]) -> LinesDrawing | None:
-    """The metric over the values of a numeric field."""
-    at, values = np.array([x for x, _ in arms]), [list(arm.values.values()) for _, arm in arms]
+def sensitivity(answer: SweepAnswer, path: str, arms: Mapping[float, ArmResult]) -> LinesDrawing | None:
+    """The metric over the values of a numeric field, value -> arm."""
+    at = sorted(arms)
+    curve = summarised(path, np.array(at, float), [list(arms[value].values.values()) for value in at])
     title = f'{answer.about.metric} by {path}'
-    return _lines({0: summarised(path, at, values)}, title=title, x_title=path, size=(450.0, 240.0), bars=True)
+    return _lines({0: curve}, title=title, x_title=path, size=(450.0, 240.0), bars=True)
 
 
 def _lines(
@@ -136,7 +135,7 @@ def _lines(
     if not len(values):
         return None
     width, height = size
-    left, right, top, bottom = 52.0, width - 12.0, 10.0, height - 40.0
+    left, right, top, bottom = 52.0, width - 18.0, 10.0, height - 40.0
     places = np.concatenate([each.at for each in found.values()])
     log_y = bool(values.min() > 0 and values.max() > curves.LOG_RATIO * np.median(values))
     y_axis = Axis(*curves.value_range(values, log_y), bottom, top, log_y)
@@ -200,36 +199,31 @@ def _area(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
     return ''.join([*there, *back, 'Z'])
 
 
-def forest(answer: SweepAnswer, *, width: float, narrow: bool) -> ForestDrawing | None:
-    """The difference of each arm from the baseline with its interval; None where nothing can be compared yet."""
-    known = [(arm, found) for arm, found in answer.compared if math.isfinite(found.difference)]
-    if not known:
+def forest(
+    shown: Sequence[ShownEffect], answer: SweepAnswer, *, title: str, width: float, narrow: bool
+) -> ForestDrawing | None:
+    """Effects with their intervals on one axis; None if there are none."""
+    if not shown:
         return None
-    places = formats.decimals(answer)
-    ends = [end for _, found in known for end in (found.difference, *found.interval) if math.isfinite(end)]
+    ends = [end for each in shown for end in (each.difference, *each.interval) if math.isfinite(end)]
     low, high = min(0.0, *ends), max(0.0, *ends)
     margin = 0.05 * (high - low) or 1.0
-    numbers = max(len(formats.difference(found, places)) for _, found in known)
-    names = max(len(arm.arm) for arm, _ in known)
+    places = formats.decimals(answer)
+    numbers = [f'{formats.spread(each.difference, each.interval, places)} {each.finding}' for each in shown]
     step, first = (54.0, 34.0) if narrow else (34.0, 22.0)
-    left = 12.0 if narrow else min(CHARACTER * names + 22.0, 0.3 * width)
-    right = width - 12.0 if narrow else width - CHARACTER * numbers - 20.0
-    bottom = first + step * (len(known) - 1) + 24.0
+    left = 12.0 if narrow else min(CHARACTER * max(len(each.label) for each in shown) + 26.0, 0.3 * width)
+    right = width - 12.0 if narrow else width - CHARACTER * max(map(len, numbers)) - 20.0
+    bottom = first + step * (len(shown) - 1) + 24.0
     axis = Axis(low - margin, high + margin, left, right, log=False)
 
     def place(value: float) -> float:
         return round(float(axis.place(np.array(value))), 1) if math.isfinite(value) else math.nan
 
-    rows = [
-        ForestRow(
-            arm=arm.arm, y=first + step * index, at=place(found.difference), low=place(found.interval.low),
-            high=place(found.interval.high), look=tables.LOOKS.get(found.finding, 'open'),
-            numbers=formats.difference(found, places), finding=tables.finding(found), title=found.verdict,
-        )
-        for index, (arm, found) in enumerate(known)
-    ]  # fmt: skip
+    rows = tuple(
+        ForestRow(each, text, first + step * i, place(each.difference), *map(place, each.interval))
+        for i, (each, text) in enumerate(zip(shown, numbers))
+    )
     ticks = tuple(_tick(axis, value) for value in curves.ticks(axis, 4 if narrow else 6))
     frame = Frame(width, bottom + 44.0, left, right, 8.0, bottom, ticks, ())
     better = 'left' if answer.about.direction == 'lower' else 'right'
-    title = f'difference of {answer.about.metric} from {answer.about.baseline}'
-    return ForestDrawing(frame, place(0.0), better, tuple(rows), narrow, title)
+    return ForestDrawing(frame, place(0.0), better, rows, narrow, title)

@@ -35,10 +35,12 @@ def value(arm: Mapping[str, Any], path: str) -> object:
 
 
 def shown(found: object) -> str:
-    """A value of a field for a reader: 0.001, True, RmsNorm."""
-    if isinstance(found, Mapping) and config.CLASS_KEY in found:
-        return re.split('[.:]', str(found[config.CLASS_KEY]))[-1]
-    return str(found)
+    """A value of a field for a reader: 0.001, True, PostNorm(norm=RmsNorm)."""
+    if not isinstance(found, Mapping) or config.CLASS_KEY not in found:
+        return str(found)
+    parts = [f'{name}={shown(each)}' for name, each in found.items() if isinstance(each, Mapping)]
+    name = re.split('[.:]', str(found[config.CLASS_KEY]))[-1]
+    return f'{name}({", ".join(parts)})' if parts else name
 
 
 def is_number(found: object) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bigmodel_jax.console import quantities
 from bigmodel_jax.sweeps.reporting.answer import SweepAnswer, TrialResult
-from bigmodel_jax.sweeps.statistics import comparison
+from bigmodel_jax.sweeps.statistics import estimates
 
 MINUS, TIMES, PLUS_MINUS = '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN}', '\N{PLUS-MINUS SIGN}'
 UNKNOWN = '\N{EN DASH}'  # Where there is no number.
@@ -50,15 +50,15 @@ def mean(value: float, deviation: float, places: int) -> str:
     return f'{number(value, places)}{spread}'
 
 
-def interval(found: comparison.ArmComparison, places: int) -> str:
+def interval(found: estimates.ConfidenceInterval, places: int) -> str:
     """'[-0.021, +0.003]', with a real minus sign."""
-    if math.isnan(found.interval.low):
+    if math.isnan(found.low):
         return UNKNOWN
-    low, high = (number(end, places, sign=True) for end in found.interval)
+    low, high = (number(float(end), places, sign=True) for end in found)
     return f'[{low}, {high}]'
 
 
-def difference(found: comparison.ArmComparison, places: int) -> str:
-    """The difference with its interval: '-0.009 [-0.021, +0.003]', with real minus signs."""
-    alone = number(found.difference, places, sign=True)
-    return alone if math.isnan(found.interval.low) else f'{alone} {interval(found, places)}'
+def spread(difference: float, found: estimates.ConfidenceInterval, places: int) -> str:
+    """A difference with its interval: '-0.009 [-0.021, +0.003]', with real minus signs."""
+    alone = number(difference, places, sign=True)
+    return alone if math.isnan(found.low) else f'{alone} {interval(found, places)}'

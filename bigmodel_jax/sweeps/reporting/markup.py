@@ -9,7 +9,8 @@ from bigmodel_jax.sweeps.reporting import formats
 from bigmodel_jax.sweeps.reporting.answer import SweepAnswer
 from bigmodel_jax.sweeps.reporting.cells import ResultCell, ResultTable
 
-_MARKDOWN = re.compile(r'([\\`*_{}\[\]<>()#+!|~&$])')
+# Of underscores those at the ends of words, of brackets those of links, and what begins a heading, list or quotation.
+_MARKDOWN = re.compile(r'([\\`*<>|~&$]|(?<!\w)_|_(?!\w)|\](?=[\[(:])|^[#+=-])')
 _LATEX = {
     '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
     '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': r'\textless{}', '>': r'\textgreater{}',

@@ -2,12 +2,12 @@
 
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jinja2
 
 from bigmodel_jax.report import report
-from bigmodel_jax.sweeps.reporting import drawings, fields, tables
+from bigmodel_jax.sweeps.reporting import drawings, effects, fields, tables
 from bigmodel_jax.sweeps.reporting.answer import ArmResult, SweepAnswer
 
 LARGE, NARROW = (920.0, 340.0), (450.0, 260.0)
@@ -26,21 +26,33 @@ def environment() -> jinja2.Environment:
 
 def render(answer: SweepAnswer) -> str:
     """The page on a sweep; the same bytes for the same runs."""
-    return environment().get_template('sweep.html').render(
+    metric, baseline = answer.about.metric, answer.about.baseline
+    page = environment().get_template('sweep.html')
+    return page.render(
         answer=answer,
         about=answer.about,
-        trials={each.entry.name: each for each in answer.trials},
         comparisons=tables.comparisons(answer),
         details=tables.details(answer) if answer.compared else None,
         paper=tables.papers(answer),
         runs=tables.trials(answer),
-        forests=[(size, drawings.forest(answer, width=width, narrow=size == 'narrow')) for size, width in
-                 (('large', LARGE[0]), ('narrow', NARROW[0]))],
-        bands=[(size, drawings.bands(answer, width=width, height=height)) for size, (width, height) in
-               (('large', LARGE), ('narrow', NARROW))],
+        forests=_forests(answer, effects.of_arms(answer), f'difference of {metric} from {baseline}'),
+        bands=[
+            (size, drawings.bands(answer, width=width, height=height))
+            for size, (width, height) in (('large', LARGE), ('narrow', NARROW))
+        ],
         sensitivities=list(sensitivities(answer)),
         hidden=hidden,
-    )  # fmt: skip
+    )
+
+
+def _forests(
+    answer: SweepAnswer, shown: Sequence[effects.ShownEffect], title: str
+) -> list[tuple[str, drawings.ForestDrawing | None]]:
+    """For wide screens and paper, and for narrow ones."""
+    return [
+        ('large', drawings.forest(shown, answer, title=title, width=LARGE[0], narrow=False)),
+        ('narrow', drawings.forest(shown, answer, title=title, width=NARROW[0], narrow=True)),
+    ]
 
 
 def hidden(answer: SweepAnswer, arm: str, runs: tuple[str, ...]) -> str:
@@ -62,8 +74,8 @@ def sensitivities(answer: SweepAnswer) -> Iterator[drawings.LinesDrawing]:
             by_path.setdefault(path, []).append((float(here), arm))
     for path, arms in by_path.items():
         base = fields.value(answer.about.arms[answer.about.baseline], path)
-        known = [(x, arm) for x, arm in [*arms, *_baseline(answer, base)] if arm.finite]
-        found = drawings.sensitivity(answer, path, sorted(known, key=lambda each: each[0])) if len(known) > 2 else None
+        known = {x: arm for x, arm in [*arms, *_baseline(answer, base)] if arm.finite}
+        found = drawings.sensitivity(answer, path, known) if len(known) > 2 else None
         if found is not None:
             yield found
 

@@ -3,13 +3,10 @@
 import math
 from collections.abc import Iterator
 
-from bigmodel_jax.sweeps.reporting import formats
+from bigmodel_jax.sweeps.reporting import effects, formats
 from bigmodel_jax.sweeps.reporting.answer import ArmResult, SweepAnswer, TrialResult
 from bigmodel_jax.sweeps.reporting.cells import Look, ResultCell, ResultColumn, ResultTable
-from bigmodel_jax.sweeps.statistics import comparison
 
-LOOKS: dict[str, Look] = {'better': 'better', 'worse': 'worse', 'diverged': 'worse'}
-FINDINGS = {'open': 'not settled', 'diverged': 'diverged', 'untested': 'few seeds', 'equal': 'equal'}
 DIGITS = 12  # Of a digest and of a commit in a table.
 
 
@@ -116,15 +113,10 @@ def _compared(answer: SweepAnswer, arm: ArmResult) -> tuple[ResultCell, ...]:
         return (*start, cell(formats.UNKNOWN), cell(formats.UNKNOWN), cell('baseline'))
     return (
         *start,
-        cell(formats.difference(found, places)),
+        cell(formats.spread(found.difference, found.interval, places)),
         cell(formats.probability(found.p.holm if found.finding != 'untested' else math.nan)),
-        cell(finding(found), LOOKS.get(found.finding, 'open')),
+        cell(effects.FINDINGS.get(found.finding, found.finding), effects.LOOKS.get(found.finding, 'open')),
     )
-
-
-def finding(found: comparison.ArmComparison) -> str:
-    """What is found, in a word or three."""
-    return FINDINGS.get(found.finding, found.finding)
 
 
 def _detailed(answer: SweepAnswer, arm: ArmResult) -> tuple[ResultCell, ...]:
@@ -132,14 +124,12 @@ def _detailed(answer: SweepAnswer, arm: ArmResult) -> tuple[ResultCell, ...]:
     if found is None:
         texts = [formats.UNKNOWN] * 6
     else:
-        low, high = found.measured.bootstrap
-        ends = [formats.number(float(end), places, sign=True) for end in (low, high)]
         gain = math.nan if found.measured.pairing is None else found.measured.pairing.ratio
         detectable = found.power.detectable
         texts = [
             formats.probability(found.p.t),
             formats.probability(found.p.rank),
-            formats.UNKNOWN if math.isnan(low) else f'[{ends[0]}, {ends[1]}]',
+            formats.interval(found.measured.bootstrap, places),
             formats.number(detectable, places) if math.isfinite(detectable) else formats.UNKNOWN,
             formats.UNKNOWN if found.power.seeds is None else f'{found.power.seeds:,}',
             formats.UNKNOWN if math.isnan(gain) else f'{gain:.2g}{formats.TIMES}',

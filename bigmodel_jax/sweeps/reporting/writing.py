@@ -1,4 +1,4 @@
-"""The files of a sweep's report, in its directory: report.html, table.md, table.tex, results.json, results.csv."""
+"""The files of a sweep's report: report.html, figure.svg, table.md and .tex, results.json and .csv."""
 
 from etils import epath
 
@@ -6,10 +6,11 @@ from bigmodel_jax import config
 from bigmodel_jax.report import report
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.sweeps.reporting import answer as answers
-from bigmodel_jax.sweeps.reporting import markup, page, records, tables
+from bigmodel_jax.sweeps.reporting import figure, markup, page, records, tables
 from bigmodel_jax.sweeps.sweep_directory import SweepDirectory
 
 MARKDOWN, LATEX, JSON, CSV = 'table.md', 'table.tex', 'results.json', 'results.csv'
+FIGURE = 'figure.svg'
 
 
 def write(directory: SweepDirectory) -> epath.Path:
@@ -27,12 +28,17 @@ def write_answer(answer: answers.SweepAnswer) -> epath.Path:
     """write() of an answer that was collected already."""
     root = answer.directory.path
     paper, compared = tables.papers(answer), tables.comparisons(answer)
-    every = [compared, *([paper] if paper else []), *([tables.details(answer)] if answer.compared else [])]
+    every = [
+        compared,
+        *([paper] if paper else []),
+        *([tables.details(answer)] if answer.compared else []),
+    ]
     contents = {
         MARKDOWN: markup.markdown(every).encode(),
         LATEX: markup.latex(every).encode(),
         CSV: markup.comma_separated(answer).encode(),
         JSON: durable_files.encode_json(records.results(answer)),
+        FIGURE: figure.render(answer).encode(),
         report.FILE: page.render(answer).encode(),
     }
     for name in contents:
