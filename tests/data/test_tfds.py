@@ -17,24 +17,15 @@ SPLITS = ('train', 'validation', 'test')
 
 
 @pytest.fixture(scope='module')
-def data_dir(tmp_path_factory):
-    return str(tmp_path_factory.mktemp('tfds'))
+def docs():
+    """The documents of each split of python_docs, which is prepared once for all tests of a session."""
+    return {split: records.texts(sources.Tfds(name='python_docs', split=split)) for split in SPLITS}
 
 
-@pytest.fixture(scope='module')
-def docs(data_dir):
-    """The documents of each split of python_docs."""
-    return {s: records.texts(sources.Tfds(name='python_docs', split=s, data_dir=data_dir)) for s in SPLITS}
-
-
-def test_splits_share_no_document_and_no_title(docs, data_dir):
+def test_splits_share_no_document_and_no_title(docs):
     titles = {
         split: set(
-            records.texts(
-                sources.TextField(
-                    source=sources.Tfds(name='python_docs', split=split, data_dir=data_dir), field='title'
-                )
-            )
+            records.texts(sources.TextField(source=sources.Tfds(name='python_docs', split=split), field='title'))
         )
         for split in SPLITS
     }
@@ -61,7 +52,7 @@ def test_sizes_are_about_90_5_5(docs):
     assert all(0.03 < characters[split] / total < 0.09 for split in SPLITS[1:])
 
 
-def test_documents_are_in_the_order_of_the_first_preparation(docs, data_dir, tmp_path):
+def test_documents_are_in_the_order_of_the_first_preparation(docs, tmp_path):
     again = records.texts(sources.Tfds(name='python_docs', split='validation', data_dir=str(tmp_path)))
     assert list(again) == list(docs['validation'])
     assert again.fingerprint == docs['validation'].fingerprint
@@ -113,9 +104,9 @@ def test_a_topic_within_another_is_left_out(tmp_path):
     assert [title for title, _ in python_docs.topics(tmp_path / 'topics.py')] == ['topic compound', 'topic power']
 
 
-def test_slices_and_sums_of_splits(docs, data_dir):
+def test_slices_and_sums_of_splits(docs):
     def open_split(split):
-        return records.texts(sources.Tfds(name='python_docs', split=split, data_dir=data_dir))
+        return records.texts(sources.Tfds(name='python_docs', split=split))
 
     train = docs['train']
     part, both = open_split('train[:10%]'), open_split('validation+test')
@@ -155,19 +146,17 @@ class Unreachable(TinyTranslations):
         raise requests.ConnectionError('name resolution failed')
 
 
-def test_translations(data_dir):
+def test_translations():
     for field, text in (('de', 'Größe'), ('en', 'size')):
-        source = sources.TextField(
-            source=sources.Tfds(name='tiny_translations', split='train', data_dir=data_dir), field=field
-        )
+        source = sources.TextField(source=sources.Tfds(name='tiny_translations', split='train'), field=field)
         assert list(records.texts(source)) == [text]
     with pytest.raises(config.InputError, match=r"Example 0 of tiny_tr.* has no field 'text'.*Known: de, en"):
-        list(records.texts(sources.Tfds(name='tiny_translations', split='train', data_dir=data_dir)))
+        list(records.texts(sources.Tfds(name='tiny_translations', split='train')))
 
 
-def test_real_translations_are_known(data_dir):
+def test_real_translations_are_known():
     with pytest.raises(config.InputError, match=r"no configuration 'de-xx'\. Did you mean 'de-en'"):
-        records.texts(sources.Tfds(name='wmt14_translate/de-xx', split='train', data_dir=data_dir))
+        records.texts(sources.Tfds(name='wmt14_translate/de-xx', split='train'))
 
 
 @pytest.mark.parametrize(
@@ -185,13 +174,9 @@ def test_real_translations_are_known(data_dir):
         ('needs_tensorflow', 'train', 'text', 'pip install tensorflow_that_is_not_installed'),
     ],
 )
-def test_what_tfds_does_not_have(docs, data_dir, name, split, field, message):
+def test_what_tfds_does_not_have(docs, name, split, field, message):
     with pytest.raises(config.InputError, match=message):
-        list(
-            records.texts(
-                sources.TextField(source=sources.Tfds(name=name, split=split, data_dir=data_dir), field=field)
-            )
-        )
+        list(records.texts(sources.TextField(source=sources.Tfds(name=name, split=split), field=field)))
 
 
 def test_a_data_set_in_a_format_without_random_access(tmp_path):

@@ -1,5 +1,7 @@
 """What layers ask of the objective: it is minimised and reported, and never becomes state of the model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,8 +45,12 @@ def uniform(params):
 def outcome(model, batch=BATCH, training=False):
     module = model.build()
     params = uniform(drawing.variables(module, batch)['params'])
-    apply = objective.Apply(module, params, {})
-    return language.LanguageModel()(apply, batch, train=training, rngs=Rngs(jax.random.key(0)))
+
+    @jax.jit
+    def found(params, batch, key):
+        return language.LanguageModel()(objective.Apply(module, params, {}), batch, train=training, rngs=Rngs(key))
+
+    return found(params, batch, jax.random.key(0))
 
 
 ASKED = {'balance': 0.5 * LAYERS, 'router_z': 0.25 * LAYERS * np.log(4) ** 2}
@@ -84,11 +90,13 @@ def test_losses_move_the_router():
     module = MIXTRAL.build()
     params = drawing.variables(module, BATCH)['params']
 
-    def total(params, losses):
+    @functools.partial(jax.jit, static_argnums=1)
+    @jax.grad
+    def gradient(params, losses):
         found = language.LanguageModel()(objective.Apply(module, params, {}), BATCH, train=False, rngs={})
         return found.metrics['loss' if losses else 'nll'].total
 
-    with_losses, without = (jax.grad(total)(params, losses)['blocks']['layers'] for losses in (True, False))
+    with_losses, without = (gradient(params, losses)['blocks']['layers'] for losses in (True, False))
     assert np.abs(with_losses['ffn']['router'] - without['ffn']['router']).max() > 1e-3
 
 
