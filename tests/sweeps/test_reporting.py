@@ -19,7 +19,7 @@ from bigmodel_jax import __main__ as command_line
 from bigmodel_jax import config
 from bigmodel_jax.sweeps import reporting, sweep_directory
 from bigmodel_jax.sweeps.reporting import answer as answers
-from bigmodel_jax.sweeps.reporting import fields, formats, markup, page, screen, tables, writing
+from bigmodel_jax.sweeps.reporting import fields, formats, grids, markup, page, screen, tables, writing
 from sweeps import made_sweeps
 
 CHANGES = {'baseline': {}, 'deep': {'model.layers': 3}, 'other_rate': {'optimizer.schedule.peak': 0.02}}
@@ -208,3 +208,28 @@ def test_numbers_have_as_many_digits_as_their_noise_allows() -> None:
     assert formats.number(-0.0312, 3, sign=True) == '\N{MINUS SIGN}0.031'
     assert formats.number(math.nan, 3) == formats.UNKNOWN
     assert [formats.probability(p) for p in (0.0312, 1e-9, 1.0)] == ['0.031', '<0.0001', '1']
+
+
+def test_a_grid_has_main_effects_and_an_interaction(tmp_path: pathlib.Path) -> None:
+    """A planted model: each field adds its effect, and both together one more."""
+    changes = {
+        'a': {'model.layers': 1, 'model.width': 16},
+        'b': {'model.layers': 2, 'model.width': 16},
+        'c': {'model.layers': 1, 'model.width': 32},
+        'd': {'model.layers': 2, 'model.width': 32},
+    }
+    rng = np.random.default_rng(0)
+    planted = {'a': 0.0, 'b': -0.5, 'c': 0.2, 'd': -0.5}
+    values = {arm: {seed: 3 + mean + 0.001 * rng.normal() for seed in range(3)} for arm, mean in planted.items()}
+    factors = ('model.layers', 'model.width')
+    directory = made_sweeps.make(tmp_path / 's', changes, values, baseline='a', factors=factors)
+    found = answers.collect(directory)
+    grid = grids.fitted(found)
+    assert grid is not None
+    layers, width = grids.shown(found, grid.main)
+    (both,) = grids.shown(found, grid.interactions)
+    np.testing.assert_allclose([layers.difference, width.difference, both.difference], [-0.6, 0.1, -0.2], atol=0.005)
+    assert [each.finding for each in (layers, width, both)] == ['better', 'worse', 'better']
+    text = reporting.write(directory).read_text()
+    assert 'Main effects and interactions of the grid.' in (directory.path / 'table.md').read_text()
+    assert text.count('layers=2, width=32 against') == 2  # In the chart for wide screens and in that for narrow ones.

@@ -11,7 +11,7 @@ from bigmodel_jax.report.curves import Axis, Tick
 from bigmodel_jax.sweeps.reporting import formats
 from bigmodel_jax.sweeps.reporting.answer import ArmResult, SweepAnswer
 from bigmodel_jax.sweeps.reporting.effects import ShownEffect
-from bigmodel_jax.sweeps.statistics import estimates
+from bigmodel_jax.sweeps.statistics import estimates, factors
 
 STYLES = 8  # Of lines: colour and dashes together tell arms apart; further arms begin again.
 CHARACTER = 6.6  # Width of a letter of a label, in SVG units.
@@ -121,9 +121,10 @@ def bands(answer: SweepAnswer, *, width: float, height: float) -> LinesDrawing |
 
 def sensitivity(answer: SweepAnswer, path: str, arms: Mapping[float, ArmResult]) -> LinesDrawing | None:
     """The metric over the values of a numeric field, value -> arm."""
-    at = sorted(arms)
-    curve = summarised(path, np.array(at, float), [list(arms[value].values.values()) for value in at])
+    points = factors.sensitivity({value: arm.values for value, arm in arms.items()})
+    rows = np.array([(each.value, each.mean, each.interval.low, each.interval.high) for each in points], float)
     title = f'{answer.about.metric} by {path}'
+    curve = MeanCurve(path, *rows.T)
     return _lines({0: curve}, title=title, x_title=path, size=(450.0, 240.0), bars=True)
 
 

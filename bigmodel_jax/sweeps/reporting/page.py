@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import jinja2
 
 from bigmodel_jax.report import report
-from bigmodel_jax.sweeps.reporting import drawings, effects, fields, tables
+from bigmodel_jax.sweeps.reporting import drawings, effects, fields, grids, tables
 from bigmodel_jax.sweeps.reporting.answer import ArmResult, SweepAnswer
 
 LARGE, NARROW = (920.0, 340.0), (450.0, 260.0)
@@ -26,7 +26,7 @@ def environment() -> jinja2.Environment:
 
 def render(answer: SweepAnswer) -> str:
     """The page on a sweep; the same bytes for the same runs."""
-    metric, baseline = answer.about.metric, answer.about.baseline
+    metric, baseline, grid = answer.about.metric, answer.about.baseline, grids.fitted(answer)
     page = environment().get_template('sweep.html')
     return page.render(
         answer=answer,
@@ -34,8 +34,13 @@ def render(answer: SweepAnswer) -> str:
         comparisons=tables.comparisons(answer),
         details=tables.details(answer) if answer.compared else None,
         paper=tables.papers(answer),
+        grid=None if grid is None else grids.table(answer, grid),
         runs=tables.trials(answer),
         forests=_forests(answer, effects.of_arms(answer), f'difference of {metric} from {baseline}'),
+        mains=[] if grid is None else _forests(answer, grids.shown(answer, grid.main), f'effect on {metric}'),
+        interactions=[]
+        if grid is None
+        else _forests(answer, grids.shown(answer, grid.interactions), f'difference of effects on {metric}'),
         bands=[
             (size, drawings.bands(answer, width=width, height=height))
             for size, (width, height) in (('large', LARGE), ('narrow', NARROW))

@@ -6,7 +6,7 @@ from bigmodel_jax import config
 from bigmodel_jax.report import report
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.sweeps.reporting import answer as answers
-from bigmodel_jax.sweeps.reporting import figure, markup, page, records, tables
+from bigmodel_jax.sweeps.reporting import figure, grids, markup, page, records, tables
 from bigmodel_jax.sweeps.sweep_directory import SweepDirectory
 
 MARKDOWN, LATEX, JSON, CSV = 'table.md', 'table.tex', 'results.json', 'results.csv'
@@ -28,10 +28,13 @@ def write_answer(answer: answers.SweepAnswer) -> epath.Path:
     """write() of an answer that was collected already."""
     root = answer.directory.path
     paper, compared = tables.papers(answer), tables.comparisons(answer)
+    grid = grids.fitted(answer)
+    effect_tables = [] if grid is None else [grids.table(answer, grid)]
     every = [
         compared,
         *([paper] if paper else []),
         *([tables.details(answer)] if answer.compared else []),
+        *effect_tables,
     ]
     contents = {
         MARKDOWN: markup.markdown(every).encode(),
