@@ -29,7 +29,7 @@ ORDER = (
     ('objectives', 'optim'),
     ('evaluate',),
     ('experiment',),
-    ('compatibility',),
+    ('compatibility', 'mup'),
     ('experiment_file',),
     ('storage',),
     ('hosts',),

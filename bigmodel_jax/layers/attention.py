@@ -5,6 +5,7 @@ kernels/context.py defines which keys a query attends to; kernels/paths.py choos
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -117,6 +118,31 @@ class DotProduct:
         None  # Scores are squashed to (-soft_cap, soft_cap) by tanh (Gemma 2, section 2).
     )
 
+    def scale_for(self, head_width: int) -> float | None:
+        """The scale for heads of width K; None for 1 / sqrt(K)."""
+        return self.scale
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InverseWidth(DotProduct):
+    """The product of a query and a key times sqrt(base_head_width) / K: 1 / K, as in muP, but for a constant.
+
+    At base_head_width it is 1 / sqrt(K) to the bit. Source: Yang et al. (2022), arXiv:2203.03466, definition 4.1.
+    """
+
+    base_head_width: config.Positive
+
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            raise config.InputError(
+                f'{config.format_value(self)}: the scale follows from base_head_width; leave it out.'
+            )
+
+    def scale_for(self, head_width: int) -> float | None:
+        if head_width == self.base_head_width:
+            return None
+        return math.sqrt(self.base_head_width) / head_width
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attention(layer.Mixer):
@@ -218,7 +244,7 @@ class AttentionModule(nn.Module):
             q_BTHK = rotate(q_BTHK, context.query_positions_BT)
             # Keys of this call have the query positions; those in the cache were rotated when they were stored.
             k_BSGK = rotate(k_BSGK, context.key_positions_BS if state is None else context.query_positions_BT)
-        query = Query(q_BTHK, k_BSGK, v_BSGK, context, self._scores())
+        query = Query(q_BTHK, k_BSGK, v_BSGK, context, self._scores(D))
         if state is None:
             y_BTHK = paths.attend(query, plain=Plain(), forced=c.kernel, layer='/'.join(self.path))
         else:
@@ -238,9 +264,9 @@ class AttentionModule(nn.Module):
             y_BTD = y_BTD + weights.vector(self, 'out_bias', {'embed': D}, value=0.0, dtype=dtype)
         return y_BTD, state
 
-    def _scores(self) -> Scores:
+    def _scores(self, width: int) -> Scores:
         c = self.config
-        scores = Scores(c.causal, c.window, c.scores.soft_cap, scale=c.scores.scale)
+        scores = Scores(c.causal, c.window, c.scores.soft_cap, scale=c.scores.scale_for(c.width_of_head(width)))
         if c.dropout == 0 or not self.has_rng('dropout'):
             return scores
         return scores._replace(dropout_rate=c.dropout, dropout_key=self.make_rng('dropout'))

@@ -27,6 +27,7 @@ class Embedding:
     tied: bool = True  # The output matrix is the table (Press and Wolf, 2017, arXiv:1608.05859).
     scaled: bool = False  # Embeddings are multiplied by sqrt(D) (Vaswani et al., 2017, section 3.4).
     output_scaled: bool = False  # The output matrix is the weights divided by sqrt(D) (T5 v1.0's code).
+    output_multiple: config.PositiveFloat = 1.0  # The output matrix is the weights times this (muP: see mup.py).
     output_bias: bool = False  # A learned bias is added to the logits (BERT, Marian).
     padding: config.NonNegative | None = None  # A token whose row learns nothing as an input (PyTorch's padding_idx).
     dropout: config.Probability = 0.0  # On the sum of embeddings and positions.
@@ -70,6 +71,8 @@ class EmbeddingModule(nn.Module):
         matrix_VD = self.table_VD if self.config.tied else self.output_VD
         if self.config.output_scaled:
             matrix_VD = matrix_VD * jnp.asarray(self.width**-0.5, self.dtype)
+        if self.config.output_multiple != 1:
+            matrix_VD = matrix_VD * jnp.asarray(self.config.output_multiple, self.dtype)
         return Head(matrix_VD, self.output_bias_V if self.config.output_bias else None)
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:

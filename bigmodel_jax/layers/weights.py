@@ -18,6 +18,14 @@ class Initializer:
         """Float32 weights of `shape`; the fans are the inputs and outputs of the matrix that `shape` stands for."""
         raise NotImplementedError
 
+    def deviation(self, fan_in: int, fan_out: int) -> float:
+        """The standard deviation of the weights that draw() gives.
+
+        Raises:
+          InputError: the initializer does not say.
+        """
+        raise config.InputError(f'{type(self).__name__} does not say its standard deviation; give it deviation().')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Normal(Initializer):
@@ -27,6 +35,9 @@ class Normal(Initializer):
 
     def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
         return self.stddev * jax.random.normal(key, shape, jnp.float32)
+
+    def deviation(self, fan_in: int, fan_out: int) -> float:
+        return self.stddev
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +51,9 @@ class FanIn(Initializer):
         stddev = math.sqrt(self.scale / fan_in) / 0.87962566103423978
         return stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
 
+    def deviation(self, fan_in: int, fan_out: int) -> float:
+        return math.sqrt(self.scale / fan_in)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Xavier(Initializer):
@@ -48,6 +62,9 @@ class Xavier(Initializer):
     def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
         limit = math.sqrt(6.0 / (fan_in + fan_out))
         return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+
+    def deviation(self, fan_in: int, fan_out: int) -> float:
+        return math.sqrt(2.0 / (fan_in + fan_out))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +76,9 @@ class Times(Initializer):
 
     def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
         return self.factor * self.init.draw(key, shape, fan_in, fan_out)
+
+    def deviation(self, fan_in: int, fan_out: int) -> float:
+        return self.factor * self.init.deviation(fan_in, fan_out)
 
 
 def weight(

@@ -1,7 +1,7 @@
 """Optimizers: configs over Optax, each with its schedule, clipping and the weights it decays."""
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import optax
 
@@ -27,6 +27,7 @@ class Optimizer:
     # Each element of the gradient is first limited to [-clip_value, clip_value]; clip_norm applies to what remains.
     clip_value: float | None = None
     weight_decay: float = 0.0
+    decoupled: ClassVar[bool] = True  # Weights decay by rate x weight_decay, apart from the gradient.
     groups: tuple[parameter_groups.Group, ...] = ()  # What is frozen, decayed, or trained at another rate.
 
     def rule(self, rate: schedules.Schedule, parameters: parameter_groups.Assigned) -> optax.GradientTransformation:
@@ -43,11 +44,17 @@ class Optimizer:
         Raises:
           InputError: they do not fit the parameters or one another.
         """
-        unused = [each for each in self.groups if each.decay and not self.weight_decay]
+        weighted = [each for each in self.groups if each.weight_decay_multiple is not None]
+        unused = [each for each in self.groups if (each.decay or each in weighted) and not self.weight_decay]
         if unused:
             raise config.InputError(
                 f'optimizer.groups: {config.format_value(unused[0])} has no effect with optimizer.weight_decay='
                 f'{self.weight_decay}; set a weight decay.'
+            )
+        if weighted and not self.decoupled:
+            raise config.InputError(
+                f'optimizer.groups: {config.format_value(weighted[0])}: the decay of {type(self).__name__} is a part '
+                'of the gradient and has no multiple; leave weight_decay_multiple out.'
             )
         return parameter_groups.assign(self.groups, axes)
 
@@ -57,7 +64,10 @@ class Optimizer:
         Args:
           assigned: what assign() gives for the parameters.
         """
-        rule = self.rule(self.schedule.build(steps), assigned)
+        rate, by_decay = self.schedule.build(steps), assigned.by_decay()
+        rule = self.rule(rate, by_decay.pop(1.0))
+        for multiple, of_multiple in by_decay.items():
+            rule = optax.chain(rule, decay(rate, multiple * self.weight_decay, of_multiple))
         by_value = [] if self.clip_value is None else [optax.clip(self.clip_value)]
         by_norm = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         clipping = by_value + by_norm
@@ -150,6 +160,7 @@ class Sgd(Optimizer):
     """Stochastic gradient descent with momentum; its decay is added to the gradient (L2)."""
 
     schedule: schedules.Scheduler
+    decoupled: ClassVar[bool] = False
     momentum: config.Probability = 0.9
     nesterov: bool = False
     weight_decay: config.Rate = 0.0

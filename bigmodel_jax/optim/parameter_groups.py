@@ -13,7 +13,11 @@ from bigmodel_jax import bounds, config
 from bigmodel_jax.optim import masks
 
 PyTree = Any
-SETTINGS = ('decay', 'learning_rate_multiple')  # Fields of a group of which a parameter may get only one value.
+SETTINGS = (
+    'decay',
+    'learning_rate_multiple',
+    'weight_decay_multiple',
+)  # Fields of a group of which a parameter may get only one value.
 
 Multiple = Annotated[
     config.PositiveFloat, bounds.Advice('0 would compute updates and drop them. Use frozen=True, which saves them.')
@@ -39,6 +43,8 @@ class Group:
     decay: bool | None = None  # Whether weight_decay applies; None: to matrices and tables, not to biases and scales.
     # Of the rate of the schedule, decoupled weight decay included; or one for each layer of stacked layers.
     learning_rate_multiple: Multiple | tuple[Multiple, ...] | None = None
+    # Of weight_decay. What decays in a step is the product of all: rate, its multiple, weight_decay and this.
+    weight_decay_multiple: Multiple | None = None
 
     def __post_init__(self) -> None:
         said = [name for name in SETTINGS if getattr(self, name) is not None]
@@ -46,8 +52,8 @@ class Group:
             raise config.InputError(f'{config.format_value(self)}: a frozen parameter has no {said[0]}; leave it out.')
         if not self.frozen and not said:
             raise config.InputError(
-                f'{config.format_value(self)} changes nothing; give it frozen=True, decay=... or '
-                'learning_rate_multiple=....'
+                f'{config.format_value(self)} changes nothing; give it frozen=True, decay=..., '
+                'learning_rate_multiple=... or weight_decay_multiple=....'
             )
 
     def selects(self, path: str, axes: Sequence[str | None]) -> bool:
@@ -63,6 +69,7 @@ class Assigned:
     axes: PyTree  # The logical axes of each trained parameter.
     decayed: PyTree  # Whether weight decay applies to it.
     multiples: PyTree  # Of the learning rate; a tuple where it differs between the layers of an array.
+    decay_multiples: PyTree  # Of the weight decay.
     frozen: frozenset[str]  # Paths.
 
     def trained(self, params: PyTree) -> PyTree:
@@ -71,12 +78,20 @@ class Assigned:
 
     def described(self) -> dict[str, str]:
         """Path of each parameter -> what holds for it, such as 'decay, rate x 0.1'."""
-        rates = _flat(self.multiples)
+        rates, weights = _flat(self.multiples), _flat(self.decay_multiples)
         texts = {
-            path: ('decay' if decays else 'no decay') + (f', rate x {_text(rates[path])}' if rates[path] != 1 else '')
+            path: (('decay' + _times(weights[path])) if decays else 'no decay') + _times(rates[path], ', rate')
             for path, decays in _flat(self.decayed).items()
         }
         return texts | dict.fromkeys(self.frozen, 'frozen')
+
+    def by_decay(self) -> dict[float, 'Assigned']:
+        """Multiple of the weight decay -> these, with only the parameters of that multiple decayed."""
+        found = sorted({1.0, *jax.tree.leaves(self.decay_multiples)})
+        return {multiple: dataclasses.replace(self, decayed=self._decayed_by(multiple)) for multiple in found}
+
+    def _decayed_by(self, multiple: float) -> PyTree:
+        return jax.tree.map(lambda decays, mine: decays and mine == multiple, self.decayed, self.decay_multiples)
 
     def check(self, params: PyTree) -> None:
         """Raises InputError if a group has not as many multiples as `params` (or their shapes) have layers."""
@@ -113,13 +128,14 @@ def assign(groups: Sequence[Group], axes: PyTree) -> Assigned:
             'out of the groups with frozen=True, for example with without=(...).'
         )
     _check_layers(groups, members, names)
-    decays, multiples = (_settled(groups, members, name) for name in SETTINGS)
+    decays, multiples, weights = (_settled(groups, members, name) for name in SETTINGS)
     kept = _kept(axes, lambda path: path not in frozen) if frozen else axes
     by_default = masks.decayed(kept)
     return Assigned(
         axes=kept,
         decayed=_mapped(by_default, lambda path, default: decays.get(path, default)),
         multiples=_mapped(by_default, lambda path, _: multiples.get(path, 1.0)),
+        decay_multiples=_mapped(by_default, lambda path, _: weights.get(path, 1.0)),
         frozen=frozen,
     )
 
@@ -196,6 +212,10 @@ def _scaled(updates: PyTree, multiples: PyTree) -> PyTree:
         return update if multiple == 1 else multiple * update
 
     return jax.tree.map(one, updates, multiples)
+
+
+def _times(multiple: float | tuple[float, ...], what: str = '') -> str:
+    return f'{what} x {_text(multiple)}' if multiple != 1 else ''
 
 
 def _text(multiple: float | tuple[float, ...]) -> str:

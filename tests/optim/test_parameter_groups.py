@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from bigmodel_jax import config
 from bigmodel_jax.optim import optimizers, parameter_groups, schedules
 from bigmodel_jax.optim.parameter_groups import Group
 
@@ -93,3 +94,24 @@ def test_each_parameter_is_described():
     assert parameter_groups.assign(groups, AXES).described() == {
         'body.up': 'decay, rate x 0.1', 'body.bias': 'no decay, rate x 0.1', 'head': 'frozen',
     }  # fmt: skip
+
+
+@pytest.mark.parametrize('optimizer', KINDS, ids=lambda each: type(each).__name__)
+def test_weight_decay_multiple_scales_the_decay_alone(optimizer):
+    if not optimizer.decoupled:
+        with pytest.raises(config.InputError, match='part of the gradient'):
+            updates(dataclasses.replace(optimizer, groups=(Group(axes=('hidden',), weight_decay_multiple=3.0),)))
+        return
+    plain, none = updates(optimizer), updates(dataclasses.replace(optimizer, weight_decay=0.0))
+    scaled = updates(dataclasses.replace(optimizer, groups=(Group(match='*up', weight_decay_multiple=3.0),)))
+    decay = jax.tree.map(jnp.subtract, plain, none)
+    # Float32: differences of updates of order 0.1.
+    np.testing.assert_allclose(scaled['body']['up'], none['body']['up'] + 3 * decay['body']['up'], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scaled['head'], plain['head'], rtol=1e-6)
+    np.testing.assert_allclose(scaled['body']['bias'], plain['body']['bias'], rtol=1e-6)
+
+
+def test_weight_decay_multiple_needs_a_weight_decay():
+    optimizer = optimizers.AdamW(schedule=RATE, groups=(Group(weight_decay_multiple=2.0),))
+    with pytest.raises(config.InputError, match='set a weight decay'):
+        updates(optimizer)

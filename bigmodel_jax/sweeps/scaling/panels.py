@@ -12,6 +12,7 @@ WIDTH, HEIGHT, GAP = 380, 300, 16  # Of a panel, in SVG units.
 MARGINS = (56, 14, 30, 40)  # Left, right, top and bottom, within a panel.
 COLOURS = ('#4269d0', '#ff725c', '#3ca951', '#a463f2', '#efb118', '#6cc5b0', '#9c6b4e', '#97bbf5', '#ff8ab7', '#9498a0')
 LEGEND_LINE = 15
+LEGEND_SHARE = 0.075  # Of the axis, for each line of the legend: it stands above the curves.
 
 
 class LogLine(NamedTuple):
@@ -57,7 +58,8 @@ def _panel(panel: LogPanel) -> str:
     lines = [_positive(line) for line in panel.lines]
     level = [] if panel.level_x is None else [np.array([panel.level_x])]
     x_axis = _axis(np.concatenate([*(line.x for line in lines), *level]), left, right)
-    y_axis = _axis(np.concatenate([line.y for line in lines]), bottom, top)
+    named = [line for line in lines if line.name]
+    y_axis = _axis(np.concatenate([line.y for line in lines]), bottom, top, above=LEGEND_SHARE * len(named))
     parts = [
         f'<text x="{left}" y="18" font-weight="600" font-size="12">{html.escape(panel.title)}</text>',
         *(_x_tick(x_axis, value, top, bottom) for value in _ticks(x_axis)),
@@ -70,7 +72,6 @@ def _panel(panel: LogPanel) -> str:
         place = float(x_axis.place(np.array(panel.level_x)))
         parts.append(f'<path d="M{place:.1f} {top}V{bottom}" stroke="#555" stroke-dasharray="4 3"/>')
     parts += [_line(line, x_axis, y_axis) for line in lines]
-    named = [line for line in lines if line.name]
     parts += [_legend(line, left + 8, top + 12 + LEGEND_LINE * index) for index, line in enumerate(named)]
     return ''.join(parts)
 
@@ -80,11 +81,12 @@ def _positive(line: LogLine) -> LogLine:
     return line._replace(x=line.x[kept], y=line.y[kept])
 
 
-def _axis(values: np.ndarray, start: float, end: float) -> curves.Axis:
-    """A logarithmic axis a little longer than the values."""
+def _axis(values: np.ndarray, start: float, end: float, *, above: float = 0.0) -> curves.Axis:
+    """A logarithmic axis a little longer than the values, and longer by a share `above` of itself at its end."""
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
     margin = max((high / low) ** 0.06, 1.02)
-    return curves.Axis(low / margin, high * margin, start, end, log=True)
+    low, high = low / margin, high * margin
+    return curves.Axis(low, high * (high / low) ** (above / (1 - above)), start, end, log=True)
 
 
 def _ticks(axis: curves.Axis) -> list[float]:

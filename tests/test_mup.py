@@ -1,0 +1,222 @@
+"""muP: the same run at the base width, and the scales of table 8 of Yang et al. (2022) at another."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiny
+from bigmodel_jax import config, initialization, mup
+from bigmodel_jax.data import batches
+from bigmodel_jax.kernels import context as contexts
+from bigmodel_jax.layers import attention, embeddings, ffn, weights
+from bigmodel_jax.models import decoder, seq2seq
+from bigmodel_jax.optim import optimizers, parameter_groups, schedules
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.train import state, step
+
+RATE = schedules.Constant(peak=1e-2)
+KINDS = [
+    optimizers.AdamW(schedule=RATE, weight_decay=0.1, clip_norm=1.0),
+    optimizers.Lion(schedule=RATE, weight_decay=0.1),
+    optimizers.Muon(schedule=RATE, weight_decay=0.1),
+    optimizers.Sgd(schedule=RATE),
+]
+BASE, WIDE = 16, 64
+M = WIDE / BASE
+
+
+def gpt(width, **changes):
+    """Tied output, biases, learned positions; four heads at every width."""
+    return decoder.gpt(vocab=tiny.VOCAB, width=width, layers=2, heads=4, length=tiny.LENGTH, **changes)
+
+
+def llama(width, **changes):
+    """Untied output, grouped key/value heads, a gate, initializers by fan-in; heads of 4 channels at every width."""
+    sizes = {'heads': width // 4, 'kv_heads': width // 8, 'hidden': 3 * width}
+    return decoder.llama(vocab=tiny.VOCAB, width=width, layers=2, rope_base=1e4, **sizes, **changes)
+
+
+def experiment(model, optimizer=KINDS[0]):
+    return config.vary(tiny.without_dropout(), {'model': model, 'optimizer': optimizer})
+
+
+def pair(build, optimizer=KINDS[0]):
+    """An experiment of the base width, and one in muP."""
+    small = experiment(build(BASE), optimizer)
+    return small, mup.apply(experiment(build(WIDE), optimizer), base=small)
+
+
+def specified(of):
+    place = of.mesh.build()
+    with sharding.use(place):
+        return state.specify(of, place), place
+
+
+@pytest.mark.parametrize('optimizer', KINDS, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize('build', [gpt, llama])
+def test_step_at_the_base_width_is_the_same_program(build, optimizer):
+    def program(of):
+        spec, place = specified(of)
+        with sharding.use(place):
+            fields = batches.batch_fields(of.data.fields)
+            batch = {name: jax.ShapeDtypeStruct((8, *each.shape), each.dtype) for name, each in fields.items()}
+            return step.compile_step(of, spec, place).lower(spec.abstract, batch).as_text()
+
+    of = experiment(build(BASE), optimizer)
+    scaled = mup.apply(of, base=of)
+    assert scaled != of
+    assert program(scaled) == program(of)
+
+
+@pytest.mark.parametrize('build', [gpt, llama, lambda width: decoder.banded(gpt(width), 4)])
+@pytest.mark.parametrize('optimizer', KINDS, ids=lambda each: type(each).__name__)
+def test_rates_follow_the_axes_that_grow(build, optimizer):
+    small, wide = (specified(each)[0] for each in pair(build, optimizer))
+    shapes = jax.tree.map(lambda one, other: (one.shape, other.shape), small.abstract.params, wide.abstract.params)
+    multiples = jax.tree_util.tree_leaves_with_path(wide.groups.multiples)
+    grown = jax.tree.leaves(shapes, is_leaf=lambda node: isinstance(node, tuple))
+    assert len(multiples) == len(grown)
+    for (path, multiple), (before, after) in zip(multiples, grown):
+        factor = np.prod(after) / np.prod(before)
+        sgd, muon = isinstance(optimizer, optimizers.Sgd), isinstance(optimizer, optimizers.Muon)
+        # A matrix grows along both its sides, a table or a vector along one.
+        hidden, vector = (1.0, M) if sgd else (M**-0.5, 1.0) if muon else (1 / M, 1.0)
+        assert multiple == {M * M: hidden, M: vector}[factor], path
+
+
+@pytest.mark.parametrize('build', [gpt, pytest.param(llama, marks=pytest.mark.slow)])
+def test_initial_values_have_the_scale_of_the_base(build):
+    small, wide = (specified(each)[0].init().params for each in pair(build))
+    before = dict(jax.tree_util.tree_leaves_with_path(small))
+    for path, values in jax.tree_util.tree_leaves_with_path(wide):
+        ratio = float(jnp.std(values) / jnp.std(before[path])) if jnp.std(values) > 0 else 1.0
+        matrix = values.size / before[path].size == M * M
+        # The deviation of 384 numbers, the fewest of a matrix here, is known to 4%; three of those, at both widths.
+        np.testing.assert_allclose(ratio, M**-0.5 if matrix else 1.0, rtol=0.16, err_msg=str(path))
+
+
+def test_initial_deviations_are_those_that_are_drawn():
+    for init in (weights.Normal(stddev=0.3), weights.FanIn(scale=2.0), weights.Xavier()):
+        for each in (init, weights.Times(init=init, factor=0.5)):
+            drawn = each.draw(jax.random.key(0), (200, 300), 200, 300)
+            # 60,000 numbers: their deviation is known to 0.3%.
+            np.testing.assert_allclose(drawn.std(), each.deviation(200, 300), rtol=0.01)
+
+
+def test_logits_and_scores_are_divided_by_the_width():
+    _, wide = pair(gpt)
+    assert wide.model.embedding.output_multiple == 1 / M
+    # From heads of 4 channels to 16: 1/sqrt(4) at the base, and falling as 1/K from there.
+    assert wide.model.block.mixer.scores.scale_for(16) == 0.5 / 4
+    assert wide.model.block.mixer.scores.scale_for(4) is None
+    # Heads that are as wide as those of the base keep 1/sqrt(K).
+    assert pair(llama)[1].model.block.mixer.scores.scale_for(4) is None
+
+
+def test_attention_multiplies_by_the_scale_of_the_width():
+    x_BTD = jax.random.normal(jax.random.key(0), (1, 5, 32))
+    context = contexts.Context(jnp.arange(5)[None], jnp.arange(5)[None], None, None, None, None)
+    kinds = (attention.InverseWidth(base_head_width=4), attention.DotProduct(), attention.DotProduct(scale=0.125))
+    outputs = [
+        attention.Attention(heads=2, scores=scores).build().init_with_output(jax.random.key(1), x_BTD, context)[0][0]
+        for scores in kinds
+    ]
+    assert not np.array_equal(outputs[0], outputs[1])
+    # DotProduct(scale=...) enlarges the queries for its scale, InverseWidth does not: that would undo it.
+    assert not np.allclose(outputs[0], outputs[2], atol=1e-4)
+
+
+def updates_of(optimizer, shape, grad):
+    """The parameters and the first updates of a hidden matrix and its bias, with an optimizer of an experiment."""
+    axes = {'up': ('embed', 'hidden'), 'down_bias': ('embed',), 'heads': ('embed', 'heads', 'head')}
+    shapes = {'up': shape, 'down_bias': shape[:1], 'heads': (*shape, 1)}
+    params = {name: jax.random.normal(jax.random.key(len(name)), shapes[name]) for name in axes}
+    rule = optimizer.build(10, optimizer.assign(axes))
+    grads = {name: grad * jax.random.normal(jax.random.key(1), each.shape) for name, each in params.items()}
+    return params, rule.update(grads, rule.init(params), params)[0]
+
+
+def test_updates_of_muon_have_a_spectral_norm_that_does_not_grow():
+    norms = [
+        float(jnp.linalg.norm(updates_of(of.optimizer, (of.model.width, 3 * of.model.width), 1.0)[1]['up'], 2))
+        for of in pair(llama, optimizers.Muon(schedule=RATE))
+    ]
+    # Five Newton-Schulz iterations leave singular values between 0.7 and 1.2; without the multiple the ratio is 2.
+    assert 0.7 < norms[1] / norms[0] < 1.4
+
+
+@pytest.mark.parametrize('optimizer', KINDS[:3], ids=lambda each: type(each).__name__)
+def test_weights_decay_as_much_at_every_width(optimizer):
+    for of in pair(gpt, optimizer):
+        params, found = updates_of(of.optimizer, (of.model.width, 4 * of.model.width), 0.0)
+        for name in ('up', 'heads'):
+            # Float32: a product of four factors, each rounded. RATE x weight_decay is 1e-3.
+            np.testing.assert_allclose(found[name], -1e-3 * params[name], rtol=1e-6)
+        np.testing.assert_array_equal(found['down_bias'], 0)
+
+
+def test_result_is_an_ordinary_experiment():
+    small, wide = pair(gpt)
+    assert config.from_json(config.to_json(wide)) == wide
+    changed = {each.path for each in config.difference(experiment(gpt(WIDE)), wide)}
+    assert {'model.embedding.output_multiple', 'model.block.mixer.scores', 'optimizer.groups.0'} <= changed
+    assert config.origin_of(wide, 'optimizer.groups') == 'mup.apply'
+    # Groups of one's own are kept.
+    frozen = parameter_groups.Group(match='positions.*', frozen=True)
+    own = config.vary(experiment(gpt(WIDE)), {'optimizer.groups': (frozen,)})
+    assert mup.apply(own, base=small).optimizer.groups[0] == frozen
+
+
+def test_seq2seq_is_scaled_like_a_decoder():
+    def model(width):
+        base = seq2seq.transformer(vocab=64, width=width, layers=1, heads=4, hidden=4 * width, dropout=0.0)
+        return config.vary(base, {'embedding.scaled': False, 'embedding.init': weights.Normal(stddev=0.5)})
+
+    # Its data is another; the configs are what is compared.
+    scaled = mup.apply(experiment(model(WIDE)), base=experiment(model(BASE)))
+    assert scaled.model.embedding.output_multiple == 1 / M
+    # Xavier's deviation falls as muP asks by itself.
+    assert scaled.model.block.mixer.init == weights.Xavier()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start(initialization.Initialization):
+    """Weights from elsewhere."""
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'optimizer': optimizers.Adafactor(schedule=RATE)}, 'Adafactor, but only AdamW, Lion, Muon, Sgd'),
+        ({'optimizer': optimizers.Sgd(schedule=RATE, weight_decay=0.1)}, 'optimizer.weight_decay of Sgd'),
+        ({'model.layers': 4}, 'model.layers: 2 -> 4, which is no width'),
+        ({'model.vocab': 128}, 'model.vocab: 64 -> 128, which is no width'),
+        ({'model.block.ffn': ffn.Gated(hidden=256)}, 'model.block.ffn: .* which is no width'),
+        ({'model.block.ffn.hidden': 128}, '64 x 128, and at the base width of 16 x 64; both sides must grow'),
+        ({'model.embedding.scaled': True}, 'model.embedding is scaled with the width'),
+        ({'model.block.mixer.scores': attention.DotProduct(scale=1.0)}, r'scores|no width'),
+        ({'initialization': Start()}, 'takes the weights of another run'),
+    ],
+)
+def test_what_muP_is_not_defined_for_is_refused(changes, message):
+    with pytest.raises(config.InputError, match=message):
+        mup.apply(config.vary(experiment(gpt(WIDE)), changes), base=experiment(gpt(BASE)))
+
+
+def test_applying_twice_is_refused():
+    small, wide = pair(gpt)
+    with pytest.raises(config.InputError, match='apply it once'):
+        mup.apply(wide, base=small)
+    with pytest.raises(config.InputError, match='the scale follows from base_head_width'):
+        attention.InverseWidth(base_head_width=4, scale=1.0)
+
+
+def test_output_multiple_scales_a_tied_matrix_without_changing_the_table():
+    table = embeddings.Embedding(output_multiple=0.5).build(8, 4, 'float32')
+    tokens = jnp.arange(8)[None]
+    x_BTD, variables = table.init_with_output(jax.random.key(0), tokens)
+    head = table.apply(variables, method='head')
+    np.testing.assert_array_equal(head.matrix_VD, 0.5 * x_BTD[0])
