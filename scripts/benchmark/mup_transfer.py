@@ -1,6 +1,6 @@
 """Whether the best learning rate of one width is that of another: muP beside the standard parametrization.
 
-Trains a small GPT on the text of Python's documentation at every width and learning rate of a grid of factors of two,
+Trains a small Llama on the text of Python's documentation at every width and learning rate of a grid of factors of two,
 from one seed, and compares the mean loss of the last fifth of the steps. At the smallest width both parametrizations
 are the same, and it is trained once.
 
@@ -29,13 +29,15 @@ from bigmodel_jax.train import preparation, step
 
 
 def experiment(width: int, steps: int) -> Experiment:
-    """A GPT of two layers and four heads on bytes, whose peak learning rate is 1: losses() multiplies the updates."""
+    """A Llama of two layers and four heads on bytes, whose peak learning rate is 1: losses() multiplies the updates."""
     docs = sources.Tfds(name='python_docs', split='train')
     return Experiment(
         name=f'width_{width}',
         steps=steps,
-        data=text.Text(source=docs, tokenizer=tokenizers.Bytes(), batch=8, length=32),
-        model=decoder.gpt(vocab=320, width=width, layers=2, heads=4, length=32),
+        data=text.Text(source=docs, tokenizer=tokenizers.Bytes(), batch=4, length=32),
+        model=decoder.llama(
+            vocab=320, width=width, layers=2, heads=4, kv_heads=4, hidden=2 * width, rope_base=10_000.0
+        ),
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(schedule=schedules.WarmupCosine(peak=1.0, warmup_steps=steps // 10), b2=0.99),
         mesh=sharding.MeshShape(data=1),
@@ -71,19 +73,19 @@ def best(rates: list[float], values: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--widths', type=int, nargs='+', default=[64, 256, 512])
-    parser.add_argument('--steps', type=int, default=120)
-    parser.add_argument('--rates', type=float, nargs='+', default=[2.0**power for power in range(-13, -5)])
+    parser.add_argument('--widths', type=int, nargs='+', default=[64, 512])
+    parser.add_argument('--steps', type=int, default=80)
+    parser.add_argument('--rates', type=float, nargs='+', default=[2.0**power for power in range(-11, -4)])
     parser.add_argument('--picture', type=pathlib.Path, help='an SVG file')
     args = parser.parse_args()
     base = experiment(min(args.widths), args.steps)
     table: dict[str, dict[int, list[float]]] = {'standard': {}, 'muP': {}}
     for width in sorted(args.widths):
         asked = experiment(width, args.steps)
-        for name, each in (('standard', asked), ('muP', mup.apply(asked, base=base))):
+        for name, each in (('muP', mup.apply(asked, base=base)), ('standard', asked)):
             began = time.perf_counter()
-            same = name == 'muP' and width == min(args.widths)
-            values = table['standard'][width] if same else losses(each, args.rates)
+            same = name == 'standard' and width == min(args.widths)
+            values = table['muP'][width] if same else losses(each, args.rates)
             table[name][width] = values
             shown = ' '.join(f'{value:.3f}' for value in values)
             chosen = math.log2(best(args.rates, values))
