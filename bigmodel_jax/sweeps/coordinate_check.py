@@ -6,7 +6,7 @@ steps; in the standard parametrization the change grows, until at some width tra
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -100,12 +100,14 @@ def _measure(experiment: Experiment, steps: int) -> tuple[list[str], np.ndarray,
     with sharding.use(built.place):
         current: TrainState = built.spec.init()
         probe = jax.jit(lambda params, state, batch: _activations(built.spec.module, params, state, batch))
-        first = step.seen(built.data.training(0))
+        # As jit takes them: the arrays are NumPy's.
+        read: Callable[[int], Any] = built.data.training
+        first = step.seen(read(0))
         before = probe(current.params, current.model_state, first)
         train_step = step.compile_step(experiment, built.spec, built.place)
         found = [_means(before, before)]
         for number in range(steps):
-            current, _ = train_step(current, built.data.training(number))
+            current, _ = train_step(current, read(number))
             found.append(_means(probe(current.params, current.model_state, first), before))
     sizes, changes = (np.array(jax.device_get([each[part] for each in found])) for part in (0, 1))
     return list(before), sizes, changes

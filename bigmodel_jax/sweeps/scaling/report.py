@@ -75,9 +75,7 @@ def picture(report: ScalingReport, observations: Observations) -> str:
     final = observations.final()
     frontier = [_frontier(each, final, colour) for colour, each in enumerate(report.fitted)]
     optima = [
-        panels.LogLine('', *np.array(each.law.found).T[:2], colour=colour, joined=False)
-        for colour, each in enumerate(report.fitted)
-        if isinstance(each.law, laws.Frontier)
+        _points(each.law, colour) for colour, each in enumerate(report.fitted) if isinstance(each.law, laws.Frontier)
     ]
     found = [
         panels.LogPanel('Training curves', 'FLOPs', 'loss', _training(observations)),
@@ -114,6 +112,11 @@ def _frontier(fitted: intervals.Fitted, final: Observations, colour: int) -> pan
     sizes = np.array([fitted.law.optimal(each).parameters for each in flops.tolist()])
     name = f'{fitted.approach}: a = {fitted.size_exponent}'
     return panels.LogLine(name, flops, sizes, colour, dotted=False)
+
+
+def _points(law: laws.Frontier, colour: int) -> panels.LogLine:
+    flops, parameters, _ = np.array(law.found).T
+    return panels.LogLine('', flops, parameters, colour, joined=False)
 
 
 def _counts(estimate: intervals.Estimate) -> str:
