@@ -143,7 +143,7 @@ class Checkpointer:
         return self.newest
 
     def leave_after(self, step: int) -> None:
-        """The run has gone back to `step`: later checkpoints go, but only when the next one is safe."""
+        """Deletes the checkpoints after `step`, to which the run has gone back, once the next one is safe."""
         self._left = {other for other in self._metrics if other > step}
 
     # ---- saving ----
@@ -185,7 +185,7 @@ class Checkpointer:
         return said
 
     def due(self) -> bool:
-        """Whether a checkpoint should be saved now: to try again, or as the last is `every_minutes` old.
+        """Whether a checkpoint should be saved now: because a save failed, or the last is `every_minutes` old.
 
         The first process alone has a wish, since clocks differ. Returns at once.
         """

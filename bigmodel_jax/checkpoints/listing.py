@@ -1,4 +1,4 @@
-"""The checkpoints that a directory holds by name, and where those go that are damaged."""
+"""Lists the checkpoints of a directory, and moves damaged ones away."""
 
 import functools
 import os
@@ -25,7 +25,7 @@ class ListedCheckpoints(NamedTuple):
 
 
 def found(directory: epath.Path, store: stores.Store) -> ListedCheckpoints:
-    """The checkpoints that are there now.
+    """The checkpoints that exist now.
 
     Raises:
       Unreadable: the storage does not say.

@@ -1,4 +1,4 @@
-"""Taking over the state of an optimizer by another one: what both have is kept, and the rest begins anew."""
+"""Continues with another optimizer: the state that both have is kept, and the rest is initialized."""
 
 from collections.abc import Iterable, Mapping
 
@@ -72,6 +72,6 @@ def _begun(name: str, array: jax.Array, step: int) -> jax.Array:
 
 
 def sentence(names: Iterable[str]) -> str:
-    """What is said of the arrays that begin anew."""
+    """A sentence about the arrays that are initialized anew."""
     parts = dict.fromkeys('.'.join(_kind(name)[:2]) for name in names if _kind(name)[-1] != COUNTER)
     return f'the optimizer begins anew with {", ".join(parts)}' if parts else 'the state of the optimizer is kept'

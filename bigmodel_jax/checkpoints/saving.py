@@ -30,13 +30,16 @@ MISTAKES = (TypeError, AttributeError, NameError, AssertionError, KeyError, Inde
 
 
 def handler() -> ocp.PyTreeCheckpointHandler:
-    """What writes and reads arrays. Uncompressed: the bits of trained weights hardly compress, and it takes longer."""
+    """The Orbax handler that writes and reads arrays.
+
+    Uncompressed, as the bits of trained weights hardly compress, and it takes longer.
+    """
     return ocp.PyTreeCheckpointHandler(use_zarr3=True, use_compression=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SavedContents:
-    """What goes into a checkpoint."""
+    """The contents of a checkpoint."""
 
     items: Mapping[str, Arrays]  # Each a folder of the checkpoint.
     attachments: Mapping[str, bytes]  # Files beside them, by name.
@@ -70,7 +73,7 @@ class Saver:
         self._worker, self._notifier = _worker(), concurrent.futures.ThreadPoolExecutor(1, 'checkpoint_notifier')
 
     def close(self) -> None:
-        """Waits for what was begun."""
+        """Waits for the save that was begun."""
         self._notifier.shutdown()
         self._worker.shutdown()
 

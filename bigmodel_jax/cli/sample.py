@@ -18,7 +18,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         '--prompt',
         action='append',
         metavar='TEXT',
-        help='text to continue, to translate or to classify; may be given several times',
+        help='text to continue, to translate or to classify; may be given several times. No chat template is applied: '
+        'for a model of conversations, write the prompt as the template of its data does',
     )
     parser.add_argument(
         '--tokens',

@@ -128,7 +128,7 @@ class ArrayExamples(Examples):
         return super().problems(declared) + [problem for problem in found if problem]
 
     def blanks(self, rows: int) -> str | None:
-        """Why a batch of `rows` may have no loss; None if it cannot be."""
+        """Why a batch of `rows` may have no loss; None if every batch has one."""
         counts = np.ones(self._count, bool)
         for name in (EXAMPLE_WEIGHTS, LOSS_WEIGHTS):
             if name in self._arrays:
@@ -168,7 +168,7 @@ class Batches:
         return positions if rows is None else positions[rows]
 
     def ids_at(self, positions: np.ndarray) -> np.ndarray:
-        """[n] int64: which examples stand at `positions` [n] of the stream."""
+        """[n] int64: the examples at `positions` [n] of the stream."""
         return np.array([self._order[position] for position in positions.tolist()], np.int64)
 
     def epochs_at(self, positions: np.ndarray) -> np.ndarray:
@@ -184,7 +184,7 @@ class Batches:
         return self.read(step, self.ids(step, rows), rows)
 
     def read(self, step: int, ids: np.ndarray, rows: Rows | None = None) -> Batch:
-        """training(), where ids(step, rows) are known already."""
+        """As training(), for a caller who already knows ids(step, rows)."""
         return self._gather(ids, self.epochs_at(self._positions(step, rows)))
 
     def _gather(self, ids: np.ndarray, epochs: np.ndarray) -> Batch:
@@ -261,7 +261,7 @@ class Data:
 
     @property
     def units_per_step(self) -> float:
-        """Of a global batch."""
+        """How many units a global batch holds."""
         return self.batch * self.units.per_example
 
     def build(self, seed: int) -> Batches:
@@ -273,7 +273,7 @@ class Data:
         raise NotImplementedError
 
     def open(self, seed: int) -> Batches:
-        """build(), and what it gives is checked against `fields`.
+        """As build(), and checks the result against `fields`.
 
         Raises:
           InputError: as build() does; or the examples have other shapes, dtypes or bounds.

@@ -84,12 +84,12 @@ def damage(directory: pathlib.Path) -> str | None:
 
 
 def contents(directory: pathlib.Path) -> dict[str, Any]:
-    """What an entry holds: its `key`, and `bytes` and `sha256` of each of its `files`."""
+    """The record of an entry: its `key`, and `bytes` and `sha256` of each of its `files`."""
     return json.loads((directory / CONTENTS).read_text(encoding='utf-8'))
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """The file appears under `path` complete or not at all."""
+    """Writes a file that appears under `path` complete or not at all."""
     temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}')
     with temporary.open('wb') as file:
         file.write(content)

@@ -10,7 +10,7 @@ SEEDS = 2**64
 
 
 def key(seed: int | jax.Array) -> jax.Array:
-    """JAX's key of a seed: another for every seed. jax.random.key() alone keeps its lower 32 bits and drops the rest.
+    """The JAX key of a seed, which no other seed has. jax.random.key() alone keeps only the lower 32 bits of a seed.
 
     Args:
       seed: or already its key, in a program of which the seed is an argument.

@@ -82,7 +82,7 @@ class Source:
 
 
 class RecordList(Records):
-    """Records that have been read."""
+    """Records that are held in memory."""
 
     def __init__(self, name: str, found: Sequence[Record], fingerprint: Mapping[str, Any]):
         self.name, self.fingerprint, self._found = name, fingerprint, found
@@ -95,7 +95,7 @@ class RecordList(Records):
 
 
 class SelectedRecords(Records):
-    """Some of the records of others."""
+    """A selection of other records."""
 
     def __init__(self, records: Records, part: splits.Subset):
         self._records = records

@@ -25,7 +25,7 @@ class Order:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shuffled(Order):
-    """By a hash of each member's name, such as the path of a file in its folder or the number of a row.
+    """In the order of a hash of each member's name, such as the path of a file in its folder or the number of a row.
 
     The same on every machine and wherever the folder is.
     """
@@ -43,7 +43,7 @@ class Shuffled(Order):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sequential(Order):
-    """As they come, such as rows in the order of time: the end is held out."""
+    """In the order of the data set, such as rows sorted by time; the last ones are held out."""
 
     def ranked(self, names: Names) -> np.ndarray:
         return np.arange(len(names))

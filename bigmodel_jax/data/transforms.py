@@ -32,7 +32,7 @@ class Transform:
         raise NotImplementedError
 
     def shape(self, shape: Shape) -> Shape:
-        """The shape of what it makes of an array of that shape.
+        """The shape of its result for an array of that shape.
 
         Raises:
           InputError: it cannot be applied to such an array.
@@ -50,7 +50,7 @@ def apply(transforms: Sequence[Transform], record: Record, *, seed: int, epoch: 
 
 
 def shape(transforms: Sequence[Transform], shape: Shape) -> Shape:
-    """The shape of what all transforms make of an array of that shape."""
+    """The shape of the result of all transforms for an array of that shape."""
     for transform in transforms:
         shape = transform.shape(shape)
     return shape

@@ -1,4 +1,4 @@
-"""What the same thread of each process tells its like in the others, while other threads talk too."""
+"""Communication between corresponding threads of the processes, while other threads communicate as well."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ class Channel:
         self._key, self._round, self._wait_ms = f'bigmodel_jax/channel{next(_numbers)}', 0, int(wait_s * 1e3)
 
     def exchange(self, value: Any) -> list[Any]:
-        """What each process gives, in the order of their numbers. JSON-ready and small.
+        """The values that the processes give, in the order of their numbers. JSON-ready and small.
 
         Raises:
           JaxRuntimeError: a process did not answer in time.

@@ -71,7 +71,7 @@ def private(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 class CachedPrograms(CacheInterface):
-    """Programs in a folder, a file each. What cannot be read or written, or is not what was written, is not there.
+    """Programs in a folder, a file each. A program that cannot be read, or is not what was written, counts as missing.
 
     Args:
       folder: a private one.

@@ -37,7 +37,7 @@ def index() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this process is the one that writes what is written only once."""
     return index() == 0
 
 
@@ -46,7 +46,7 @@ def _store() -> Any:
 
 
 def exchange(value: Any) -> list[Any]:
-    """What each process gives, in the order of their numbers. JSON-ready and small."""
+    """The values that the processes give, in the order of their numbers. JSON-ready and small."""
     if count() == 1:
         return [value]
     client, key = _store(), f'bigmodel_jax/{next(_numbers)}'
@@ -58,7 +58,7 @@ def exchange(value: Any) -> list[Any]:
 
 
 def from_first(value: Any) -> Any:
-    """What the first process gives, on every process. JSON-ready."""
+    """The value that the first process gives, on every process. JSON-ready."""
     if count() == 1:
         return value
     client, key = _store(), f'bigmodel_jax/{next(_numbers)}'

@@ -12,7 +12,7 @@ EXAMPLE = 'scripts/simulate_hosts 2 4 -- train experiments/quickstart.py:smoke -
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of what stands before the `--`."""
+    """The parser of the arguments before `--`."""
     top = argparse.ArgumentParser(
         prog='scripts/simulate_hosts',
         usage='%(prog)s [-h] HOSTS [DEVICES] -- train|evaluate ...',

@@ -1,4 +1,4 @@
-"""One process per host: how the processes of a run find each other, and how one leaves that fails.
+"""One process per host: how the processes of a run find each other, and how a failing process ends.
 
 On Cloud TPU, Slurm and GKE they are found; elsewhere each is told where the first one is, how many there are, and which
 it is. A process that is alone and is told nothing stays alone.

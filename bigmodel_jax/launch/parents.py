@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, even if that was killed."""
+"""Ends a process when the one that started it ends, even if that was killed."""
 
 import os
 import signal

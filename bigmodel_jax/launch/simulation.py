@@ -54,7 +54,7 @@ def run(command: Sequence[str], *, hosts: int, devices: int) -> int:
 
 
 def told(*, hosts: int, devices: int) -> list[list[str]]:
-    """The flags of the command line that tell each of so many hosts what it has, which it is, and where the first is.
+    """The command-line flags that tell each host its devices, its number and the address of the first host.
 
     Args:
       devices: simulated CPU devices of each host.
@@ -82,7 +82,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def end_with_parent() -> None:
-    """Even SIGKILL of the parent leaves nothing behind."""
+    """Ends this process when its parent ends, even if that is killed."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""A sum over a long batch, taken piece by piece, whose gradient is made in the same pass."""
+"""A sum over a long batch, taken piece by piece, whose gradient is computed in the same pass."""
 
 import functools
 from collections.abc import Callable

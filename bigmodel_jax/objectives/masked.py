@@ -1,4 +1,4 @@
-"""Masked language modelling, and telling whether one sentence follows another."""
+"""Masked language modelling and next-sentence prediction."""
 
 import dataclasses
 from collections.abc import Mapping

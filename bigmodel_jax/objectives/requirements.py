@@ -33,7 +33,7 @@ class Requirements:
     provided_by: str = ''  # The models or data that have all of it, for the message.
 
     def problems(self, of: model.Model, fields: Mapping[str, batches.Field], outputs: Outputs | None) -> list[str]:
-        """What does not fit, each in a few words that follow 'needs'; the model before the data.
+        """What does not fit, each as a phrase that follows 'needs'; the model before the data.
 
         Args:
           of: the model, whose outputs for batches of `fields` are `outputs`; None: these are not known, nor checked.

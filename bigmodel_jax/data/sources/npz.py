@@ -18,7 +18,7 @@ from bigmodel_jax.data.sources import files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Npz(records.Source):
-    """The arrays of an .npz file, whose first axes are equally long; record i has element i of each, by its name.
+    """The arrays of an .npz file, whose first axes have the same length; record i has element i of each, by its name.
 
     They are held in memory.
     """

@@ -118,7 +118,7 @@ class Texts(records.Source):
 
 
 class TextRecords(records.Records):
-    """Texts that have been read."""
+    """Texts that are held in memory."""
 
     text_only = True
 

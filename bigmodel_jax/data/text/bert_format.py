@@ -11,7 +11,7 @@ from bigmodel_jax.data.text import tokenizers
 
 
 class Specials(NamedTuple):
-    """The ids of the tokens that are no text."""
+    """The ids of the special tokens."""
 
     pad: int
     start: int
@@ -20,7 +20,7 @@ class Specials(NamedTuple):
 
 
 def specials(tokenizer: tokenizers.Tokenizer) -> Specials:
-    """Those of a tokenizer.
+    """The special tokens of a tokenizer.
 
     Raises:
       InputError: it has none, as only WordPiece does.

@@ -31,7 +31,7 @@ class Generation(ext.Extension):
 
 
 def compile_template(text: str) -> jinja2.Template:
-    """As the `transformers` library does it; without its function that gives the date, which would change the text."""
+    """Compiles a template as the `transformers` library does, but without its function for the current date."""
     environment = sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols', Generation]
     )
@@ -84,7 +84,7 @@ def answer(
 
 
 def main() -> None:
-    """Does the task on standard input."""
+    """Carries out the task that is read from standard input."""
     task = json.load(sys.stdin)
     resource.setrlimit(resource.RLIMIT_CPU, (task['cpu_s'], task['cpu_s']))
     resource.setrlimit(resource.RLIMIT_AS, (task['memory_bytes'], task['memory_bytes']))

@@ -22,14 +22,14 @@ CPU_S, PER_SECOND = 10, 100  # It may compute so long, and another second for so
 
 
 class Message(TypedDict):
-    """What one side says."""
+    """One message of a conversation."""
 
     role: str  # 'system', 'user', 'assistant'.
     content: str
 
 
 class Encoded(NamedTuple):
-    """A conversation."""
+    """A conversation as tokens."""
 
     ids: np.ndarray  # [n] int32.
     answers: np.ndarray  # [n] bool: the tokens of the answers, which the model should learn to write.
@@ -50,7 +50,7 @@ class Template:
         raise NotImplementedError
 
     def text(self, tokenizer: Tokenizer) -> str | None:
-        """What of the tokenizer takes part, beside its ids."""
+        """What the encoding depends on, besides the ids of the tokenizer."""
         return None
 
 

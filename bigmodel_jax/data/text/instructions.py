@@ -50,7 +50,7 @@ class Instructions(batches.Data):
 
 
 class Conversations(NamedTuple):
-    """All of them, one after the other."""
+    """All conversations as tokens, one after the other."""
 
     tokens: np.ndarray  # [N] uint32, mapped from the disk.
     answers: np.ndarray  # [N] uint8: 1 in an answer.

@@ -17,7 +17,7 @@ SPACE = '\N{LOWER ONE EIGHTH BLOCK}'  # What SentencePiece writes for a space in
 
 
 class PretrainedBase(Tokenizer):
-    """What both kinds share.
+    """What tokenizers of both kinds share.
 
     Args:
       content: of the file that defines the tokenizer.

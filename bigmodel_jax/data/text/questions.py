@@ -16,7 +16,7 @@ MAX_MISALIGNED = 0.05
 
 
 class QuestionRow(NamedTuple):
-    """One of them. Source: Rajpurkar et al. (2016), arXiv:1606.05250."""
+    """One question about a text. Source: Rajpurkar et al. (2016), arXiv:1606.05250."""
 
     text: str
     context: str
@@ -160,7 +160,7 @@ class QuestionExamples(batches.ArrayExamples):
         return window.at + int(touched[0]), window.at + int(touched[-1])
 
     def text(self, row: int, start: int, end: int) -> str:
-        """What stands in the text of row `row` from the token at `start` to that at `end`."""
+        """The part of the text of row `row` from the token at `start` to that at `end`."""
         window = self.windows[row]
         context = self.questions[window.question].context
         _, places = self.context(context)

@@ -39,7 +39,7 @@ class SpanCorruption(batches.Data):
 
     @property
     def sizes(self) -> 'Sizes':
-        """What a row is made of."""
+        """The sizes of the parts of a row."""
         return fit(self.length, corrupted=self.corrupted, span=self.span)
 
     @property
@@ -85,7 +85,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(raw: int, *, corrupted: float, span: float) -> Sizes:
-    """Of a row of `raw` tokens; at least one is cut out and at least one left between any two spans."""
+    """The sizes of a row of `raw` tokens; at least one is cut out and at least one left between any two spans."""
     cut = min(max(round(raw * corrupted), 1), raw - 1)
     return Sizes(raw, cut, min(max(round(cut / span), 1), cut, raw - cut))
 

@@ -18,7 +18,7 @@ ROLES = ('bos', 'eos', 'pad', 'unk', 'cls', 'sep', 'mask')
 
 
 class SpecialTokens(NamedTuple):
-    """What the files say. None: they do not say it."""
+    """The special tokens that the files name; None where they name none."""
 
     tokens: Mapping[str, str]  # Role -> token: {'bos': '<s>', 'eos': '</s>'}.
     ids: Mapping[str, int] = {}  # Role -> id, of those of which only an id is given.
@@ -38,7 +38,7 @@ class SpecialTokens(NamedTuple):
 
 
 def read(folder: epath.Path) -> SpecialTokens:
-    """What the files in a tokenizer's folder say; a file that is not there says nothing.
+    """Reads the files in a tokenizer's folder; each of them may be missing.
 
     Raises:
       InputError: a file is not what its name says.
@@ -60,7 +60,7 @@ def read(folder: epath.Path) -> SpecialTokens:
 
 
 def parse(data: Mapping[str, Any], where: str) -> SpecialTokens:
-    """What a tokenizer_config.json or special_tokens_map.json says."""
+    """Reads the content of a tokenizer_config.json or special_tokens_map.json."""
     tokens = {role: _text(data.get(f'{role}_token'), f'{where}: {role}_token') for role in ROLES}
     decoder = data.get('added_tokens_decoder') or {}
     if not isinstance(decoder, dict) or not all(key.isdecimal() for key in decoder):

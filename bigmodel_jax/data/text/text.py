@@ -33,7 +33,7 @@ class Packing:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Windows(Packing):
-    """The stream cut every `length` tokens, whatever the documents; no padding but in the last row.
+    """The stream is cut every `length` tokens, regardless of documents; only the last row may be padded.
 
     In the first pass, and in evaluation, each token is a target exactly once. Later passes begin at a random offset, so
     that the windows differ, and wrap around from the end of the stream to its start.
@@ -175,7 +175,7 @@ def _planned(corpus: tokens.Corpus, length: int) -> packing.PackingPlan:
 
 
 class UnigramEntropy(NamedTuple):
-    """What a model that knows only how often each token occurs would reach."""
+    """The loss of a model that knows only how often each token occurs."""
 
     nats_per_token: float
     bits_per_byte: float

@@ -18,7 +18,7 @@ BETWEEN_WORDS = re.compile(r'(?<=\S)[ \n]')
 
 
 def whole(text: str) -> Iterator[str]:
-    """A text that may be encoded in another way when it is cut."""
+    """The text as one part, for tokenizers whose encoding may change where a text is cut."""
     yield text
 
 
@@ -86,7 +86,7 @@ class Tokenizer:
         return None
 
     def files(self) -> dict[str, bytes]:
-        """All that makes up this tokenizer, by file name."""
+        """The content of each file of this tokenizer, by name."""
         return {}
 
     @classmethod
@@ -119,11 +119,15 @@ class Vocabulary:
 
     @property
     def upper_bound(self) -> int | None:
-        """What every id is less than, if that is known before any training."""
+        """An upper bound of the ids (exclusive), if it is known before any training."""
         return None
 
     def build(self) -> Tokenizer:
-        """Trains it if that has not been done yet. Raises InputError if a library or the text is missing."""
+        """The tokenizer, which is trained first if that has not been done yet.
+
+        Raises:
+          InputError: a library or the text is missing.
+        """
         raise NotImplementedError
 
 

@@ -70,7 +70,7 @@ class Bytes(Vocabulary):
 
 
 class ByteTokenizer(Tokenizer):
-    """An id is a byte."""
+    """Each id is the value of a byte."""
 
     size, end = 257, 256
     parts = staticmethod(base.cut_anywhere)
@@ -106,7 +106,7 @@ class Characters(Vocabulary):
 
 
 class CharacterTokenizer(Tokenizer):
-    """An id is the place of a character in a list."""
+    """Each id is the index of a character in a list."""
 
     FILE = 'characters.json'
     parts = staticmethod(base.cut_anywhere)

@@ -100,7 +100,7 @@ def _check_crop(name: str, size: tuple[int, ...], available: tuple[int, ...]) ->
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resize(transforms.Transform):
-    """The image in another size, whatever its proportions: bilinear, and averaged where it becomes smaller.
+    """The image resized without keeping its proportions: bilinear, and averaged where it becomes smaller.
 
     The columns are resized first and then the rows, each as Pillow does it and rounded as Pillow rounds bytes. Pillow
     itself chooses the order of the two by a rule that depends on its version, and can differ by one level.
