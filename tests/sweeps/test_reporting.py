@@ -77,11 +77,11 @@ def test_a_second_report_has_the_same_bytes_wherever_and_whenever_it_is_made(
 def test_the_paper_stands_beside_what_was_measured(finished: sweep_directory.SweepDirectory) -> None:
     table = tables.papers(answers.collect(finished))
     assert table is not None
-    assert [column.heading for column in table.columns][1:4] == ['validation/loss: paper', 'ours', 'ours − paper']  # noqa: RUF001
+    assert [column.heading for column in table.columns][1:4] == ['validation/loss: paper', 'ours', 'difference']
     texts = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert texts['deep'] == ['1.8', '1.92 ± 0.06', '+0.12', '3']
     assert texts['other_rate'][:1] == ['']
-    assert table.notes == ('Not measured here: cost.',)
+    assert table.notes == ("Difference: ours minus the paper's.", 'Not measured here: cost.')
 
 
 def test_an_unfinished_sweep_says_so_in_every_format(tmp_path: pathlib.Path) -> None:
@@ -112,7 +112,17 @@ def test_a_sweep_of_which_nothing_is_known_yet_has_a_report(tmp_path: pathlib.Pa
     assert '0 of 15 trials are finished' in reporting.write(directory).read_text()
 
 
-def test_the_table_fits_a_terminal_of_80_columns(finished: sweep_directory.SweepDirectory) -> None:
+def test_the_tables_fit_a_terminal_of_80_columns(
+    finished: sweep_directory.SweepDirectory, tmp_path: pathlib.Path
+) -> None:
+    columns = {'validation/perplexity': {'post_layer_norm': 7.25}, 'validation/loss': {'baseline': 2.01}}
+    changes = {('post_layer_norm' if arm == 'deep' else arm): each for arm, each in CHANGES.items()}
+    values = {('post_layer_norm' if arm == 'deep' else arm): each for arm, each in VALUES.items()}
+    wide = made_sweeps.make(tmp_path / 's', changes, values, columns=columns)
+    stream = io.StringIO()
+    rich.console.Console(file=stream, width=80).print(screen.shown(answers.collect(wide)))
+    assert re.search(r'post_layer_norm +7.25 +7.50 ± 0.00 +\+0.25 +1.92 ± 0.06', stream.getvalue())
+    assert '\N{HORIZONTAL ELLIPSIS}' not in stream.getvalue()
     stream = io.StringIO()
     rich.console.Console(file=stream, width=80).print(screen.shown(answers.collect(finished)))
     lines = stream.getvalue().splitlines()

@@ -10,6 +10,7 @@ from bigmodel_jax.sweeps.reporting.answer import SweepAnswer
 from bigmodel_jax.sweeps.reporting.cells import ResultTable
 
 NAME_WIDTH = 20  # Of the name of an arm, at least.
+HEADING_WIDTH = 16  # Of a column, at most, in one line.
 STYLES = {'better': 'green', 'worse': 'red', 'open': 'dim', '': ''}
 
 
@@ -25,7 +26,7 @@ def _table(table: ResultTable) -> rich.console.Group:
     drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style='bold')
     for index, column in enumerate(table.columns):
         if index:
-            drawn.add_column(text.Text(column.heading), justify='right' if column.right else 'left', no_wrap=True)
+            drawn.add_column(_heading(column.heading), justify='right' if column.right else 'left', no_wrap=True)
             continue
         longest = max(len(row[0].text) for row in table.rows)
         # The name of an arm is folded where it is long, and never cut.
@@ -33,3 +34,8 @@ def _table(table: ResultTable) -> rich.console.Group:
     for row in table.rows:
         drawn.add_row(*(text.Text(cell.text, style=STYLES[cell.look]) for cell in row))
     return rich.console.Group(text.Text(table.caption), drawn, *map(text.Text, table.notes))
+
+
+def _heading(words: str) -> text.Text:
+    """A heading in several lines, if it is long."""
+    return text.Text(words if len(words) <= HEADING_WIDTH else words.replace('/', '/\n').replace(' ', '\n'))

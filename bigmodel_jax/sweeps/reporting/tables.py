@@ -51,9 +51,7 @@ def papers(answer: SweepAnswer) -> ResultTable | None:
     headings = [
         heading
         for name in columns
-        for heading in (
-            [f'{name}: paper', 'ours', f'ours {formats.MINUS} paper'] if measured[name] else [f'{name}: paper']
-        )
+        for heading in ([f'{name}: paper', 'ours', 'difference'] if measured[name] else [f'{name}: paper'])
     ]
     rows = (
         (
@@ -63,12 +61,13 @@ def papers(answer: SweepAnswer) -> ResultTable | None:
         for arm in answer.arms
     )
     unknown = [name for name in columns if not measured[name]]
-    note = f'Not measured here: {", ".join(unknown)}.' if unknown else ''
+    notes = ["Difference: ours minus the paper's."] if any(measured.values()) else []
+    notes += [f'Not measured here: {", ".join(unknown)}.'] if unknown else []
     return ResultTable(
         caption="The paper's table." + ('' if answer.complete else f' {answer.state}'),
         columns=(ResultColumn('arm', right=False), *map(ResultColumn, headings)),
         rows=tuple(rows),
-        notes=(note,) if note else (),
+        notes=tuple(notes),
     )
 
 
