@@ -1,0 +1,300 @@
+"""The engine for slices of Cloud TPU on GKE, through xpk: each trial is a workload (a JobSet in a queue of Kueue).
+
+xpk needs an old protobuf, so it is installed apart and called as a program. Before a trial is submitted, xpk's dry run
+writes its manifest to xpk/WORKLOAD.yaml in the directory of the sweep. GKE alone decides when and where it runs; JobSet
+starts it again after a preemption or a failed host, and it then resumes from its checkpoint.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from etils import epath
+
+from bigmodel_jax import config
+from bigmodel_jax.storage import durable_files
+from bigmodel_jax.sweeps import worker
+from bigmodel_jax.sweeps.engines import engine
+from bigmodel_jax.sweeps.sweep_directory import SweepDirectory, TrialEntry
+
+FOLDER = 'xpk'
+AT_A_TIME = 100  # Each takes a command of some seconds; Kueue queues what has no room.
+ASK_EVERY_S = 30.0
+COMMAND_S = 600  # xpk asks GKE several times.
+NAME_LENGTH = 40  # xpk allows no more: the names of pods are longer, and Kubernetes ends them at 63.
+GRACE_S = 300  # From SIGTERM to SIGKILL: time for a checkpoint.
+INSTALL = '`uv tool install xpk==1.16.0` or `pipx install xpk==1.16.0` installs it in an environment of its own'
+JOBSETS = 'jobsets.jobset.x-k8s.io'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Xpk(engine.Engine):
+    """Trials as workloads of xpk (https://github.com/AI-Hypercomputer/xpk).
+
+    Attributes:
+      cluster, project, zone: of GKE, made by `xpk cluster create`.
+      tpu_type: of a slice, as 'v5litepod-16'.
+      image: a container image with this package, the experiment file at the path at which the sweep names it, and all
+        it needs.
+      slices: of a trial.
+      priority: in the queue of Kueue.
+      max_restarts: how often JobSet starts a trial again after a host failed or was preempted.
+      capacity: 'spot', 'on-demand' or the name of a reservation; '' for what the cluster has.
+      python: the interpreter in the image.
+      program: xpk itself: a name on PATH, or a path.
+    """
+
+    cluster: str
+    project: str
+    zone: str
+    tpu_type: str
+    image: str
+    slices: config.Positive = 1
+    priority: Literal['very-low', 'low', 'medium', 'high', 'very-high'] = 'medium'
+    max_restarts: config.NonNegative = 10
+    capacity: str = ''
+    python: str = 'python'
+    program: str = 'xpk'
+
+    def check(self) -> None:
+        """As Engine.check(); also that GKE answers."""
+        config.check(self)
+        self._check_installed()
+        if shutil.which('kubectl') is None:
+            raise config.InputError('The engine xpk needs kubectl, which this machine does not have.')
+        done = self.run('workload', 'list', *self.place())
+        if done.returncode:
+            raise config.InputError(
+                f'The cluster {self.cluster} cannot be reached from here: {_problem(done)}. `gcloud auth login` signs '
+                'in, and `xpk cluster list` names the clusters of the project.'
+            )
+
+    def jobs(self, directory: SweepDirectory) -> contextlib.AbstractContextManager['XpkJobs']:
+        """As Engine.jobs(); the workloads go on when the context ends."""
+        _check_remote(directory)
+        return contextlib.nullcontext(XpkJobs(self, directory))
+
+    def create(self, directory: SweepDirectory, entry: TrialEntry) -> list[str]:
+        """The arguments with which xpk submits a trial."""
+        given = {
+            'workload': workload(directory, entry),
+            'tpu-type': self.tpu_type,
+            'num-slices': self.slices,
+            'docker-image': self.image,
+            'command': self.command(directory, entry),
+            'priority': self.priority,
+            'max-restarts': self.max_restarts,
+            'termination-grace-period-seconds': GRACE_S,
+        }
+        capacity = {'': [], 'spot': ['--spot'], 'on-demand': ['--on-demand']}.get(
+            self.capacity, [f'--reservation={self.capacity}']
+        )
+        return [
+            'workload',
+            'create',
+            *self.place(),
+            *(f'--{name}={value}' for name, value in given.items()),
+            *capacity,
+        ]
+
+    def command(self, directory: SweepDirectory, entry: TrialEntry) -> str:
+        """What a shell in the container runs.
+
+        `exec`, as xpk passes SIGTERM on to the shell, which would end without the trial.
+        """
+        return f'exec {shlex.join([self.python, *worker.command(directory, entry)[1:]])}'
+
+    def manifest(self, directory: SweepDirectory, entry: TrialEntry) -> str:
+        """The YAML of a trial's JobSet, as xpk's dry run makes it; it asks no cluster.
+
+        Raises:
+          InputError: xpk is not installed or refuses an argument, or the directory is not in an object store.
+        """
+        config.check(self)
+        self._check_installed()
+        _check_remote(directory)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = pathlib.Path(scratch) / 'manifest.yaml'
+            done = self.run(
+                *self.create(directory, entry), '--dry-run', '--skip-validation', f'--output-manifest-file={file}'
+            )
+            if done.returncode or not file.exists():
+                raise config.InputError(f'xpk refused {entry.name}: {_problem(done)}.')
+            return file.read_text()
+
+    def manifests(self, directory: SweepDirectory, entries: Sequence[TrialEntry]) -> list[epath.Path]:
+        """Writes the manifest of each trial into xpk/ of the sweep's directory.
+
+        Raises:
+          InputError: as manifest(); nothing was written.
+        """
+        made = {workload(directory, each): self.manifest(directory, each) for each in entries}
+        folder = directory.path / FOLDER
+        folder.mkdir(exist_ok=True)
+        for name, text in made.items():
+            durable_files.write(folder / f'{name}.yaml', text.encode())
+        return [folder / f'{name}.yaml' for name in made]
+
+    def _check_installed(self) -> None:
+        if shutil.which(self.program) is None:
+            raise config.InputError(
+                f'The engine xpk needs the program {self.program!r}, which is not on PATH: {INSTALL}; program= names '
+                'another place.'
+            )
+
+    def place(self) -> list[str]:
+        """The arguments that name the cluster."""
+        return [f'--cluster={self.cluster}', f'--project={self.project}', f'--zone={self.zone}']
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs xpk."""
+        return _run(self.program, *arguments)
+
+
+class XpkJobs(engine.Jobs):
+    """The trials of one sweep on GKE."""
+
+    def __init__(self, about: Xpk, directory: SweepDirectory):
+        self._about, self._directory = about, directory
+        self._waiting: dict[str, TrialEntry] = {}  # By the name of the workload.
+        self._asked_s = 0.0
+
+    def room(self) -> int:
+        """How many are submitted in one go."""
+        return AT_A_TIME
+
+    def submit(self, entries: Sequence[TrialEntry]) -> None:
+        """As Jobs.submit(); what the trials print is in Cloud Logging."""
+        there = conditions(_jobsets())
+        by_name = {workload(self._directory, each): each for each in entries}
+        new = {name: each for name, each in by_name.items() if there.get(name) is None or there[name][0] is not None}
+        self._about.manifests(self._directory, list(new.values()))
+        started: list[str] = []
+        for name, each in new.items():
+            if name in there:  # It has failed before, and is tried again; two cannot have the same name.
+                self._delete([name])
+            done = self._about.run(*self._about.create(self._directory, each), '--skip-validation')
+            if done.returncode:
+                self._delete(started)
+                raise config.InputError(f'xpk could not submit {each.name}: {_problem(done)}.')
+            started.append(name)
+        self._waiting |= by_name
+
+    def ended(self) -> Sequence[engine.EndedJob]:
+        """As Jobs.ended(); asks GKE every half minute."""
+        if not self._waiting or time.monotonic() < self._asked_s + ASK_EVERY_S:
+            return []
+        self._asked_s = time.monotonic()
+        try:
+            there = conditions(_jobsets())
+        except config.InputError:  # GKE does not answer for now; its workloads go on.
+            return []
+        found = []
+        for name, entry in list(self._waiting.items()):
+            status, reason = there.get(name, (-signal.SIGKILL, f'GKE no longer knows the workload {name}.'))
+            if status is not None:
+                found.append(engine.EndedJob(entry, status, reason))
+                del self._waiting[name]
+        return found
+
+    def stop(self, entries: Sequence[TrialEntry]) -> None:
+        """As Jobs.stop()."""
+        names = {each.name for each in entries}
+        self._delete([name for name, each in self._waiting.items() if each.name in names])
+
+    def _delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._about.run('workload', 'delete', *self._about.place(), f'--workload={name}', '--force')
+
+    def interrupt(self, number: signal.Signals) -> str | None:
+        """As Jobs.interrupt(): the workloads go on."""
+        return (
+            f'The {len(self._waiting)} trials go on in the cluster {self._about.cluster}. The same command waits for '
+            'them again; `xpk workload delete` ends them.'
+        )
+
+    def describe(self) -> str:
+        """As Jobs.describe()."""
+        about = self._about
+        slices = f'{about.slices} slices {about.tpu_type}' if about.slices > 1 else about.tpu_type
+        return f'GKE, cluster {about.cluster}, {slices} a trial, priority {about.priority}'
+
+
+def workload(directory: SweepDirectory, entry: TrialEntry) -> str:
+    """The name of a trial's workload: of lower-case letters, digits and hyphens, at most 40, another for each trial.
+
+    It begins as the trial's name does, and ends in 10 hexadecimal digits that follow from the trial and the directory.
+    """
+    digest = hashlib.sha256(f'{directory.path}/{entry.name}'.encode()).hexdigest()[:10]
+    end = f'-s{entry.seed}-{digest}'
+    begin = re.sub(r'[^a-z0-9]+', '-', entry.arm.lower()).strip('-')
+    begin = begin if begin[:1].isalpha() else f't-{begin}'
+    return f'{begin[: NAME_LENGTH - len(end)].rstrip("-")}{end}'
+
+
+def conditions(jobsets: Mapping[str, Any]) -> dict[str, tuple[int | None, str]]:
+    """Name of a workload -> (status, reason) as of EndedJob; the status is None while it waits or runs.
+
+    Args:
+      jobsets: the list of JobSets as Kubernetes gives it in JSON (API jobset.x-k8s.io/v1alpha2).
+    """
+    found: dict[str, tuple[int | None, str]] = {}
+    for each in jobsets['items']:
+        name = each['metadata']['name']
+        true = {one['type']: one for one in each.get('status', {}).get('conditions', []) if one['status'] == 'True'}
+        if 'Completed' in true:
+            found[name] = (0, '')
+        elif 'Failed' in true:
+            said = true['Failed'].get('message', '').rstrip('.')
+            found[name] = (
+                1,
+                f'GKE: {said}; `kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}` has its last lines.',
+            )
+        else:
+            found[name] = (None, '')
+    return found
+
+
+def _jobsets() -> Any:
+    """Raises InputError if the cluster does not answer."""
+    done = _run('kubectl', 'get', JOBSETS, '--output=json')
+    if done.returncode:
+        raise config.InputError(f'The cluster does not answer: {_problem(done)}.')
+    return json.loads(done.stdout)
+
+
+def _check_remote(directory: SweepDirectory) -> None:
+    if not durable_files.is_remote(directory.path):
+        raise config.InputError(
+            f'{directory.path}: the hosts of a TPU slice do not see this directory. With --engine xpk the directory of '
+            'a sweep is in an object store, as gs://BUCKET/NAME.'
+        )
+    if not str(directory.path).isprintable():
+        raise config.InputError(f'{str(directory.path)!r} has characters that cannot be printed.')
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, '', f'{command[0]} gave no answer in {COMMAND_S} seconds')
+
+
+def _problem(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of what a program said; xpk says what is wrong on its output."""
+    lines = [line.strip() for line in f'{done.stdout}\n{done.stderr}'.splitlines()]
+    lines = [line for line in lines if line and 'XPK failed' not in line]
+    return lines[-1].rstrip('.') if lines else f'status {done.returncode}'
