@@ -10,8 +10,9 @@ if typing.TYPE_CHECKING:
     from bigmodel_jax.sweeps.engines.engine import Engine
     from bigmodel_jax.sweeps.running import SweepEnd
     from bigmodel_jax.sweeps.sweep import Sweep
+    from bigmodel_jax.sweeps.sweep_directory import Invocation
 
-ENGINES = ('local',)
+ENGINES = ('local', 'slurm', 'xpk')
 EXPERIMENT_HELP = """\
 an experiment file, as FILE.py[:FUNCTION[/ARM,ARM]]; the function is sweep() unless another is named, and returns a
 dict of experiments by name, or a Sweep. With /ARM,ARM only these arms and the baseline are trained"""
@@ -33,6 +34,19 @@ def _seeds(text: str) -> tuple[int, ...]:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('experiment', metavar='EXPERIMENT', help=EXPERIMENT_HELP)
     arguments.add_settings(parser)
+    parser.add_argument(
+        '--engine-set',
+        action='append',
+        default=[],
+        metavar='FIELD=VALUE',
+        help='slurm, xpk: how the cluster is used, such as partition=main or tpu_type=v5litepod-16; the fields are\n'
+        'those of sweeps.engines.slurm.Slurm and sweeps.engines.xpk.Xpk',
+    )
+    parser.add_argument(
+        '--manifests',
+        metavar='FOLDER',
+        help='xpk: write the manifests of the trials there, and submit nothing; asks no cluster',
+    )
     parser.add_argument(
         '--workdir',
         metavar='DIR',
@@ -69,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
     engine = _engine(options)
     process.use_cpu()
     source = sweep_directory.Invocation(options.experiment, tuple(options.set), tuple(options.arg))
+    if options.manifests:
+        return _write_manifests(options, chosen, source)
     end = verbs.sweep(chosen, workdir(options), engine=engine, source=source, retry=options.retry)
     return _say(options, end)
 
@@ -94,9 +110,31 @@ def workdir(options: argparse.Namespace) -> str:
 
 def _engine(options: argparse.Namespace) -> 'Engine':
     """The engine of that name."""
-    from bigmodel_jax.sweeps.engines import local
+    from bigmodel_jax import config
+    from bigmodel_jax.sweeps.engines import choosing, local
 
+    if options.engine in choosing.CLUSTERS:
+        return choosing.cluster(options.engine, options.engine_set)
+    if options.engine_set or options.manifests:
+        raise config.InputError('--engine-set is for --engine slurm and xpk, and --manifests for xpk.')
     return local.Local(processes=options.jobs, simulate_devices=options.simulate_devices)
+
+
+def _write_manifests(options: argparse.Namespace, chosen: 'Sweep', source: 'Invocation') -> int:
+    """Writes the sweep's directory, and the manifests of its trials into a folder."""
+    from bigmodel_jax import config
+    from bigmodel_jax.console import terminal
+    from bigmodel_jax.sweeps import sweep_directory, trials
+    from bigmodel_jax.sweeps.engines import xpk
+
+    engine = _engine(options)
+    if not isinstance(engine, xpk.Xpk):
+        raise config.InputError('--manifests needs --engine xpk.')
+    xpk.check_remote(workdir(options))
+    directory = sweep_directory.create(workdir(options), chosen, trials.trials(chosen), source)
+    for path in engine.manifests(directory, directory.description.trials, options.manifests):
+        print(terminal.printable(path))
+    return 0
 
 
 def _say(options: argparse.Namespace, end: 'SweepEnd') -> int:

@@ -25,7 +25,8 @@ from bigmodel_jax import config
 from bigmodel_jax.sweeps import arms, sweep as sweeps
 
 def sweep():
-    base = config.vary(tiny.experiment(), {'steps': 4_000, 'checkpoints.every_steps': 500, 'watch.log_every': 50})
+    base = config.vary(tiny.experiment(), {'steps': 4_000, 'checkpoints.every_steps': 500, 'watch.log_every': 50,
+                                          'evaluations.0.every_steps': 100})
     made = arms.named(base, {'baseline': {}, 'deep': {'model.layers': 3}})
     return sweeps.Sweep(arms=made, metric='validation/loss', seeds=(0, 1, 2))
 """

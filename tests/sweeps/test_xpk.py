@@ -76,19 +76,20 @@ def test_a_manifest_carries_the_trial_its_place_and_what_was_asked_for() -> None
         assert line in text, line
 
 
+@pytest.mark.slow  # Each start of xpk takes seconds.
 @pytest.mark.skipif(shutil.which('xpk') is None, reason='needs the program xpk: uv tool install xpk==1.16.0')
 def test_xpk_makes_that_manifest_and_its_refusals_are_told() -> None:
     assert ENGINE.manifest(directory(), TRIALS[1]) == MANIFEST.read_text()
     for each in TRIALS:
         assert xpk.workload(directory(), each) in ENGINE.manifest(directory(), each)
-    with pytest.raises(config.InputError, match="xpk refused baseline-seed0.*tpu-type: invalid choice: 'v99-3'"):
+    with pytest.raises(config.InputError, match=r"xpk refused baseline-seed0.*tpu-type: invalid choice: 'v99-3'"):
         dataclasses.replace(ENGINE, tpu_type='v99-3').manifest(directory(), TRIALS[0])
 
 
 def test_what_is_wrong_is_said_before_anything_starts(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(config.InputError, match='hosts of a TPU slice do not see this directory.*gs://BUCKET/NAME'):
+    with pytest.raises(config.InputError, match=r'hosts of a TPU slice do not see this directory.*gs://BUCKET/NAME'):
         ENGINE.jobs(directory(tmp_path))
-    with pytest.raises(config.InputError, match="'no-such-xpk', which is not on PATH: `uv tool install xpk==1.16.0`"):
+    with pytest.raises(config.InputError, match=r"'no-such-xpk', which is not on PATH: `uv tool install xpk==1.16.0`"):
         dataclasses.replace(ENGINE, program='no-such-xpk').check()
     with pytest.raises(config.InputError, match='priority'):
         dataclasses.replace(ENGINE, priority='highest').check()
@@ -103,7 +104,9 @@ def test_a_workload_is_over_when_kubernetes_says_that_its_jobset_completed_or_fa
         jobset('waiting', {'type': 'Suspended', 'status': 'True'}),
         jobset('resumed', {'type': 'Failed', 'status': 'False'}),
         jobset('done', {'type': 'Completed', 'status': 'True'}),
-        jobset('broken', {'type': 'Failed', 'status': 'True', 'message': 'jobset failed due to reaching max restarts.'}),
+        jobset(
+            'broken', {'type': 'Failed', 'status': 'True', 'message': 'jobset failed due to reaching max restarts.'}
+        ),
     ]
     found = xpk.conditions({'items': listed})
     assert {name: status for name, (status, _) in found.items()} == {

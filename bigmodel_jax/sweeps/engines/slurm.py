@@ -86,7 +86,7 @@ class Slurm(engine.Engine):
                 'login node of the cluster, or use --engine local.'
             )
         if importlib.util.find_spec('submitit') is None:
-            raise config.InputError('The engine slurm needs submitit: pip install "bigmodel_jax[slurm]".')
+            raise config.InputError('The engine slurm needs submitit: pip install submitit.')
         _check_partition(self.partition, self.minutes)
 
     @contextlib.contextmanager

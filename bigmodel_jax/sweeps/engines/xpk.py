@@ -82,7 +82,7 @@ class Xpk(engine.Engine):
 
     def jobs(self, directory: SweepDirectory) -> contextlib.AbstractContextManager['XpkJobs']:
         """As Engine.jobs(); the workloads go on when the context ends."""
-        _check_remote(directory)
+        check_remote(directory.path)
         return contextlib.nullcontext(XpkJobs(self, directory))
 
     def create(self, directory: SweepDirectory, entry: TrialEntry) -> list[str]:
@@ -123,7 +123,7 @@ class Xpk(engine.Engine):
         """
         config.check(self)
         self._check_installed()
-        _check_remote(directory)
+        check_remote(directory.path)
         with tempfile.TemporaryDirectory() as scratch:
             file = pathlib.Path(scratch) / 'manifest.yaml'
             done = self.run(
@@ -133,15 +133,17 @@ class Xpk(engine.Engine):
                 raise config.InputError(f'xpk refused {entry.name}: {_problem(done)}.')
             return file.read_text()
 
-    def manifests(self, directory: SweepDirectory, entries: Sequence[TrialEntry]) -> list[epath.Path]:
-        """Writes the manifest of each trial into xpk/ of the sweep's directory.
+    def manifests(
+        self, directory: SweepDirectory, entries: Sequence[TrialEntry], into: epath.PathLike
+    ) -> list[epath.Path]:
+        """Writes the manifest of each trial into a folder, as WORKLOAD.yaml; `kubectl apply -f FOLDER` submits them.
 
         Raises:
           InputError: as manifest(); nothing was written.
         """
         made = {workload(directory, each): self.manifest(directory, each) for each in entries}
-        folder = directory.path / FOLDER
-        folder.mkdir(exist_ok=True)
+        folder = durable_files.directory(into)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, text in made.items():
             durable_files.write(folder / f'{name}.yaml', text.encode())
         return [folder / f'{name}.yaml' for name in made]
@@ -179,7 +181,7 @@ class XpkJobs(engine.Jobs):
         there = conditions(_jobsets())
         by_name = {workload(self._directory, each): each for each in entries}
         new = {name: each for name, each in by_name.items() if there.get(name) is None or there[name][0] is not None}
-        self._about.manifests(self._directory, list(new.values()))
+        self._about.manifests(self._directory, list(new.values()), self._directory.path / FOLDER)
         started: list[str] = []
         for name, each in new.items():
             if name in there:  # It has failed before, and is tried again; two cannot have the same name.
@@ -274,14 +276,15 @@ def _jobsets() -> Any:
     return json.loads(done.stdout)
 
 
-def _check_remote(directory: SweepDirectory) -> None:
-    if not durable_files.is_remote(directory.path):
+def check_remote(path: epath.PathLike) -> None:
+    """Raises InputError unless a sweep in this directory can be reached from other machines."""
+    if not durable_files.is_remote(path):
         raise config.InputError(
-            f'{directory.path}: the hosts of a TPU slice do not see this directory. With --engine xpk the directory of '
-            'a sweep is in an object store, as gs://BUCKET/NAME.'
+            f'{path}: the hosts of a TPU slice do not see this directory. With --engine xpk the directory of a sweep '
+            'is in an object store, as --workdir gs://BUCKET/NAME.'
         )
-    if not str(directory.path).isprintable():
-        raise config.InputError(f'{str(directory.path)!r} has characters that cannot be printed.')
+    if not str(path).isprintable():
+        raise config.InputError(f'{str(path)!r} has characters that cannot be printed.')
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
