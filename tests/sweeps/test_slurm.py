@@ -4,14 +4,15 @@ import collections
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from bigmodel_jax.sweeps import sweep, sweep_directory, trials, worker
-from bigmodel_jax.sweeps.engines import slurm
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / 'scripts' / 'local_slurm'
@@ -32,11 +33,7 @@ def sweep():
 """
 
 
-def directory(path: pathlib.Path) -> sweep_directory.SweepDirectory:
-    file = path.parent / 'small.py'
-    file.write_text(FILE)
-    made = sweep.load(str(file))
-    return sweep_directory.create(path, made, trials.trials(made), sweep_directory.Invocation(str(file)))
+ENGINE = ('--engine=slurm', '--engine-set=partition=main', '--engine-set=gres=gpu:1', '--engine-set=at_once=3')
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -80,67 +77,69 @@ def sessions(about: sweep_directory.SweepDirectory) -> list[int]:
     return [len(about.run(entry).environment) for entry in about.description.trials]
 
 
-def local(path: pathlib.Path) -> sweep_directory.SweepDirectory:
+def alone(path: pathlib.Path, file: pathlib.Path) -> sweep_directory.SweepDirectory:
     """The same sweep, trial by trial, without an engine."""
-    about = directory(path)
+    made = sweep.load(str(file))
+    about = sweep_directory.create(path, made, trials.trials(made), sweep_directory.Invocation(str(file)))
     for entry in about.description.trials:
         with open(about.log(entry), 'wb') as log:
             subprocess.run(worker.command(about, entry), check=True, stdout=log, stderr=log, cwd=ROOT)
     return about
 
 
+def start(path: pathlib.Path, file: pathlib.Path, output: pathlib.Path) -> subprocess.Popen[bytes]:
+    """The command of a person who runs the sweep on the cluster."""
+    command = [sys.executable, '-m', 'bigmodel_jax', 'sweep', str(file), f'--workdir={path}', *ENGINE]
+    with open(output, 'wb') as stream:
+        return subprocess.Popen(command, stdout=stream, stderr=stream, cwd=ROOT)
+
+
+def running_on(node: str) -> set[str]:
+    listed = run('squeue', '--noheader', '--array', '--states=RUNNING', f'--nodelist={node}', '--format=%i')
+    return set(listed.split())
+
+
+def drain_and_preempt(about: sweep_directory.SweepDirectory) -> None:
+    """Drains n2 and preempts what runs on n1, when both are busy and a trial is in its middle."""
+
+    def in_the_middle() -> bool:
+        return any(0 < max(about.curve(each), default=0) < 3_000 for each in about.description.trials)
+
+    wait_until(lambda: bool(running_on('n1')) and bool(running_on('n2')) and in_the_middle(), 'both nodes busy')
+    before = running_on('n2')
+    run('scontrol', 'update', 'NodeName=n2', 'State=DRAIN', 'Reason=test')
+    urgent = run('sbatch', '--parsable', '--partition=urgent', '--cpus-per-task=2', '--output=none', '--wrap=sleep 3')
+    wait_until(lambda: urgent.strip() not in run('squeue', '--noheader', '--format=%i').split(), 'the urgent job')
+    assert running_on('n2') <= before, 'a drained node starts nothing new'
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures('cluster')
-def test_with_a_node_drained_and_a_trial_preempted_each_trial_ends_once_as_it_ends_without_slurm(
+def test_with_a_node_drained_and_trials_preempted_each_trial_ends_once_as_it_ends_without_slurm(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)
     monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests'))  # Where the experiment file finds tiny.
-    about = directory(tmp_path / 'a sweep')
-    entries = about.description.trials
-    engine = slurm.Slurm(partition='main', gres='gpu:1', minutes=60, at_once=3)
-    engine.check()
-    with engine.jobs(about) as jobs, engine.jobs(about) as another:
-        assert jobs.room() >= len(entries)
-        jobs.submit(entries)
-        another.submit(entries)  # The sweep is started a second time: nothing is submitted twice.
-        states = run('squeue', '--noheader', '--array', '--format=%F %T').split('\n')[:-1]
-        assert len(states) == len(entries), states
-        assert len({line.split()[0] for line in states}) == 1, 'they are one array'
-
-        def running_on(node: str) -> list[str]:
-            return run(
-                'squeue', '--noheader', '--array', '--states=RUNNING', f'--nodelist={node}', '--format=%i'
-            ).split()
-
-        def in_the_middle() -> list[str]:
-            """Trials that have saved a checkpoint and are not near their end."""
-            return [each.name for each in entries if 0 < max(about.curve(each), default=0) < 3_000]
-
-        wait_until(
-            lambda: bool(running_on('n1')) and bool(running_on('n2')) and bool(in_the_middle()), 'both nodes busy'
-        )
-        on_n2 = set(running_on('n2'))
-        run('scontrol', 'update', 'NodeName=n2', 'State=DRAIN', 'Reason=test')
-        urgent = run(
-            'sbatch', '--parsable', '--partition=urgent', '--cpus-per-task=2', '--wrap=sleep 3', '--output=none'
-        )
-        wait_until(
-            lambda: f'{urgent.strip()}' not in run('squeue', '--noheader', '--format=%i').split(), 'the urgent job'
-        )
-        assert set(running_on('n2')) <= on_n2, 'a drained node starts nothing new'
-        found = []
-        wait_until(lambda: found.extend(jobs.ended()) or len(found) == len(entries), 'all trials')
-        assert jobs.ended() == []
-    assert {job.entry.name: job.status for job in found} == {each.name: 0 for each in entries}
-    assert len(found) == len(entries), 'each ended once'
+    file, path = tmp_path / 'small.py', tmp_path / 'a sweep'
+    file.write_text(FILE)
+    first = start(path, file, tmp_path / 'first')
+    wait_until(lambda: bool(list(path.glob('slurm/*/trials.json'))) and bool(running_on('n1')), 'the array')
+    # The sweep is started once more while it runs, and the first command ends: its trials do not.
+    second = start(path, file, tmp_path / 'second')
+    about = sweep_directory.open_sweep(path)
+    drain_and_preempt(about)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 128 + signal.SIGINT
+    assert 'trials go on in Slurm. The same command waits for them again' in (tmp_path / 'first').read_text()
+    assert second.wait(PATIENCE_S) == 0, (tmp_path / 'second').read_text()
+    print((tmp_path / 'second').read_text())
+    assert len(list(path.glob('slurm/*/trials.json'))) == 1, 'nothing was submitted twice'
     assert 'DRAIN' in run('scontrol', 'show', 'node', 'n2')
     run('scontrol', 'update', 'NodeName=n2', 'State=RESUME')
-    alone = local(tmp_path / 'alone')
-    assert digests(about) == digests(alone)
-    assert about.values() == alone.values()
+    other = alone(tmp_path / 'alone', file)
+    assert digests(about) == digests(other)
+    assert about.values() == other.values()
     assert all(len(values) == 3 for values in about.values().values())
     taken = collections.Counter(sessions(about))
-    print(f'sessions of a trial: {dict(taken)}')
+    print(f'sessions of a trial -> trials: {dict(taken)}')
     assert taken[2] >= 1, 'a trial was preempted and resumed'
     assert set(taken) == {1, 2}

@@ -211,7 +211,8 @@ class SlurmJobs(engine.Jobs):
             self._missed.add(entry.name)
             return None
         if status is None:
-            return engine.EndedJob(entry, -signal.SIGKILL, said or 'Slurm no longer knows its job.')
+            where = f'what the job itself printed is in {self._folder / SUBMITIT}'
+            return engine.EndedJob(entry, -signal.SIGKILL, f'{said or "Slurm no longer knows its job"}; {where}')
         return engine.EndedJob(entry, int(status), '' if status in (0, 1, 2) else said)
 
     def stop(self, entries: Sequence[TrialEntry]) -> None:

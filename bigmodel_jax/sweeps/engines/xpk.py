@@ -204,7 +204,7 @@ class XpkJobs(engine.Jobs):
             return []
         found = []
         for name, entry in list(self._waiting.items()):
-            status, reason = there.get(name, (-signal.SIGKILL, f'GKE no longer knows the workload {name}.'))
+            status, reason = there.get(name, (-signal.SIGKILL, f'GKE no longer knows the workload {name}'))
             if status is not None:
                 found.append(engine.EndedJob(entry, status, reason))
                 del self._waiting[name]
