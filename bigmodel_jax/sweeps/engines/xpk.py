@@ -261,7 +261,7 @@ def conditions(jobsets: Mapping[str, Any]) -> dict[str, tuple[int | None, str]]:
             said = true['Failed'].get('message', '').rstrip('.')
             found[name] = (
                 1,
-                f'GKE: {said}; `kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}` has its last lines.',
+                f'GKE: {said}; `kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}` has its last lines',
             )
         else:
             found[name] = (None, '')
