@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from bigmodel_jax import config, settings
 from bigmodel_jax.sweeps.engines import engine, slurm, xpk
 
-CLUSTERS: Mapping[str, type[engine.Engine]] = {'slurm': slurm.Slurm, 'xpk': xpk.Xpk}
+CLUSTERS: Mapping[str, type[slurm.Slurm] | type[xpk.Xpk]] = {'slurm': slurm.Slurm, 'xpk': xpk.Xpk}
 
 
 def cluster(name: str, values: Sequence[str]) -> engine.Engine:

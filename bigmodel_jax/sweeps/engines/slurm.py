@@ -131,7 +131,7 @@ class QueuedJob(NamedTuple):
     """A job as squeue lists it; one that ended some minutes ago is listed as well."""
 
     number: str  # '17', or '17_3' for a task of an array.
-    index: int  # In its array.
+    task: int  # Its number in the array.
     name: str
     state: str
     node: str
@@ -203,7 +203,7 @@ class SlurmJobs(engine.Jobs):
 
     def _how(self, entry: TrialEntry, name: str, jobs: Sequence[QueuedJob]) -> engine.EndedJob | None:
         """How a trial without a job ended; None to look once more: one that is queued again has none for a moment."""
-        last = [job for job in jobs if job.name == name and self._trials(name)[job.index] == entry.name]
+        last = [job for job in jobs if job.name == name and self._trials(name)[job.task] == entry.name]
         said = f'Slurm: {last[0].state}{f" on {last[0].node}" if last[0].node else ""}' if last else ''
         path = self._ended_file(name, entry)
         status = durable_files.read_json(path)['status'] if durable_files.exists(path) else None
@@ -266,7 +266,7 @@ class SlurmJobs(engine.Jobs):
         if jobs is None:
             raise config.InputError('Slurm does not answer (squeue failed). Give the command again when it does.')
         trials = {name: self._trials(name) for name in {job.name for job in jobs}}
-        return [(job.name, trials[job.name][job.index], job) for job in jobs if job.state not in ENDED]
+        return [(job.name, trials[job.name][job.task], job) for job in jobs if job.state not in ENDED]
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
