@@ -5,6 +5,11 @@ checkpoint. Every process begins with an empty cache of compiled programs. Secon
 those of the clock, as they depend less on what else the machine does. The numbers of the runs are compared: the losses
 of every report and of the evaluation.
 
+Figures with --steps 60, on two cores of an x86-64 machine with jax 0.10.2 and a load of 12 to 22 from other work, in
+seconds of the processors, as those of the clock said more of the other work: one seed 23.7; eight seeds in one process
+49.4, which is 2.1 times one seed; eight processes 193.5, which is 3.9 times the one process. All losses and
+the digests of the last states were equal.
+
 Run: .venv/bin/python scripts/benchmark/seeds_together.py [--seeds 8] [--steps 200] [--at-a-time 1 2] [--workdir DIR]
 """
 
@@ -26,6 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TRAIN = """
 import sys
 from bigmodel_jax import config, experiment_file
+from bigmodel_jax.train import loop
 from bigmodel_jax.train.together import training
 steps, folder, *seeds = sys.argv[1:]
 base = config.vary(
@@ -34,10 +40,10 @@ base = config.vary(
 )
 runs = [config.vary(base, {'seed': int(seed)}) for seed in seeds]
 if len(runs) == 1:
-    from bigmodel_jax.train import loop
     loop.train(runs[0], f'{folder}/{seeds[0]}')
 else:
-    training.train_together(runs, [f'{folder}/{seed}' for seed in seeds])
+    ended = training.train_together(runs, [f'{folder}/{seed}' for seed in seeds])
+    sys.exit(not all(isinstance(each, loop.TrainingResult) and each.step == int(steps) for each in ended))
 """
 
 
