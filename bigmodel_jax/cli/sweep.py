@@ -1,4 +1,4 @@
-"""sweep: train the arms of a sweep with every seed, or continue it."""
+"""sweep: train the arms of a sweep with every seed, or continue it; or show what would be trained."""
 
 import argparse
 import typing
@@ -7,8 +7,9 @@ from bigmodel_jax.cli import arguments
 from bigmodel_jax.cli.verb import Verb
 
 if typing.TYPE_CHECKING:
+    from bigmodel_jax.plan.slices import Slice
     from bigmodel_jax.sweeps.engines.engine import Engine
-    from bigmodel_jax.sweeps.running import SweepEnd
+    from bigmodel_jax.sweeps.running import Limit, SweepEnd
     from bigmodel_jax.sweeps.sweep import Sweep
     from bigmodel_jax.sweeps.sweep_directory import Invocation
 
@@ -19,6 +20,9 @@ dict of experiments by name, or a Sweep. With /ARM,ARM only these arms and the b
 EPILOG = """\
 The same command continues a sweep that was interrupted: finished trials are never run again, the others resume.
 Arms and seeds may be added; trials whose experiment did not change keep their results.
+
+A chip-hour is one chip for one hour of training. On the CPU a process counts as one chip, however many cores it has.
+The budget is that of the sweep in all, what earlier starts of it spent included.
 
 exit status: 0 every trial is finished, or the rest is held back by the budget; 1 a trial failed; 2 wrong input;
 128 + N stopped by signal N, the trials with a checkpoint: 130 Ctrl-C, 143 SIGTERM."""
@@ -52,21 +56,27 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='DIR',
         help='the directory of the sweep, local or gs:// (default: runs/STEM-sweep, by the name of the file)',
     )
-    parser.add_argument(
-        '--engine', choices=ENGINES, default='local', help='where the trials run: local, on this machine (default)'
-    )
-    parser.add_argument(
-        '--jobs',
-        type=arguments.positive,
-        metavar='N',
-        help='local: trials at a time, each with its share of the cores or accelerators (default: one for each core,\n'
-        'or for each accelerator)',
-    )
-    arguments.add_simulated_devices(parser)
+    parser.add_argument('--show', action='store_true', help='train nothing; show the arms, their cost and what exists')
     parser.add_argument('--seeds', type=_seeds, metavar='N', help='how many seeds, from 0; or a list, such as 0,1,7')
     parser.add_argument('--baseline', metavar='ARM', help='the arm with which the others are compared')
     parser.add_argument('--metric', metavar='EVALUATION/METRIC', help='what is compared, such as validation/loss')
     parser.add_argument('--retry', action='store_true', help='also run the trials that failed before')
+    where = parser.add_argument_group('where the trials run')
+    where.add_argument('--engine', choices=ENGINES, default='local', help='local: on this machine (default)')
+    where.add_argument(
+        '--jobs',
+        type=arguments.positive,
+        metavar='N',
+        help='local: trials at a time, each with its share of the cores or accelerators (default: one for each core,\n'
+        'or for each group of accelerators that a mesh needs)',
+    )
+    arguments.add_simulated_devices(parser)
+    cost = parser.add_argument_group('cost')
+    cost.add_argument('--budget', metavar='AMOUNT', help='spend no more than this in all: 2.5usd or 3chip-hours')
+    cost.add_argument(
+        '--topology', metavar='SLICE', help='the slice that each trial runs on, such as v5e-4 or h100:1, for its price'
+    )
+    cost.add_argument('--prices', metavar='FILE', help='your own prices, a file of the form of plan/prices.json')
 
 
 def run(options: argparse.Namespace) -> int:
@@ -79,24 +89,18 @@ def run(options: argparse.Namespace) -> int:
     from bigmodel_jax.cli import process
     from bigmodel_jax.sweeps import sweep_directory
 
-    chosen = _sweep(options)
-    engine = _engine(options)
-    process.use_cpu()
+    process.use_cpu()  # The accelerators are for the trials.
+    chosen, on = _sweep(options), _slice(options)
+    if options.show:
+        _show(options, chosen, on)
+        return 0
     source = sweep_directory.Invocation(options.experiment, tuple(options.set), tuple(options.arg))
     if options.manifests:
         return _write_manifests(options, chosen, source)
-    end = verbs.sweep(chosen, workdir(options), engine=engine, source=source, retry=options.retry)
-    return _say(options, end)
-
-
-def _sweep(options: argparse.Namespace) -> 'Sweep':
-    """The sweep of the experiment file, with what the command line says instead."""
-
-    from bigmodel_jax.sweeps import sweep
-
-    named = {'seeds': options.seeds, 'baseline': options.baseline, 'metric': options.metric}
-    given = {name: value for name, value in named.items() if value is not None}
-    return sweep.load(options.experiment, options.set, options.arg, **given)
+    limits = _limits(options, chosen, on)
+    how: dict[str, typing.Any] = {'engine': _engine(options), 'source': source, 'limits': limits}
+    end = verbs.sweep(chosen, workdir(options), retry=options.retry, **how)
+    return _say(options, chosen, end)
 
 
 def workdir(options: argparse.Namespace) -> str:
@@ -106,6 +110,21 @@ def workdir(options: argparse.Namespace) -> str:
     from bigmodel_jax import experiment_file
 
     return options.workdir or f'runs/{pathlib.Path(experiment_file.parse(options.experiment)[0]).stem}-sweep'
+
+
+def _sweep(options: argparse.Namespace) -> 'Sweep':
+    """The sweep of the experiment file, with what the command line says instead."""
+    from bigmodel_jax.sweeps import sweep
+
+    named = {'seeds': options.seeds, 'baseline': options.baseline, 'metric': options.metric}
+    given = {name: value for name, value in named.items() if value is not None}
+    return sweep.load(options.experiment, options.set, options.arg, **given)
+
+
+def _slice(options: argparse.Namespace) -> 'Slice | None':
+    from bigmodel_jax.plan import slices
+
+    return None if options.topology is None else slices.parse(options.topology)
 
 
 def _engine(options: argparse.Namespace) -> 'Engine':
@@ -137,18 +156,65 @@ def _write_manifests(options: argparse.Namespace, chosen: 'Sweep', source: 'Invo
     return 0
 
 
-def _say(options: argparse.Namespace, end: 'SweepEnd') -> int:
+def _limits(options: argparse.Namespace, chosen: 'Sweep', on: 'Slice | None') -> list['Limit']:
+    """What keeps the sweep within what was asked for.
+
+    Raises:
+      InputError: the budget cannot be estimated.
+    """
+    from bigmodel_jax import config
+    from bigmodel_jax.plan import prices
+    from bigmodel_jax.sweeps.engines import devices
+    from bigmodel_jax.sweeps.planning import budgets
+
+    if options.budget is None:
+        return []
+    budget = budgets.parse(options.budget)
+    if on is None and (options.engine != 'local' or devices.accelerators().kind != 'cpu'):
+        raise config.InputError('--budget needs --topology SLICE: on which chips does a trial run? Such as v5e-4.')
+    return [budgets.limit(budget, chosen, on, prices.table(options.prices) if options.prices else None)]
+
+
+def _show(options: argparse.Namespace, chosen: 'Sweep', on: 'Slice | None') -> None:
+    """Prints what would be trained."""
+    import pathlib
+
+    from bigmodel_jax.console import terminal
+    from bigmodel_jax.plan import prices
+    from bigmodel_jax.sweeps import trials
+    from bigmodel_jax.sweeps.planning import preview
+
+    table = prices.table(options.prices) if options.prices else None
+    roots = list(dict.fromkeys([str(pathlib.Path(workdir(options)).parent)]))
+    made = trials.trials(chosen)
+    console = terminal.Console()
+    console.print(preview.render(preview.preview(chosen, made, workdir(options), on=on, table=table, roots=roots)))
+
+
+def _say(options: argparse.Namespace, chosen: 'Sweep', end: 'SweepEnd') -> int:
+    """Prints what came of the sweep, and how it ended."""
+    from bigmodel_jax import verbs
     from bigmodel_jax.console import terminal
     from bigmodel_jax.hosts import preemption
+    from bigmodel_jax.sweeps import pairing, sweep_directory
+    from bigmodel_jax.sweeps.planning import costs
+    from bigmodel_jax.sweeps.reporting import screen
 
+    directory = sweep_directory.open_sweep(workdir(options))
+    console = terminal.Console()
     for failure in end.failed:
-        print(terminal.printable(failure))
+        console.print(str(failure))
+    answer = verbs.answer(directory.path)
+    console.print(screen.shown(answer))
+    if len(chosen.arms) > 1:
+        sizes = {arm: costs.piece_sizes(each) for arm, each in chosen.arms.items()}
+        console.print(str(pairing.pairing(directory, sizes)))
     for reason in dict.fromkeys(end.held.values()):
         held = [entry.name for entry, why in end.held.items() if why == reason]
-        print(f'{len(held)} trials are not finished: {reason}.')
+        console.print(f'{len(held)} trials are not finished: {reason}. The same command continues them.')
     if end.message:
-        print(end.message)
-    print(f'sweep: {workdir(options)}')
+        console.print(end.message)
+    console.print(f'report: {verbs.write_answer(answer)}')
     return 1 if end.failed and end.stopped_by is None else preemption.status(end.stopped_by)
 
 

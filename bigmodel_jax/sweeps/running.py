@@ -38,6 +38,9 @@ class SweepView(Protocol):
 class Limit:
     """Interface: what may keep trials from starting, or stop them before their end."""
 
+    def check(self, standings: Standings) -> None:
+        """Raises InputError if nothing could start; called before anything does."""
+
     def allows(self, standings: Standings, entry: TrialEntry, running: Sequence[TrialEntry]) -> str | None:
         """None if a trial may start now; else why not, as a sentence without its period."""
         raise NotImplementedError
@@ -84,6 +87,8 @@ def run(
     """
     on.check()
     standings = Standings(directory)
+    for limit in limits:
+        limit.check(standings)
     with on.jobs(directory) as jobs, _listening() as heard:
         supervisor = Supervisor(directory, jobs, view, standings=standings, limits=limits)
         supervisor.choose(retry=retry)

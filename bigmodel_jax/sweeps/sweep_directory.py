@@ -136,9 +136,19 @@ def create(path: epath.PathLike, sweep: Sweep, trials: Sequence[Trial], source: 
             f'{root} is not the directory of a sweep: it has no {FILE}. It holds {", ".join(names[:8])}. Pass a new '
             'directory, or that of a sweep.'
         )
+    described = describe(root, sweep, trials, source)
+    root.mkdir(parents=True, exist_ok=True)
+    for folder in (TRIALS, LOGS, FAILURES):
+        (root / folder).mkdir(exist_ok=True)
+    durable_files.write_json(root / FILE, _to_json(described))
+    return SweepDirectory(root, described)
+
+
+def describe(root: epath.Path, sweep: Sweep, trials: Sequence[Trial], source: Invocation) -> Description:
+    """What sweep.json says of a sweep; a trial that is in its directory already keeps its name. Writes nothing."""
     there = {name.rpartition('-')[2]: name for name in durable_files.names_in(root / TRIALS)}
     entries = tuple(TrialEntry(each.arm, each.seed, there.get(each.address, each.name)) for each in trials)
-    described = Description(
+    return Description(
         arms={arm: config.to_json(each) for arm, each in sweep.arms.items()},
         baseline=sweep.baseline,
         metric=sweep.metric,
@@ -150,11 +160,6 @@ def create(path: epath.PathLike, sweep: Sweep, trials: Sequence[Trial], source: 
         trials=entries,
         source=source,
     )
-    root.mkdir(parents=True, exist_ok=True)
-    for folder in (TRIALS, LOGS, FAILURES):
-        (root / folder).mkdir(exist_ok=True)
-    durable_files.write_json(root / FILE, _to_json(described))
-    return SweepDirectory(root, described)
 
 
 def open_sweep(path: epath.PathLike) -> SweepDirectory:

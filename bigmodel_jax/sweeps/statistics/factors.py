@@ -69,8 +69,7 @@ class GridEffects(config.Value):
     diverged: tuple[tuple[str, int], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class SensitivityPoint(config.Value):
+class SensitivityPoint(NamedTuple):
     """The metric at one value of a numeric field.
 
     Attributes:

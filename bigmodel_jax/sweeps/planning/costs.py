@@ -1,0 +1,115 @@
+"""What the arms of a sweep cost: parameters, FLOPs and units of data, and time and price on a slice that is named."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.optim import gradients
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.plan import analytic, prices, request, slices
+from bigmodel_jax.plan import plan as plans
+from bigmodel_jax.run_directory import fingerprints
+
+ONE = 'v5e:1x1'  # What a step computes does not depend on the chip; it is traced for one device.
+SIZE = 768  # Of the matrices by which this machine's rate is measured.
+REPEATS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialCost:
+    """Of one trial of an arm.
+
+    Attributes:
+      flops_per_step: of the model, a multiply-add being two; nothing that is computed again is counted.
+      units_per_step: of data, in `unit`, such as tokens.
+      chip_hours, dollars: on the slice that was named; None without one, or without a price.
+    """
+
+    parameters: int
+    flops_per_step: float
+    units_per_step: float
+    unit: str
+    steps: int
+    chip_hours: float | None = None
+    dollars: float | None = None
+
+    @property
+    def flops(self) -> float:
+        """Of the whole trial, without its evaluations."""
+        return self.flops_per_step * self.steps
+
+    @property
+    def units(self) -> float:
+        """Of the whole trial."""
+        return self.units_per_step * self.steps
+
+
+@functools.lru_cache(maxsize=256)
+def traced(experiment: Experiment) -> analytic.TracedStep:
+    """The step of an experiment on one device, without compiling it or opening its data.
+
+    Raises:
+      InputError: the experiment cannot be laid out on one device.
+    """
+    mesh = sharding.MeshShape(data=1, rules=experiment.mesh.rules)
+    alone = dataclasses.replace(experiment, mesh=mesh, gradients=gradients.WholeBatch())
+    on = slices.parse(ONE)
+    return analytic.trace(request.on_slice(alone, on), on)
+
+
+def cost(experiment: Experiment, on: slices.Slice | None = None, table: prices.Prices | None = None) -> TrialCost:
+    """What a trial costs.
+
+    Args:
+      on: the slice that it runs on.
+      table: prices; by default those of plan/prices.json.
+
+    Raises:
+      InputError: as traced(), or the experiment cannot be laid out on the slice.
+    """
+    step = traced(experiment)
+    plan = None if on is None else plans.make(_plannable(experiment), on, fast=True, table=table)
+    return TrialCost(
+        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(step.spec.abstract.params)),
+        flops_per_step=step.work.model,
+        units_per_step=experiment.data.units_per_step,
+        unit=experiment.data.units.name,
+        steps=experiment.steps,
+        chip_hours=None if plan is None else plan.cost.chip_hours,
+        dollars=None if plan is None else plan.cost.dollars,
+    )
+
+
+def _plannable(experiment: Experiment) -> Experiment:
+    """A fixed order of sums costs some time of its own, which no formula tells."""
+    fixed = isinstance(experiment.gradients, gradients.FixedOrder)
+    return dataclasses.replace(experiment, gradients=gradients.WholeBatch()) if fixed else experiment
+
+
+def piece_sizes(experiment: Experiment) -> Mapping[str, int]:
+    """How many weights each piece has that fingerprints tell apart."""
+    spec = traced(experiment).spec
+    in_layers = fingerprints.stacked(spec.axes)
+    sizes: list[int] = []
+    for leaf, stacked in zip(jax.tree.leaves(spec.abstract.params), in_layers, strict=True):
+        sizes += [math.prod(leaf.shape[1:])] * leaf.shape[0] if stacked else [math.prod(leaf.shape)]
+    return dict(zip(fingerprints.pieces(spec.abstract.params, in_layers), sizes, strict=True))
+
+
+@functools.cache
+def machine_flops() -> float:
+    """Float32 FLOP/s of this machine's CPU in products of large matrices, which no training reaches; measured."""
+    a = np.ones((SIZE, SIZE), np.float32)
+    a @ a  # The first one starts the threads.
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    return 2 * SIZE**3 / min(seconds)
