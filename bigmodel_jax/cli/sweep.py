@@ -205,6 +205,7 @@ def _say(options: argparse.Namespace, chosen: 'Sweep', end: 'SweepEnd') -> int:
     for failure in end.failed:
         console.print(str(failure))
     answer = verbs.answer(directory.path)
+    report = verbs.write_answer(answer)
     console.print(screen.shown(answer))
     if len(chosen.arms) > 1:
         sizes = {arm: costs.piece_sizes(each) for arm, each in chosen.arms.items()}
@@ -214,7 +215,7 @@ def _say(options: argparse.Namespace, chosen: 'Sweep', end: 'SweepEnd') -> int:
         console.print(f'{len(held)} trials are not finished: {reason}. The same command continues them.')
     if end.message:
         console.print(end.message)
-    console.print(f'report: {verbs.write_answer(answer)}')
+    console.print(f'report: {report}')
     return 1 if end.failed and end.stopped_by is None else preemption.status(end.stopped_by)
 
 
