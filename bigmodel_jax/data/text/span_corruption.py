@@ -119,6 +119,9 @@ def _fields(sizes: Sizes, upper_bound: int | None) -> dict[str, batches.Field]:
         'source': batches.Field((sizes.source,), integers, axes, upper_bound),
         'inputs': batches.Field(written, integers, axes, upper_bound),
         'targets': batches.Field(written, integers, axes, upper_bound),
+        # All are 1. Without the field the compiler would sum in another order, and runs of older versions could not be
+        # repeated bit for bit.
+        'loss_weights': batches.Field(written, np.dtype(np.float32), axes),
         'bytes': batches.Field((), np.dtype(np.float32), ()),
     }
 
@@ -149,6 +152,7 @@ class SpanExamples(batches.Examples):
             'source': source,
             'inputs': np.concatenate([first, targets[:, :-1]], axis=1),
             'targets': targets,
+            'loss_weights': np.ones(targets.shape, np.float32),
             'bytes': self._bytes[targets].sum(axis=1).astype(np.float32),
         }
 
