@@ -116,10 +116,12 @@ def main() -> None:
             workdir = pathlib.Path(folder) / f'killed{number}'
             told = killed(file, workdir, options.kills, chance)
             repeated = check(workdir)
-            same = answers(workdir) == answers(whole)
+            found, wanted = answers(workdir), answers(whole)
+            differ = sorted(name for name in wanted if found.get(name) != wanted[name])
+            same = found == wanted
             print(f'{number}: killed {", ".join(told)}; {repeated} steps repeated; the same table: {same}', flush=True)
             if not same:
-                raise SystemExit('the tables differ')
+                raise SystemExit(f'these files differ: {differ}; is the working tree unchanged since the start?')
 
 
 if __name__ == '__main__':

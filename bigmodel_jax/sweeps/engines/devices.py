@@ -89,8 +89,8 @@ def shares(processes: int, there: Accelerators, *, chips: int, mine: Sequence[in
       mine: the numbers of the cores; each process gets equally many, and none is shared while there are enough.
     """
     if there.kind != 'cpu':
-        own = [there.ids[i * chips : (i + 1) * chips] for i in range(processes)]
-        return [Share((), _visible(there.kind, ids)) for ids in own]
+        cut = [there.ids[i * chips : (i + 1) * chips] for i in range(processes)]
+        return [Share((), _visible(there.kind, ids)) for ids in cut]
     each = max(len(mine) // processes, 1)
     found = []
     for i in range(processes):
