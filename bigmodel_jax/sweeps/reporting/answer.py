@@ -8,7 +8,7 @@ from typing import Literal
 
 from bigmodel_jax import config
 from bigmodel_jax.runs import directory as runs
-from bigmodel_jax.sweeps import failures
+from bigmodel_jax.sweeps import failures, pairing
 from bigmodel_jax.sweeps.reporting import fields
 from bigmodel_jax.sweeps.statistics import comparison
 from bigmodel_jax.sweeps.sweep_directory import Description, SweepDirectory, TrialEntry
@@ -99,6 +99,7 @@ class SweepAnswer:
 
     directory: SweepDirectory
     arms: tuple[ArmResult, ...]
+    pairing: str  # What the certificates of the batches say of it; '' of a lone arm.
 
     @property
     def about(self) -> Description:
@@ -206,7 +207,7 @@ def collect(directory: SweepDirectory) -> SweepAnswer:
         )
         for arm, found in by_arm.items()
     )
-    return SweepAnswer(directory=directory, arms=arms)
+    return SweepAnswer(directory=directory, arms=arms, pairing=_pairing(directory))
 
 
 def _trial(directory: SweepDirectory, entry: TrialEntry) -> TrialResult:
@@ -249,3 +250,32 @@ def _finished(directory: SweepDirectory, entry: TrialEntry, run: runs.Run, curve
 
 def _git(run: runs.Run | None) -> Mapping[str, object]:
     return (run.environment[-1].get('git') or {}) if run is not None and run.environment else {}
+
+
+def _pairing(directory: SweepDirectory) -> str:
+    """Sentences on what the traces prove: equal batches in all arms, and equal arrays of initial weights."""
+    about = directory.description
+    if len(about.arms) < 2:
+        return ''
+    try:
+        found = pairing.pairing(directory, _ones(directory))
+    except config.InputError:  # The trial that is damaged is among the runs, with the reason.
+        return 'The directory of a trial is damaged, so that the pairing of the arms is not known.'
+    shares = {arm: share for arm, share in found.equal_weights.items() if share is not None}
+    batches = str(found._replace(equal_weights={}))
+    if not shares:
+        return batches
+    others = ', '.join(f'{share:.0%} of those of {arm}' for arm, share in shares.items() if share < 1)
+    if not others:
+        return f'{batches} Every array of the initial weights of an arm was equal to that of {about.baseline}.'
+    return f'{batches} Arrays of initial weights equal to those of {about.baseline}: {others}; all of the other arms.'
+
+
+def _ones(directory: SweepDirectory) -> dict[str, dict[str, int]]:
+    """Every array counts once: how many weights it has is not in a trace."""
+    found: dict[str, dict[str, int]] = {arm: {} for arm in directory.description.arms}
+    for entry in directory.description.trials:
+        run = directory.run(entry)
+        first = None if run is None or run.trace is None else run.trace.fingerprints.get(0)
+        found[entry.arm] |= dict.fromkeys(first.checksums if first else (), 1)
+    return found

@@ -20,6 +20,7 @@ def results(answer: SweepAnswer) -> dict[str, Any]:
         'baseline': about.baseline,
         'seeds': list(about.seeds),
         'complete': answer.complete,
+        'pairing': answer.pairing,
         'arms': [_arm(answer, each) for each in answer.arms],
     }
 
