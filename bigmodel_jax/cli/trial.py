@@ -28,11 +28,8 @@ def run(options: argparse.Namespace) -> int:
       1 if a log is not on disk; else 128 + the number of the signal that stopped it, or 0.
     """
     from bigmodel_jax.hosts import preemption, processes
-    from bigmodel_jax.launch import parents
     from bigmodel_jax.sweeps import sweep_directory, worker
 
-    if options.end_with is not None:
-        parents.end_with(options.end_with)
     result = worker.run(sweep_directory.open_sweep(options.sweep), options.trial)
     if processes.is_first():
         print(f'digest of the state at step {result.step}: {result.digest}')

@@ -9,6 +9,7 @@ Run:      python experiments/ablations/norms.py sweep --engine local
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -80,10 +81,10 @@ def experiment() -> Experiment:
 def sweep() -> Sweep:
     """Layer normalisation and RMSNorm, before and after the residual sum, and none."""
 
-    def before(norm: norms.Norm) -> dict[str, object]:
+    def before(norm: norms.Norm) -> dict[str, Any]:
         return {'model.block.residual': blocks.PreNorm(norm=norm), 'model.norm': norm}
 
-    def after(norm: norms.Norm) -> dict[str, object]:
+    def after(norm: norms.Norm) -> dict[str, Any]:
         return {'model.block.residual': blocks.PostNorm(norm=norm), 'model.norm': None}
 
     changes = {

@@ -34,7 +34,7 @@ EXPERIMENTS = '''
 
 
     def sweep():
-        base = config.vary(tiny.experiment(), {{'steps': 400, 'checkpoints.every_steps': 50}})
+        base = config.vary(tiny.experiment(), {{'steps': 3_000, 'checkpoints.every_steps': 300}})
         return arms.named(base, {{'baseline': {{}}, 'deep': {{'model.layers': 3}}}})
 '''
 ANSWERS = ('.json', '.md', '.tex', '.csv')  # The page also shows paths.
@@ -63,7 +63,7 @@ def killed(file: pathlib.Path, workdir: pathlib.Path, kills: int, chance: random
     while True:
         process = start(file, workdir)
         if len(told) < kills:
-            time.sleep(chance.uniform(5, 40))
+            time.sleep(chance.uniform(4, 15))
         below = children(process.pid)
         if len(told) >= kills or process.poll() is not None:
             status = process.wait()

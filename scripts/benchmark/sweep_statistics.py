@@ -48,6 +48,9 @@ def simulations(sweeps: int) -> None:
                 f'{found.false_of_nulls:15.1%}  {found.false_of_mixed:9.1%}  {found.found:18.1%}{kept}'
             )
 
+    bca = simulated.bca_covers(simulated.normal, comparisons=1_000, seeds=5)
+    print(f'a BCa bootstrap covers {bca:.1%} for 5 seeds of normal noise')
+
 
 def halves(splits: int) -> None:
     """Random halves of the seeds of one submission."""
@@ -75,6 +78,9 @@ def needed(draws: int) -> None:
 
 def replays(draws: int) -> None:
     """Early stopping on the curves."""
+    parts = {look: track3.caught_up(round(look * track3.GRID)) for look in (0.125, 0.25, 0.5, 0.75, 0.9)}
+    print('\nparts of the expected gain that 95% of the arms behind caught up at most, by the part of training:')
+    print(', '.join(f'{look:g}: {part:.3f}' for look, part in parts.items()))
     for steps, of in ((None, 'each submission to the end of its own schedule'), (2_900, 'the first 2,900 steps')):
         print(f'\nearly stopping, {draws} draws each, {of}')
         print('catch_up  arms  seeds  best arm stopped  steps saved  arms stopped')

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import statistics
 from collections.abc import Mapping
 from typing import Literal
@@ -179,6 +180,12 @@ class SweepAnswer:
         beside = f' In {changed} trials there were uncommitted changes beside it.' if changed else ''
         made = f'commit {commits[0]}' if len(commits) == 1 else f'{len(commits)} commits: {", ".join(commits)}'
         return f'Made with {made}.{beside}'
+
+    @property
+    def title(self) -> str:
+        """The experiment file, without the folder where it was: 'norms.py:sweep'."""
+        path, ending, function = self.about.source.experiment.partition('.py')
+        return f'{pathlib.PurePath(path).name}{ending}{function}' or 'a sweep'
 
     def experiment(self, arm: str) -> str:
         """What trains an arm: 'experiments/norms.py:sweep/no_norm'."""

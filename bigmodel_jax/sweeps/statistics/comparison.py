@@ -7,6 +7,10 @@
 
 The family is all arms but the baseline: a verdict of 'better' or 'worse' needs p <= 0.05 after Holm's correction, so
 that the probability of one or more false verdicts in a sweep is at most 5%. The intervals are those of single arms.
+
+This holds where the paired differences are about symmetric: for normal noise, and for heavy-tailed or skewed noise that
+is alike in both arms. Where the noise of the arms is skewed and that of the baseline is ten times smaller, intervals of
+5 seeds cover 88%, and 20% of the sweeps have a false verdict; the bootstrap interval covers 94% there.
 """
 
 import dataclasses

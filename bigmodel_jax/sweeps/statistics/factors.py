@@ -69,7 +69,8 @@ class GridEffects(config.Value):
     diverged: tuple[tuple[str, int], ...]
 
 
-class SensitivityPoint(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class SensitivityPoint(config.Value):
     """The metric at one value of a numeric field.
 
     Attributes:

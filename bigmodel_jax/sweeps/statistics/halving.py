@@ -15,9 +15,9 @@ correlation between looks, the arm that ends best is stopped with at most that p
 more than its allowance. The square spends little at early looks, which say the least about the end.
 
 The rule is a pure function of the curves: an arm that was stopped can be continued, and is judged the same again on the
-same steps. The default of `catch_up` comes from 271 public runs (tests/sweeps/statistics/data): of all arms that were
-behind, 95% closed less than 0.06 of the expected gain from a quarter of training on, and less than 0.26 from 90% on.
-Without an allowance the arm that ends best was stopped in up to 55% of the draws.
+same steps. The default of `catch_up` comes from 271 public runs (tests/sweeps/statistics/data): of the arms that were
+behind, 95% closed less than 0.08 of the expected gain after a quarter of training, and less than 0.25 after 90%. In
+replays of those runs, the arm that ends best was stopped in at most 1% of the draws; with catch_up = 0, in 19 to 93%.
 
 Source: Jamieson and Talwalkar (2016), "Non-stochastic best arm identification and hyperparameter optimization", for
 successive halving; Lan and DeMets (1983), "Discrete sequential boundaries for clinical trials", for spending the error;

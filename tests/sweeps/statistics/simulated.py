@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from bigmodel_jax.sweeps.statistics import estimates, nonparametric
 
@@ -83,6 +84,15 @@ def covers(interval: estimates.ConfidenceInterval, truth: np.ndarray) -> float:
     if np.isnan(interval.low).all():
         return float('nan')
     return float(np.mean((interval.low <= truth) & (truth <= interval.high)))
+
+
+def bca_covers(noise: Noise, *, comparisons: int, seeds: int) -> float:
+    """The part of SciPy's BCa bootstrap intervals that contain the true effect."""
+    arms, baseline = draw(noise, PLANTED[:1], sweeps=comparisons, seeds=seeds)
+    rng = np.random.default_rng(0)
+    options = {'axis': -1, 'n_resamples': 499, 'method': 'BCa', 'rng': rng}
+    low, high = stats.bootstrap(((arms - baseline)[:, 0],), np.mean, **options).confidence_interval
+    return float(np.mean((low <= 0) & (high >= 0)))
 
 
 def corrected(p_values: np.ndarray) -> np.ndarray:

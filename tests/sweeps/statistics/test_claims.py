@@ -99,6 +99,12 @@ def test_the_number_of_seeds_is_right_within_a_factor_of_one_and_a_half():
         assert 1 / 1.5 <= need.computed / need.resampled <= 1.5
 
 
+def test_what_is_allowed_for_is_what_arms_caught_up():
+    parts = [track3.caught_up(round(look * track3.GRID)) for look in (0.125, 0.25, 0.5, 0.75, 0.9)]
+    assert max(parts) <= halving.SuccessiveHalving().catch_up
+    assert parts[1] < 0.08
+
+
 @pytest.mark.parametrize('steps', [None, 2_900])
 def test_early_stopping_rarely_stops_the_arm_that_ends_best(steps):
     found = track3.replay(halving.SuccessiveHalving(), steps=steps, arms=4, seeds=5, draws=60)

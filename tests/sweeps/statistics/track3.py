@@ -121,6 +121,23 @@ def _on_grid(curve: dict[int, float], last: int) -> dict[int, float]:
     return dict(enumerate(np.interp(at, steps, [curve[step] for step in steps]).tolist(), 1))
 
 
+def caught_up(at: int) -> float:
+    """Of the submissions that are behind another at a step of the grid, how much 95% of them catch up at most.
+
+    In parts of what the other one is expected to gain, as bigmodel_jax.sweeps.statistics.halving extrapolates it.
+    """
+    means = [
+        {step: np.mean([curve[step] for curve in curves]) for step in range(1, GRID + 1)} for curves in replayable(None)
+    ]
+    start = int((1 - halving.RECENT) * at)
+    parts = []
+    for one, other in itertools.permutations(means, 2):
+        if one[at] > other[at]:
+            expected = (other[start] - other[at]) / (at - start) * (GRID - at)
+            parts.append((one[at] - other[at] - one[GRID] + other[GRID]) / expected)
+    return float(np.quantile(parts, 0.95))
+
+
 class Replay(NamedTuple):
     """What a rule did: in how many draws it stopped the arm that ends best, and the parts of all steps and arms."""
 
