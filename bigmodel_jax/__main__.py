@@ -90,10 +90,8 @@ def main(file: str | None = None, argv: Sequence[str] | None = None) -> int:
     known = {name: verb.find(name) for name in arguments[:1] if name in cli.VERBS}
     options = parser(known or None).parse_args(arguments)
     chosen = known[options.verb]
-    if getattr(options, 'end_with', None) is not None:
-        from bigmodel_jax.launch import parents
-
-        parents.end_with(options.end_with)  # Before JAX is imported, which takes seconds.
+    if chosen.prepare is not None:
+        chosen.prepare(options)
     if not chosen.uses_jax:
         return chosen.run(options) or 0
     from bigmodel_jax.cli import process  # Only now, so that --help starts at once.

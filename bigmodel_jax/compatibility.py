@@ -80,16 +80,22 @@ def directions(experiment: Experiment) -> Directions:
         'best': (experiment.checkpoints.keep_best, BEST),
         'stopping': (None if stopping is None else stopping.metric, STOPPING),
     }
-    measured = functools.partial(_measured, experiment)
     return Directions(
-        **{
-            key: evaluation.direction(
-                name, experiment.evaluations, of=experiment.objective, measured=measured, field=field
-            )
-            for key, (name, field) in asked.items()
-            if name is not None
-        }
+        **{key: direction(name, experiment, field=field) for key, (name, field) in asked.items() if name is not None}
     )
+
+
+def direction(name: str, experiment: Experiment, *, field: str) -> metric.Direction:
+    """In which direction a metric of the experiment's evaluations is better, such as 'validation/loss'; reads no data.
+
+    Args:
+      field: what asks for the metric, for the message.
+
+    Raises:
+      InputError: no evaluation measures it, or nothing says in which direction it is better.
+    """
+    measured = functools.partial(_measured, experiment)
+    return evaluation.direction(name, experiment.evaluations, of=experiment.objective, measured=measured, field=field)
 
 
 def metrics(each: evaluation.Evaluation, experiment: Experiment) -> metric.Definitions | None:

@@ -9,15 +9,20 @@ CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'workers', 'claims')
 
 
 def between(left: Any, right: Any, path: str = '') -> list[config.Difference]:
-    """Every place where two JSON values differ; configs of different classes differ as a whole."""
+    """Every place where two JSON values differ, with configs as text; those of different classes differ as a whole."""
+    return [config.Difference(where, _short(a), _short(b)) for where, a, b in whole(left, right, path)]
+
+
+def whole(left: Any, right: Any, path: str = '') -> list[config.Difference]:
+    """between() with the configs as they are in JSON."""
     if isinstance(left, dict) and isinstance(right, dict) and left.get('class') == right.get('class'):
         names = list(dict.fromkeys([*left, *right]))
         pairs = [(name, left.get(name, config.MISSING), right.get(name, config.MISSING)) for name in names]
     elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
         pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(left, right))]
     else:
-        return [] if left == right else [config.Difference(path, _short(left), _short(right))]
-    return [found for name, a, b in pairs for found in between(a, b, config.join(path, name))]
+        return [] if left == right else [config.Difference(path, left, right)]
+    return [found for name, a, b in pairs for found in whole(a, b, config.join(path, name))]
 
 
 def _short(value: Any) -> Any:

@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     limits = _limits(options, chosen, on)
     how: dict[str, typing.Any] = {'engine': _engine(options), 'source': source, 'limits': limits}
     end = verbs.sweep(chosen, workdir(options), retry=options.retry, **how)
-    return _say(options, chosen, end)
+    return _say(options, end)
 
 
 def workdir(options: argparse.Namespace) -> str:
@@ -191,25 +191,19 @@ def _show(options: argparse.Namespace, chosen: 'Sweep', on: 'Slice | None') -> N
     console.print(preview.render(preview.preview(chosen, made, workdir(options), on=on, table=table, roots=roots)))
 
 
-def _say(options: argparse.Namespace, chosen: 'Sweep', end: 'SweepEnd') -> int:
+def _say(options: argparse.Namespace, end: 'SweepEnd') -> int:
     """Prints what came of the sweep, and how it ended."""
     from bigmodel_jax import verbs
     from bigmodel_jax.console import terminal
     from bigmodel_jax.hosts import preemption
-    from bigmodel_jax.sweeps import pairing, sweep_directory
-    from bigmodel_jax.sweeps.planning import costs
     from bigmodel_jax.sweeps.reporting import screen
 
-    directory = sweep_directory.open_sweep(workdir(options))
     console = terminal.Console()
     for failure in end.failed:
         console.print(str(failure))
-    answer = verbs.answer(directory.path)
+    answer = verbs.answer(workdir(options))
     report = verbs.write_answer(answer)
     console.print(screen.shown(answer))
-    if len(chosen.arms) > 1:
-        sizes = {arm: costs.piece_sizes(each) for arm, each in chosen.arms.items()}
-        console.print(str(pairing.pairing(directory, sizes)))
     for reason in dict.fromkeys(end.held.values()):
         held = [entry.name for entry, why in end.held.items() if why == reason]
         console.print(f'{len(held)} trials are not finished: {reason}. The same command continues them.')

@@ -21,6 +21,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_hosts(parser)
 
 
+def _end_with_parent(options: argparse.Namespace) -> None:
+    from bigmodel_jax.launch import parents
+
+    if options.end_with is not None:
+        parents.end_with(options.end_with)
+
+
 def run(options: argparse.Namespace) -> int:
     """Trains, and says how it ended.
 
@@ -38,4 +45,12 @@ def run(options: argparse.Namespace) -> int:
     return 1 if result.unwritten else preemption.status(result.stopped_by)
 
 
-VERB = Verb('train one trial of a sweep, or resume it', _add_arguments, run, EPILOG, file_as=None, several_hosts=True)
+VERB = Verb(
+    'train one trial of a sweep, or resume it',
+    _add_arguments,
+    run,
+    EPILOG,
+    file_as=None,
+    prepare=_end_with_parent,
+    several_hosts=True,
+)

@@ -19,6 +19,7 @@ class Verb(NamedTuple):
       file_as: how an experiment file that is run as a program names itself: 'positional', as the EXPERIMENT; 'option',
         as --experiment; None, not at all.
       uses_jax: False for a verb that only reads files and starts without JAX, which takes seconds.
+      prepare: is called before JAX is imported, which takes seconds; None: nothing is to be done then.
       several_hosts: every host of a run may start it.
     """
 
@@ -28,6 +29,7 @@ class Verb(NamedTuple):
     epilog: str | None = None
     file_as: str | None = 'positional'
     uses_jax: bool = True
+    prepare: Callable[[argparse.Namespace], None] | None = None
     several_hosts: bool = False
 
 

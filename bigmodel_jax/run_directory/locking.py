@@ -8,7 +8,6 @@ only changes are compared, so that clocks may differ. An owner that was suspende
 import contextlib
 import datetime
 import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -149,7 +148,8 @@ def _acquire(directory: epath.Path, say: Say) -> Lock:
 def _wait_for(path: epath.Path, mine: dict[str, Any], say: Say) -> Lock:
     seen, since = None, time.monotonic()
     while True:
-        with _one_at_a_time(path.parent):
+        # Of several machines, _remove() notices if it was late.
+        with durable_files.one_at_a_time(path.parent):
             if _create(path, mine):
                 return Lock(path, mine)
             there, stamp = _read(path)
@@ -246,21 +246,6 @@ def _clock() -> float:
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _one_at_a_time(directory: epath.Path) -> Iterator[None]:
-    """Processes of one machine look at the lock one after another; of several, _remove() notices if it was late."""
-    if durable_files.is_remote(directory):
-        yield
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # Some network file systems have no such locks.
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: epath.Path) -> tuple[dict[str, Any] | None, Any]:

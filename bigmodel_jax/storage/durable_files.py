@@ -7,6 +7,7 @@ disk when the call returns. Symbolic links are never followed when writing: what
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -16,7 +17,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from etils import epath
@@ -146,6 +147,21 @@ def names_in(directory: epath.Path) -> list[str]:
     if not is_directory(directory):
         return []
     return sorted(retried(lambda: [child.name for child in directory.iterdir()]))
+
+
+@contextlib.contextmanager
+def one_at_a_time(directory: epath.Path) -> Iterator[None]:
+    """Processes of one machine go through this context one after another; no lock is left behind by one that dies."""
+    if is_remote(directory):
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # Some network file systems have no such locks.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

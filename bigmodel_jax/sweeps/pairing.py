@@ -26,14 +26,14 @@ class Pairing(NamedTuple):
     Attributes:
       steps: seed -> how many steps were compared with every arm, of those seeds that all arms have begun.
       divergences: where batches differ, one for each arm and seed at most.
-      equal_weights: arm -> share of its weights that began with the baseline's values, in all of these seeds; None
-        where a trace does not say it.
+      equal_arrays: arm -> share of the arrays of its weights that began with the baseline's values, in all of these
+        seeds; None where a trace does not say it. How many weights an array has is not in a trace.
       untraced: names of trials without a trace, of which nothing is known.
     """
 
     steps: Mapping[int, int]
     divergences: tuple[Divergence, ...]
-    equal_weights: Mapping[str, float | None]
+    equal_arrays: Mapping[str, float | None]
     untraced: tuple[str, ...]
 
     @property
@@ -58,25 +58,22 @@ class Pairing(NamedTuple):
         return f'{text} {first.arm} differs from the baseline from step {first.step:,} of seed {first.seed} on{form}.'
 
     def _weights(self) -> str:
-        known = {arm: share for arm, share in self.equal_weights.items() if share is not None}
+        known = {arm: share for arm, share in self.equal_arrays.items() if share is not None}
         if not known:
             return ''
         least = min(known, key=lambda arm: known[arm])
         most = max(known.values())
         if most - known[least] < 0.005:
-            return f'{known[least]:.0%} of the initial weights were equal.'
-        return f'{known[least]:.0%} ({least}) to {most:.0%} of the initial weights were equal.'
+            return f'{known[least]:.0%} of the arrays of initial weights were equal.'
+        return f'{known[least]:.0%} ({least}) to {most:.0%} of the arrays of initial weights were equal.'
 
     def _unknown(self) -> str:
         count = len(self.untraced)
         return f'{count} trials have no trace, so nothing is known of them.' if count else ''
 
 
-def pairing(directory: SweepDirectory, sizes: Mapping[str, Mapping[str, int]]) -> Pairing:
+def pairing(directory: SweepDirectory) -> Pairing:
     """What the traces of a sweep's trials prove, as far as they have come.
-
-    Args:
-      sizes: arm -> piece of its parameters -> how many weights it has; see planning.costs.piece_sizes().
 
     Raises:
       InputError: the directory of a trial is damaged.
@@ -102,7 +99,7 @@ def pairing(directory: SweepDirectory, sizes: Mapping[str, Mapping[str, int]]) -
                 one, other = (by_arm[each].certificates[step] for each in (about.baseline, arm))
                 divergences.append(Divergence(arm, seed, step, one.ids == other.ids))
     others = [arm for arm in about.arms if arm != about.baseline]
-    shares = {arm: _equal_share(list(whole.values()), (about.baseline, arm), sizes) for arm in others}
+    shares = {arm: _equal_share(list(whole.values()), (about.baseline, arm)) for arm in others}
     return Pairing(steps, tuple(divergences), shares, tuple(untraced))
 
 
@@ -111,20 +108,13 @@ def _first_difference(one: traces.RunTrace, other: traces.RunTrace, steps: list[
     return next(differ, None)
 
 
-def _equal_share(
-    seeds: list[dict[str, traces.RunTrace]], arms: tuple[str, str], sizes: Mapping[str, Mapping[str, int]]
-) -> float | None:
-    """The share of an arm's weights that began as the baseline's; the least of all seeds."""
+def _equal_share(seeds: list[dict[str, traces.RunTrace]], arms: tuple[str, str]) -> float | None:
+    """The share of an arm's arrays that began as the baseline's; the least of all seeds."""
     shares = []
     for by_arm in seeds:
         one, other = (by_arm[arm].fingerprints.get(0) for arm in arms)
         if one is None or other is None:
             return None
-        sums, own, theirs = one.checksums, sizes[arms[1]], sizes[arms[0]]
-        equal = [
-            own[piece]
-            for piece, checksum in other.checksums.items()
-            if sums.get(piece) == checksum and own[piece] == theirs[piece]
-        ]
-        shares.append(sum(equal) / sum(own.values()))
+        equal = [piece for piece, checksum in other.checksums.items() if one.checksums.get(piece) == checksum]
+        shares.append(len(equal) / len(other.checksums))
     return min(shares, default=None)

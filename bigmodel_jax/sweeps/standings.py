@@ -142,14 +142,7 @@ class Standings:
             state=State.FINISHED if run.finished else State.STARTED if before.state is State.WAITING else before.state,
             step=run.step,
             steps=run.steps,
-            curve=_curve(run, self._directory.description.metric),
+            curve=self._directory.curve(run),
             seconds=run.seconds,
             devices=math.prod(mesh.values()),
         )
-
-
-def _curve(run: Any, name: str) -> dict[int, float]:
-    if name not in run.metric_names:
-        return {}
-    steps, values = run.metrics(name)
-    return dict(zip(steps.tolist(), values.tolist()))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bigmodel_jax import config, experiment_file
+from bigmodel_jax import compatibility, config, experiment_file
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate import metric as metrics
 from bigmodel_jax.experiment import Experiment
@@ -31,8 +31,6 @@ class Sweep(Mapping[str, Experiment]):
       baseline: the arm with which the others are compared; '' for the arm named 'baseline' or 'base'.
       metric: what is compared, as 'validation/loss'; '' for the one metric that every arm names in
         checkpoints.keep_best, or else the loss of the one evaluation that every arm has.
-      better: in which direction the metric is better; needed only for a metric of your own whose objective does not
-        say it.
       seeds: replace the seed of each experiment.
       summary: which value of the metric stands for a trial.
       factors: paths of fields whose values make up a grid, of which main effects and interactions are reported.
@@ -42,7 +40,6 @@ class Sweep(Mapping[str, Experiment]):
     arms: Mapping[str, Experiment]
     baseline: str = ''
     metric: str = ''
-    better: metrics.Direction | None = None
     seeds: tuple[int, ...] = SEEDS
     summary: summaries.Summary = summaries.Final()
     factors: tuple[str, ...] = ()
@@ -60,15 +57,7 @@ class Sweep(Mapping[str, Experiment]):
     @property
     def direction(self) -> metrics.Direction:
         """In which the metric is better."""
-        found = self.better or known_direction(self.arms[self.baseline], self.metric)
-        assert found is not None, 'complete() refuses it'
-        return found
-
-
-def known_direction(experiment: Experiment, metric: str) -> metrics.Direction | None:
-    """In which direction a metric of an evaluation is better, so far as it is known before any data is opened."""
-    own = metric.partition('/')[2]
-    return experiment.objective.directions.get(own, metrics.known(own).direction)
+        return compatibility.direction(self.metric, self.arms[self.baseline], field='metric')
 
 
 def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = (), **given: Any) -> Sweep:
@@ -177,23 +166,10 @@ def _evaluations(experiment: Experiment) -> list[str]:
 
 
 def _check_metric(sweep: Sweep) -> None:
-    """Raises InputError for an arm that does not measure the metric at its end, or where no direction is known."""
-    name, _, own = sweep.metric.partition('/')
-    for arm, experiment in sweep.arms.items():
-        if name not in _evaluations(experiment) or not own:
-            raise config.InputError(
-                f'Arm {arm} has no evaluation {name!r}, so it cannot be compared by {sweep.metric!r}. It has '
-                f'{", ".join(_evaluations(experiment)) or "none"}; all arms must have the evaluation.'
-            )
-    if sweep.better is not None:
-        return
-    directions = {arm: known_direction(each, sweep.metric) for arm, each in sweep.arms.items()}
-    unknown = [arm for arm, each in directions.items() if each is None]
-    if unknown:
-        raise config.InputError(
-            f'Whether a higher or a lower {sweep.metric!r} is better is not known for arm {unknown[0]}. Return '
-            "Sweep(arms=..., better='higher') or 'lower'."
-        )
+    """Raises InputError for an arm that does not measure the metric, or where no one direction is known."""
+    directions = {
+        arm: compatibility.direction(sweep.metric, each, field=f'arm {arm}: metric') for arm, each in sweep.items()
+    }
     if len(set(directions.values())) > 1:
         raise config.InputError(f'{sweep.metric!r} is better in different directions: {directions}.')
 

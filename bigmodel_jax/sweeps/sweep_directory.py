@@ -93,14 +93,9 @@ class SweepDirectory:
         path = self.trial(entry)
         return runs.open_run(path) if durable_files.exists(path / durable_files.EXPERIMENT) else None
 
-    def curve(self, entry: TrialEntry) -> dict[int, float]:
-        """Step -> value of the sweep's metric in a trial, as far as it was measured.
-
-        Raises:
-          InputError: its directory is damaged.
-        """
-        run = self.run(entry)
-        if run is None or self.description.metric not in run.metric_names:
+    def curve(self, run: runs.Run) -> dict[int, float]:
+        """Step -> value of the sweep's metric in the run of a trial, as far as it was measured."""
+        if self.description.metric not in run.metric_names:
             return {}
         steps, values = run.metrics(self.description.metric)
         return dict(zip(steps.tolist(), values.tolist()))
@@ -115,7 +110,7 @@ class SweepDirectory:
         found: dict[str, dict[int, float]] = {arm: {} for arm in about.arms}
         for entry in about.trials:
             run = self.run(entry)
-            curve = self.curve(entry) if run is not None and run.finished else {}
+            curve = self.curve(run) if run is not None and run.finished else {}
             if curve:
                 found[entry.arm][entry.seed] = about.summary.of(curve, about.direction)
         return found

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bigmodel_jax import config
+from bigmodel_jax import config, differences
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.sweeps.sweep import Sweep
 from bigmodel_jax.user_code import definitions
 
 DIGITS = 12  # Of the hash in a name: that two of a million trials have the same one has a probability of 0.2%.
 # Fields that say where, how often and under which name, and not what: a trial with others is the same trial.
-CIRCUMSTANCES = ('name', 'mesh', 'checkpoints', 'workers', 'claims')
+CIRCUMSTANCES = ('name', *(each for each in differences.CIRCUMSTANCES if each != 'watch'))
 CIRCUMSTANCES_OF_WATCH = ('log_every', 'fingerprints_every', 'histograms_every')
 
 

@@ -103,7 +103,8 @@ def drain_and_preempt(about: sweep_directory.SweepDirectory) -> None:
     """Drains n2 and preempts what runs on n1, when both are busy and a trial is in its middle."""
 
     def in_the_middle() -> bool:
-        return any(0 < max(about.curve(each), default=0) < 3_000 for each in about.description.trials)
+        begun = [run for each in about.description.trials if (run := about.run(each)) is not None]
+        return any(0 < max(about.curve(run), default=0) < 3_000 for run in begun)
 
     wait_until(lambda: bool(running_on('n1')) and bool(running_on('n2')) and in_the_middle(), 'both nodes busy')
     before = running_on('n2')

@@ -11,7 +11,6 @@ asked, so that a sweep that was killed finds its jobs:
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.util
 import os
 import re
@@ -153,7 +152,7 @@ class SlurmJobs(engine.Jobs):
 
     def submit(self, entries: Sequence[TrialEntry]) -> None:
         """As Jobs.submit()."""
-        with self._alone():
+        with durable_files.one_at_a_time(self._folder):  # Two processes of one sweep look and submit in turn.
             queued = {trial: name for name, trial, _ in self._alive(_queue(self._names()))}
             self._waiting |= {each.name: (each, queued[each.name]) for each in entries if each.name in queued}
             new = [each for each in entries if each.name not in queued]
@@ -267,17 +266,6 @@ class SlurmJobs(engine.Jobs):
             raise config.InputError('Slurm does not answer (squeue failed). Give the command again when it does.')
         trials = {name: self._trials(name) for name in {job.name for job in jobs}}
         return [(job.name, trials[job.name][job.task], job) for job in jobs if job.state not in ENDED]
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Two processes that are started for the same sweep look and submit one after the other."""
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # Some network file systems have no such locks.
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -14,7 +13,6 @@ from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.plan import analytic, prices, request, slices
 from bigmodel_jax.plan import plan as plans
-from bigmodel_jax.run_directory import fingerprints
 
 ONE = 'v5e:1x1'  # What a step computes does not depend on the chip; it is traced for one device.
 SIZE = 768  # Of the matrices by which this machine's rate is measured.
@@ -90,16 +88,6 @@ def _plannable(experiment: Experiment) -> Experiment:
     """A fixed order of sums costs some time of its own, which no formula tells."""
     fixed = isinstance(experiment.gradients, gradients.FixedOrder)
     return dataclasses.replace(experiment, gradients=gradients.WholeBatch()) if fixed else experiment
-
-
-def piece_sizes(experiment: Experiment) -> Mapping[str, int]:
-    """How many weights each piece has that fingerprints tell apart."""
-    spec = traced(experiment).spec
-    in_layers = fingerprints.stacked(spec.axes)
-    sizes: list[int] = []
-    for leaf, stacked in zip(jax.tree.leaves(spec.abstract.params), in_layers, strict=True):
-        sizes += [math.prod(leaf.shape[1:])] * leaf.shape[0] if stacked else [math.prod(leaf.shape)]
-    return dict(zip(fingerprints.pieces(spec.abstract.params, in_layers), sizes, strict=True))
 
 
 @functools.cache

@@ -220,7 +220,7 @@ def collect(directory: SweepDirectory) -> SweepAnswer:
 def _trial(directory: SweepDirectory, entry: TrialEntry) -> TrialResult:
     try:
         run, failure = directory.run(entry), failures.read(directory, entry)
-        curve = directory.curve(entry) if run is not None else {}
+        curve = {} if run is None else directory.curve(run)
     except config.InputError as error:
         return TrialResult(entry=entry, state='damaged', reason=str(error))
     if run is not None and run.finished:
@@ -261,28 +261,9 @@ def _git(run: runs.Run | None) -> Mapping[str, object]:
 
 def _pairing(directory: SweepDirectory) -> str:
     """Sentences on what the traces prove: equal batches in all arms, and equal arrays of initial weights."""
-    about = directory.description
-    if len(about.arms) < 2:
+    if len(directory.description.arms) < 2:
         return ''
     try:
-        found = pairing.pairing(directory, _ones(directory))
+        return str(pairing.pairing(directory))
     except config.InputError:  # The trial that is damaged is among the runs, with the reason.
         return 'The directory of a trial is damaged, so that the pairing of the arms is not known.'
-    shares = {arm: share for arm, share in found.equal_weights.items() if share is not None}
-    batches = str(found._replace(equal_weights={}))
-    if not shares:
-        return batches
-    others = ', '.join(f'{share:.0%} of those of {arm}' for arm, share in shares.items() if share < 1)
-    if not others:
-        return f'{batches} Every array of the initial weights of an arm was equal to that of {about.baseline}.'
-    return f'{batches} Arrays of initial weights equal to those of {about.baseline}: {others}; all of the other arms.'
-
-
-def _ones(directory: SweepDirectory) -> dict[str, dict[str, int]]:
-    """Every array counts once: how many weights it has is not in a trace."""
-    found: dict[str, dict[str, int]] = {arm: {} for arm in directory.description.arms}
-    for entry in directory.description.trials:
-        run = directory.run(entry)
-        first = None if run is None or run.trace is None else run.trace.fingerprints.get(0)
-        found[entry.arm] |= dict.fromkeys(first.checksums if first else (), 1)
-    return found

@@ -1,13 +1,13 @@
 """The fields in which arms differ, read from their JSON, so that no class of a person's own need be loaded."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from bigmodel_jax import config
+from bigmodel_jax import config, differences
 from bigmodel_jax.sweeps import trials
 
-ABSENT = '(none)'
+ABSENT = config.MISSING
 
 
 def changes(baseline: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
@@ -18,7 +18,7 @@ def changes(baseline: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, tu
     """
     there, here = ({name: value for name, value in each.items() if name not in trials.CIRCUMSTANCES}
                    for each in (baseline, arm))  # fmt: skip
-    return {path: (before, after) for path, before, after in _differences(there, here)}
+    return {path: (before, after) for path, before, after in differences.whole(there, here)}
 
 
 def value(arm: Mapping[str, Any], path: str) -> object:
@@ -52,25 +52,3 @@ def short(path: str) -> str:
     """The last part of a path that is not a number."""
     parts = [part for part in path.split('.') if not part.isdecimal()]
     return parts[-1] if parts else path
-
-
-def _differences(there: Any, here: Any, path: str = '') -> Iterator[tuple[str, object, object]]:
-    """The fields that differ, as deep down as both have them; a config of another class differs as a whole."""
-    if there == here:
-        return
-    below = _children(there), _children(here)
-    if below[0] is None or below[1] is None or _class(there) != _class(here):
-        yield path, there, here
-        return
-    for name in dict.fromkeys([*below[0], *below[1]]):
-        yield from _differences(below[0].get(name, ABSENT), below[1].get(name, ABSENT), config.join(path, name))
-
-
-def _children(node: Any) -> Mapping[str, Any] | None:
-    if isinstance(node, Mapping):
-        return node
-    return {str(index): each for index, each in enumerate(node)} if isinstance(node, list) else None
-
-
-def _class(node: Any) -> object:
-    return node.get(config.CLASS_KEY) if isinstance(node, Mapping) else None

@@ -19,7 +19,7 @@ def shown(answer: SweepAnswer) -> rich.console.Group:
     paper = tables.papers(answer)
     verdicts = [f'{arm.arm}: {found.verdict}.' for arm, found in answer.compared]
     parts = [_table(tables.comparisons(answer)), *([_table(paper)] if paper else [])]
-    return rich.console.Group(*parts, *map(text.Text, [*verdicts, answer.pairing_gain, answer.state]))
+    return rich.console.Group(*parts, *map(text.Text, [*verdicts, answer.pairing, answer.pairing_gain, answer.state]))
 
 
 def _table(table: ResultTable) -> rich.console.Group:
