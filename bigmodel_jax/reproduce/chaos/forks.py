@@ -116,6 +116,7 @@ class Zygote:
         children = []
         for host, flags in enumerate(simulation.told(hosts=hosts, devices=devices)):
             path = output / f'host{host}.txt'
+            path.touch()  # So that the caller can read it before the process has begun to print.
             flags += own[host] if own else ()
             request = {'arguments': [*arguments, *flags], 'output': str(path), 'disturbed': bool(orders)}
             pid = self._ask(request | {'fault': list(orders.get(host, ()))})
