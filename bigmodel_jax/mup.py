@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.layers import attention, embeddings, ffn, layer, norms, positions, weights
+from bigmodel_jax.layers import attention, embeddings, ffn, norms, positions
+from bigmodel_jax.layers.base import layer, weights
 from bigmodel_jax.models import decoder, seq2seq
 from bigmodel_jax.optim import optimizers, parameter_groups
 

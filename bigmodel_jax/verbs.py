@@ -32,8 +32,8 @@ from bigmodel_jax.papers import checks
 from bigmodel_jax.papers import judge as judging
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.plan import plan as planning
-from bigmodel_jax.plan import prices, slices
 from bigmodel_jax.plan import search as searching
+from bigmodel_jax.plan.hardware import prices, slices
 from bigmodel_jax.report import describe as descriptions
 from bigmodel_jax.report import report
 from bigmodel_jax.reproduce import diff as differing

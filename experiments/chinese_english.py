@@ -21,7 +21,8 @@ from bigmodel_jax.data.text import pairs, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import decoding, maps, translation
 from bigmodel_jax.experiment import Checkpoints, Experiment
-from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks, weights
+from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks
+from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules

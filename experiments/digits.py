@@ -21,7 +21,8 @@ from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.kernels import context
-from bigmodel_jax.layers import activations, attention, blocks, ffn, norms, positions, stacks, weights
+from bigmodel_jax.layers import activations, attention, blocks, ffn, norms, positions, stacks
+from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import classification
 from bigmodel_jax.optim import optimizers, schedules

@@ -14,7 +14,8 @@ from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import decoding, samples
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
-from bigmodel_jax.layers import activations, attention, blocks, ffn, norms, positions, stacks, weights
+from bigmodel_jax.layers import activations, attention, blocks, ffn, norms, positions, stacks
+from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models.decoder import Decoder
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules

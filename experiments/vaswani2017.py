@@ -31,7 +31,8 @@ from bigmodel_jax.data.text import pairs, tokenizers
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import decoding, translation
 from bigmodel_jax.experiment import Checkpoints, Experiment
-from bigmodel_jax.layers import attention, positions, weights
+from bigmodel_jax.layers import attention, positions
+from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models import seq2seq
 from bigmodel_jax.objectives import language
 from bigmodel_jax.optim import optimizers, schedules

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from bigmodel_jax import config, settings
-from bigmodel_jax.data.text import chat_templates
+from bigmodel_jax.data.text.chats import chat_templates
 from bigmodel_jax.layers import attention, ffn, norms  # noqa: F401  attention has a Plain too.
 from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import optimizers, schedules

@@ -11,7 +11,8 @@ import tiny
 from bigmodel_jax import config, initialization, mup
 from bigmodel_jax.data import batches
 from bigmodel_jax.kernels import context as contexts
-from bigmodel_jax.layers import attention, embeddings, ffn, weights
+from bigmodel_jax.layers import attention, embeddings, ffn
+from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models import decoder, seq2seq
 from bigmodel_jax.optim import optimizers, parameter_groups, schedules
 from bigmodel_jax.parallel import sharding

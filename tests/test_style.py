@@ -138,8 +138,6 @@ def test_legend_is_read():
 # ---- folders ------------------------------------------------------------------------------------------------------
 
 MOST_FILES = 14  # Of one subject; a folder that outgrows it is two subjects.
-# Folders that are larger, with their files: they may only shrink.
-LARGE = {'train': 29, 'plan': 22, 'data/text': 21, 'run_directory': 17, 'interop': 17, 'layers': 16}
 # Folders whose files are entries of one kind, such as one file for each verb: they grow with what there is.
 LISTS = {'cli'}
 
@@ -150,7 +148,7 @@ def test_a_folder_is_one_subject():
         folder, _, name = path.removeprefix('bigmodel_jax/').rpartition('/')
         counts[folder] = counts.get(folder, 0) + (name != '__init__.py')
     large = {folder: count for folder, count in counts.items() if folder and folder not in LISTS and count > MOST_FILES}
-    assert large == LARGE, f'a folder has at most {MOST_FILES} files; lower the number in LARGE where one shrank'
+    assert not large, f'a folder has at most {MOST_FILES} files'
 
 
 # ---- names and words ----------------------------------------------------------------------------------------------

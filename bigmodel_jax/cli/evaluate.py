@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
     from bigmodel_jax.console import terminal
     from bigmodel_jax.hosts import processes
     from bigmodel_jax.report import artifact_text
-    from bigmodel_jax.train import progress
+    from bigmodel_jax.train.monitoring import progress
 
     experiment = processes.run_on_all(lambda: arguments.load_experiment_of_run(options))
     run = processes.run_on_all(lambda: verbs.open_run(options.run))

@@ -35,7 +35,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--axes', metavar='A,B', help='with --search: the mesh axes to use (default: data,fsdp,tensor)')
     parser.add_argument('--by-dollars', action='store_true', help='with --search: the cheapest first')
     parser.add_argument('--confirm', type=arguments.positive, metavar='N', help='with --search: compile the best N')
-    parser.add_argument('--prices', metavar='FILE', help='your own prices, a file of the form of plan/prices.json')
+    parser.add_argument('--prices', metavar='FILE', help='your own prices, a file of the form of prices.json')
     parser.add_argument('--out', metavar='DIR', help='write plan.json and plan.html there')
 
 
@@ -44,8 +44,9 @@ def run(options: argparse.Namespace) -> None:
     from bigmodel_jax import verbs
     from bigmodel_jax.cli import process
     from bigmodel_jax.console import terminal
-    from bigmodel_jax.plan import page, prices, slices
+    from bigmodel_jax.plan import page
     from bigmodel_jax.plan import render as renderings
+    from bigmodel_jax.plan.hardware import prices, slices
 
     process.use_cpu()
     _check_planning(options)

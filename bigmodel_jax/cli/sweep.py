@@ -7,7 +7,7 @@ from bigmodel_jax.cli import arguments
 from bigmodel_jax.cli.verb import Verb
 
 if typing.TYPE_CHECKING:
-    from bigmodel_jax.plan.slices import Slice
+    from bigmodel_jax.plan.hardware.slices import Slice
     from bigmodel_jax.sweeps.engines.engine import Engine
     from bigmodel_jax.sweeps.running import Limit, SweepEnd
     from bigmodel_jax.sweeps.sweep import Sweep
@@ -76,7 +76,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     cost.add_argument(
         '--topology', metavar='SLICE', help='the slice that each trial runs on, such as v5e-4 or h100:1, for its price'
     )
-    cost.add_argument('--prices', metavar='FILE', help='your own prices, a file of the form of plan/prices.json')
+    cost.add_argument('--prices', metavar='FILE', help='your own prices, a file of the form of prices.json')
 
 
 def run(options: argparse.Namespace) -> int:
@@ -122,7 +122,7 @@ def _sweep(options: argparse.Namespace) -> 'Sweep':
 
 
 def _slice(options: argparse.Namespace) -> 'Slice | None':
-    from bigmodel_jax.plan import slices
+    from bigmodel_jax.plan.hardware import slices
 
     return None if options.topology is None else slices.parse(options.topology)
 
@@ -163,7 +163,7 @@ def _limits(options: argparse.Namespace, chosen: 'Sweep', on: 'Slice | None') ->
       InputError: the budget cannot be estimated.
     """
     from bigmodel_jax import config
-    from bigmodel_jax.plan import prices
+    from bigmodel_jax.plan.hardware import prices
     from bigmodel_jax.sweeps.engines import devices
     from bigmodel_jax.sweeps.planning import budgets
 
@@ -180,7 +180,7 @@ def _show(options: argparse.Namespace, chosen: 'Sweep', on: 'Slice | None') -> N
     import pathlib
 
     from bigmodel_jax.console import terminal
-    from bigmodel_jax.plan import prices
+    from bigmodel_jax.plan.hardware import prices
     from bigmodel_jax.sweeps import trials
     from bigmodel_jax.sweeps.planning import preview
 

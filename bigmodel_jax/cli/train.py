@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
     from bigmodel_jax.console import terminal
     from bigmodel_jax.hosts import preemption, processes
     from bigmodel_jax.storage import durable_files
-    from bigmodel_jax.train import loop, progress
+    from bigmodel_jax.train import loop
+    from bigmodel_jax.train.monitoring import progress
 
     experiment = processes.run_on_all(lambda: arguments.load_experiment(options))
     result = loop.train(

@@ -15,17 +15,8 @@ from etils import epath
 
 from bigmodel_jax import config, differences
 from bigmodel_jax import experiment as experiments
-from bigmodel_jax.interop import (
-    converted,
-    exported,
-    family,
-    folder,
-    huggingface,
-    matching,
-    rules,
-    stored_arrays,
-    tensor_file,
-)
+from bigmodel_jax.interop import converted, exported, family, huggingface, matching, rules
+from bigmodel_jax.interop.files import folder, stored_arrays, tensor_file
 from bigmodel_jax.run_directory import lineage, workdir
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity

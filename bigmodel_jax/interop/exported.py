@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.data.text import pretrained_tokenizer, special_tokens
+from bigmodel_jax.data.text.pretrained import pretrained_tokenizer, special_tokens
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import converted, family, huggingface, matching
 from bigmodel_jax.run_directory import identity

@@ -9,7 +9,8 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
-from bigmodel_jax.interop import fields, folder, reference, rules
+from bigmodel_jax.interop import fields, reference, rules
+from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import bert, decoder, seq2seq
 from bigmodel_jax.models import model as models
 

@@ -24,8 +24,9 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config, initialization
-from bigmodel_jax.data.text import pretrained_tokenizer
-from bigmodel_jax.interop import folder, huggingface, matching
+from bigmodel_jax.data.text.pretrained import pretrained_tokenizer
+from bigmodel_jax.interop import huggingface, matching
+from bigmodel_jax.interop.files import folder
 from bigmodel_jax.run_directory import digest
 
 TOKENIZERS = (pretrained_tokenizer.JSON, *pretrained_tokenizer.MODELS)
@@ -69,7 +70,7 @@ class Weights(initialization.Initialization):
             f'initialization: {initialization.listed(taken)} of {self.path} belong to the token ids of its own '
             f'tokenizer, {files[0].name}, but the data is tokenized with another ({fingerprint.get("class")}, '
             f'{fingerprint.get("size")} tokens). Use tokenizer=Pretrained(path={self.path!r}) of '
-            'bigmodel_jax.data.text.pretrained_tokenizer; or initialize these parameters anew, '
+            'bigmodel_jax.data.text.pretrained.pretrained_tokenizer; or initialize these parameters anew, '
             f'initialization.without={tuple(taken)!r}; or take them nevertheless, initialization.other_tokenizer=True.'
         )
 

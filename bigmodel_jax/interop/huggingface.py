@@ -12,8 +12,9 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.interop import family, folder, matching
+from bigmodel_jax.interop import family, matching
 from bigmodel_jax.interop.families import bert, gpt2, llama, marian, t5
+from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
 
 FAMILIES: tuple[family.Family, ...] = (

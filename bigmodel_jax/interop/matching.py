@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.interop import family, folder, rules
+from bigmodel_jax.interop import family, rules
+from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
 
 SHOWN = 8  # Problems of one kind in a message.

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import activations, attention, intermediates, positions
+from bigmodel_jax.layers import activations, attention, positions
+from bigmodel_jax.layers.base import intermediates
 
 IGNORED = -100  # A label that does not count.
 ACTIVATIONS: dict[str, activations.Activation] = {

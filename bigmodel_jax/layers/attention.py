@@ -17,7 +17,8 @@ from bigmodel_jax import config, precision
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import paths
 from bigmodel_jax.kernels.context import Context, Query, Scores, scale_of
-from bigmodel_jax.layers import dropout, intermediates, kv_cache, layer, positions, weights
+from bigmodel_jax.layers import kv_cache, positions
+from bigmodel_jax.layers.base import dropout, intermediates, layer, weights
 from bigmodel_jax.parallel import collective_matmul, sharding
 
 # Finite, not -inf: a row that attends to no key (padding) would make softmax return NaN, and NaN gradients spread.

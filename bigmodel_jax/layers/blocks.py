@@ -9,7 +9,8 @@ from jax import ad_checkpoint
 
 from bigmodel_jax import config
 from bigmodel_jax.kernels.context import Context
-from bigmodel_jax.layers import attention, dropout, ffn, intermediates, layer, norms
+from bigmodel_jax.layers import attention, ffn, norms
+from bigmodel_jax.layers.base import dropout, intermediates, layer
 from bigmodel_jax.parallel import sharding
 
 Sublayer = Callable[[jax.Array], jax.Array]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel_jax import config, precision
-from bigmodel_jax.layers import dropout, lookup, weights
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.layers.base import dropout, weights
+from bigmodel_jax.parallel import lookup, sharding
 
 
 class Head(NamedTuple):

@@ -7,7 +7,8 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import activations, weights
+from bigmodel_jax.layers import activations
+from bigmodel_jax.layers.base import weights
 from bigmodel_jax.parallel import collective_matmul, sharding
 
 

@@ -22,7 +22,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax import config, precision
 from bigmodel_jax.kernels import grouped
-from bigmodel_jax.layers import activations, ffn, intermediates, weights
+from bigmodel_jax.layers import activations, ffn
+from bigmodel_jax.layers.base import intermediates, weights
 from bigmodel_jax.parallel import per_device, sharding
 
 

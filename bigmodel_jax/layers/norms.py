@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel_jax import config, precision
-from bigmodel_jax.layers import weights
+from bigmodel_jax.layers.base import weights
 
 
 def layer_norm(x: jax.Array, *, epsilon: float) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from bigmodel_jax import config, precision
-from bigmodel_jax.layers import weights
+from bigmodel_jax.layers.base import weights
 
 
 def sinusoidal(positions_BT: jax.Array, *, width: int, base: float, dtype: jnp.dtype = jnp.float32) -> jax.Array:  # type: ignore[assignment]

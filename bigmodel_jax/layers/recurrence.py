@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from bigmodel_jax import config, precision
 from bigmodel_jax.kernels.context import Context
-from bigmodel_jax.layers import layer, weights
+from bigmodel_jax.layers.base import layer, weights
 from bigmodel_jax.parallel import sharding
 
 SHARPNESS = 8.0  # c of equation 6.

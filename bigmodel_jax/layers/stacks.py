@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import intermediates, layer
+from bigmodel_jax.layers.base import intermediates, layer
 from bigmodel_jax.parallel import pipeline, sharding
 
 # What layers name for the backward pass, per token: the residual stream [D] where it enters the layer, and after the

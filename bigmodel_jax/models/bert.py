@@ -16,21 +16,10 @@ from flax import linen as nn
 from bigmodel_jax import config, precision
 from bigmodel_jax.data import batches
 from bigmodel_jax.kernels import context as contexts
-from bigmodel_jax.layers import (
-    activations,
-    attention,
-    blocks,
-    dropout,
-    embeddings,
-    ffn,
-    lookup,
-    norms,
-    positions,
-    stacks,
-    weights,
-)
+from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks
+from bigmodel_jax.layers.base import dropout, weights
 from bigmodel_jax.models import model
-from bigmodel_jax.parallel import sharding
+from bigmodel_jax.parallel import lookup, sharding
 
 NORM = norms.LayerNorm(epsilon=1e-12)
 

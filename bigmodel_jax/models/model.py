@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from bigmodel_jax import config, precision
 from bigmodel_jax.data import batches
-from bigmodel_jax.layers import intermediates
+from bigmodel_jax.layers.base import intermediates
 
 ChangesState = errors.ModifyScopeVariableError  # A module changed a collection that it may only read.
 # Collections of a Flax module that belong to one batch and are no state of the model.

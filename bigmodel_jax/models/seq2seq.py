@@ -11,18 +11,8 @@ from flax import linen as nn
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.kernels import context as contexts
-from bigmodel_jax.layers import (
-    activations,
-    attention,
-    blocks,
-    embeddings,
-    ffn,
-    kv_cache,
-    norms,
-    positions,
-    stacks,
-    weights,
-)
+from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, kv_cache, norms, positions, stacks
+from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models import decoder, model
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import precision
-from bigmodel_jax.layers import intermediates
+from bigmodel_jax.layers.base import intermediates
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import requirements
 

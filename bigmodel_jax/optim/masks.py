@@ -12,7 +12,7 @@ import optax
 PyTree = Any
 Axes = tuple[str | None, ...]
 
-# Vectors end so (layers/weights.py sees to it); everything else is a matrix or a table.
+# Vectors end so (layers/base/weights.py sees to it); everything else is a matrix or a table.
 VECTORS = ('bias', 'scale')
 # Axes of tables, which are looked up and not multiplied, and of the output layer: Muon leaves them to Adam.
 TABLES = frozenset({'vocab', 'length', 'types'})

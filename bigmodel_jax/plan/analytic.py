@@ -22,7 +22,9 @@ from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.objectives.rngs import Rngs
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import pipeline, sharding
-from bigmodel_jax.plan import count, estimates, formulas, request, slices
+from bigmodel_jax.plan import estimates, formulas, request
+from bigmodel_jax.plan.compiled import count
+from bigmodel_jax.plan.hardware import slices
 from bigmodel_jax.train import state, step
 
 PyTree = Any

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.plan import estimates, slices
+from bigmodel_jax.plan import estimates
+from bigmodel_jax.plan.hardware import slices
 from bigmodel_jax.train import placement
 
 # Whose weight gathers libtpu 0.0.52 makes asynchronous by itself; on v5p and v6e it leaves every one synchronous, and

@@ -14,7 +14,7 @@ from bigmodel_jax.console import quantities
 from bigmodel_jax.parallel import torus
 from bigmodel_jax.plan import plan as plans
 from bigmodel_jax.plan import render
-from bigmodel_jax.train import progress
+from bigmodel_jax.train.monitoring import progress
 
 HTML, JSON = 'plan.html', 'plan.json'
 WIDTH, ROW, LABEL, VALUE = 920.0, 26.0, 170.0, 90.0

@@ -9,8 +9,9 @@ from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.plan import analytic, calibration, estimates, formulas, links, prices, request, roofline, slices
-from bigmodel_jax.plan import program as programs
+from bigmodel_jax.plan import analytic, estimates, formulas, request, roofline
+from bigmodel_jax.plan.compiled import program as programs
+from bigmodel_jax.plan.hardware import calibration, links, prices, slices
 
 Say = Callable[[str], None]
 LARGE_ARRAYS = 12

@@ -10,7 +10,7 @@ from bigmodel_jax.console import quantities
 from bigmodel_jax.parallel import torus
 from bigmodel_jax.plan import estimates, search
 from bigmodel_jax.plan import plan as plans
-from bigmodel_jax.train import progress
+from bigmodel_jax.train.monitoring import progress
 
 BAR_WIDTH = 36
 CAVEAT = (

@@ -9,7 +9,7 @@ from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.layers import attention
 from bigmodel_jax.parallel import sharding, torus
-from bigmodel_jax.plan import links, slices
+from bigmodel_jax.plan.hardware import links, slices
 
 Sizes = dict[str, int]  # Of each mesh axis.
 

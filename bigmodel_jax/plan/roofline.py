@@ -5,7 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from bigmodel_jax.plan import calibration, estimates, links, slices
+from bigmodel_jax.plan import estimates
+from bigmodel_jax.plan.hardware import calibration, links, slices
 
 Bound = Literal['compute', 'memory', 'links']
 

@@ -13,7 +13,8 @@ from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding, torus
-from bigmodel_jax.plan import analytic, links, prices, request, roofline, slices
+from bigmodel_jax.plan import analytic, request, roofline
+from bigmodel_jax.plan.hardware import links, prices, slices
 
 Say = Callable[[str], None]
 # From the fewest FLOPs to the least memory.

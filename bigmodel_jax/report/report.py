@@ -19,7 +19,7 @@ from bigmodel_jax.papers import claims_screen, judge
 from bigmodel_jax.report import artifact_views, curves, next_commands
 from bigmodel_jax.runs import directory, goodput
 from bigmodel_jax.storage import durable_files
-from bigmodel_jax.train import progress
+from bigmodel_jax.train.monitoring import progress
 
 FILE = 'report.html'
 LARGE_CHART, SMALL_CHART = (920.0, 330.0), (450.0, 190.0)

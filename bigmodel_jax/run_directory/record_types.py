@@ -225,7 +225,7 @@ class Began(Event):
 
 
 class Certificates(Base):
-    """See train/trace.py."""
+    """See train/monitoring/trace.py."""
 
     ids: list[str]
     content: list[str]
@@ -233,7 +233,7 @@ class Certificates(Base):
 
 
 class FingerprintRecord(Base):
-    """See train/trace.py."""
+    """See train/monitoring/trace.py."""
 
     names: list[str]
     checksums: list[str]

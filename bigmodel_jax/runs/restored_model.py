@@ -18,7 +18,8 @@ from bigmodel_jax.optim import parameter_groups
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import identity
 from bigmodel_jax.storage import durable_files
-from bigmodel_jax.train import continuing, metrics, preparation, state
+from bigmodel_jax.train import metrics, preparation, state
+from bigmodel_jax.train.recovery import continuing
 
 PyTree = Any
 # The weights that are trained, or their moving average.

@@ -16,7 +16,7 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.console import quantities
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.layers import intermediates
+from bigmodel_jax.layers.base import intermediates
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.sweeps.scaling import panels
 from bigmodel_jax.train import preparation, step

@@ -12,7 +12,7 @@ from bigmodel_jax.console import quantities, terminal
 from bigmodel_jax.storage import appending
 from bigmodel_jax.sweeps.standings import Standing, Standings, State
 from bigmodel_jax.sweeps.sweep_directory import SweepDirectory
-from bigmodel_jax.train import progress
+from bigmodel_jax.train.monitoring import progress
 
 BAR = 20  # Characters.
 

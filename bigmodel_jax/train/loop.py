@@ -10,7 +10,10 @@ from etils import epath
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.run_directory.digest import digest
 from bigmodel_jax.storage import durable_files
-from bigmodel_jax.train import callbacks, evaluations, profiling, recovery, reports, services, state, step
+from bigmodel_jax.train import services, state, step
+from bigmodel_jax.train.evaluating import evaluations
+from bigmodel_jax.train.monitoring import callbacks, profiling, reports
+from bigmodel_jax.train.recovery import recovery
 
 IN_FLIGHT = 2  # Steps handed to the devices before the oldest is waited for.
 

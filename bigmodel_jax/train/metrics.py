@@ -15,7 +15,8 @@ from bigmodel_jax import config
 from bigmodel_jax.evaluate.artifacts import Artifact
 from bigmodel_jax.evaluate.evaluation import EvaluationResult
 from bigmodel_jax.hosts import processes
-from bigmodel_jax.run_directory import artifact_files, boards, event_log, locking, series, tracking
+from bigmodel_jax.run_directory import artifact_files, event_log, locking
+from bigmodel_jax.run_directory.trackers import boards, series, tracking
 from bigmodel_jax.storage import appending, sums
 from bigmodel_jax.train import step
 
@@ -139,7 +140,7 @@ class MetricsWriter:
         self._records.append({'kind': kind, 'step': step, 'time': time.time(), **fields})
 
     def scalars(self, kind: str, step: int, metrics: Mapping[str, float], **fields: Any) -> None:
-        """A record with metrics; the boards show them under the names of run_directory/series.py."""
+        """A record with metrics; the boards show them under the names of run_directory/trackers/series.py."""
         self.event(kind, step, metrics=dict(metrics), **fields)
         shown = {series.name(kind, fields.get('name'), name): value for name, value in metrics.items()}
         for name, value in shown.items():

@@ -21,9 +21,13 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.models import model
 from bigmodel_jax.parallel import sharding, torus
-from bigmodel_jax.run_directory import code, environment, identity, locking, segments, tracking, workdir
+from bigmodel_jax.run_directory import code, environment, identity, locking, segments, workdir
+from bigmodel_jax.run_directory.trackers import tracking
 from bigmodel_jax.storage import appending, durable_files
-from bigmodel_jax.train import continuing, early_stopping, initial_state, metrics, profiling, rollback, state, step
+from bigmodel_jax.train import initial_state, metrics, state, step
+from bigmodel_jax.train.evaluating import early_stopping
+from bigmodel_jax.train.monitoring import profiling
+from bigmodel_jax.train.recovery import continuing, rollback
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,23 +13,9 @@ from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.hosts import compile_cache, preemption, processes
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.train import (
-    callbacks,
-    device_memory,
-    gaps,
-    histograms,
-    hooks,
-    metrics,
-    prefetch,
-    preparation,
-    profiling,
-    progress,
-    rollback,
-    state,
-    step,
-    trace,
-    watching,
-)
+from bigmodel_jax.train import device_memory, metrics, prefetch, preparation, state, step
+from bigmodel_jax.train.monitoring import callbacks, histograms, hooks, profiling, progress, trace, watching
+from bigmodel_jax.train.recovery import gaps, rollback
 from bigmodel_jax.train.route import Route
 
 

@@ -11,7 +11,8 @@ import pathlib
 
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import sources, splits
-from bigmodel_jax.data.text import instructions, tokenizers
+from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.data.text.chats import instructions
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import decoder

@@ -14,7 +14,8 @@ import pathlib
 
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import sources
-from bigmodel_jax.data.text import pretrained_tokenizer, text
+from bigmodel_jax.data.text import text
+from bigmodel_jax.data.text.pretrained import pretrained_tokenizer
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import finetuning

@@ -9,7 +9,8 @@ import rich.console
 import rich.table
 
 from bigmodel_jax.parallel import torus
-from bigmodel_jax.plan import calibration, published, roofline
+from bigmodel_jax.plan import roofline
+from bigmodel_jax.plan.hardware import calibration, published
 
 
 def main() -> None:

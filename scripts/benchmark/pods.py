@@ -21,7 +21,8 @@ from bigmodel_jax.console import quantities
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.parallel import torus
 from bigmodel_jax.plan import plan as planning
-from bigmodel_jax.plan import search, slices
+from bigmodel_jax.plan import search
+from bigmodel_jax.plan.hardware import slices
 
 EXPERIMENTS = 'experiments/pods.py:sweep/'
 # The best few by formula that are compiled until one fits.

@@ -17,7 +17,7 @@ from bigmodel_jax import config, experiment_file
 from bigmodel_jax.console import quantities
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.plan import plan as planning
-from bigmodel_jax.plan import slices
+from bigmodel_jax.plan.hardware import slices
 
 EXPERIMENT = 'experiments/pods.py:sweep/llama2_7b_v5p'
 SLICES = ('v5p:4x4x4', 'v5p:4x8x8', 'v5p:8x8x16', 'v5p:16x16x16')

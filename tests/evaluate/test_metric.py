@@ -8,7 +8,8 @@ import tiny
 from bigmodel_jax import config
 from bigmodel_jax.evaluate import evaluation, metric
 from bigmodel_jax.objectives import language
-from bigmodel_jax.train import best, preparation
+from bigmodel_jax.train import preparation
+from bigmodel_jax.train.evaluating import best
 
 NAN = math.nan
 

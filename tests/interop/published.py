@@ -12,7 +12,8 @@ import shutil
 
 import numpy as np
 
-from bigmodel_jax.interop import folder, huggingface, matching, tensor_file
+from bigmodel_jax.interop import huggingface, matching
+from bigmodel_jax.interop.files import folder, tensor_file
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles'
 DECODERS = ('gpt2', 'llama2_mha', 'llama3_gqa_ropescale', 'mixtral')

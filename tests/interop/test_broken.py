@@ -8,7 +8,8 @@ import pytest
 from interop import published
 
 from bigmodel_jax import __main__, config
-from bigmodel_jax.interop import certifying, folder, huggingface, tensor_file
+from bigmodel_jax.interop import certifying, huggingface
+from bigmodel_jax.interop.files import folder, tensor_file
 
 
 def load(directory):

@@ -18,7 +18,8 @@ from interop.test_tables import base_bert, experts_apart, tied_gpt2
 import tiny
 from bigmodel_jax import config, verbs
 from bigmodel_jax.checkpoints import checkpoints
-from bigmodel_jax.interop import conversion, folder, huggingface
+from bigmodel_jax.interop import conversion, huggingface
+from bigmodel_jax.interop.files import folder
 from bigmodel_jax.optim import ema
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import workdir

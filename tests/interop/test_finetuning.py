@@ -13,7 +13,8 @@ from interop import published
 
 from bigmodel_jax import config, experiment_file, verbs
 from bigmodel_jax.checkpoints import checkpoints
-from bigmodel_jax.data.text import pretrained_tokenizer, tokenizers
+from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.data.text.pretrained import pretrained_tokenizer
 from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.interop import converted, finetuning, huggingface
 from bigmodel_jax.parallel import sharding

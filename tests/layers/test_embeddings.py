@@ -9,7 +9,8 @@ import pytest
 
 import drawing
 from bigmodel_jax import config
-from bigmodel_jax.layers import embeddings, weights
+from bigmodel_jax.layers import embeddings
+from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models import decoder
 from bigmodel_jax.objectives import language, objective
 

@@ -4,8 +4,9 @@ import planned
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.plan import analytic, slices
+from bigmodel_jax.plan import analytic
 from bigmodel_jax.plan import plan as planning
+from bigmodel_jax.plan.hardware import slices
 
 WEIGHTS = 4 * (4 * 512 * 512 + 3 * 512 * 1_536) + 512 * 1_024  # Of matrix products.
 PARAMETERS = WEIGHTS + 512 * 1_024 + (2 * 4 + 1) * 512

@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from bigmodel_jax import experiment_file
-from bigmodel_jax.plan import analytic, budget, slices
+from bigmodel_jax.plan import analytic, budget
+from bigmodel_jax.plan.hardware import slices
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
 ENTRIES = budget.read(EXPERIMENTS / 'budget.json')

@@ -6,7 +6,8 @@ import json
 import planned
 
 from bigmodel_jax import verbs
-from bigmodel_jax.plan import page, slices
+from bigmodel_jax.plan import page
+from bigmodel_jax.plan.hardware import slices
 
 
 def test_page_and_json_are_written(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 
 from bigmodel_jax import config
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.plan import calibration, estimates, links, published, roofline, slices
+from bigmodel_jax.plan import estimates, roofline
+from bigmodel_jax.plan.hardware import calibration, links, published, slices
 
 GIB = 2**30
 ONE = dict.fromkeys(sharding.AXES, 1)

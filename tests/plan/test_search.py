@@ -4,7 +4,8 @@ import planned
 
 from bigmodel_jax import config
 from bigmodel_jax.optim import gradients
-from bigmodel_jax.plan import analytic, request, roofline, search, slices
+from bigmodel_jax.plan import analytic, request, roofline, search
+from bigmodel_jax.plan.hardware import slices
 
 SPACE = search.Space(policies=('none', 'full'), microbatches=(1, 2))
 

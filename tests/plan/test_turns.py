@@ -4,7 +4,8 @@ import planned
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.plan import analytic, slices
+from bigmodel_jax.plan import analytic
+from bigmodel_jax.plan.hardware import slices
 
 # Every kind of formula: weights that are gathered, products cut over a tensor axis, and cut rows.
 MESH = {'mesh__fsdp': 4, 'mesh__tensor': 4, 'mesh__sequence': 4}

@@ -10,7 +10,8 @@ from etils import epath
 import tiny
 from bigmodel_jax import config, differences, migrations
 from bigmodel_jax.data import splits
-from bigmodel_jax.data.text import chat_templates, text
+from bigmodel_jax.data.text import text
+from bigmodel_jax.data.text.chats import chat_templates
 from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding

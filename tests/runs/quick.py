@@ -10,7 +10,7 @@ from flax import linen as nn
 import tiny
 from bigmodel_jax import config
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
-from bigmodel_jax.layers import dropout, weights
+from bigmodel_jax.layers.base import dropout, weights
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import language, objective
 from bigmodel_jax.objectives.objective import Mean

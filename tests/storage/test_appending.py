@@ -12,7 +12,8 @@ from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2
 
 from bigmodel_jax import config
-from bigmodel_jax.run_directory import boards, event_log
+from bigmodel_jax.run_directory import event_log
+from bigmodel_jax.run_directory.trackers import boards
 from bigmodel_jax.storage import appending, waits
 
 

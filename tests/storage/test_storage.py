@@ -19,7 +19,8 @@ from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import event_log, workdir
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity, sums, waits
-from bigmodel_jax.train import gaps, loop, preparation
+from bigmodel_jax.train import loop, preparation
+from bigmodel_jax.train.recovery import gaps
 from runs import quick
 
 OLD, NEW = 4, 6

@@ -13,7 +13,8 @@ from bigmodel_jax import __main__, config, verbs
 from bigmodel_jax.run_directory import workdir
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, sums
-from bigmodel_jax.train import gaps, loop
+from bigmodel_jax.train import loop
+from bigmodel_jax.train.recovery import gaps
 from runs import quick
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.plan import slices
+from bigmodel_jax.plan.hardware import slices
 from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.sweeps import arms, pairing, standings, sweep, trials

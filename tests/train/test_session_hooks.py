@@ -6,7 +6,8 @@ import pytest
 import tiny
 from bigmodel_jax import config
 from bigmodel_jax.hosts import preemption
-from bigmodel_jax.train import callbacks, histograms, loop, profiling
+from bigmodel_jax.train import loop
+from bigmodel_jax.train.monitoring import callbacks, histograms, profiling
 
 
 @pytest.fixture(scope='module')

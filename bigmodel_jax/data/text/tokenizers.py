@@ -20,8 +20,8 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import cache, preparation_progress, records
-from bigmodel_jax.data.text import pretrained_sentencepiece, pretrained_tokenizer
 from bigmodel_jax.data.text import tokenizer as base
+from bigmodel_jax.data.text.pretrained import pretrained_sentencepiece, pretrained_tokenizer
 from bigmodel_jax.data.text.tokenizer import DESCRIPTION, Tokenizer, Vocabulary, import_library
 
 # 256 bytes, the end of a document, and at least one piece to learn.

@@ -12,7 +12,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.evaluate import artifacts, evaluation, metric
 from bigmodel_jax.evaluate.text import decoding, decoding_model, generation
-from bigmodel_jax.layers import intermediates
+from bigmodel_jax.layers.base import intermediates
 from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.parallel import sharding
 

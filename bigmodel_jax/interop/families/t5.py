@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.interop import family, fields, folder, reference, rules
+from bigmodel_jax.interop import family, fields, reference, rules
+from bigmodel_jax.interop.files import folder
 from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions
 from bigmodel_jax.models import seq2seq
 

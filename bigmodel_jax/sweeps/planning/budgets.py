@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from bigmodel_jax import config
-from bigmodel_jax.plan import prices, slices
+from bigmodel_jax.plan.hardware import prices, slices
 from bigmodel_jax.sweeps import running
 from bigmodel_jax.sweeps.planning import costs
 from bigmodel_jax.sweeps.standings import Standing, Standings, State

@@ -11,8 +11,9 @@ import numpy as np
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.plan import analytic, prices, request, slices
+from bigmodel_jax.plan import analytic, request
 from bigmodel_jax.plan import plan as plans
+from bigmodel_jax.plan.hardware import prices, slices
 
 ONE = 'v5e:1x1'  # What a step computes does not depend on the chip; it is traced for one device.
 SIZE = 768  # Of the matrices by which this machine's rate is measured.
@@ -66,7 +67,7 @@ def cost(experiment: Experiment, on: slices.Slice | None = None, table: prices.P
 
     Args:
       on: the slice that it runs on.
-      table: prices; by default those of plan/prices.json.
+      table: prices; by default those of plan/hardware/prices.json.
 
     Raises:
       InputError: as traced(), or the experiment cannot be laid out on the slice.

@@ -11,7 +11,7 @@ from etils import epath
 from bigmodel_jax import config
 from bigmodel_jax.catalogue import catalogue, tables
 from bigmodel_jax.console import quantities
-from bigmodel_jax.plan import prices, slices
+from bigmodel_jax.plan.hardware import prices, slices
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.sweeps import sweep_directory
 from bigmodel_jax.sweeps.planning import costs

@@ -11,7 +11,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
-from bigmodel_jax.layers import weights
+from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models import model
 from bigmodel_jax.objectives import language, objective
 from bigmodel_jax.objectives.objective import Mean

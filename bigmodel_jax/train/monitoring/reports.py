@@ -1,0 +1,49 @@
+"""Reports: the means of the metrics of several steps, and the speed, for the log and the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bigmodel_jax.train import metrics, preparation, services
+from bigmodel_jax.train.monitoring import watching
+
+
+class Reports:
+    """Collects the metrics of steps, and writes their means when a report is due.
+
+    Args:
+      position: of the checkpoint that the session begins with.
+    """
+
+    def __init__(self, run: preparation.PreparedRun, tools: services.Services, position: Mapping[str, Any]):
+        self._run, self._tools = run, tools
+        # Read but not yet reported: saved with a checkpoint, so that a report after it is of the whole interval.
+        self.pending: list[metrics.StepMetrics] = [
+            {name: (total, count) for name, (total, count) in each.items()} for each in position['pending']
+        ]
+        self._reported: int = position.get('reported', 0)  # The step of the last report.
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {'pending': list(self.pending), 'reported': self._reported}
+
+    def write(self, number: int) -> None:
+        """Writes the means since the last report."""
+        tools, data = self._tools, self._run.experiment.data
+        means, lap = metrics.mean(self.pending), tools.clock.lap()
+        seconds, self.pending, self._reported = lap.seconds_per_step, [], number
+        if means:  # Every step may have been skipped.
+            tools.writer.scalars('train', number, means)
+        per_second = data.units_per_step / seconds if seconds else 0.0
+        if seconds:
+            speed = {'seconds_per_step': seconds, f'{data.units.name}_per_s': per_second}
+            tools.writer.scalars('speed', number, speed)
+        tools.writer.event('time', number, metrics=watching.record(lap.times))
+        tools.log_event('slow', number, lap.finding)
+        tools.log_event('warning', number, tools.run_files.restored())
+        tools.progress.step(number, means, per_second=per_second, seconds_per_step=seconds)
+        tools.hooks.after_metrics(number, {f'train/{name}': value for name, value in means.items()})
+
+    def finish(self, number: int) -> None:
+        """Writes the time since the last report, at the end of a session."""
+        self._tools.writer.event('time', number, metrics=watching.record(self._tools.clock.lap().times))
