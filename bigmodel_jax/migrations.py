@@ -64,7 +64,7 @@ FIELDS: dict[str, dict[str, str | None]] = {
     'bigmodel_jax.layers.blocks:Block': {'attention': 'mixer'},
     'bigmodel_jax.models.decoder:Decoder': {'alternates': 'interleaved'},
     'bigmodel_jax.data.tabular.tabular:Features': {'records': 'source'},
-    'bigmodel_jax.data.text.instructions:Instructions': {'records': 'source'},
+    'bigmodel_jax.data.text.chats.instructions:Instructions': {'records': 'source'},
     'bigmodel_jax.data.text.masking:Masking': {'most': 'max_predictions'},
 }
 # Class, as it is called now -> field -> strings in its value -> what they are now.
