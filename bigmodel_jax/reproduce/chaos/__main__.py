@@ -1,22 +1,35 @@
 """`python -m bigmodel_jax.reproduce.chaos EXPERIMENT ...`: the command line of scripts/chaos."""
 
 import argparse
+import math
 import os
 import pathlib
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 
 import rich.console
 
+from bigmodel_jax import config
 from bigmodel_jax.console import output
-from bigmodel_jax.reproduce.chaos import campaign, campaign_report, comparison, faults, forks, shim, sweep
+from bigmodel_jax.reproduce.chaos import (
+    campaign,
+    campaign_report,
+    comparison,
+    faults,
+    forks,
+    shim,
+    sweep,
+    sweep_results,
+)
 
 UNDISTURBED, DISTURBED = 'undisturbed', 'disturbed'
 EXAMPLE = 'scripts/chaos experiments/quickstart.py:smoke --kills 10 --hosts 2 --set mesh.data=-1'
 SWEEP = 'scripts/chaos tests/reproduce/chaos/small.py --faults'
 # Most of the time of a small run goes into compiling it.
 FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+REMAINING = 3  # The exit status of a portion after which faults remain.
 # --faults: every fault, or one of each group.
 ALL, EACH = 'all', 'each'
 
@@ -32,35 +45,26 @@ def parser() -> argparse.ArgumentParser:
             'With --faults each single file operation of a short run fails instead (ENOSPC, EIO, EINTR; once or from\n'
             'then on), or the process is killed before it, in the middle of it, or with the loss of all that was not\n'
             'synced. Each time the same command must then come to the same end, without a traceback.\n'
-            'Exit status: 0 all equal, 1 something differs or a session failed, 2 wrong input.'
+            'Exit status: 0 all equal, 1 something differs or a session failed, 2 wrong input, 3 nothing differs and\n'
+            'faults remain for another portion.'
         ),
         epilog=(
             'Runs on the CPU of this machine. A run of a minute or so with a checkpoint every second shows most;\n'
             f'for example:\n  {EXAMPLE}\nFor --faults, a run of a few steps with as few files as possible:\n  {SWEEP}\n'
             'Many calls of a run are the same operation on the same kind of file, such as the checkpoints of other\n'
             f'steps. --faults {EACH} groups the faults by operation, kind of file and way to fail, and runs one of\n'
-            'each group; --seed draws which.'
+            'each group; --seed draws which. A long sweep is run in portions: --results FILE keeps what came of each\n'
+            'fault, and the same command continues with the faults that FILE does not have, whether the portion\n'
+            'before was killed, or ended by --minutes.'
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     top.add_argument('experiment', metavar='EXPERIMENT', help='as for python -m bigmodel_jax train')
-    top.add_argument('--kills', type=_positive, default=50, metavar='N', help='how many (default: 50)')
+    top.add_argument('--kills', type=_positive, metavar='N', help='how many (default: 50)')
     top.add_argument('--hosts', type=_positive, default=1, metavar='N', help='processes of the run (default: 1)')
     top.add_argument('--devices', type=_positive, default=1, metavar='N', help='of each process (default: 1)')
     top.add_argument('--seed', type=int, default=0, metavar='N', help='of the moments and victims (default: 0)')
-    top.add_argument(
-        '--faults',
-        nargs='?',
-        type=_how_many,
-        const=ALL,
-        metavar=f'{ALL}|{EACH}|N',
-        help=f'single faults of file operations: {ALL} (the default), one of {EACH} group, or N that --seed draws',
-    )
-    top.add_argument(
-        '--stop-after', type=_positive, default=2, metavar='STEP', help='with --faults: a step with a checkpoint'
-    )
-    top.add_argument('--replay', action='append', metavar='FAULT', help='only this fault, as --faults names it')
     top.add_argument(
         '--workdir', type=pathlib.Path, metavar='DIR', help='new or empty; kept (default: a temporary directory, kept)'
     )
@@ -68,13 +72,59 @@ def parser() -> argparse.ArgumentParser:
         top.add_argument(
             flag, action='append', default=[], metavar=metavar, help='as for train; may be given several times'
         )
+    _add_faults(top.add_argument_group('single faults'))
     return top
+
+
+def _add_faults(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--faults',
+        nargs='?',
+        type=_how_many,
+        const=ALL,
+        metavar=f'{ALL}|{EACH}|N',
+        help=f'of file operations: {ALL} (the default), one of {EACH} group, or N that --seed draws',
+    )
+    group.add_argument('--replay', action='append', metavar='FAULT', help='only this fault, as --faults names it')
+    group.add_argument('--stop-after', type=_positive, metavar='STEP', help='a step with a checkpoint (default: 2)')
+    group.add_argument(
+        '--results',
+        type=pathlib.Path,
+        metavar='FILE',
+        help=f'what came of each, as JSON lines; continued if it is there (default: {sweep_results.FILE} in --workdir)',
+    )
+    group.add_argument('--part', type=_part, metavar='K/N', help='only the K-th of N parts of the faults')
+    group.add_argument('--minutes', type=_positive, metavar='N', help='no trial starts after so many')
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options. Exits with status 2 where one has no effect beside the others."""
+    options = parser().parse_args(argv)
+    defaults: dict[bool, dict[str, object]] = {
+        True: {'stop_after': 2, 'part': (1, 1), 'minutes': None, 'results': None},
+        False: {'kills': 50},
+    }
+    faulty = bool(options.faults or options.replay)
+    for name in defaults[not faulty]:
+        if getattr(options, name) is not None:
+            flag = f'--{name.replace("_", "-")}'
+            parser().error(f'{flag} has no effect {"with" if faulty else "without"} --faults or --replay; leave it out')
+    for name, value in defaults[faulty].items():
+        setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
+    return options
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not a positive number')
     return int(text)
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, parts = text.partition('/')
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a part such as 2/8')
+    return int(number), int(parts)
 
 
 def _how_many(text: str) -> int | str:
@@ -88,7 +138,7 @@ def _how_many(text: str) -> int | str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs it all; returns the exit status."""
-    options = parser().parse_args(argv)
+    options = parse(argv)
     if options.workdir is not None and options.workdir.exists() and any(options.workdir.iterdir()):
         parser().error(f'--workdir {options.workdir} is not empty; use a new directory')
     root = options.workdir or pathlib.Path(tempfile.mkdtemp(prefix='chaos-'))
@@ -121,6 +171,9 @@ def run(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) -
     except campaign.Failed as error:
         print(f'error: {error}\nAll output is in {root / "output"}.', file=sys.stderr)
         return 2 if error.status == 2 else 1
+    except config.InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
 
 
 def _command(options: argparse.Namespace) -> campaign.Command:
@@ -132,26 +185,35 @@ def _command(options: argparse.Namespace) -> campaign.Command:
 
 def _sweep(zygote: forks.Zygote, options: argparse.Namespace, root: pathlib.Path) -> int:
     console = rich.console.Console(highlight=False, soft_wrap=True)
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
+    results = sweep_results.SweepResults(options.results or root / sweep_results.FILE, _facts(options))
     runs = sweep.FaultSweep(zygote, _command(options), root, stop_after=options.stop_after)
-    planned: list[faults.Fault] = options.replay or []
+    planned: list[faults.Fault] = results.planned or options.replay or []
     for hosts in sorted({fault.hosts for fault in planned} or {options.hosts}):
         runs.prepare(hosts, {fault.start for fault in planned} or faults.STARTS)
     if not planned:
         planned = _schedule(runs.calls(options.hosts), options, console)
-    console.print(f'{len(planned)} faults to run; what is found is in {root / sweep.FILE}')
-    trials: list[sweep.FaultTrial] = []
-    for number, fault in enumerate(planned, 1):
-        trials.append(runs.trial(fault))
-        for problem in trials[-1].problems:
-            console.print(f'{fault} ({trials[-1].met}): {problem}', markup=False)
+    results.begin(planned, runs.code(planned[0].hosts))
+    remaining = results.remaining(options.part)
+    console.print(f'{len(remaining)} of {len(planned)} faults to run; what is found is in {results.path}')
+    for number, fault in enumerate(remaining, 1):
+        if time.monotonic() > deadline:
+            break
+        results.add(trial := runs.trial(fault))
+        for problem in trial.problems:
+            console.print(f'{fault} ({trial.met}): {problem}', markup=False)
         if number % 100 == 0:
-            console.print(f'{number} of {len(planned)}, {sum(bool(each.problems) for each in trials)} broke the law')
-        sweep.write(root / sweep.FILE, trials, vars(options) | {'replay': None, 'workdir': str(root)})
-    console.print(sweep.shown(trials))
-    broken = [trial.fault for trial in trials if trial.problems]
-    for fault in broken:
-        console.print(f'again: --replay {fault}')
-    return 1 if broken else 0
+            console.print(f'{number} of {len(remaining)}, {len(results.broken)} broke the law')
+    console.print(sweep_results.shown(results.trials.values()))
+    for line in results.summary():
+        console.print(line, markup=False)
+    return 1 if results.broken else REMAINING if results.remaining(options.part) else 0
+
+
+def _facts(options: argparse.Namespace) -> dict[str, object]:
+    """What decides which faults are planned, and what their sessions run."""
+    names = ('experiment', 'hosts', 'devices', 'seed', 'faults', 'stop_after', 'set', 'arg')
+    return {name: getattr(options, name) for name in names} | {'replay': [*map(str, options.replay or [])]}
 
 
 def _schedule(

@@ -70,6 +70,11 @@ class Fault:
         """Whether the process is killed."""
         return self.what in WAYS
 
+    @property
+    def group(self) -> tuple[str, str, str, bool]:
+        """What it has in common with the faults of one operation on one kind of file that fail in the same way."""
+        return self.operation, self.path, self.what, self.lasts
+
     def order(self, directory: pathlib.Path, log: pathlib.Path) -> list[str | int]:
         """What shim.arm() is told.
 

@@ -7,37 +7,26 @@ A session that came to its end all the same, and left exactly that with undamage
 """
 
 import collections
-import dataclasses
 import json
 import pathlib
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
-import rich.table
 from etils import epath
 
-from bigmodel_jax.reproduce.chaos import campaign, comparison, faults, forks, shim
+from bigmodel_jax.reproduce.chaos import campaign, comparison, faults, forks, shim, sweep_results
 from bigmodel_jax.storage import durable_files, integrity
 from bigmodel_jax.train.state import ITEMS
 
-FILE = 'faults.json'
 SESSION_S = 120.0  # A session that takes longer hangs.
 GRACE_S = 10.0  # What the other hosts have to end by themselves when one is gone.
 MESSAGE = re.compile(r'^(error|stopped|incomplete): ', re.MULTILINE)
 UNHANDLED = re.compile(r'Traceback \(most recent call last\)|Exception ignored|Fatal Python error|terminate called')
 LATE_TRIES = 5
 CHANGING = re.compile(r'(events\.out\.\S*|(?<=/d/)[0-9a-f]{16,})$')  # Names with the time or a random number in them.
-
-
-@dataclasses.dataclass(frozen=True)
-class FaultTrial:
-    """What came of one fault."""
-
-    fault: faults.Fault
-    met: str | None  # The path of the call; None if the session did not come so far.
-    statuses: tuple[int | None, ...]  # Of the hosts of the disturbed session; None: it hung.
-    problems: tuple[str, ...]  # How it broke the law.
 
 
 class FaultSweep:
@@ -80,8 +69,15 @@ class FaultSweep:
                 found[start, hosts, host] = collections.Counter((name, faults.place(path)) for name, _, path in lines)
         return found
 
-    def trial(self, fault: faults.Fault) -> FaultTrial:
+    def code(self, hosts: int) -> Any:
+        """What tells the code of the undisturbed session from other code: the package, the files, and the versions."""
+        entry = json.loads((self._place('fresh', hosts) / durable_files.ENVIRONMENT).read_text())[0]
+        code = entry['code']
+        return {'package': code['package']['sha256'], 'files': code['files'], 'versions': entry['versions']}
+
+    def trial(self, fault: faults.Fault) -> sweep_results.FaultTrial:
         """Runs a session with the fault, and then the same command until the end."""
+        began = time.monotonic()
         workdir, log = self._fresh(fault.start, fault.hosts), self._root / 'met'
         log.unlink(missing_ok=True)
         statuses, said = self._session(fault.hosts, workdir, (), {fault.host: fault.order(workdir, log)})
@@ -94,7 +90,8 @@ class FaultSweep:
                 problems.append(f'the next start does not come to the end: {error}')
             else:
                 problems += self._amiss(fault.hosts, workdir)
-        return FaultTrial(fault, met, tuple(statuses), tuple(problems))
+        seconds = round(time.monotonic() - began, 2)
+        return sweep_results.FaultTrial(fault, met, tuple(statuses), tuple(problems), seconds)
 
     def _amiss(self, hosts: int, workdir: pathlib.Path) -> list[str]:
         """What differs between a run that came to its end and the undisturbed one."""
@@ -189,38 +186,3 @@ def names(workdir: pathlib.Path) -> set[str]:
     """The files of a run, without what differs in the names of equal runs."""
     found = [str(path.relative_to(workdir)) for path in workdir.rglob('*')]
     return {CHANGING.sub('*', name) for name in found}
-
-
-def shown(trials: Iterable[FaultTrial]) -> rich.table.Table:
-    """table() for a terminal."""
-    found = table(trials)
-    drawn = rich.table.Table(box=None, pad_edge=False)
-    for column in ('fault', 'trials', 'met', 'broke the law'):
-        drawn.add_column(column, justify='left' if column == 'fault' else 'right')
-    for name, counts in found.items():
-        drawn.add_row(name, *map(str, counts.values()))
-    sums = [sum(counts[column] for counts in found.values()) for column in ('trials', 'met', 'broke the law')]
-    drawn.add_row('all', *map(str, sums))
-    return drawn
-
-
-def table(trials: Iterable[FaultTrial]) -> dict[str, dict[str, int]]:
-    """'write EIO once' -> how many: met, not met, broke the law."""
-    found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for trial in trials:
-        fault = trial.fault
-        name = ' '.join([fault.operation, fault.what, '' if fault.kills else 'lasting' if fault.lasts else 'once'])
-        found[name.strip()].update(
-            {'trials': 1, 'met': int(trial.met is not None), 'broke the law': int(bool(trial.problems))}
-        )
-    return {name: dict(counts) for name, counts in sorted(found.items())}
-
-
-def write(path: pathlib.Path, trials: Sequence[FaultTrial], facts: Mapping[str, object]) -> None:
-    """Writes what was found as JSON."""
-    failures = [
-        {'fault': str(trial.fault), 'met': trial.met, 'statuses': trial.statuses, 'problems': trial.problems}
-        for trial in trials
-        if trial.problems
-    ]
-    path.write_text(json.dumps({**facts, 'counts': table(trials), 'failures': failures}, indent=1) + '\n')

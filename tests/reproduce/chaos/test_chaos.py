@@ -86,7 +86,7 @@ def test_nothing_outlives_who_started_it(tmp_path, end):
 
 
 def chaos(zygote, workdir, *arguments):
-    status = command_line.run(zygote, command_line.parser().parse_args(arguments), workdir)
+    status = command_line.run(zygote, command_line.parse(arguments), workdir)
     return status, json.loads((workdir / 'chaos.json').read_text())
 
 
@@ -139,7 +139,7 @@ def test_what_differs_is_named(zygote, tmp_path):
 
 
 def test_wrong_input(zygote, tmp_path, capsys):
-    options = command_line.parser().parse_args([SMALL, '--set', 'stepz=1'])
+    options = command_line.parse([SMALL, '--set', 'stepz=1'])
     assert command_line.run(zygote, options, tmp_path / 'x') == 2
     assert "Did you mean 'steps'?" in capsys.readouterr().err
     (tmp_path / 'full').mkdir()
@@ -147,6 +147,10 @@ def test_wrong_input(zygote, tmp_path, capsys):
     with pytest.raises(SystemExit):
         command_line.main([SMALL, '--workdir', str(tmp_path / 'full')])
     assert 'is not empty' in capsys.readouterr().err
+    for idle in (['--part', '1/2'], ['--faults', '--kills', '3']):
+        with pytest.raises(SystemExit):
+            command_line.parse([SMALL, *idle])
+        assert f'{idle[-2]} has no effect with' in capsys.readouterr().err
 
 
 def test_help(capsys):

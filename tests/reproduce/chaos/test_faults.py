@@ -1,16 +1,17 @@
 """A file operation that fails, or a kill at it, loses nothing: a sample of what `scripts/chaos --faults` tries."""
 
 import errno
-import json
 import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
+from bigmodel_jax import config
 from bigmodel_jax.reproduce.chaos import __main__ as command_line
-from bigmodel_jax.reproduce.chaos import faults, forks, shim, sweep
+from bigmodel_jax.reproduce.chaos import faults, forks, shim, sweep_results
 
 ROOT = pathlib.Path(__file__).parents[3]
 SMALL = str(pathlib.Path(__file__).with_name('small.py'))
@@ -37,24 +38,104 @@ def zygote(library):
 
 
 def swept(zygote, tmp_path, *more):
-    options = command_line.parser().parse_args([SMALL, *more])
+    options = command_line.parse([SMALL, *more])
     options.replay = options.replay and [faults.parse(text) for text in options.replay]
     status = command_line.run(zygote, options, tmp_path)
-    return status, json.loads((tmp_path / sweep.FILE).read_text())
+    return status, sweep_results.SweepResults(options.results or tmp_path / sweep_results.FILE, {})
 
 
 def test_no_fault_changes_a_result(zygote, tmp_path, capsys):
     replay = [part for text in SAMPLE for part in ('--replay', text)]
     status, found = swept(zygote, tmp_path, *replay)
-    assert (status, found['failures']) == (0, []), capsys.readouterr().out
-    assert sum(counts['met'] for counts in found['counts'].values()) == len(SAMPLE)
+    assert (status, found.broken) == (0, []), capsys.readouterr().out
+    assert sum(trial.met is not None for trial in found.trials.values()) == len(SAMPLE)
+
+
+# ---- portions -----------------------------------------------------------------------------------------------------
+
+PLANNED = [faults.parse(f'fresh:1:0:write:{n}:{what}:once:/a') for what in ('EIO', 'half') for n in (1, 2, 3)]
+FACTS = {'experiment': 'small.py', 'seed': 3, 'set': []}
+
+
+def begun(path):
+    results = sweep_results.SweepResults(path, FACTS)
+    results.begin(PLANNED, {'package': 'a'})
+    return results
+
+
+def test_a_sweep_continues_with_the_faults_that_have_no_result(tmp_path):
+    path, problem = tmp_path / 'results' / 'faults.jsonl', 'it printed a traceback: é'
+    results = begun(path)
+    assert results.remaining() == PLANNED
+    for fault, problems in ((PLANNED[0], ()), (PLANNED[3], (problem,)), (PLANNED[1], ())):
+        results.add(sweep_results.FaultTrial(fault, '/a', (0,), problems, 0.5))
+    # The portion is killed while it writes the last line: that fault is run again.
+    path.write_bytes(path.read_bytes()[:-30])
+    again = begun(path)
+    assert list(again.trials.values()) == list(results.trials.values())[:2]
+    assert again.remaining() == [PLANNED[n] for n in (1, 2, 4, 5)]
+    again.add(sweep_results.FaultTrial(PLANNED[1], None, (0,), (), 0.5))
+    assert begun(path).trials == again.trials
+    said = again.summary()
+    assert said[0].startswith('3 of 6 faults were run, of 2 of 2 groups, in 2 s; 2 were met, and 1 broke the law.')
+    assert said[1].startswith('3 faults remain')
+    assert (problem in said[2], said[3:]) == (True, [f'again: --replay {PLANNED[3]}'])
+
+
+def test_the_parts_of_a_sweep_are_the_whole(tmp_path):
+    results = begun(tmp_path / 'faults.jsonl')
+    for parts in (1, 2, 4, 9):
+        found = [fault for k in range(parts) for fault in results.remaining((k + 1, parts))]
+        assert sorted(map(str, found)) == sorted(map(str, PLANNED))
+
+
+def test_results_of_another_sweep_or_of_other_code_are_refused(tmp_path):
+    path = tmp_path / 'faults.jsonl'
+    begun(path)
+    with pytest.raises(config.InputError, match='of another sweep: seed 3 instead of 4'):
+        sweep_results.SweepResults(path, FACTS | {'seed': 4})
+    with pytest.raises(config.InputError, match='of another version of the code'):
+        sweep_results.SweepResults(path, FACTS).begin(PLANNED, {'package': 'b'})
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(config.InputError, match='does not hold the results of a sweep'):
+        sweep_results.SweepResults(path, FACTS)
+
+
+@pytest.mark.parametrize('text', ['0/2', '3/2', '1', 'a/b', '1/0'])
+def test_a_part_is_one_of_so_many(text, capsys):
+    with pytest.raises(SystemExit):
+        command_line.parse([SMALL, '--part', text])
+    assert 'is not a part such as 2/8' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_portion_that_was_killed_is_continued(library, tmp_path, capsys):
+    """By SIGKILL of the command itself, after its first result."""
+    results = tmp_path / 'faults.jsonl'
+    more = ['--faults', '6', '--seed', '2', '--results', str(results)]
+    command = [sys.executable, '-m', 'bigmodel_jax.reproduce.chaos', SMALL, *more]
+    portion = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while portion.poll() is None and not (results.exists() and results.read_bytes().count(b'\n') > 1):
+        time.sleep(0.05)
+    portion.kill()
+    portion.wait()
+    first = sweep_results.SweepResults(results, {})
+    assert 0 < len(first.trials) < 6
+    assert command_line.main([SMALL, *more, '--workdir', str(tmp_path / 'second')]) == 0, capsys.readouterr().out
+    last = sweep_results.SweepResults(results, {})
+    assert list(last.trials.items())[: len(first.trials)] == list(first.trials.items())
+    assert (set(last.trials), len(last.trials)) == (set(first.planned), 6)
+    assert '6 of 6 faults were run' in capsys.readouterr().out
+
+
+# ---- the schedule -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('hosts', [1, 2])
 def test_no_fault_of_many_changes_a_result(zygote, tmp_path, capsys, hosts):
     status, found = swept(zygote, tmp_path, '--faults', '40', '--hosts', str(hosts), '--seed', '1')
-    assert (status, found['failures']) == (0, []), capsys.readouterr().out
+    assert (status, found.broken) == (0, []), capsys.readouterr().out
 
 
 def test_a_fault_has_a_name_that_says_it_all():
@@ -76,12 +157,9 @@ def test_of_each_group_one_fault_is_run():
         ('resumed', 1, 0): {('write', '/a'): 1, ('write', '/b'): 1},
     }
 
-    def group(fault):
-        return fault.operation, fault.path, fault.what, fault.lasts
-
-    groups = {group(fault) for fault in faults.schedule(calls, seed=0)}
+    groups = {fault.group for fault in faults.schedule(calls, seed=0)}
     drawn = [faults.schedule(calls, seed=seed, each=True) for seed in range(30)]
-    assert all({group(fault) for fault in each} == groups and len(each) == len(groups) == 19 for each in drawn)
+    assert all({fault.group for fault in each} == groups and len(each) == len(groups) == 19 for each in drawn)
     found = {(fault.start, fault.n) for each in drawn for fault in each if fault.path == '/a'}
     assert found == {('resumed', 1), *(('fresh', n) for n in range(1, 10))}
 
