@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigmodel_jax import __version__, cli
-from bigmodel_jax.cli import completion, verb
+from bigmodel_jax.cli import completion, help_text, verb
 from bigmodel_jax.console import output
 
 
@@ -32,7 +32,7 @@ def parser(verbs: Mapping[str, verb.Verb] | None = None) -> argparse.ArgumentPar
         prog='bigmodel_jax' if pathlib.PurePath(sys.argv[0]).name == 'bigmodel_jax' else 'python -m bigmodel_jax',
         description='Trains large models in JAX, from an experiment file to a report.',
         epilog='An experiment file also runs by itself: python experiments/quickstart.py train --workdir runs/q',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=help_text.HelpText,
         allow_abbrev=False,
     )
     top.add_argument('--version', action='version', version=f'bigmodel_jax {__version__}')
@@ -40,7 +40,7 @@ def parser(verbs: Mapping[str, verb.Verb] | None = None) -> argparse.ArgumentPar
         '--print-completion',
         choices=completion.SHELLS,
         action=_PrintCompletion,
-        help='print what makes a shell complete these commands on Tab, as in\n'
+        help='print what makes a shell complete these commands on Tab, as in '
         'bigmodel_jax --print-completion bash >> ~/.bash_completion',
     )
     subparsers = top.add_subparsers(dest='verb', metavar='VERB', required=True)
@@ -50,7 +50,7 @@ def parser(verbs: Mapping[str, verb.Verb] | None = None) -> argparse.ArgumentPar
             help=found.summary,
             description=f'{found.summary[0].upper()}{found.summary[1:]}.',
             epilog=found.epilog,
-            formatter_class=argparse.RawTextHelpFormatter,
+            formatter_class=help_text.HelpText,
             allow_abbrev=False,
         )
         found.add_arguments(sub)

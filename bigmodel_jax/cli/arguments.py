@@ -9,9 +9,9 @@ if typing.TYPE_CHECKING:
 LARGEST = 2**31 - 1  # Steps, tokens and the like are 32-bit integers on the devices.
 EXPERIMENT_HELP = """\
 an experiment file, as FILE.py[:FUNCTION[/ARM]]; the function is experiment() unless another is named:
-  experiments/quickstart.py          its experiment()
-  experiments/gpt2.py:smoke          its smoke(), a minute on a laptop
-  experiments/pods.py:sweep/llama2_7b_v5e  one arm of its sweep()"""
+  quickstart.py                its experiment()
+  gpt2.py:smoke                its smoke(), short
+  pods.py:sweep/llama2_7b_v5e  one arm of its sweep()"""
 
 
 def positive(text: str) -> int:
@@ -50,7 +50,7 @@ def add_run(parser: argparse.ArgumentParser, *, settings: bool) -> None:
     parser.add_argument(
         '--experiment',
         metavar='FILE[:FUNCTION]',
-        help='the experiment file. The run holds its experiment, so this is needed only if the file defines parts of\n'
+        help='the experiment file. The run holds its experiment, so this is needed only if the file defines parts of '
         'its own' + (', or to change the experiment' if settings else '. A named function must return that experiment'),
     )
     if settings:
@@ -64,7 +64,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='PATH=VALUE',
-        help='change a field, for example optimizer.schedule.peak=1e-3 or "model.block.ffn=Gated(hidden=256)";\n'
+        help='change a field, for example optimizer.schedule.peak=1e-3 or "model.block.ffn=Gated(hidden=256)"; '
         'may be given several times, and is recorded',
     )
     parser.add_argument(
@@ -90,7 +90,7 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
     """What a process must know to find the others."""
     group = parser.add_argument_group(
         'several hosts',
-        'One process on each. On Cloud TPU, Slurm and GKE they find each other; elsewhere give all three.\n'
+        'One process on each. On Cloud TPU, Slurm and GKE they find each other; elsewhere give all three. '
         'To try it on this machine: scripts/simulate_hosts --help.',
     )
     group.add_argument('--coordinator', metavar='HOST:PORT', help='where the others reach process 0; a free port there')

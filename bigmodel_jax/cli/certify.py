@@ -6,17 +6,26 @@ from bigmodel_jax.cli.verb import Verb
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('directory', metavar='DIR', help='with config.json and *.safetensors')
+    parser.add_argument('directory', metavar='DIR', help='the directory of the model: config.json and *.safetensors')
     parser.add_argument(
-        '--against', required=True, metavar='FILE', help='an .npz of in/INPUT, and out/OUTPUT or out64/OUTPUT, or both'
+        '--against',
+        required=True,
+        metavar='FILE',
+        help='an .npz of inputs (in/NAME) and of the outputs of the reference in float32 (out/NAME), '
+        'float64 (out64/NAME) or both',
     )
     parser.add_argument(
         '--dtype',
         choices=('float32', 'float64', 'bfloat16'),
         default='float32',
-        help='compute in it (default: float32)',
+        help='the type to compute in (default: float32)',
     )
-    parser.add_argument('--tolerance', type=float, metavar='X', help='the largest difference that is rounding')
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        metavar='X',
+        help='the largest absolute difference that counts as rounding (default: by the type)',
+    )
 
 
 def run(options: argparse.Namespace) -> int:

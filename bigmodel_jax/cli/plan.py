@@ -18,7 +18,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         required=True,
         metavar='SLICE',
-        help='a slice, such as v5p:4x4x4, v5e-256, "2*v5e:16x16" for two joined by the network, or h100:8;\n'
+        help='a slice, such as v5p:4x4x4, v5e-256, "2*v5e:16x16" for two joined by the network, or h100:8; '
         'may be given several times',
     )
     parser.add_argument('--fast', action='store_true', help='by formula, in seconds, without the TPU compiler')
@@ -35,7 +35,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--axes', metavar='A,B', help='with --search: the mesh axes to use (default: data,fsdp,tensor)')
     parser.add_argument('--by-dollars', action='store_true', help='with --search: the cheapest first')
     parser.add_argument('--confirm', type=arguments.positive, metavar='N', help='with --search: compile the best N')
-    parser.add_argument('--prices', metavar='FILE', help='your own prices, a file of the form of prices.json')
+    parser.add_argument(
+        '--prices', metavar='FILE', help='your own prices, a JSON file like plan/hardware/prices.json of this package'
+    )
     parser.add_argument('--out', metavar='DIR', help='write plan.json and plan.html there')
 
 

@@ -16,10 +16,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         '--skipped',
         type=arguments.natural,
         metavar='N',
-        help='with N batches left out before it: what it was before the run rolled back (default: as it holds)',
+        help='as the step was with N batches skipped before it, for a step that a roll-back has replaced '
+        '(default: the step that holds)',
     )
     parser.add_argument(
-        '--examples', type=arguments.positive, default=8, metavar='N', help='show the N worst (default: 8)'
+        '--examples',
+        type=arguments.positive,
+        default=8,
+        metavar='N',
+        help='show the N examples of the largest loss (default: 8)',
     )
 
 

@@ -68,7 +68,7 @@ def _note(run: 'Run') -> None:
 
 
 VERB = Verb(
-    'write report.html: curves, samples, experiment, environment, and a verdict on each claim of the paper;\n'
+    'write report.html: curves, samples, experiment, environment, and a verdict on each claim of the paper; '
     'of a sweep, the arms against the baseline, with tables and plots',
     _add_arguments,
     run,

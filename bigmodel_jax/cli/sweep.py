@@ -15,16 +15,16 @@ if typing.TYPE_CHECKING:
 
 ENGINES = ('local', 'slurm', 'xpk')
 EXPERIMENT_HELP = """\
-an experiment file, as FILE.py[:FUNCTION[/ARM,ARM]]; the function is sweep() unless another is named, and returns a
+an experiment file, as FILE.py[:FUNCTION[/ARM,ARM]]; the function is sweep() unless another is named, and returns a \
 dict of experiments by name, or a Sweep. With /ARM,ARM only these arms and the baseline are trained"""
 EPILOG = """\
-The same command continues a sweep that was interrupted: finished trials are never run again, the others resume.
+The same command continues a sweep that was interrupted: finished trials are never run again, the others resume. \
 Arms and seeds may be added; trials whose experiment did not change keep their results.
 
-A chip-hour is one chip for one hour of training. On the CPU a process counts as one chip, however many cores it has.
+A chip-hour is one chip for one hour of training. On the CPU a process counts as one chip, however many cores it has. \
 The budget is that of the sweep in all, what earlier starts of it spent included.
 
-exit status: 0 every trial is finished, or the rest is held back by the budget; 1 a trial failed; 2 wrong input;
+exit status: 0 every trial is finished, or the rest is held back by the budget; 1 a trial failed; 2 wrong input; \
 128 + N stopped by signal N, the trials with a checkpoint: 130 Ctrl-C, 143 SIGTERM."""
 
 
@@ -43,7 +43,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='FIELD=VALUE',
-        help='slurm, xpk: how the cluster is used, such as partition=main or tpu_type=v5litepod-16; the fields are\n'
+        help='slurm, xpk: how the cluster is used, such as partition=main or tpu_type=v5litepod-16; the fields are '
         'those of sweeps.engines.slurm.Slurm and sweeps.engines.xpk.Xpk',
     )
     parser.add_argument(
@@ -67,7 +67,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         '--jobs',
         type=arguments.positive,
         metavar='N',
-        help='local: trials at a time, each with its share of the cores or accelerators (default: one for each core,\n'
+        help='local: trials at a time, each with its share of the cores or accelerators (default: one for each core, '
         'or for each group of accelerators that a mesh needs)',
     )
     arguments.add_simulated_devices(parser)
@@ -76,7 +76,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     cost.add_argument(
         '--topology', metavar='SLICE', help='the slice that each trial runs on, such as v5e-4 or h100:1, for its price'
     )
-    cost.add_argument('--prices', metavar='FILE', help='your own prices, a file of the form of prices.json')
+    cost.add_argument(
+        '--prices', metavar='FILE', help='your own prices, a JSON file like plan/hardware/prices.json of this package'
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,8 +7,8 @@ from bigmodel_jax.cli import arguments
 from bigmodel_jax.cli.verb import Verb
 
 STATUS = """\
-exit status: 0 done, or stopped by --stop-after; 1 the training failed; 2 wrong input; 128 + N stopped by signal N, with
-a checkpoint: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2. The same command then resumes the run."""
+exit status: 0 done, or stopped by --stop-after; 1 the training failed; 2 wrong input; 128 + N stopped by signal N, \
+with a checkpoint: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2. The same command then resumes the run."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +27,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--new-segment',
         action='store_true',
-        help='continue the run in --workdir with another experiment or other data from its last checkpoint,\n'
-        'such as another optimizer, schedule or text. Weights, step and tokenizer stay, and the state of the\n'
-        'optimizer where it fits; the steps before are kept as an earlier segment of the run. Not needed for\n'
+        help='continue the run in --workdir with another experiment or other data from its last checkpoint, '
+        'such as another optimizer, schedule or text. Weights, step and tokenizer stay, and the state of the '
+        'optimizer where it fits; the steps before are kept as an earlier segment of the run. Not needed for '
         'other evaluations, or for more steps where the learning rates stay the same',
     )
     parser.add_argument('--wandb', metavar='PROJECT', help='also log to this project of Weights & Biases')
@@ -37,7 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         '--profile',
         type=arguments.step_range,
         metavar='FIRST:LAST',
-        help='trace these steps on the first host with jax.profiler into DIR/profile, for XProf, TensorBoard or\n'
+        help='trace these steps on the first host with jax.profiler into DIR/profile, for XProf, TensorBoard or '
         'Perfetto. The first step of a session also compiles; choose later ones. Changes no result',
     )
 

@@ -7,8 +7,8 @@ from bigmodel_jax.cli import arguments
 from bigmodel_jax.cli.verb import Verb
 
 EPILOG = """\
-exit status: that of train. The experiment is the one that the sweep's directory describes; the experiment file is only
-loaded for the parts that it defines, and refused if these have changed since the sweep was started."""
+exit status: that of train. The experiment is the one that the sweep's directory describes; the experiment file is \
+only loaded for the parts that it defines, and refused if these have changed since the sweep was started."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
