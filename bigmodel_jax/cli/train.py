@@ -7,8 +7,9 @@ from bigmodel_jax.cli import arguments
 from bigmodel_jax.cli.verb import Verb
 
 STATUS = """\
-exit status: 0 done, or stopped by --stop-after; 1 the training failed; 2 wrong input; 128 + N stopped by signal N, \
-with a checkpoint: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2. The same command then resumes the run."""
+exit status: 0 done, or stopped by --stop-after; 1 the training failed; 2 wrong input; \
+128 + N stopped by signal N, with a checkpoint: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2. \
+The same command then resumes the run."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
