@@ -86,7 +86,7 @@ def _check(experiment: Experiment, base: Experiment) -> None:
         kinds = [type(each.model).__name__ for each in (experiment, base)]
         problems.append(f'model is a {kinds[0]}, but that of the base a {kinds[1]}')
     elif not problems:
-        problems += [f'{each}, which is no width' for each in _other_differences(experiment, base)]
+        problems += [f'{each}, which is not a width' for each in _other_differences(experiment, base)]
     if problems:
         raise config.InputError('mup.apply: ' + '; '.join(problems) + '.')
 

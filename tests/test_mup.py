@@ -198,9 +198,9 @@ class Start(initialization.Initialization):
     [
         ({'optimizer': optimizers.Adafactor(schedule=RATE)}, 'Adafactor, but only AdamW, Lion, Muon, Sgd'),
         ({'optimizer': optimizers.Sgd(schedule=RATE, weight_decay=0.1)}, 'optimizer.weight_decay of Sgd'),
-        ({'model.layers': 4}, 'model.layers: 2 -> 4, which is no width'),
-        ({'model.vocab': 128}, 'model.vocab: 64 -> 128, which is no width'),
-        ({'model.block.ffn': ffn.Gated(hidden=256)}, 'model.block.ffn: .* which is no width'),
+        ({'model.layers': 4}, 'model.layers: 2 -> 4, which is not a width'),
+        ({'model.vocab': 128}, 'model.vocab: 64 -> 128, which is not a width'),
+        ({'model.block.ffn': ffn.Gated(hidden=256)}, 'model.block.ffn: .* which is not a width'),
         ({'model.block.ffn.hidden': 128}, '64 x 128, and at the base width of 16 x 64; both sides must grow'),
         ({'model.embedding.scaled': True}, 'model.embedding is scaled with the width'),
         ({'model.block.mixer.scores': attention.DotProduct(scale=1.0)}, r'scores|no width'),

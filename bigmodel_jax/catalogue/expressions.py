@@ -137,7 +137,7 @@ def parse(text: str) -> Expression:
         tree = ast.parse(written, mode='eval').body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else 'it is nested too deeply, or a number is too long'
-        raise config.InputError(f'{text!r} is no expression: {reason}. An example: {EXAMPLE}') from None
+        raise config.InputError(f'{text!r} is not an expression: {reason}. An example: {EXAMPLE}') from None
     _check(tree, text)
     return Expression(text, tree, names)
 
@@ -174,7 +174,9 @@ def _column(word: str) -> str:
         try:
             inner = ast.literal_eval(inner)
         except (SyntaxError, ValueError):
-            raise config.InputError(f'{word!r}: {inner} is no text, as its backslashes mean nothing.') from None
+            raise config.InputError(
+                f'{word!r}: {inner} is not text that can be read, since a backslash has no meaning here.'
+            ) from None
     return str(inner) if called.strip() == 'column' else f'{called.strip()}({inner})'
 
 
@@ -206,7 +208,11 @@ def _is_value(node: ast.expr) -> bool:
 
 
 def _said(node: ast.expr) -> str:
-    names = {ast.BinOp: 'arithmetic', ast.UnaryOp: 'a sign before what is no number', ast.Call: 'a function'}
+    names = {
+        ast.BinOp: 'arithmetic',
+        ast.UnaryOp: 'a sign before something that is not a number',
+        ast.Call: 'a function',
+    }
     return names.get(type(node), 'a list of anything but values')
 
 

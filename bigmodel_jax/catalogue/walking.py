@@ -239,7 +239,7 @@ def _state(place: str, most_bytes: int) -> tuple[tuple[int, int, int, int], str 
         state = (status.st_size, max(status.st_mtime_ns, 1), status.st_ctime_ns, status.st_ino)
         regular = stat.S_ISREG(status.st_mode)
     if not regular:
-        return state, f'{place} is no file.'
+        return state, f'{place} is not a file.'
     large = state[0] > most_bytes
     return state, f'{place} has {state[0]:,} bytes; more than {most_bytes:,} are not read.' if large else None
 

@@ -171,7 +171,7 @@ def text(record: Record, field: Field, where: Where) -> str:
         found.encode()
     except UnicodeEncodeError as error:
         raise config.InputError(
-            f'{where()}: {field!r} holds half a surrogate pair at character {error.start}, which is no Unicode text; '
+            f'{where()}: {field!r} holds half a surrogate pair at character {error.start}, which is not Unicode text; '
             'remove the line or mend it.'
         ) from error
     return found
@@ -187,7 +187,7 @@ def label(record: Record, field: Field, where: Where) -> str:
     if isinstance(found, bytes):
         return encoding.decode(found, where())
     if not isinstance(found, str | int | float | np.integer | np.floating):
-        raise config.InputError(f'{where()}: {field!r} is {found!r}, which is no label.')
+        raise config.InputError(f'{where()}: {field!r} is {found!r}, which is not a label.')
     return str(found)
 
 

@@ -225,7 +225,7 @@ class RowPredictor(Predictor):
         try:
             array = np.asarray(values, field.dtype)
         except (TypeError, ValueError, OverflowError) as error:
-            raise config.InputError(f'{name!r} of the records is no array of {field.dtype}: {error}.') from error
+            raise config.InputError(f'{name!r} of the records is not an array of {field.dtype}: {error}.') from error
         if array.shape[1:] != field.shape:
             raise config.InputError(f'{name!r} of a record has the shape {array.shape[1:]}, not {field.shape}.')
         bound = field.upper_bound

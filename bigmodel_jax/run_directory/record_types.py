@@ -275,7 +275,7 @@ def problem(record: dict[str, Any]) -> str | None:
         path = '.'.join(map(str, first['loc']))
         return f'{path}: {first["msg"].removeprefix("Input ")}'
     if kind == 'maps' and not all(_rectangular(each['weights']) for each in record['maps']):
-        return 'maps: the weights are no array'
+        return 'maps: the weights are not an array'
     return None
 
 

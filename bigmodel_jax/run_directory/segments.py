@@ -42,7 +42,7 @@ def read(workdir: epath.Path) -> list[Segment]:
         ]
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise durable_files.DamagedFile(
-            f'{workdir / durable_files.SEGMENTS} is damaged: it is no list of segments. Restore it from a backup.'
+            f'{workdir / durable_files.SEGMENTS} is damaged: it is not a list of segments. Restore it from a backup.'
         ) from error
 
 

@@ -46,7 +46,7 @@ def _checked(tree: PyTree) -> PyTree:
     for name, x in checkpoints.flatten(tree).items():
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise config.InputError(
-                f'{name} is {x.dtype}, whose mean is no {x.dtype}; take one checkpoint of this model.'
+                f'{name} is {x.dtype}, whose mean is not {x.dtype}; take one checkpoint of this model.'
             )
     return tree
 

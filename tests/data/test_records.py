@@ -98,7 +98,7 @@ def test_nested_fields_of_json_lines(tmp_path, name):
 def test_a_record_without_a_label_is_named(tmp_path):
     path = written(tmp_path, '{"text": "a", "mood": "sad"}\n{"text": "b", "mood": null}\n', 'lines.jsonl')
     found = sources.JsonLines(pattern=path).open()
-    with pytest.raises(config.InputError, match=r"line 2: 'mood' is None, which is no label"):
+    with pytest.raises(config.InputError, match=r"line 2: 'mood' is None, which is not a label"):
         records.columns(found, ('text',), 'mood')
 
 
@@ -194,7 +194,7 @@ def test_columns_of_numbers_are_standardized_by_the_training_data(tmp_path):
 @pytest.mark.parametrize(
     ('old', 'new', 'message'),
     [
-        ('2,30', '2,', r"table\.csv, line 3: 'age' is '', which is no finite number"),
+        ('2,30', '2,', r"table\.csv, line 3: 'age' is '', which is not a finite number"),
         ('2,30', '2,nan', r"line 3: 'age' is 'nan'"),
         ('size,age', 'size,years', r"line 2 has no field 'age'"),
         ('3.5', 'inf', r'line 4: the label is inf'),

@@ -86,8 +86,8 @@ GOOD = file_of({'a': entry()}, b'\0' * 8)
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'', 'no whole safetensors file'),
-        (GOOD[:30], 'no whole safetensors file'),
+        (b'', 'not a whole safetensors file'),
+        (GOOD[:30], 'not a whole safetensors file'),
         (GOOD[:-1], 'truncated: .* bytes instead of'),
         (GOOD + b'0', 'longer than its header says'),
         # A header that claims to be larger than any memory is not read.

@@ -65,7 +65,7 @@ def test_sums_are_of_float32():
 @pytest.mark.parametrize(
     ('trees', 'message'),
     [
-        ([{'a': {'ids': np.arange(3, dtype=np.int32)}}], 'a.ids is int32, whose mean is no int32'),
+        ([{'a': {'ids': np.arange(3, dtype=np.int32)}}], 'a.ids is int32, whose mean is not int32'),
         ([], 'no checkpoint to take'),
     ],
 )

@@ -66,7 +66,7 @@ def matrix(
     """[n, I] float64 and the labels as they are written, [n]; none without `label`.
 
     Raises:
-      InputError: a column is missing, or holds something that is no finite number.
+      InputError: a column is missing, or holds something that is not a finite number.
     """
     features, written = np.zeros((len(found), len(columns))), []
     for first, chunk in found.chunks():
@@ -86,7 +86,7 @@ def _number(record: records.Record, column: str, where: records.Where) -> float:
         number = np.nan
     if not np.isfinite(number):
         raise config.InputError(
-            f'{where()}: {column!r} is {value!r}, which is no finite number. Fill in or remove such rows beforehand.'
+            f'{where()}: {column!r} is {value!r}, which is not a finite number. Fill in or remove such rows beforehand.'
         )
     return number
 

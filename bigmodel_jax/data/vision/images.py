@@ -78,7 +78,7 @@ class ImageExamples(batches.Examples):
         data, shape = self._data, (*shape, 1) if len(shape) == 2 else shape
         if len(shape) != 3:
             raise config.InputError(
-                f'{self._records.where(example)}: {data.image!r} has the shape {list(shape)}, which is no image.'
+                f'{self._records.where(example)}: {data.image!r} has the shape {list(shape)}, which is not an image.'
             )
         made = transforms.shape(data.transforms, shape)
         if made != data.shape:

@@ -68,11 +68,11 @@ class Task:
         if self.labels is not None:
             known = _list(_field(record, self.labels, where), self.labels, where)
             if value not in known:
-                raise config.InputError(f'{where}: the answer {value!r} is none of the labels {known}.')
+                raise config.InputError(f'{where}: the answer {value!r} is not one of the labels {known}.')
             return known.index(value)
         if isinstance(value, bool) or not str(value).isdecimal():
             raise config.InputError(
-                f'{where}: {self.answer}={value!r} is no number of a choice, counted from 0; where it is a label, '
+                f'{where}: {self.answer}={value!r} is not the number of a choice, counted from 0; where it is a label, '
                 'say in `labels` which field lists them.'
             )
         return int(value)

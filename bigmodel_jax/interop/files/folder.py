@@ -42,7 +42,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         raise config.InputError(f'{path} is missing; a model of Hugging Face has {CONFIG} and {SINGLE}.')
     if path.stat().st_size > JSON_BYTES:
-        raise config.InputError(f'{path} has {path.stat().st_size:,} bytes; that is no {path.name}.')
+        raise config.InputError(f'{path} has {path.stat().st_size:,} bytes, too large to be a {path.name}.')
     try:
         value = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:

@@ -74,8 +74,8 @@ def _entries(path: pathlib.Path) -> dict[str, Entry]:
         length = int.from_bytes(file.read(8), 'little')
         if size < 8 or length > min(size - 8, HEADER_BYTES):
             raise config.InputError(
-                f'{path} is no whole safetensors file: it has {size:,} bytes, and says that its header has {length:,}. '
-                'Download it again.'
+                f'{path} is not a whole safetensors file: it has {size:,} bytes, and says that its header has '
+                f'{length:,}. Download it again.'
             )
         text = file.read(length)
     try:

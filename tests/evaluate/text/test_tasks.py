@@ -69,8 +69,8 @@ def test_a_template_reaches_nothing_but_fields(template):
         ({'context': '$qestion'}, "here has no field 'qestion'. Did you mean 'question'"),
         ({'choices': 'question'}, "'question' is a str, not a list"),
         ({'choices': ('one',)}, 'two choices at least'),
-        ({'answer': 'question'}, "the answer 'Is ice cold' is none of the labels"),
-        ({'answer': 'key', 'labels': None}, "key='A' is no number of a choice"),
+        ({'answer': 'question'}, "the answer 'Is ice cold' is not one of the labels"),
+        ({'answer': 'key', 'labels': None}, "key='A' is not the number of a choice"),
         ({'context': 'costs $ 5'}, r'malformed: Invalid placeholder.* A plain \$ is \$\$'),
     ],
 )

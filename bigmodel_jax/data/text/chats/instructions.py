@@ -190,7 +190,7 @@ def messages_of(record: records.Record, where: records.Where) -> list[chat_templ
             answer = records.text(record, answered, where)
             return [{'role': 'user', 'content': question}, {'role': 'assistant', 'content': answer}]
     raise config.InputError(
-        f'{where()} is no conversation: it should have "messages", or "instruction" and "output", or "prompt" and '
+        f'{where()} is not a conversation: it should have "messages", or "instruction" and "output", or "prompt" and '
         f'"completion". It has: {", ".join(map(str, record)) or "nothing"}.'
     )
 

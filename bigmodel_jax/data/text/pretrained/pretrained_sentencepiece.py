@@ -32,7 +32,7 @@ class PretrainedSentencePiece(PretrainedBase):
         try:
             self._model = import_library('sentencepiece').SentencePieceProcessor(model_proto=self._content)
         except RuntimeError as error:
-            raise config.InputError(f'{self._where} is no SentencePiece model: {error}') from error
+            raise config.InputError(f'{self._where} is not a SentencePiece model: {error}') from error
         count = self._model.get_piece_size()
         self._added = {token: i for token, i in self._special.added.items() if i >= count}
         self._names = {i: token for token, i in self._added.items()}

@@ -179,7 +179,7 @@ def test_the_fingerprint_knows_the_template(tmp_path, chat_folder):
 @pytest.mark.parametrize(
     ('record', 'message'),
     [
-        ({'text': 'a'}, r'line 1 is no conversation.*It has: text\.'),
+        ({'text': 'a'}, r'line 1 is not a conversation.*It has: text\.'),
         ({'messages': 'a'}, r'line 1: "messages" is a str, not a list'),
         ({'messages': [3]}, r'line 1: message 1 is a int, not an object'),
         ({'messages': [{'role': 'user', 'text': 'a'}]}, r"line 1, message 1 has no field 'content'"),

@@ -211,5 +211,5 @@ def test_a_crafted_configuration_is_refused(copied, content):
 def test_a_crafted_model_file_is_refused(copied):
     folder = copied('sentence_piece')
     (folder / 'tokenizer.model').write_bytes(b'not a model')
-    with pytest.raises(config.InputError, match='is no SentencePiece model'):
+    with pytest.raises(config.InputError, match='is not a SentencePiece model'):
         Pretrained(path=str(folder)).build()
