@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: counts, sizes, dates."""
+"""Numbers as a person reads them: counts, sizes, durations, dates."""
 
 import datetime
 import math
@@ -36,6 +36,16 @@ def size(size_bytes: int) -> str:
     while value >= 1023.5 and unit < len(SIZE_UNITS) - 1:
         value, unit = value / 1024, unit + 1
     return f'{size_bytes} B' if unit == 0 else f'{value:.3g} {SIZE_UNITS[unit]}'
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '3 min 05 s', '2 h 10 min'."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f'{seconds} s'
+    if seconds < 3600:
+        return f'{seconds // 60} min {seconds % 60:02d} s'
+    return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'
 
 
 def moment(unix_s: float) -> str:

@@ -14,7 +14,6 @@ from bigmodel_jax.console import quantities
 from bigmodel_jax.parallel import torus
 from bigmodel_jax.plan import plan as plans
 from bigmodel_jax.plan import render
-from bigmodel_jax.train.monitoring import progress
 
 HTML, JSON = 'plan.html', 'plan.json'
 WIDTH, ROW, LABEL, VALUE = 920.0, 26.0, 170.0, 90.0
@@ -86,7 +85,7 @@ def html(found: Sequence[plans.Plan]) -> str:
     ]
     loader = jinja2.FileSystemLoader(folders)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {'duration': progress.duration, 'size': quantities.size, 'seconds': render.seconds}
+    environment.filters |= {'duration': quantities.duration, 'size': quantities.size, 'seconds': render.seconds}
     sections = [_section(plan) for plan in found]
     return environment.get_template('plan.html').render(name=found[0].name, sections=sections, caveat=render.CAVEAT)
 

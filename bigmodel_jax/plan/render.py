@@ -10,7 +10,6 @@ from bigmodel_jax.console import quantities
 from bigmodel_jax.parallel import torus
 from bigmodel_jax.plan import estimates, search
 from bigmodel_jax.plan import plan as plans
-from bigmodel_jax.train.monitoring import progress
 
 BAR_WIDTH = 36
 CAVEAT = (
@@ -63,7 +62,7 @@ def source(plan: plans.Plan) -> str:
     words = {
         'analytic': 'by formula, not compiled',
         'refused': 'refused by the compiler, whose peak this is; the rest by formula',
-        'compiled': f'compiled in {progress.duration(plan.program.compile_seconds or 0)}',
+        'compiled': f'compiled in {quantities.duration(plan.program.compile_seconds or 0)}',
     }
     return words[plan.program.source]
 
@@ -155,7 +154,7 @@ def cost(plan: plans.Plan) -> rich.table.Table:
     found = plan.cost
     table = _table(f'Run of {plan.steps:,} steps', '', '')
     count, name = plan.units_per_step
-    table.add_row('time', progress.duration(found.hours * 3600), f'{quantities.count(plan.steps * count)} {name}')
+    table.add_row('time', quantities.duration(found.hours * 3600), f'{quantities.count(plan.steps * count)} {name}')
     table.add_row('chip-hours', f'{found.chip_hours:,.1f}', 'start, evaluations and checkpoints come on top')
     table.add_row('[bold]dollars', f'[bold]{dollars(plan)}', f'[dim]{price(plan)}')
     return table
@@ -188,7 +187,7 @@ def overview(found: Sequence[plans.Plan]) -> rich.table.Table:
             quantities.size(memory.limit),
             seconds(plan.time.seconds),
             f'{plan.time.mfu:.0%}',
-            progress.duration(plan.cost.hours * 3600),
+            quantities.duration(plan.cost.hours * 3600),
             dollars(plan),
         )
     return table

@@ -1,7 +1,7 @@
 """Artifacts as templates/artifacts.html shows them: shortened, with figures as drawings and files as data or links."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ class Panel(NamedTuple):
     title: str
     chart: curves.ChartDrawing | None
     heatmap: heatmaps.HeatmapDrawing | None
-    legend: tuple[tuple[str, str, bool], ...] = ()
+    legend: tuple[tuple[str, str, str], ...] = ()  # As figures.CurveLabel.
 
 
 class View(NamedTuple):
@@ -52,15 +52,37 @@ class Shown(NamedTuple):
     views: list[View]
 
 
-def by_evaluation(run: directory.Run) -> dict[str, list[Shown]]:
-    """Evaluation -> what it showed, newest first and thinned."""
+# The address of an artifact's file, given its entry and its content; None: the file is a link relative to the page.
+Embed = Callable[[Mapping[str, Any], artifacts.Image | artifacts.Audio], str | None]
+
+
+def embedding() -> Embed:
+    """Makes data URIs of the files, as long as there is room."""
+    room = EMBEDDED_BYTES
+
+    def embed(entry: Mapping[str, Any], artifact: artifacts.Image | artifacts.Audio) -> str | None:
+        nonlocal room
+        if len(artifact.content) > room:
+            return None
+        room -= len(artifact.content)
+        return f'data:{MEDIA[artifact.suffix]};base64,{base64.b64encode(artifact.content).decode()}'
+
+    return embed
+
+
+def by_evaluation(run: directory.Run, embed: Embed | None = None) -> dict[str, list[Shown]]:
+    """Evaluation -> what it showed, newest first and thinned.
+
+    Args:
+      embed: gives the addresses of files; by default embedding().
+    """
+    embed = embedding() if embed is None else embed
     found: dict[str, list[artifact_files.ArtifactGroup]] = {}
     for group in reversed(run.artifacts):
         found.setdefault(group.name, []).append(group)
-    room = [EMBEDDED_BYTES]
     return {
         name: [
-            Shown(group.step, [_view(run, each, room) for each in group.entries]) for group in spaced(groups, GROUPS)
+            Shown(group.step, [_view(run, each, embed) for each in group.entries]) for group in spaced(groups, GROUPS)
         ]
         for name, groups in found.items()
     }
@@ -73,8 +95,8 @@ def spaced(items: Sequence[Any], most: int) -> list[Any]:
     return [items[round(index)] for index in np.linspace(0, len(items) - 1, most)]
 
 
-def _view(run: directory.Run, entry: Mapping[str, Any], room: list[int]) -> View:
-    """The view of an entry; takes what it embeds from the bytes that are left."""
+def _view(run: directory.Run, entry: Mapping[str, Any], embed: Embed) -> View:
+    """The view of an entry."""
     kind, title = entry['type'], entry.get('title', '')
     try:
         artifact = run.load(entry)
@@ -84,11 +106,7 @@ def _view(run: directory.Run, entry: Mapping[str, Any], room: list[int]) -> View
         panels, details = (tuple(map(_panel, each)) for each in (artifact.panels, artifact.details))
         return View(kind, title, artifact, panels=panels, details=details)
     if isinstance(artifact, artifacts.Image | artifacts.Audio):
-        source = entry['file']
-        if len(artifact.content) <= room[0]:
-            room[0] -= len(artifact.content)
-            source = f'data:{MEDIA[artifact.suffix]};base64,{base64.b64encode(artifact.content).decode()}'
-        return View(kind, title, artifact, source=source)
+        return View(kind, title, artifact, source=embed(entry, artifact) or entry['file'])
     return View(kind, title, _shortened(artifact))
 
 
@@ -113,7 +131,8 @@ def _panel(panel: artifacts.Chart | artifacts.Heatmap) -> Panel:
         return Panel(panel.title, None, heatmaps.draw(panel))
     series = list(_series(panel))
     chart = curves.draw(series, width=PANEL[0], height=PANEL[1]) if series else None
-    return Panel(panel.title, chart, None, tuple((each.name, '', each.sparse) for each in series))
+    looks = {} if chart is None else {each.name: each.look for each in chart.lines}
+    return Panel(panel.title, chart, None, tuple((each.name, '', looks.get(each.name, '')) for each in series))
 
 
 def _series(panel: artifacts.Chart) -> Iterator[curves.Series]:

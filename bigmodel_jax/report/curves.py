@@ -1,14 +1,20 @@
 """The geometry of a chart: thinned curves, ticks and marks, as numbers that a template draws; NumPy alone."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-BUCKETS = 240  # A curve keeps the lowest and highest value in each: spikes survive, and a long run stays small.
+from bigmodel_jax.report import thinning
+
+POINTS = 48_000  # Of all curves of a chart together, so that hundreds of them stay quick to draw.
+FEWEST_BUCKETS = 30
 HOVERS = 48
+COLORS = 10  # In the style sheet.
+FAINT = 6  # Curves; among more, what was measured is not drawn beneath what is smoothed.
 LOG_RATIO = 10.0  # Positive values whose highest is this many times their median are drawn on a logarithmic axis.
 
 
@@ -19,6 +25,8 @@ class Series(NamedTuple):
     steps: np.ndarray
     values: np.ndarray
     sparse: bool = False  # Drawn with a dot at each value, as an evaluation.
+    color: int | None = None  # One of COLORS, where each curve is of another run; None: by whether it is sparse.
+    key: str = ''  # What a script finds the curve by.
 
 
 class Tick(NamedTuple):
@@ -35,7 +43,8 @@ class Curve(NamedTuple):
     path: str
     faint: str
     dots: list[tuple[float, float]]
-    sparse: bool
+    look: str  # The classes of the style sheet.
+    key: str
 
 
 class Hover(NamedTuple):
@@ -52,16 +61,30 @@ class ChartDrawing:
 
     width: float
     height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
+    x_axis: 'Axis'
+    y_axis: 'Axis'
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     lines: list[Curve]
     marks: list[Tick]
     level: Tick | None
     hovers: list[Hover]
+
+    @property
+    def left(self) -> float:
+        return self.x_axis.start
+
+    @property
+    def right(self) -> float:
+        return self.x_axis.end
+
+    @property
+    def top(self) -> float:
+        return self.y_axis.end
+
+    @property
+    def bottom(self) -> float:
+        return self.y_axis.start
 
 
 class Axis(NamedTuple):
@@ -80,38 +103,112 @@ class Axis(NamedTuple):
         return self.start + (scaled - low) / (high - low) * (self.end - self.start)
 
 
+class Span(NamedTuple):
+    """Where an axis starts and ends, in SVG units."""
+
+    start: float
+    end: float
+
+
+class Fineness(NamedTuple):
+    """How finely curves are drawn: parts of each, how it is smoothed, and whether what was measured is shown too."""
+
+    buckets: int
+    smoother: thinning.Smoother
+    faint: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """What a person chose of the axes.
+
+    Attributes:
+      log_y: None: where most of the positive values would lie at the bottom otherwise.
+      first: the steps from here ...
+      last: ... to here; None: all.
+    """
+
+    log_x: bool = False
+    log_y: bool | None = None
+    first: float | None = None
+    last: float | None = None
+
+    @property
+    def zoomed(self) -> bool:
+        return self.first is not None or self.last is not None
+
+
 def draw(
-    series: Sequence[Series], *, width: float, height: float, marks: Sequence[Tick] = (), level: Tick | None = None
+    series: Sequence[Series],
+    *,
+    width: float,
+    height: float,
+    marks: Sequence[Tick] = (),
+    level: Tick | None = None,
+    axes: Axes = Axes(),
+    smoother: thinning.Smoother | None = None,
+    hovers: int = HOVERS,
 ) -> ChartDrawing | None:
-    """The chart of some series over the steps; None if no value is finite.
+    """The chart of some series over the steps; None if nothing of them can be drawn, as no value is finite.
 
     Args:
       marks: steps to mark by a vertical line.
       level: a value to mark by a horizontal line.
+      smoother: of the series that are not sparse; by default thinning.medians().
+      hovers: columns that tell the values; 0 for none.
     """
-    finite = [each.values[np.isfinite(each.values)] for each in series]
-    values = np.concatenate([*finite, [level.at] if level else []])
-    if not any(map(len, finite)):
+    drawn = [each for each in (_drawable(each, axes) for each in series) if each is not None]
+    if not drawn:
         return None
-    left, right, top, bottom = 48.0, width - 10.0, 10.0, height - 24.0
-    last_step = max(each.steps.max() for each in series)
-    x_axis = Axis(0.0, float(max(last_step, 1)), left, right, log=False)
-    log = values.min() > 0 and values.max() > LOG_RATIO * np.median(values)
-    y_axis = Axis(*value_range(values, log), bottom, top, log=bool(log))
+    steps = np.array([end for each in drawn for end in (each.steps.min(), each.steps.max())])
+    first = float(steps.min()) if axes.log_x or axes.zoomed else 0.0
+    x_axis = Axis(first, max(float(steps.max()), first + 1), 48.0, width - 10.0, log=axes.log_x)
+    y_axis = _y_axis(drawn, level, axes, Span(height - 24.0, 10.0))
 
     def tick(axis: Axis, value: float, label: str) -> Tick:
         return Tick(round(float(axis.place(np.array(value))), 1), label)
 
-    x_ticks = ticks(x_axis, 8 if width > 600 else 5)
+    def inside(value: float, axis: Axis) -> bool:
+        return axis.low <= value <= axis.high
+
+    buckets = max(min(thinning.BUCKETS, POINTS // (2 * len(drawn))), FEWEST_BUCKETS)
+    smooth_by = functools.partial(thinning.medians, points=2 * buckets) if smoother is None else smoother
     return ChartDrawing(
-        width=width, height=height, left=left, right=right, top=top, bottom=bottom,
-        x_ticks=[tick(x_axis, value, short_label(value)) for value in x_ticks],
+        width=width, height=height, x_axis=x_axis, y_axis=y_axis,
+        x_ticks=[tick(x_axis, value, short_label(value)) for value in ticks(x_axis, 8 if width > 600 else 5)],
         y_ticks=[tick(y_axis, value, short_label(value)) for value in ticks(y_axis, 5)],
-        lines=[_line(each, x_axis, y_axis) for each in series],
-        marks=[tick(x_axis, mark.at, mark.label) for mark in marks],
-        level=level and tick(y_axis, level.at, level.label),
-        hovers=_hovers(series, x_axis),
+        lines=[_line(each, x_axis, y_axis, Fineness(buckets, smooth_by, len(drawn) <= FAINT)) for each in drawn],
+        marks=[tick(x_axis, mark.at, mark.label) for mark in marks if inside(mark.at, x_axis)],
+        level=level and tick(y_axis, level.at, level.label) if level and inside(level.at, y_axis) else None,
+        hovers=_hovers(drawn, x_axis, hovers) if hovers else [],
     )  # fmt: skip
+
+
+def _drawable(series: Series, axes: Axes) -> Series | None:
+    """What the axes can show of a series: within the zoom, and above zero on a logarithmic axis; None if nothing is."""
+    steps, values = series.steps, np.asarray(series.values, np.float64)
+    kept = np.isfinite(steps)
+    if axes.log_x:
+        kept &= steps > 0
+    if axes.first is not None:
+        kept &= steps >= axes.first
+    if axes.last is not None:
+        kept &= steps <= axes.last
+    if axes.log_y:
+        values = np.where(values > 0, values, np.nan)
+    if not kept.all():
+        steps, values = steps[kept], values[kept]
+    return series._replace(steps=steps, values=values) if np.isfinite(values).any() else None
+
+
+def _y_axis(series: Sequence[Series], level: Tick | None, axes: Axes, place: Span) -> Axis:
+    values = np.concatenate([each.values[np.isfinite(each.values)] for each in series])
+    log = axes.log_y
+    if level and (log is not True or level.at > 0):
+        values = np.append(values, level.at)
+    if log is None:
+        log = bool(values.min() > 0 and values.max() > LOG_RATIO * np.median(values))
+    return Axis(*value_range(values, log), place.start, place.end, log=log)
 
 
 def value_range(values: np.ndarray, log: bool) -> tuple[float, float]:
@@ -126,7 +223,7 @@ def value_range(values: np.ndarray, log: bool) -> tuple[float, float]:
 
 def ticks(axis: Axis, wanted: int) -> list[float]:
     """About `wanted` round values (1, 2 or 5 times a power of ten) on the axis."""
-    if axis.log:
+    if axis.log and axis.high > 10 * axis.low:
         decades = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
         factors = (1,) if len(decades) > 4 else (1, 3)
         values = [factor * 10.0**decade for decade in decades for factor in factors]
@@ -146,46 +243,23 @@ def short_label(value: float) -> str:
     return f'{value:.4g}'
 
 
-def thin(steps: np.ndarray, values: np.ndarray, buckets: int = BUCKETS) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and highest value of each of `buckets` parts, and the ends; all, if there are few. [n] -> [m] each."""
-    if len(steps) <= 2 * buckets:
-        return steps, values
-    kept = {0, len(steps) - 1}
-    for part in np.array_split(np.arange(len(steps)), buckets):
-        inside = part[np.isfinite(values[part])]
-        # A part without any finite value leaves a gap in the curve.
-        kept.update((inside[values[inside].argmin()], inside[values[inside].argmax()]) if len(inside) else (part[0],))
-    indices = np.array(sorted(kept))
-    return steps[indices], values[indices]
+def _line(series: Series, x_axis: Axis, y_axis: Axis, fineness: Fineness) -> Curve:
+    def path(steps: np.ndarray, values: np.ndarray) -> str:
+        thinned = thinning.thin(steps, values, fineness.buckets)
+        return svg_path(x_axis.place(thinned[0].astype(float)), y_axis.place(thinned[1]))
 
-
-def smooth(values: np.ndarray, *, window: int, points: int = 2 * BUCKETS) -> tuple[np.ndarray, np.ndarray]:
-    """Medians in windows, which a spike does not move, at up to `points` places: their indices and values, [m] each.
-
-    Args:
-      values: [n]; what is not finite is left out.
-      window: shrinks towards the ends, so that these are not pulled inwards.
-    """
-    indices = np.unique(np.linspace(0, len(values) - 1, points).round().astype(int))
-    halves = np.minimum(np.minimum(indices, len(values) - 1 - indices), window // 2)
-    parts = [values[index - half : index + half + 1] for index, half in zip(indices, halves)]
-    finite = [part[np.isfinite(part)] for part in parts]
-    return indices, np.array([np.median(part) if len(part) else np.nan for part in finite])
-
-
-def _line(series: Series, x_axis: Axis, y_axis: Axis) -> Curve:
-    steps, values = thin(series.steps, series.values)
-    x, y = x_axis.place(steps.astype(float)), y_axis.place(values)
-    measured = svg_path(x, y)
+    name, key = series.name, series.key
+    look = f'color{series.color}' if series.color is not None else 'evaluation' if series.sparse else 'training'
     if series.sparse:
-        dots = [(round(column, 1), round(row, 1)) for column, row in zip(x.tolist(), y.tolist()) if math.isfinite(row)]
-        return Curve(series.name, measured, '', dots, True)
-    window = len(series.values) // 30
-    if window < 3:
-        return Curve(series.name, measured, '', [], False)
-    indices, medians = smooth(series.values, window=window)
-    smoothed = svg_path(x_axis.place(series.steps[indices].astype(float)), y_axis.place(medians))
-    return Curve(series.name, smoothed, measured, [], False)
+        steps, values = thinning.thin(series.steps, series.values, fineness.buckets)
+        pairs = zip(x_axis.place(steps.astype(float)).tolist(), y_axis.place(values).tolist())
+        dots = [(round(column, 1), round(row, 1)) for column, row in pairs if math.isfinite(row)]
+        return Curve(name, path(series.steps, series.values), '', dots, look, key)
+    smoothed = fineness.smoother(series.values)
+    if smoothed is None:
+        return Curve(name, path(series.steps, series.values), '', [], look, key)
+    faint = path(series.steps, series.values) if fineness.faint else ''
+    return Curve(name, path(series.steps[smoothed[0]], smoothed[1]), faint, [], look, key)
 
 
 def svg_path(x: np.ndarray, y: np.ndarray) -> str:
@@ -200,10 +274,10 @@ def svg_path(x: np.ndarray, y: np.ndarray) -> str:
     return ''.join(parts) + ('h1' if len(parts) == 1 else '')
 
 
-def _hovers(series: Sequence[Series], x_axis: Axis) -> list[Hover]:
+def _hovers(series: Sequence[Series], x_axis: Axis, count: int) -> list[Hover]:
     """Columns over the chart that tell the value of each series nearest to their middle."""
     densest = max(series, key=lambda each: len(each.steps))
-    middles = densest.steps[np.unique(np.linspace(0, len(densest.steps) - 1, HOVERS).round().astype(int))]
+    middles = densest.steps[np.unique(np.linspace(0, len(densest.steps) - 1, count).round().astype(int))]
     places = x_axis.place(middles.astype(float))
     edges = np.concatenate([places[:1], (places[1:] + places[:-1]) / 2, places[-1:]])
     hovers = []

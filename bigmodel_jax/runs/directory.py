@@ -179,6 +179,22 @@ class Run:
         return goodput.goodput(self.sessions, self._every_record)
 
     @functools.cached_property
+    def time_shares(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Part of the time, see goodput.PARTS -> steps and shares of the time since the report before, [n] each."""
+        found = {each['step']: goodput.shares(each) for each in self.records if each['kind'] == 'time'}
+        steps = sorted(step for step, each in found.items() if each)
+        names = dict.fromkeys(name for step in steps for name in found[step])
+        return {
+            name: (np.array(steps, np.int64), np.array([found[step].get(name, 0.0) for step in steps], np.float64))
+            for name in names
+        }
+
+    @property
+    def resumptions(self) -> list[int]:
+        """The steps after which a later session resumed."""
+        return [session.first_step for session in self.sessions[1:]]
+
+    @functools.cached_property
     def _series(self) -> dict[str, dict[int, float]]:
         """Metric -> step -> value; of several values at one step the last holds."""
         series: dict[str, dict[int, float]] = {}

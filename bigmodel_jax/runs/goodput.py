@@ -96,6 +96,13 @@ def _known(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name in PARTS}
 
 
+def shares(record: event_log.Record) -> dict[str, float]:
+    """Part -> share of the time since the report before, from a record of kind 'time'; {} if no time passed."""
+    times = _known(record['metrics'])
+    total = sum(times.values())
+    return {PARTS[name]: seconds / total for name, seconds in times.items()} if total > 0 else {}
+
+
 class TimeSegment(NamedTuple):
     """A part of the bar; lengths in SVG units."""
 

@@ -12,7 +12,6 @@ from bigmodel_jax.console import quantities, terminal
 from bigmodel_jax.storage import appending
 from bigmodel_jax.sweeps.standings import Standing, Standings, State
 from bigmodel_jax.sweeps.sweep_directory import SweepDirectory
-from bigmodel_jax.train.monitoring import progress
 
 BAR = 20  # Characters.
 
@@ -55,7 +54,7 @@ class LiveTable:
     def _left(self, done: float) -> str:
         """How long the rest takes at the speed since the start of this process."""
         gained, passed = done - self._first, time.monotonic() - self._began
-        return progress.duration((1 - done) * passed / gained) if gained > 1e-9 else ''
+        return quantities.duration((1 - done) * passed / gained) if gained > 1e-9 else ''
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from etils import epath
 from bigmodel_jax import __main__
 from bigmodel_jax.console import quantities
 from bigmodel_jax.evaluate import artifacts, evaluation
-from bigmodel_jax.report import artifact_views, curves, next_commands, report
+from bigmodel_jax.report import artifact_views, curves, next_commands, report, thinning
 from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import metrics
@@ -132,7 +132,7 @@ def test_large_and_lost_artifacts_are_links_and_sentences(tmp_path, monkeypatch)
 def test_run_of_few_records(tmp_path, last):
     shown = page(run_maker.unfinished(tmp_path / 'a', last))
     assert f'Running or interrupted at step {last} of 2,000' in shown.text
-    assert ('svg' in shown.tags) == (last > 0)
+    assert ('figure' in shown.tags) == (last > 0)
     assert 'Validation' not in shown.text
 
 
@@ -198,8 +198,8 @@ def test_thinning_keeps_the_extremes_and_the_ends():
     steps = np.arange(1, 50_001)
     values = np.random.default_rng(0).normal(size=len(steps))
     values[31_234], values[7] = 50.0, -50.0
-    thin_steps, thin_values = curves.thin(steps, values)
-    assert len(thin_steps) <= 2 * curves.BUCKETS + 2
+    thin_steps, thin_values = thinning.thin(steps, values)
+    assert len(thin_steps) <= 2 * thinning.BUCKETS + 2
     assert (thin_values.max(), thin_values.min()) == (50.0, -50.0)
     assert (thin_steps[0], thin_steps[-1]) == (1, 50_000)
     assert (np.diff(thin_steps) > 0).all()
@@ -207,11 +207,11 @@ def test_thinning_keeps_the_extremes_and_the_ends():
 
 def test_smoothing_keeps_a_straight_line_and_ignores_a_spike():
     line = np.linspace(3.0, 1.0, 301)
-    indices, medians = curves.smooth(line, window=21)
+    indices, medians = thinning.smooth(line, window=21)
     np.testing.assert_allclose(medians, line[indices], rtol=1e-12)  # Rounding of the mean of two.
     spiked = line.copy()
     spiked[150] = 1e6
-    assert curves.smooth(spiked, window=21)[1].max() <= 3.0
+    assert thinning.smooth(spiked, window=21)[1].max() <= 3.0
 
 
 @pytest.mark.parametrize(('low', 'high'), [(0, 1), (1.62, 4.5), (0, 3e-4), (-7, 12), (0, 200_000), (5, 5.001)])

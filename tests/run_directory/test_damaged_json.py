@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from bigmodel_jax import __main__, config
-from bigmodel_jax.report import next_commands, report
+from bigmodel_jax.report import facts, key_numbers, next_commands
 from bigmodel_jax.reproduce import diff
 from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.runs import directory
@@ -55,7 +55,8 @@ def read(folder):
     json.dumps(found.to_json(), ensure_ascii=False).encode()
     diff.about(opened)
     opened.summary()
-    repr((report.facts(opened), report.fingerprint(opened), report.baselines(opened), opened.time_spent, opened.state))
+    repr((facts.facts(opened), facts.fingerprint(opened), key_numbers.baselines(opened)))
+    repr((opened.time_spent, opened.time_shares, opened.state))
     next_commands.next_commands(opened)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import jinja2
 
-from bigmodel_jax.report import report
+from bigmodel_jax.report import pages
 from bigmodel_jax.sweeps.reporting import drawings, effects, fields, grids, tables
 from bigmodel_jax.sweeps.reporting.answer import ArmResult, SweepAnswer
 
@@ -16,7 +16,7 @@ LARGE, NARROW = (920.0, 340.0), (450.0, 260.0)
 @functools.cache
 def environment() -> jinja2.Environment:
     """The templates of the page, which share style and escaping with those of a run's report."""
-    shared = report.environment()
+    shared = pages.environment()
     assert shared.loader is not None
     own = jinja2.FileSystemLoader(pathlib.Path(__file__).parent / 'templates')
     made = shared.overlay(loader=jinja2.ChoiceLoader([own, shared.loader]))

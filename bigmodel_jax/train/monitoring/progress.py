@@ -7,22 +7,12 @@ from collections.abc import Mapping
 
 import rich.progress
 
-from bigmodel_jax.console import terminal
+from bigmodel_jax.console import quantities, terminal
 from bigmodel_jax.evaluate.evaluation import EvaluationResult
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.storage import appending
 
 PLAIN_EVERY_S = 10.0  # A log gets at most one progress line in this time.
-
-
-def duration(seconds: float) -> str:
-    """'45 s', '3 min 05 s', '2 h 10 min'."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f'{seconds} s'
-    if seconds < 3600:
-        return f'{seconds // 60} min {seconds % 60:02d} s'
-    return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'
 
 
 def short(value: float) -> str:
@@ -88,7 +78,7 @@ class Progress:
             note += f'  {per_second:,.0f} {self._unit}/s'
         # Of the whole interval, not of what the terminal saw in the last seconds: reports may be minutes apart.
         left = seconds_per_step * (self._steps - step)
-        note += f'  {duration(left)} left' if left else ''
+        note += f'  {quantities.duration(left)} left' if left else ''
         self._live.update(self._task, completed=step, note=note)
         now = time.monotonic()
         if self._live.disable and (now - self._said > PLAIN_EVERY_S or step == self._steps or not self._said):

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bigmodel_jax.console import quantities
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.run_directory import locking
-from bigmodel_jax.train.monitoring import progress
 
 # What a session does at a moment, and how that is said of one that is stuck in it.
 PHASES = {
@@ -223,7 +223,7 @@ class Watcher:
         text = verdict({host: beat for host, (beat, _) in self._heard.items()}, silent)
         if text is not None and self._said != (clock.last_step, sorted(silent)):
             self._said = (clock.last_step, sorted(silent))
-            self._say(clock.last_step, f'No step has ended for {progress.duration(idle_s)}: {text}.')
+            self._say(clock.last_step, f'No step has ended for {quantities.duration(idle_s)}: {text}.')
 
     def _silent(self, now: float) -> dict[int, float]:
         """Hosts that are not heard of any more, with the seconds for which they are not."""
