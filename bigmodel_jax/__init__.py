@@ -11,7 +11,9 @@ Axis letters. An array's name ends in its axes, one letter each; the whole repos
   Y  image rows                   X  image columns                Z  image channels
   A  samples of sound
 
-`1` marks a kept singleton. A lower-case letter inside `shard_map` is this device's slice of the axis.
+F also counts the channels that a convolution gives and the units of a recurrent layer, N the gates of its cell, and K
+its units as they enter the next step. `1` marks a kept singleton. A lower-case letter inside `shard_map` is this
+device's slice of the axis.
 """
 
 __version__ = '0.1.0'

@@ -36,3 +36,27 @@ class Silu(Activation):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jax.nn.silu(x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sigmoid(Activation):
+    """1 / (1 + exp(-x))."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tanh(Activation):
+    """The hyperbolic tangent."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.numpy.tanh(x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Softplus(Activation):
+    """log(1 + exp(x)) (Dugas et al., 2000)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.softplus(x)

@@ -12,7 +12,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, kv_cache, moe, norms, positions, stacks
-from bigmodel_jax.layers.base import weights
+from bigmodel_jax.layers.base import layer, weights
 from bigmodel_jax.models import model
 
 
@@ -27,13 +27,13 @@ class Decoder(model.Model):
     vocab: config.Positive  # V
     width: config.Positive  # D
     layers: config.Positive  # L
-    block: blocks.Block
+    block: layer.Layer  # Mostly a blocks.Block; an LSTM by itself in the models of 2014.
     positions: positions.Positions | None  # None where attention itself has them (rotary).
     norm: norms.Norm | None = norms.LayerNorm()  # After the last block; None with PostNorm.
     embedding: embeddings.Embedding = embeddings.Embedding()
     dtype: model.Dtype = 'float32'
     stack: stacks.Stack = stacks.Stack()
-    interleaved: tuple[blocks.Block, ...] = ()  # The layer pattern is `block`, then these, and so on in turn.
+    interleaved: tuple[layer.Layer, ...] = ()  # The layer pattern is `block`, then these, and so on in turn.
 
     def build(self, name: str | None = None) -> nn.Module:
         model.check_dtype(self.dtype)
@@ -49,7 +49,7 @@ class Decoder(model.Model):
         return {'logits': model.token_logits(fields['inputs'], vocab=self.vocab, dtype=self.dtype)}
 
     @property
-    def pattern(self) -> tuple[blocks.Block, ...]:
+    def pattern(self) -> tuple[layer.Layer, ...]:
         """The interleaved pattern of layers."""
         return (self.block, *self.interleaved)
 

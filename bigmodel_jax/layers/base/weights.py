@@ -41,6 +41,19 @@ class Normal(Initializer):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Uniform(Initializer):
+    """Uniform in [-limit, limit], whatever the fans are."""
+
+    limit: config.Rate
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+        return jax.random.uniform(key, shape, jnp.float32, -self.limit, self.limit)
+
+    def deviation(self, fan_in: int, fan_out: int) -> float:
+        return self.limit / math.sqrt(3.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FanIn(Initializer):
     """Normal with variance scale / fan_in, cut at two standard deviations (LeCun et al., 1998, section 4.6)."""
 

@@ -1,0 +1,224 @@
+"""Convolution, pooling, and normalisation over neighbouring channels, of images [B, Y, X, Z]."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bigmodel_jax import config, precision
+from bigmodel_jax.layers.base import weights
+from bigmodel_jax.parallel import sharding
+
+Pair = tuple[config.Positive, config.Positive]  # Rows and columns.
+Size = tuple[int, int]
+LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+
+# ---- mathematics ------------------------------------------------------------------------------------------------
+
+
+def convolve(
+    x_BYXZ: jax.Array, kernel_YXZF: jax.Array, *, stride: int = 1, padding: Size = (0, 0), groups: int = 1
+) -> jax.Array:
+    """Cross-correlation, [B, Y, X, F].
+
+    Args:
+      kernel_YXZF: of F filters; each sees Z of the channels of its group.
+      padding: zeros above and below, and left and right.
+      groups: filters f of group g, of F / groups each, see the g-th part of the channels.
+
+    Source: LeCun et al. (1998), section II.A.
+    """
+    pads = tuple((size, size) for size in padding)
+    return jax.lax.conv_general_dilated(
+        x_BYXZ, kernel_YXZF, (stride, stride), pads, dimension_numbers=LAYOUT, feature_group_count=groups
+    )
+
+
+def max_pool(x_BYXZ: jax.Array, *, window: int, stride: int, padding: int = 0) -> jax.Array:
+    """The largest number of each window; rows and columns that fill no window are left out."""
+    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    return jax.lax.reduce_window(x_BYXZ, -jnp.inf, jax.lax.max, (1, window, window, 1), (1, stride, stride, 1), pads)
+
+
+def average_pool(x_BYXZ: jax.Array, *, window: int, stride: int) -> jax.Array:
+    """The mean of each window, taken in float32 or float64."""
+    sums = jax.lax.reduce_window(
+        precision.raised(x_BYXZ), 0.0, jax.lax.add, (1, window, window, 1), (1, stride, stride, 1), 'VALID'
+    )
+    return (sums / window**2).astype(x_BYXZ.dtype)
+
+
+def local_response_norm(x_BYXZ: jax.Array, *, size: int, bias: float, alpha: float, beta: float) -> jax.Array:
+    """x / (bias + alpha * sum of the squares of `size` neighbouring channels)^beta, in float32 or float64.
+
+    The sum is not divided by `size`, as it is in PyTorch, whose alpha is thus `size` times this one.
+
+    Source: Krizhevsky et al. (2012), section 3.3.
+    """
+    x, Z = precision.raised(x_BYXZ), x_BYXZ.shape[-1]
+    before = size // 2
+    squares = jnp.pad(jnp.square(x), [(0, 0)] * 3 + [(before, size - 1 - before)])
+    sums = sum((squares[..., i : i + Z] for i in range(1, size)), squares[..., :Z])
+    return x * jnp.power(bias + alpha * sums, -beta)
+
+
+def output_size(size: int, *, window: int, stride: int, padding: int) -> int:
+    """Rows (or columns) of what a window gives that moves by `stride` over `size` of them; 0 where it does not fit."""
+    return max((size + 2 * padding - window) // stride + 1, 0)
+
+
+# ---- configs and modules ----------------------------------------------------------------------------------------
+
+
+class ImageLayer:
+    """Interface of the configs of layers from images [B, Y, X, Z] to images."""
+
+    def build(self, name: str | None = None) -> nn.Module:
+        """The module."""
+        raise NotImplementedError
+
+    def size(self, size: Size) -> Size:
+        """Rows and columns of its result for an image of so many.
+
+        Raises:
+          InputError: it does not fit.
+        """
+        return size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Convolution(ImageLayer):
+    """A convolution, grouped or depthwise if `groups` says so."""
+
+    channels: config.Positive  # F, that it gives.
+    kernel: Pair = (3, 3)
+    stride: config.Positive = 1
+    padding: config.NonNegative | None = None  # On each side; None: half the kernel, which keeps the size at stride 1.
+    groups: config.Positive | None = 1  # None: each channel by itself.
+    bias: bool = False
+    bias_value: float = 0.0  # At first.
+    init: weights.Initializer = weights.FanIn(scale=2.0)  # He et al. (2015), arXiv:1502.01852, equation 10.
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return ConvolutionModule(self, name=name)
+
+    @property
+    def pads(self) -> Size:
+        """Zeros on each side of the rows and of the columns."""
+        rows, columns = self.kernel
+        return (rows // 2, columns // 2) if self.padding is None else (self.padding, self.padding)
+
+    def size(self, size: Size) -> Size:
+        pairs = zip(size, self.kernel, self.pads)
+        found = tuple(output_size(each, window=of, stride=self.stride, padding=pad) for each, of, pad in pairs)
+        return _fitting(found, size, f'A convolution of {self.kernel[0]} x {self.kernel[1]}')
+
+
+class ConvolutionModule(nn.Module):
+    """Owns kernel_YXZF and bias_F."""
+
+    config: Convolution
+
+    @nn.compact
+    def __call__(self, x_BYXZ: jax.Array) -> jax.Array:
+        c, Z = self.config, x_BYXZ.shape[-1]
+        groups = c.groups or Z
+        if Z % groups or c.channels % groups:
+            raise config.InputError(
+                f'A convolution with groups={groups} needs numbers of channels that it divides, but there are {Z} and '
+                f'it gives {c.channels}.'
+            )
+        rows, columns = c.kernel
+        axes = {'rows': rows, 'columns': columns, 'channels': Z // groups, 'embed': c.channels}
+        seen = ('rows', 'columns', 'channels')
+        kernel_YXZF = weights.weight(self, 'kernel', axes, init=c.init, inputs=seen, dtype=x_BYXZ.dtype)
+        y_BYXF = convolve(x_BYXZ, kernel_YXZF, stride=c.stride, padding=c.pads, groups=groups)
+        if c.bias:
+            axes = {'embed': c.channels}
+            y_BYXF = y_BYXF + weights.vector(self, 'bias', axes, value=c.bias_value, dtype=x_BYXZ.dtype)
+        return sharding.constrain(y_BYXF, 'batch', None, None, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaxPool(ImageLayer):
+    """See max_pool(). Windows overlap where `stride` is less than `window` (Krizhevsky et al., 2012, section 3.4)."""
+
+    window: config.Positive = 3
+    stride: config.Positive = 2
+    padding: config.NonNegative = 0
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return MaxPoolModule(self, name=name)
+
+    def size(self, size: Size) -> Size:
+        found = tuple(output_size(each, window=self.window, stride=self.stride, padding=self.padding) for each in size)
+        return _fitting(found, size, f'A pool of {self.window} x {self.window}')
+
+
+class MaxPoolModule(nn.Module):
+    """Owns nothing."""
+
+    config: MaxPool
+
+    def __call__(self, x_BYXZ: jax.Array) -> jax.Array:
+        return max_pool(x_BYXZ, **dataclasses.asdict(self.config))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AveragePool(ImageLayer):
+    """See average_pool()."""
+
+    window: config.Positive = 2
+    stride: config.Positive = 2
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return AveragePoolModule(self, name=name)
+
+    def size(self, size: Size) -> Size:
+        found = tuple(output_size(each, window=self.window, stride=self.stride, padding=0) for each in size)
+        return _fitting(found, size, f'A pool of {self.window} x {self.window}')
+
+
+class AveragePoolModule(nn.Module):
+    """Owns nothing."""
+
+    config: AveragePool
+
+    def __call__(self, x_BYXZ: jax.Array) -> jax.Array:
+        return average_pool(x_BYXZ, **dataclasses.asdict(self.config))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalResponseNorm(ImageLayer):
+    """See local_response_norm(); the numbers are those of the paper. Groups of channels do not see one another."""
+
+    neighbours: config.Positive = 5  # n, the channel itself among them.
+    bias: config.PositiveFloat = 2.0  # k
+    alpha: config.Rate = 1e-4
+    beta: config.Rate = 0.75
+    groups: config.Positive = 1
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return LocalResponseNormModule(self, name=name)
+
+
+class LocalResponseNormModule(nn.Module):
+    """Owns nothing."""
+
+    config: LocalResponseNorm
+
+    def __call__(self, x_BYXZ: jax.Array) -> jax.Array:
+        c = self.config
+        how = {'size': c.neighbours, 'bias': c.bias, 'alpha': c.alpha, 'beta': c.beta}
+        parts = jnp.split(x_BYXZ, c.groups, axis=-1)
+        found = [local_response_norm(part_BYXZ, **how) for part_BYXZ in parts]
+        return jnp.concatenate(found, axis=-1).astype(x_BYXZ.dtype)
+
+
+def _fitting(found: tuple[int, ...], size: Size, what: str) -> Size:
+    if 0 in found:
+        raise config.InputError(f'{what} does not fit into an image of {size[0]} x {size[1]}; use larger images.')
+    rows, columns = found
+    return rows, columns
