@@ -158,7 +158,7 @@ def decoder_sizes(model: decoder.Decoder | bert.Bert) -> dict[str, int]:
         'H': shape.heads,
         'G': shape.kv_heads or shape.heads,
         'K': shape.width_of_head(model.width),
-        'F': getattr(model.block.ffn, 'hidden', 0),
+        'F': getattr(reference.block_of(model).ffn, 'hidden', 0),
     }
 
 

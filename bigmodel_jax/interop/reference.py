@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.layers import activations, attention, positions
+from bigmodel_jax.layers import activations, attention, blocks, positions
 from bigmodel_jax.layers.base import intermediates
 
 IGNORED = -100  # A label that does not count.
@@ -45,9 +45,15 @@ def need(value: Any, kind: type, what: str) -> Any:
     return value
 
 
+def block_of(model: Any) -> blocks.Block:
+    """The block that a model's layers are, in every family."""
+    found: blocks.Block = need(model.block, blocks.Block, 'model.block')
+    return found
+
+
 def attention_of(model: Any) -> attention.Attention:
     """The attention of a model's layers, which every family has."""
-    mixer: attention.Attention = need(model.block.mixer, attention.Attention, 'model.block.mixer')
+    mixer: attention.Attention = need(block_of(model).mixer, attention.Attention, 'model.block.mixer')
     return mixer
 
 

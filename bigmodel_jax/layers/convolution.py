@@ -211,9 +211,10 @@ class LocalResponseNormModule(nn.Module):
 
     def __call__(self, x_BYXZ: jax.Array) -> jax.Array:
         c = self.config
-        how = {'size': c.neighbours, 'bias': c.bias, 'alpha': c.alpha, 'beta': c.beta}
-        parts = jnp.split(x_BYXZ, c.groups, axis=-1)
-        found = [local_response_norm(part_BYXZ, **how) for part_BYXZ in parts]
+        found = [
+            local_response_norm(part_BYXZ, size=c.neighbours, bias=c.bias, alpha=c.alpha, beta=c.beta)
+            for part_BYXZ in jnp.split(x_BYXZ, c.groups, axis=-1)
+        ]
         return jnp.concatenate(found, axis=-1).astype(x_BYXZ.dtype)
 
 

@@ -48,7 +48,7 @@ class Moments(NamedTuple):
 
     mean_D: jax.Array
     variance_D: jax.Array  # The mean of the squared deviations.
-    count: jax.Array | float
+    size: jax.Array | float
 
 
 def batch_moments(x: jax.Array, weights_B: jax.Array | None) -> Moments:
@@ -191,8 +191,10 @@ class BatchNormModule(nn.Module):
         variance = self.variable(STATISTICS, 'variance', jnp.ones, D, jnp.float32)
         found = Moments(mean.value.astype(dtype), variance.value.astype(dtype), 0.0)
         if self.is_mutable_collection(STATISTICS) and not self.is_initializing():
+            if weights_B is not None:  # Nan times a gradient of 0 would be nan.
+                x = jnp.where((weights_B != 0).reshape(-1, *[1] * (x.ndim - 1)), x, 0)
             found = batch_moments(x, weights_B)
-            unbiased_D = found.variance_D * (found.count / jnp.maximum(found.count - 1, 1))
+            unbiased_D = found.variance_D * (found.size / jnp.maximum(found.size - 1, 1))
             for running, new_D in ((mean, found.mean_D), (variance, unbiased_D)):
                 moved_D = c.momentum * running.value + (1 - c.momentum) * jax.lax.stop_gradient(new_D)
                 running.value = moved_D.astype(running.value.dtype)

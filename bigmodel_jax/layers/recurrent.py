@@ -81,7 +81,7 @@ class Recurrent(layer.Mixer):
         return (zeros_BF,) * self.arrays
 
     def bidirectional(self) -> layer.Mixer:
-        return Bidirectional(layer=self)
+        return Bidirectional(cell=self)
 
     def step(self, input_BNF: jax.Array, recurrent_BNF: jax.Array, state: State) -> State:
         """The state after one position.
@@ -144,7 +144,7 @@ class Bidirectional(layer.Mixer):
     Source: Schuster and Paliwal (1997).
     """
 
-    layer: Recurrent
+    cell: Recurrent
 
     label = 'recurrence'
 
@@ -219,8 +219,8 @@ class BidirectionalModule(nn.Module):
     def __call__(self, x_BTD: jax.Array, context: Context, state: None = None) -> tuple[jax.Array, None]:
         """[B, T, D]: the units of the layer that reads from the left, then those of the other."""
         half = x_BTD.shape[-1] // 2
-        forward = RecurrentModule(self.config.layer, units=half, name='forward')
-        backward = RecurrentModule(self.config.layer, units=half, reverse=True, name='backward')
+        forward = RecurrentModule(self.config.cell, units=half, name='forward')
+        backward = RecurrentModule(self.config.cell, units=half, reverse=True, name='backward')
         return jnp.concatenate([forward(x_BTD, context)[0], backward(x_BTD, context)[0]], axis=-1), None
 
 

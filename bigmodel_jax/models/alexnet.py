@@ -23,7 +23,7 @@ from bigmodel_jax.models import classifiers, model
 class Stage:
     """A convolution, the activation, and what follows it."""
 
-    convolution: convolution.Convolution
+    filters: convolution.Convolution
     after: tuple[convolution.ImageLayer, ...] = ()  # Normalisation and pooling, in this order in the paper.
 
 
@@ -49,7 +49,7 @@ class AlexNet(model.Model):
         rows, columns, _ = classifiers.image(fields, 'AlexNet')
         size = (rows, columns)
         for stage in self.stages:
-            for each in (stage.convolution, *stage.after):
+            for each in (stage.filters, *stage.after):
                 size = each.size(size)
         classifiers.check_labels(fields, self.classes)
 
@@ -66,7 +66,7 @@ class ConvolutionsModule(nn.Module):
     def __call__(self, x_BYXZ: jax.Array) -> jax.Array:
         """What the last stage gives, [B, Y, X, Z]."""
         for number, stage in enumerate(self.config.stages, 1):
-            x_BYXZ = self.config.activation(stage.convolution.build(f'convolution{number}')(x_BYXZ))
+            x_BYXZ = self.config.activation(stage.filters.build(f'convolution{number}')(x_BYXZ))
             for each in stage.after:
                 x_BYXZ = each.build()(x_BYXZ)
         return x_BYXZ
@@ -89,7 +89,7 @@ class AlexNetModule(nn.Module):
             x_BD = c.activation(self._wide(f'hidden{number}', x_BD, units))
             if not c.drops_input:
                 x_BD = dropout.drop(self, x_BD, c.dropout)
-        return {'logits': classifiers.ClassesModule(c.classes, init=c.init, name='classes')(x_BD)}
+        return {'logits': classifiers.ClassesModule(c.classes, initializer=c.init, name='classes')(x_BD)}
 
     def _wide(self, name: str, x_BD: jax.Array, units: int) -> jax.Array:
         """[B, F]: a product with a matrix, and a bias."""
@@ -110,7 +110,7 @@ def two_groups(**changes: Any) -> AlexNet:
 
     def stage(channels: int, kernel: int, *after: convolution.ImageLayer, **options: Any) -> Stage:
         of = convolution.Convolution(channels=channels, kernel=(kernel, kernel), bias=True, init=init, **options)
-        return Stage(convolution=of, after=after)
+        return Stage(filters=of, after=after)
 
     norm = convolution.LocalResponseNorm(groups=2)
     stages = (
@@ -130,7 +130,7 @@ def one_tower(*, channels: tuple[int, ...] = (64, 192, 384, 256, 256), **changes
     after = (pool, pool, (), (), pool)
     stages = tuple(
         Stage(
-            convolution=convolution.Convolution(
+            filters=convolution.Convolution(
                 channels=count, kernel=(kernel, kernel), stride=stride, padding=padding, bias=True
             ),
             after=follows,

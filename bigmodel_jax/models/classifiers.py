@@ -47,13 +47,13 @@ class ClassesModule(nn.Module):
     """Owns a matrix and a bias: a logit for each class, in float32 or float64."""
 
     classes: int
-    init: weights.Initializer = weights.FanIn()
+    initializer: weights.Initializer = weights.FanIn()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., V]."""
         dtype = precision.sums(x.dtype)
         axes = {'embed': x.shape[-1], 'classes': self.classes}
-        weight_DV = weights.weight(self, 'weight', axes, init=self.init, inputs=('embed',), dtype=x.dtype)
+        weight_DV = weights.weight(self, 'weight', axes, init=self.initializer, inputs=('embed',), dtype=x.dtype)
         bias_V = weights.vector(self, 'bias', {'classes': self.classes}, value=0.0, dtype=dtype)
         return jnp.einsum('...D,DV->...V', x, weight_DV, preferred_element_type=dtype) + bias_V

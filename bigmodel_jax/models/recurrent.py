@@ -104,7 +104,7 @@ ZAREMBA_LARGE = zaremba(width=1_500, dropout=0.65, limit=0.04)
 # ---- classification ---------------------------------------------------------------------------------------------
 
 
-class Pooling:
+class SequencePooling:
     """Interface: how the vector of a row comes about from those of its tokens."""
 
     def __call__(self, x_BTD: jax.Array, counts_BT: jax.Array) -> jax.Array:
@@ -113,7 +113,7 @@ class Pooling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LastToken(Pooling):
+class LastToken(SequencePooling):
     """The vector of the last token: what a layer that reads from the left has read of all of them."""
 
     def __call__(self, x_BTD: jax.Array, counts_BT: jax.Array) -> jax.Array:
@@ -122,7 +122,7 @@ class LastToken(Pooling):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BothEnds(Pooling):
+class BothEnds(SequencePooling):
     """Of a Bidirectional layer the last token's vector of the first half, and the first token's of the second."""
 
     def __call__(self, x_BTD: jax.Array, counts_BT: jax.Array) -> jax.Array:
@@ -131,7 +131,7 @@ class BothEnds(Pooling):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeanOfTokens(Pooling):
+class MeanOfTokens(SequencePooling):
     """The mean over the tokens."""
 
     def __call__(self, x_BTD: jax.Array, counts_BT: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ class MeanOfTokens(Pooling):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaxOfTokens(Pooling):
+class MaxOfTokens(SequencePooling):
     """The largest number of each channel (Kim, 2014, arXiv:1408.5882, section 2)."""
 
     def __call__(self, x_BTD: jax.Array, counts_BT: jax.Array) -> jax.Array:
@@ -159,8 +159,8 @@ class SequenceClassifier(model.Model):
     layers: config.Positive  # L
     block: layer.Layer
     classes: config.Positive
-    pooling: Pooling = MeanOfTokens()
-    positions: positions.Positions | None = None
+    positions: positions.Positions | None  # None where the layers know the order.
+    pooling: SequencePooling = MeanOfTokens()
     embedding: embeddings.Embedding = embeddings.Embedding()
     dropout: config.Probability = 0.0  # On the vector of a row.
     dtype: model.Dtype = 'float32'

@@ -24,7 +24,7 @@ from bigmodel_jax.models import classifiers, model
 class Shortcut:
     """Interface: the input of a block in the form of its output."""
 
-    def join(self, module: nn.Module, x_BYXZ: jax.Array, of: 'Block', weights_B: jax.Array | None) -> jax.Array:
+    def join(self, module: nn.Module, x_BYXZ: jax.Array, of: 'ResidualBlock', weights_B: jax.Array | None) -> jax.Array:
         """[B, Y, X, F] of a block that changes the size or the channels; `module` owns what it needs."""
         raise NotImplementedError
 
@@ -33,7 +33,7 @@ class Shortcut:
 class Projection(Shortcut):
     """A convolution of 1 x 1 and a norm (option B of section 4.1)."""
 
-    def join(self, module: nn.Module, x_BYXZ: jax.Array, of: 'Block', weights_B: jax.Array | None) -> jax.Array:
+    def join(self, module: nn.Module, x_BYXZ: jax.Array, of: 'ResidualBlock', weights_B: jax.Array | None) -> jax.Array:
         projected = convolution.Convolution(channels=of.channels, kernel=(1, 1), stride=of.stride)
         return of.norm.build('shortcut_norm')(projected.build('shortcut')(x_BYXZ), weights_B)
 
@@ -42,7 +42,7 @@ class Projection(Shortcut):
 class Padding(Shortcut):
     """Every `stride`-th row and column, and zeros for the channels that are new (option A): no parameters."""
 
-    def join(self, module: nn.Module, x_BYXZ: jax.Array, of: 'Block', weights_B: jax.Array | None) -> jax.Array:
+    def join(self, module: nn.Module, x_BYXZ: jax.Array, of: 'ResidualBlock', weights_B: jax.Array | None) -> jax.Array:
         x_BYXZ = x_BYXZ[:, :: of.stride, :: of.stride]
         return jnp.pad(x_BYXZ, ((0, 0), (0, 0), (0, 0), (0, of.channels - x_BYXZ.shape[-1])))
 
@@ -51,7 +51,7 @@ class Padding(Shortcut):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Block(layer.Layer):
+class ResidualBlock(layer.Layer):
     """Interface of the residual blocks: two or three convolutions, each with a norm.
 
     The carry is [B, Y, X, Z]; `inputs` are the weights of the examples [B], or None. Blocks that keep size and channels
@@ -65,7 +65,7 @@ class Block(layer.Layer):
     activation: activations.Activation = activations.Relu()
 
     def build(self, name: str | None = None) -> nn.Module:
-        return BlockModule(self, name=name)
+        return ResidualBlockModule(self, name=name)
 
     @property
     def convolutions(self) -> tuple[convolution.Convolution, ...]:
@@ -74,7 +74,7 @@ class Block(layer.Layer):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Basic(Block):
+class Basic(ResidualBlock):
     """Two convolutions of 3 x 3 (figure 5, left)."""
 
     @property
@@ -84,7 +84,7 @@ class Basic(Block):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bottleneck(Block):
+class Bottleneck(ResidualBlock):
     """Convolutions of 1 x 1, 3 x 3 and 1 x 1, the first two with a quarter of the channels (figure 5, right)."""
 
     reduction: config.Positive = 4
@@ -101,10 +101,10 @@ class Bottleneck(Block):
         )
 
 
-class BlockModule(nn.Module):
+class ResidualBlockModule(nn.Module):
     """Owns the convolutions, their norms and the shortcut, if it has parameters."""
 
-    config: Block
+    config: ResidualBlock
 
     @nn.compact
     def __call__(
@@ -129,7 +129,7 @@ class BlockModule(nn.Module):
 class Stem:
     """The first convolution, with a norm and the activation, and a pool behind it if there is one."""
 
-    convolution: convolution.Convolution
+    filters: convolution.Convolution
     pool: convolution.MaxPool | None = None
 
 
@@ -141,7 +141,7 @@ class ResNet(model.Model):
     """
 
     stem: Stem
-    block: Block  # Of every stage, but for its channels and stride.
+    block: ResidualBlock  # Of every stage, but for its channels and stride.
     depths: tuple[config.Positive, ...]  # Blocks of each stage.
     channels: tuple[config.Positive, ...]  # That the blocks of each stage give.
     classes: config.Positive
@@ -155,7 +155,7 @@ class ResNet(model.Model):
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:
         rows, columns, _ = classifiers.image(fields, 'ResNet')
-        size = self.stem.convolution.size((rows, columns))
+        size = self.stem.filters.size((rows, columns))
         if self.stem.pool is not None:
             self.stem.pool.size(size)
         if len(self.depths) != len(self.channels):
@@ -169,7 +169,7 @@ class ResNet(model.Model):
         return classifiers.logits(self.classes, self.dtype)
 
     @property
-    def stages(self) -> tuple[tuple[Block, int], ...]:
+    def stages(self) -> tuple[tuple[ResidualBlock, int], ...]:
         """The first block of each stage, and how many blocks it has."""
         return tuple(
             (dataclasses.replace(self.block, channels=channels, stride=1 if number == 0 else 2), depth)
@@ -186,7 +186,7 @@ class BackboneModule(nn.Module):
     def __call__(self, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
         """What the stem and each stage give, [B, Y, X, Z] each."""
         c, weights_B = self.config, batch.get(batches.EXAMPLE_WEIGHTS)
-        x_BYXZ = c.stem.convolution.build('stem')(batch['image'].astype(c.dtype))
+        x_BYXZ = c.stem.filters.build('stem')(batch['image'].astype(c.dtype))
         x_BYXZ = c.block.activation(c.block.norm.build('stem_norm')(x_BYXZ, weights_B))
         if c.stem.pool is not None:
             x_BYXZ = c.stem.pool.build()(x_BYXZ)
@@ -216,10 +216,10 @@ class ResNetModule(nn.Module):
 # ---- sizes ------------------------------------------------------------------------------------------------------
 
 
-def resnet(*, block: Block, depths: tuple[int, ...], channels: tuple[int, ...], **changes: Any) -> ResNet:
+def resnet(*, block: ResidualBlock, depths: tuple[int, ...], channels: tuple[int, ...], **changes: Any) -> ResNet:
     """A ResNet for images of about 224 x 224 pixels and 1,000 classes (table 1)."""
     stem = Stem(
-        convolution=convolution.Convolution(channels=64, kernel=(7, 7), stride=2), pool=convolution.MaxPool(padding=1)
+        filters=convolution.Convolution(channels=64, kernel=(7, 7), stride=2), pool=convolution.MaxPool(padding=1)
     )
     return config.vary(ResNet(stem=stem, block=block, depths=depths, channels=channels, classes=1_000), changes)
 
@@ -233,7 +233,7 @@ def cifar_resnet(layers: int, **changes: Any) -> ResNet:
     if layers < 8 or (layers - 2) % 6:
         raise config.InputError(f'A CIFAR ResNet has 6 n + 2 layers, not {layers}; use 20, 32, 44, 56, 110 or 1,202.')
     base = ResNet(
-        stem=Stem(convolution=convolution.Convolution(channels=16)),
+        stem=Stem(filters=convolution.Convolution(channels=16)),
         block=Basic(channels=16, shortcut=Padding()),
         depths=((layers - 2) // 6,) * 3,
         channels=(16, 32, 64),

@@ -25,7 +25,7 @@ NORM = norms.LayerNorm(epsilon=1e-6)
 # ---- one vector for an image ------------------------------------------------------------------------------------
 
 
-class Pooling:
+class ImagePooling:
     """Interface: how the vector of an image comes about."""
 
     extra: int = 0  # Positions before those of the patches.
@@ -40,7 +40,7 @@ class Pooling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassToken(Pooling):
+class ClassToken(ImagePooling):
     """A learned token before the patches, which collects what the class depends on (equation 4)."""
 
     extra = 1
@@ -56,7 +56,7 @@ class ClassToken(Pooling):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeanPooling(Pooling):
+class MeanPooling(ImagePooling):
     """The mean over the patches (appendix D.3)."""
 
     def leave(self, x_BTD: jax.Array) -> jax.Array:
@@ -76,7 +76,7 @@ class Vit(model.Model):
     block: blocks.Block
     positions: positions.Positions  # Of the class token, if there is one, and the patches row by row.
     classes: config.Positive
-    pooling: Pooling = ClassToken()
+    pooling: ImagePooling = ClassToken()
     head: config.Positive | None = None  # Units, with tanh, before the matrix: the head of pretraining (section 3.1).
     dropout: config.Probability = 0.0  # On the sum of patches and positions.
     # Of the matrix of the classes. Deviation 0 is the paper's, in pretraining and fine-tuning.
@@ -155,7 +155,7 @@ class VitModule(nn.Module):
             head_DF = weights.weight(self, 'head', axes, init=init, inputs=('embed',), dtype=x_BD.dtype)
             bias_F = weights.vector(self, 'head_bias', {'hidden': c.head}, value=0.0, dtype=x_BD.dtype)
             x_BD = jnp.tanh(jnp.einsum('BD,DF->BF', x_BD, head_DF) + bias_F)
-        return {'logits': classifiers.ClassesModule(c.classes, init=c.output_init, name='classes')(x_BD)}
+        return {'logits': classifiers.ClassesModule(c.classes, initializer=c.output_init, name='classes')(x_BD)}
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------

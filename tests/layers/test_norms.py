@@ -1,11 +1,13 @@
 """Norms against NumPy in float64, and what they leave unchanged."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import drawing
 from bigmodel_jax.layers import norms
+from bigmodel_jax.parallel import sharding
 
 X = np.random.default_rng(0).normal(1.0, 3.0, (2, 5, 16)).astype(np.float32)
 
@@ -51,3 +53,29 @@ def test_statistics_are_taken_in_float32():
 def test_layer_norm_ignores_scale_and_shift_and_rms_norm_scale():
     np.testing.assert_allclose(norms.layer_norm(3 * X + 7, epsilon=0), norms.layer_norm(X, epsilon=0), atol=1e-5)
     np.testing.assert_allclose(norms.rms_norm(3 * X, epsilon=0), norms.rms_norm(X, epsilon=0), atol=1e-5)
+
+
+def test_batch_norm_is_of_the_batch_of_all_devices():
+    """On 1 and 8 devices: outputs, gradients and running statistics of training, and evaluation."""
+    rng = np.random.default_rng(1)
+    batch = {'x': rng.normal(2.0, 3.0, (16, 4, 4, 8)).astype(np.float32), 'weights': (np.arange(16) < 13) * 1.0}
+    module = norms.BatchNorm().build()
+    variables = drawing.variables(module, batch['x'])
+
+    @jax.jit
+    def compute(batch):
+        def total(params, x_BYXZ):
+            variables_of = {**variables, 'params': params}
+            y_BYXZ, after = module.apply(variables_of, x_BYXZ, batch['weights'], mutable=['batch_stats'])
+            return (batch['weights'][:, None, None, None] * y_BYXZ**3).sum(), (y_BYXZ, after)
+
+        gradients, (y_BYXZ, after) = jax.grad(total, argnums=(0, 1), has_aux=True)(variables['params'], batch['x'])
+        return y_BYXZ, after, gradients, module.apply({**variables, **after}, batch['x'])
+
+    found = []
+    for devices in (1, 8):
+        place = sharding.MeshShape(data=devices).build(jax.devices()[:devices])
+        with sharding.use(place):
+            found.append(compute(place.put_batch(batch, 16)))
+    for one, eight in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
+        np.testing.assert_allclose(one, eight, rtol=0, atol=1e-5 * max(np.abs(one).max(), 1))

@@ -102,7 +102,7 @@ class Gpt2(family.Family):
         )
 
     def config(self, model: decoder.Decoder) -> dict[str, Any]:
-        mlp = reference.need(model.block.ffn, ffn.Mlp, 'model.block.ffn')
+        mlp = reference.need(reference.block_of(model).ffn, ffn.Mlp, 'model.block.ffn')
         return {
             'model_type': 'gpt2',
             'architectures': ['GPT2LMHeadModel'],

@@ -154,12 +154,12 @@ class Llama(family.Family):
             'architectures': [f'{self.model_types[0].title()}ForCausalLM'],
             'vocab_size': model.vocab,
             'hidden_size': model.width,
-            'intermediate_size': getattr(model.block.ffn, 'hidden', None),
+            'intermediate_size': getattr(reference.block_of(model).ffn, 'hidden', None),
             'num_hidden_layers': model.layers,
             'num_attention_heads': shape.heads,
             'num_key_value_heads': shape.kv_heads or shape.heads,
             'head_dim': shape.head_width,
-            'hidden_act': reference.activation_name(getattr(model.block.ffn, 'activation', None)),
+            'hidden_act': reference.activation_name(getattr(reference.block_of(model).ffn, 'activation', None)),
             'rms_norm_eps': last.epsilon,
             'rope_theta': turned.base,
             'rope_scaling': None if turned.scaling is None else scaling_values(turned.scaling),
@@ -214,7 +214,7 @@ class Mixtral(Mistral):
         )
 
     def config(self, model: decoder.Decoder) -> dict[str, Any]:
-        routed = reference.need(model.block.ffn, moe.Routed, 'model.block.ffn')
+        routed = reference.need(reference.block_of(model).ffn, moe.Routed, 'model.block.ffn')
         return super().config(model) | {
             'num_local_experts': routed.experts,
             'num_experts_per_tok': routed.top_k,
@@ -223,7 +223,7 @@ class Mixtral(Mistral):
         }
 
     def sizes(self, model: decoder.Decoder) -> dict[str, int]:
-        experts = reference.need(model.block.ffn, moe.Routed, 'model.block.ffn').experts
+        experts = reference.need(reference.block_of(model).ffn, moe.Routed, 'model.block.ffn').experts
         return super().sizes(model) | {'E': experts, 'expert': experts}
 
     def tables(self, model: decoder.Decoder) -> tuple[rules.TensorRules, ...]:
