@@ -78,11 +78,36 @@ EXPERIMENT = f'{PACKAGE}experiment:Experiment'
 GRADIENTS = f'{PACKAGE}optim.gradients:'
 
 
+class UnknownShape(Exception):
+    """A stored config does not have the fields that older versions stored, so that nothing can be made of it."""
+
+
+def _value(stored: Mapping[str, Any], field: str) -> Any:
+    if field not in stored:
+        raise UnknownShape(field)
+    return stored[field]
+
+
+def _config(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or CLASS not in value:
+        raise UnknownShape(CLASS)
+    return value
+
+
+def _list(value: Any, *, least: int = 0) -> list[Any]:
+    if not isinstance(value, list | tuple) or len(value) < least:
+        raise UnknownShape('a list')
+    return list(value)
+
+
 def _gradients(stored: dict[str, Any]) -> dict[str, Any]:
     """The field `gradients` of an experiment, from the fields `microbatches` and `mesh.fixed_order` of older ones."""
     if 'gradients' in stored:
         return stored
-    parts, mesh = stored.pop('microbatches', 1), dict(stored.get('mesh') or {})
+    mesh = stored.get('mesh') or {}
+    if not isinstance(mesh, Mapping):
+        raise UnknownShape('mesh')
+    parts, mesh = stored.pop('microbatches', 1), dict(mesh)
     order = mesh.pop('fixed_order', None)
     if order is not None:
         method = {CLASS: f'{GRADIENTS}FixedOrder', 'parts': order, 'microbatches': parts}
@@ -111,8 +136,8 @@ def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
     }
     try:
         return RESHAPED[name](found) if name in RESHAPED else found
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        return found  # Fields are missing or of other types than any version stored; who reads it says which.
+    except UnknownShape:
+        return found  # Who reads it says which fields are missing or unknown.
 
 
 def _replaced(value: Any, names: Mapping[str, str]) -> Any:
@@ -142,20 +167,20 @@ def _text_of(stored: Stored, name: str, *fields: str) -> Stored:
 
 def _record_field(stored: Stored) -> Stored:
     return {
-        CLASS: SOURCES + 'combined:TextField', 'source': stored['records'], 'field': stored.get('field', 'text')
+        CLASS: SOURCES + 'combined:TextField', 'source': _value(stored, 'records'), 'field': stored.get('field', 'text')
     }  # fmt: skip
 
 
-def _table(stored: Mapping[str, Any]) -> tuple[Any, list[Any], Any]:
+def _table(stored: Any) -> tuple[Any, list[Any], Any]:
     """The source, the fields of the sentences and the field of the label of a table."""
-    name = migrate(stored)[CLASS].removeprefix(OLD_TABLES)
+    name = migrate(_config(stored))[CLASS].removeprefix(OLD_TABLES)
     if name == 'Tsv':
         sentences, label = stored.get('sentences', [0]), stored.get('label', 1)
         return _only(stored, 'tsv_file:Tsv', 'path', 'header'), sentences, label
     if name == 'TfdsTable':
         sentences, label = stored.get('sentences', ['sentence']), stored.get('label', 'label')
         return _only(stored, 'tfds:Tfds', 'name', 'split', 'data_dir'), sentences, label
-    return stored['records'], stored['sentences'], stored['label']
+    return _value(stored, 'records'), _value(stored, 'sentences'), _value(stored, 'label')
 
 
 def _labelled(stored: Stored) -> Stored:
@@ -169,24 +194,25 @@ def _labelled(stored: Stored) -> Stored:
 
 
 def _sentences(stored: Stored) -> Stored:
-    source, sentences, _ = _table(stored['table'])
-    parts = [{CLASS: SOURCES + 'combined:TextField', 'source': source, 'field': field} for field in sentences]
+    source, sentences, _ = _table(_value(stored, 'table'))
+    parts = [{CLASS: SOURCES + 'combined:TextField', 'source': source, 'field': field} for field in _list(sentences)]
     return parts[0] if len(parts) == 1 else {CLASS: SOURCES + 'combined:Joined', 'parts': parts}
 
 
 def _images(stored: Stored) -> Stored:
-    source, images = stored['source'], 'bigmodel_jax.data.vision.'
-    scaling = stored.get('scaling', {})
+    source, images = _value(stored, 'source'), 'bigmodel_jax.data.vision.'
+    scaling = _config(stored.get('scaling', {CLASS: ''}))
     transforms = [{CLASS: images + 'transforms:Normalize'} | {k: v for k, v in scaling.items() if k != CLASS}]
-    if not isinstance(source, Mapping) or not migrate(source)[CLASS].startswith(images + 'images:'):
+    if not migrate(_config(source))[CLASS].startswith(images + 'images:'):
         return stored
     kept = {name: value for name, value in stored.items() if name != 'scaling'}
     if migrate(source)[CLASS].endswith(':Npz'):
         fields = {'image': source.get('images', 'images'), 'label': source.get('labels', 'labels')}
         return kept | {'source': _only(source, 'npz:Npz', 'path', 'part'), 'transforms': transforms, **fields}
+    shape = _list(_value(stored, 'shape'), least=3)
     if source.get('resize'):
-        transforms.insert(0, {CLASS: images + 'transforms:Resize', 'size': list(stored['shape'][:2])})
-    folder = _only(source, 'image_folder:ImageFolder', 'path', 'part') | {'channels': stored['shape'][2]}
+        transforms.insert(0, {CLASS: images + 'transforms:Resize', 'size': shape[:2]})
+    folder = _only(source, 'image_folder:ImageFolder', 'path', 'part') | {'channels': shape[2]}
     return kept | {'source': folder, 'transforms': transforms}
 
 
@@ -200,6 +226,6 @@ RESHAPED: dict[str, Callable[[Stored], Stored]] = {
     'bigmodel_jax.data.text.labelled:Labelled': _labelled,
     'bigmodel_jax.data.vision.images:Images': _images,
     'bigmodel_jax.evaluate.text.task_records:TfdsRecords': lambda stored: _only(
-        stored['source'], 'tfds:Tfds', 'name', 'split', 'data_dir'
+        _config(_value(stored, 'source')), 'tfds:Tfds', 'name', 'split', 'data_dir'
     ),
 }

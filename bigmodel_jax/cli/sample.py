@@ -18,8 +18,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         '--prompt',
         action='append',
         metavar='TEXT',
-        help='text to continue, to translate or to classify; may be given several times. No chat template is applied: '
-        'for a model of conversations, write the prompt as the template of its data does',
+        help='text to continue, to answer, to translate or to classify; may be given several times. A model of '
+        "conversations reads it as a user's message, written with the template of its data",
+    )
+    parser.add_argument(
+        '--no-template', action='store_true', help='of a model of conversations: the prompt is read as it is'
     )
     parser.add_argument(
         '--tokens',
@@ -48,7 +51,8 @@ def run(options: argparse.Namespace) -> None:
     trained = verbs.open_run(options.run).restore(options.step, experiment)
     process.warn_of(trained.damage)
     console = terminal.Console()
-    for artifact in trained.sample(prompts, tokens=options.tokens, how=how, seed=options.seed):
+    settings = {'tokens': options.tokens, 'how': how, 'seed': options.seed, 'template': not options.no_template}
+    for artifact in trained.sample(prompts, **settings):
         console.print(artifact_text.render(artifact), soft_wrap=True)
 
 

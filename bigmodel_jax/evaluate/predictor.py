@@ -5,6 +5,7 @@ predict([{'image': image}])  # A table of labels with their probabilities.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,6 +63,7 @@ class TextPredictor(Predictor):
       tokens: new tokens at most; of a translation, how many more than its source has. None: TOKENS, or as many as the
         model has positions for.
       rows: sentences that are translated at a time.
+      encode: what the model reads of a prompt that it continues; by default it is the beginning of a document.
     """
 
     def __init__(
@@ -73,9 +75,10 @@ class TextPredictor(Predictor):
         tokens: int | None = None,
         seed: int = 0,
         rows: int = 128,
+        encode: generation.EncodePrompt | None = None,
     ):
         self._weights, self._tokenizer, self._decoding = weights, tokenizer, decoding
-        self._tokens, self._seed, self._rows = tokens, seed, rows
+        self._tokens, self._seed, self._rows, self._encode = tokens, seed, rows, encode
 
     def __call__(self, records: Sequence[Record]) -> list[artifacts.Text]:
         prompts = [text_of(record) for record in records]
@@ -97,8 +100,9 @@ class TextPredictor(Predictor):
             )
         tokens = self._tokens
         if tokens is None:
-            tokens = _room(model, max(map(len, generation.prompt_ids(own, prompts)), default=0))
-        return generation.generate(weights.model, weights.params, own, prompts, tokens=tokens, **how)
+            tokens = _room(model, max(map(len, generation.prompt_ids(own, prompts, self._encode)), default=0))
+        how |= {'tokens': tokens, 'encode': self._encode}
+        return generation.generate(weights.model, weights.params, own, prompts, **how)
 
 
 def _room(model: Any, used: int) -> int:
@@ -125,6 +129,14 @@ class EncodesText(Protocol):
 
     def encode(self, texts: Sequence[Sequence[str]], tokenizer: tokenizers.Tokenizer) -> dict[str, np.ndarray]:
         """The fields of rows, of which `texts` holds the first sentence of each, and the second where there is one."""
+
+
+@runtime_checkable
+class EncodesPrompt(Protocol):
+    """What the data config of conversations has: how a model of it is asked."""
+
+    def encode_prompt(self, text: str, tokenizer: tokenizers.Tokenizer) -> np.ndarray:
+        """[n] int32: what the model reads to answer `text`."""
 
 
 class RowPredictor(Predictor):
@@ -246,21 +258,28 @@ def predictor(
     how: decoding.Decoding | None = None,
     tokens: int | None = None,
     seed: int = 0,
+    template: bool = True,
 ) -> Predictor:
     """The predictor that fits a model: of text where it generates text, else of labels or numbers.
 
     Args:
       data: the data config that the model was trained on.
       how, tokens, seed: of generated text; by default it is sampled.
+      template: whether a prompt to a model of conversations is a message, written as its data writes them; else it is
+        read as it is.
 
     Raises:
-      InputError: none fits.
+      InputError: none fits; or the data has no template that could be left out.
     """
+    if not template and not isinstance(data, EncodesPrompt):
+        raise config.InputError(f'{type(data).__name__} has no template: prompts are read as they are. Leave it out.')
     if isinstance(weights.model, decoding_model.Generative):
         if tokenizer is None:
             raise config.InputError('The model was trained on data without a tokenizer; it cannot generate text.')
         how = decoding.Sampling() if how is None else how
-        return TextPredictor(weights, tokenizer, decoding=how, tokens=tokens, seed=seed)
+        asks = functools.partial(data.encode_prompt, tokenizer=tokenizer) if isinstance(data, EncodesPrompt) else None
+        encode = asks if template else None
+        return TextPredictor(weights, tokenizer, decoding=how, tokens=tokens, seed=seed, encode=encode)
     fields = {name: jax.ShapeDtypeStruct((1, *field.shape), field.dtype) for name, field in data.fields.items()}
     apply = Apply(weights.model.build(), weights.params, weights.model_state or {})
     with sharding.use(sharding.MeshShape(data=1).build() if weights.place is None else weights.place):

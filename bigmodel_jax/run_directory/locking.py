@@ -1,13 +1,15 @@
 """One `train` at a time owns a work directory: lock.json names its host and process.
 
 The owner renews the time of change of the file as a sign of life. Whoever finds the file of a process of this machine
-knows whether it lives. Of another machine it waits for a sign of life, up to LEASE_S, and then takes the lock over;
-only changes are compared, so that clocks may differ. An owner that was suspended meanwhile finds so before it writes.
+knows whether it lives, and that none does which was there before the machine was last started. Of another machine it
+waits for a sign of life, up to LEASE_S, and then takes the lock over; only changes are compared, so that clocks may
+differ. An owner that was suspended meanwhile finds so before it writes.
 """
 
 import contextlib
 import datetime
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -65,7 +67,7 @@ def owned(directory: epath.Path, say: Say) -> Iterator[Callable[[], None]]:
 def check_free(directory: epath.Path) -> None:
     """Raises InputError if a living process of this machine owns the directory. Writes nothing."""
     there, _ = _read(directory / FILE)
-    if there is not None and _is_here(there) and _lives(there):
+    if there is not None and _lives(there):
         raise _refusal(directory, there)
 
 
@@ -82,7 +84,8 @@ def in_use(directory: epath.Path) -> str | None:
         there, _ = _read(path)
         if there is None:
             return None
-        lives = _lives(there) if _is_here(there) else time.time() - float(there['renewed']) < LEASE_S
+        lives = _lives(there)
+        lives = time.time() - float(there['renewed']) < LEASE_S if lives is None else lives
     except (OSError, ValueError, TypeError):
         return None
     return _name(there) if lives else None
@@ -166,7 +169,7 @@ def _wait_for(path: epath.Path, mine: dict[str, Any], say: Say) -> Lock:
 
 def _took_over(path: epath.Path, there: dict[str, Any], stale: bool, say: Say) -> bool:
     """Removes the lock of an owner that is gone; whether somebody may now make one."""
-    if not stale and (not _is_here(there) or _lives(there)):
+    if not stale and _lives(there) is not False:
         return False
     if _remove(path, there):
         why = f'gave no sign of life for {LEASE_S:.0f} s' if stale else 'is gone'
@@ -204,6 +207,7 @@ def _owner() -> dict[str, Any]:
         'id': secrets.token_hex(8),
         'host': socket.gethostname(),
         'machine': _machine(),
+        'installation': _installation(),
         'pid': os.getpid(),
         'process_started': _started(os.getpid()),
         'since': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
@@ -235,9 +239,30 @@ def _is_here(there: dict[str, Any]) -> bool:
     return machine is not None and there.get('machine') == machine
 
 
-def _lives(there: dict[str, Any]) -> bool:
-    started = _started(int(there.get('pid', 0)))
-    return started is not None and started == there.get('process_started')
+def _installation() -> str | None:
+    """What tells this machine from others across its starts; None where that is unknown, as in most containers."""
+    try:
+        machine = pathlib.Path('/etc/machine-id').read_text().strip()  # Its manual page asks not to publish it.
+    except OSError:
+        return None
+    return (
+        hashlib.sha256(f'bigmodel_jax {machine} {socket.gethostname()}'.encode()).hexdigest()[:32] if machine else None
+    )
+
+
+def _booted() -> float:
+    """When this machine was started, by its clock."""
+    return time.time() - _clock()
+
+
+def _lives(there: dict[str, Any]) -> bool | None:
+    """Whether the owner of a lock lives; None if it is of another machine, which cannot be asked."""
+    if _is_here(there):
+        started = _started(int(there.get('pid', 0)))
+        return started is not None and started == there.get('process_started')
+    # Machines may be copies of one another; a process that lives on a copy renews its lock again and again.
+    ended = _installation() is not None and there.get('installation') == _installation()
+    return False if ended and float(there['renewed']) < _booted() - RENEW_S else None
 
 
 def _clock() -> float:

@@ -344,14 +344,17 @@ class Run:
         """The newest model as a function from new records to artifacts; see restored_model.Trained.predictor()."""
         return self.restore().predictor(**how)
 
-    def sample(self, *prompts: str, tokens: int | None = None, how: Any = None, seed: int = 0) -> list[Any]:
-        """What the newest model makes of each prompt: Text that continues or translates it, or a Table of labels.
+    def sample(
+        self, *prompts: str, tokens: int | None = None, how: Any = None, seed: int = 0, template: bool = True
+    ) -> list[Any]:
+        """What the newest model makes of each prompt: Text that continues, answers or translates it, or a Table.
 
         Args:
           tokens: new tokens at most; by default 200, or as many as the model has positions for.
           how: an evaluate.text.decoding.Decoding; by default Sampling().
+          template: whether a model of conversations reads the prompt as a message, written as its data writes them.
         """
-        return self.restore().sample(prompts, tokens=tokens, how=how, seed=seed)
+        return self.restore().sample(prompts, tokens=tokens, how=how, seed=seed, template=template)
 
     @property
     def parameters(self) -> int | None:

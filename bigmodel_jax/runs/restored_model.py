@@ -73,19 +73,24 @@ class Trained:
         return found
 
     def predictor(
-        self, *, how: decoding.Decoding | None = None, tokens: int | None = None, seed: int = 0
+        self,
+        *,
+        how: decoding.Decoding | None = None,
+        tokens: int | None = None,
+        seed: int = 0,
+        template: bool = True,
     ) -> predictors.Predictor:
         """The model as a function from new records to artifacts; see predictor.predictor().
 
         Args:
-          how, tokens, seed: of generated text.
+          how, tokens, seed, template: of generated text.
 
         Raises:
           InputError: it predicts nothing, or its tokenizer is damaged.
         """
         weights = predictors.PredictorWeights(self.experiment.model, self.params, self.model_state, self.place)
         tokenizer = identity.tokenizer_of(self.path, self.path / durable_files.CHECKPOINTS / str(self.step))
-        how_to: dict[str, Any] = {'how': how, 'tokens': tokens, 'seed': seed}
+        how_to: dict[str, Any] = {'how': how, 'tokens': tokens, 'seed': seed, 'template': template}
         return predictors.predictor(weights, self.experiment.data, tokenizer=tokenizer, **how_to)
 
     def sample(
@@ -95,9 +100,16 @@ class Trained:
         how: decoding.Decoding | None = None,
         tokens: int | None = None,
         seed: int = 0,
+        template: bool = True,
     ) -> list[Any]:
-        """What predictor() makes of each prompt: a Text that continues or translates it, or a Table of labels."""
-        return self.predictor(how=how, tokens=tokens, seed=seed)([{'prompt': prompt} for prompt in prompts])
+        """What predictor() makes of each prompt: a Text that continues or translates it, or a Table of labels.
+
+        A model of conversations answers the prompt, which is written with the template of its data, unless that is
+        left out.
+        """
+        return self.predictor(how=how, tokens=tokens, seed=seed, template=template)(
+            [{'prompt': prompt} for prompt in prompts]
+        )
 
 
 def check(path: epath.Path, experiment: Experiment) -> None:

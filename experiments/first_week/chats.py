@@ -5,6 +5,7 @@ Data:     lines of JSON, in .jsonl or .jsonl.gz: {"messages": [{"role": "user", 
           For the tokenizer and the chat template of an existing model: tokenizer=pretrained_tokenizer.Pretrained(
           path=...), template=chat_templates.Jinja().
 Run:      python -m bigmodel_jax train experiments/first_week/chats.py --arg path=FILE.jsonl --workdir runs/chats
+Ask:      python -m bigmodel_jax sample runs/chats --prompt 'Name a color.'   (written with the template of the data)
 """
 
 import pathlib

@@ -10,8 +10,10 @@ from flax import linen as nn
 
 from bigmodel_jax import config, experiment_file
 from bigmodel_jax.data import sources
-from bigmodel_jax.data.text import labelled, tokenizers
+from bigmodel_jax.data.text import labelled, text, tokenizers
+from bigmodel_jax.data.text.chats import chat_templates, instructions
 from bigmodel_jax.evaluate import artifacts, predictor
+from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.layers import positions
 from bigmodel_jax.models import decoder, model
 from bigmodel_jax.parallel import sharding
@@ -136,3 +138,29 @@ def test_without_a_number_of_tokens_as_many_are_generated_as_there_are_positions
     assert predictor._room(known, 10) == 15
     assert predictor._room(object(), 10) == predictor.TOKENS
     assert artifacts.Text(text='x').prompt == ''
+
+
+def test_a_prompt_to_a_model_of_conversations_is_written_as_its_data_writes_messages():
+    """The answer is that to the same text, written by hand."""
+    gpt = decoder.gpt(vocab=320, width=8, layers=1, heads=1, length=32)
+    tokens = np.zeros((1, 4), np.int32)
+    params = nn.unbox(gpt.build().init(jax.random.key(0), {'inputs': tokens})['params'])
+    template = chat_templates.Plain(user='U:', assistant='A:', separator='|')
+    bytes_ = tokenizers.Bytes()
+    data = instructions.Instructions(
+        source=sources.Texts(texts=('',)), tokenizer=bytes_, batch=1, length=32, template=template
+    )
+
+    def answer(prompt, **more):
+        found = predictor.PredictorWeights(gpt, params)
+        how = {'tokenizer': bytes_.build(), 'how': decoding.Greedy(), 'tokens': 4}
+        return predictor.predictor(found, data, **how, **more)([{'prompt': prompt}])[0]
+
+    by_template, by_hand = answer('ab'), answer('U:ab|A:', template=False)
+    assert (by_template.prompt, by_template.text) == ('ab', by_hand.text)
+
+
+def test_a_template_that_is_not_there_cannot_be_left_out():
+    data = text.Text(source=sources.Texts(texts=('',)), tokenizer=tokenizers.Bytes(), batch=1, length=8)
+    with pytest.raises(config.InputError, match='Text has no template'):
+        predictor.predictor(weights(), data, tokenizer=None, template=False)

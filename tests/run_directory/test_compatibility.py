@@ -129,6 +129,16 @@ def test_an_older_experiment_says_otherwise_how_its_gradient_is_made(microbatche
     assert config.from_json(config.normalized(stored)) == found
 
 
+@pytest.mark.parametrize('name', sorted(migrations.RESHAPED))
+@pytest.mark.parametrize('value', [None, 3, 'text', [], {}, {'class': 'x'}, {'class': 3}, [[1]]])
+def test_a_stored_config_of_no_version_is_left_to_its_reader(name, value):
+    fields = ('table', 'labels', 'records', 'sentences', 'label', 'source', 'scaling', 'shape', 'mesh', 'field')
+    assert migrations.migrate({'class': name})['class'].startswith(migrations.PACKAGE)
+    for field in fields:
+        stored = {'class': name} | {each: {'class': 'y'} for each in fields} | {field: value}
+        assert migrations.migrate(stored)['class'].startswith(migrations.PACKAGE), stored
+
+
 def test_an_older_experiment_calls_its_initialization_start():
     now = config.vary(tiny.experiment(), {'initialization': initial_state.FromRun(run='before', step=4)})
     stored = config.to_json(now)

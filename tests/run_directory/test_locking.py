@@ -68,6 +68,23 @@ def test_a_lock_of_a_process_that_died_here_is_taken_over_at_once(tmp_path, monk
     assert len(owned(tmp_path)) == 1
 
 
+def test_a_lock_from_before_this_machine_was_started_is_taken_over_at_once(tmp_path, monkeypatch):
+    if locking._installation() is None:
+        pytest.skip('this machine has no /etc/machine-id')
+    monkeypatch.setattr(locking, 'LEASE_S', 1e9)
+    path = lock(tmp_path, machine='this one, at an earlier start')
+    before = locking._booted() - 1
+    os.utime(path, (before, before))
+    assert locking.in_use(epath.Path(tmp_path)) is None
+    assert owned(tmp_path) == [f'the lock of process {os.getpid()} on elsewhere, which is gone, was taken over']
+
+
+def test_a_lock_of_a_copy_of_this_machine_that_was_renewed_since_the_start_is_waited_for(tmp_path):
+    lock(tmp_path, machine='a copy of the disk, running somewhere else')
+    waiting, taken = owned(tmp_path)
+    assert ('waiting up to' in waiting, 'gave no sign of life' in taken) == (True, True)
+
+
 def test_a_lock_of_another_machine_is_taken_over_when_it_shows_no_sign_of_life(tmp_path):
     lock(tmp_path, machine='another')
     began = time.monotonic()

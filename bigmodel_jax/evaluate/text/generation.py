@@ -1,6 +1,6 @@
 """Generated text: continuations of prompts by a decoder, and translations by a model with an encoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from bigmodel_jax.models import model as models
 from bigmodel_jax.parallel import sharding
 
 PyTree = Any
+EncodePrompt = Callable[[str], np.ndarray]  # A prompt -> what the model reads, [n] int32.
 
 
 def generate(
@@ -22,6 +23,7 @@ def generate(
     tokens: int,
     how: decoding.Decoding,
     seed: int = 0,
+    encode: EncodePrompt | None = None,
     model_state: PyTree | None = None,
     place: sharding.ShardingContext | None = None,
 ) -> list[str]:
@@ -29,14 +31,15 @@ def generate(
 
     Args:
       model: the config that `params` belong to, a decoder.
-      prompts: texts; each is taken as the beginning of a document.
+      prompts: texts.
       tokens: new tokens at most.
+      encode: what the model reads of a prompt; by default it is the beginning of a document.
       place: where `params` lie; by default on one device.
 
     Raises:
       InputError: a prompt is too long, or holds what the tokenizer cannot encode.
     """
-    ids = prompt_ids(tokenizer, prompts)
+    ids = prompt_ids(tokenizer, prompts, encode)
     found = decoding.decode(
         model,
         params,
@@ -51,10 +54,13 @@ def generate(
     return [_continuation(tokenizer, prompt, texts[0].tokens) for prompt, texts in zip(ids, found)]
 
 
-def prompt_ids(tokenizer: tokenizers.Tokenizer, prompts: Sequence[str]) -> list[np.ndarray]:
-    """Token ids of each prompt, after the end token that begins every document."""
+def prompt_ids(
+    tokenizer: tokenizers.Tokenizer, prompts: Sequence[str], encode: EncodePrompt | None = None
+) -> list[np.ndarray]:
+    """Token ids of each prompt; by default after the token that begins every document."""
     decoding.check_texts(prompts)
-    return [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    encode = tokenizer.encode_prompt if encode is None else encode
+    return [encode(prompt) for prompt in prompts]
 
 
 def _continuation(tokenizer: tokenizers.Tokenizer, prompt: np.ndarray, new: np.ndarray) -> str:

@@ -46,6 +46,10 @@ class Instructions(batches.Data):
     def units(self) -> batches.Units:
         return batches.Units('tokens', self.length)
 
+    def encode_prompt(self, text: str, tokenizer: tokenizers.Tokenizer) -> np.ndarray:
+        """[n] int32: what the model reads to answer the message `text` of the role 'user'."""
+        return self.template.encode_prompt([{'role': 'user', 'content': text}], tokenizer)
+
     def build(self, seed: int) -> text.TextBatches:
         return text.TextBatches(InstructionExamples(self), rows=self.batch, seed=seed)
 
