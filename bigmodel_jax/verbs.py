@@ -9,6 +9,7 @@ run.restore().evaluate()
 verbs.judge('runs/a', ['runs/b', 'runs/c'])
 verbs.find_runs('runs').where('seed == 0').sorted('validation/loss')
 verbs.diff('runs/a', 'runs/b').verdict
+verbs.watch('runs')
 verbs.answer('sweeps/norms').arms
 verbs.verify('runs/a', steps=10).identical
 verbs.replay('runs/a', 1_234).losses
@@ -36,6 +37,7 @@ from bigmodel_jax.plan import search as searching
 from bigmodel_jax.plan.hardware import prices, slices
 from bigmodel_jax.report import describe as descriptions
 from bigmodel_jax.report import report
+from bigmodel_jax.report.live import server
 from bigmodel_jax.reproduce import diff as differing
 from bigmodel_jax.reproduce import replay as replaying
 from bigmodel_jax.reproduce import verify as verifying
@@ -48,6 +50,8 @@ from bigmodel_jax.train import loop, state
 open_run = directory.open_run
 # find_runs(*roots): every run below some directories; see catalogue.find_runs().
 find_runs = catalogue.find_runs
+# watch(*roots): a context manager that serves the live page; see server.LivePage.
+watch = server.LivePage
 load_pretrained = huggingface.load_pretrained
 convert, certify = conversion.convert, certifying.certify
 write_report = report.write_report

@@ -16,6 +16,7 @@ VERBS = (
     'sample',
     'report',
     'runs',
+    'watch',
     'diff',
     'verify',
     'replay',

@@ -1,8 +1,8 @@
 """The charts of one run, and of many runs over each other; the report and the live page draw the same ones. No JAX."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,20 +15,6 @@ LARGE, SMALL = (920.0, 330.0), (450.0, 190.0)
 WITHOUT_CHART = ('loss', 'perplexity', 'seconds_per_step')
 TIME_SHARES = 'Share of the time'
 LONGEST_LEGEND = 12  # Of a chart with a curve for each run; beyond it the table of runs is the legend.
-
-
-class RunCurves(Protocol):
-    """What has curves: directory.Run, and live_run.LiveRun, which follows one that trains."""
-
-    @property
-    def stored(self) -> dict[str, Any]: ...
-    @property
-    def metric_names(self) -> list[str]: ...
-    def metrics(self, name: str) -> tuple[np.ndarray, np.ndarray]: ...
-    @property
-    def resumptions(self) -> Sequence[int]: ...
-    @property
-    def time_shares(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +58,7 @@ class TitledChart(NamedTuple):
 class ComparedRun(NamedTuple):
     """A run among others, with the name, color and key of its curve."""
 
-    run: RunCurves
+    run: key_numbers.RunCurves
     name: str
     color: int
     key: str
@@ -81,13 +67,13 @@ class ComparedRun(NamedTuple):
 # ---- one run --------------------------------------------------------------------------------------------------------
 
 
-def names(run: RunCurves) -> list[str]:
+def names(run: key_numbers.RunCurves) -> list[str]:
     """The metrics that get a small chart each, without the evaluation before the name."""
     found = dict.fromkeys(name.rpartition('/')[2] for name in key_numbers.metric_names(run))
     return [name for name in found if name not in WITHOUT_CHART]
 
 
-def all_of(run: RunCurves, view: ChartView = ChartView()) -> Iterator[TitledChart]:
+def all_of(run: key_numbers.RunCurves, view: ChartView = ChartView()) -> Iterator[TitledChart]:
     """The small charts: each metric of training and of evaluations, on the same axes where the name is the same."""
     for name in names(run):
         figure = of_run(run, name, view)
@@ -98,7 +84,7 @@ def all_of(run: RunCurves, view: ChartView = ChartView()) -> Iterator[TitledChar
         yield figure
 
 
-def of_run(run: RunCurves, metric: str, view: ChartView) -> TitledChart | None:
+def of_run(run: key_numbers.RunCurves, metric: str, view: ChartView) -> TitledChart | None:
     """The metric in training and in each evaluation, with the unigram model's as a level; None if nothing is finite."""
     baseline = key_numbers.unigram(run, metric)
     level = None if baseline is None else curves.Tick(baseline, f'unigram {quantities.number(baseline)}')
@@ -110,18 +96,20 @@ def of_run(run: RunCurves, metric: str, view: ChartView) -> TitledChart | None:
     return _titled(key_numbers.title(metric), series, view, marks=_resumed(run), level=level)
 
 
-def time_shares(run: RunCurves, view: ChartView) -> TitledChart | None:
+def time_shares(run: key_numbers.RunCurves, view: ChartView) -> TitledChart | None:
     """What the time between reports went to; None if the run did not record it."""
-    parts = [name for name in goodput.ORDER if name in run.time_shares]
-    series = [
-        curves.Series(name, *run.time_shares[name], color=number)
-        for number, name in enumerate(parts)
-        if run.time_shares[name][1].any()
-    ]
+    series = [curves.Series(name, *run.time_shares[name], color=number) for number, name in shown_parts(run)]
     return _titled(TIME_SHARES, series, view, marks=_resumed(run))
 
 
-def _resumed(run: RunCurves) -> list[curves.Tick]:
+def shown_parts(run: key_numbers.RunCurves) -> Iterator[tuple[int, str]]:
+    """The parts of the time that took any, each with the number of its color."""
+    for number, name in enumerate(goodput.ORDER):
+        if name in run.time_shares and run.time_shares[name][1].any():
+            yield number, name
+
+
+def _resumed(run: key_numbers.RunCurves) -> list[curves.Tick]:
     return [curves.Tick(step, 'resumed') for step in run.resumptions]
 
 
@@ -150,7 +138,7 @@ def time_share_name(part: str) -> str:
     return f'{TIME_SHARES}: {part}'
 
 
-def values(run: RunCurves, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+def values(run: key_numbers.RunCurves, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
     """The steps and values of a metric, also of a share of the time; None if the run has none."""
     part = metric.removeprefix(f'{TIME_SHARES}: ')
     if part != metric:

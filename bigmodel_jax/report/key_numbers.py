@@ -1,8 +1,8 @@
 """The numbers by which a run is known: tiles, and the table of each evaluation. No JAX."""
 
 import statistics
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,20 @@ ARROWS = {'lower': '\N{DOWNWARDS ARROW}', 'higher': '\N{UPWARDS ARROW}'}  # In w
 TABLE_ROWS = 60  # Keeps the page small, whatever the run.
 
 
+class RunCurves(Protocol):
+    """What has curves: directory.Run, and live_run.LiveRun, which follows one that trains."""
+
+    @property
+    def stored(self) -> dict[str, Any]: ...
+    @property
+    def metric_names(self) -> list[str]: ...
+    def metrics(self, name: str) -> tuple[np.ndarray, np.ndarray]: ...
+    @property
+    def resumptions(self) -> Sequence[int]: ...
+    @property
+    def time_shares(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]: ...
+
+
 class Tile(NamedTuple):
     """A key number: its name, its value, and a short note."""
 
@@ -26,7 +40,7 @@ class Tile(NamedTuple):
     note: str = ''
 
 
-def metric_names(run: directory.Run) -> list[str]:
+def metric_names(run: RunCurves) -> list[str]:
     """The run's metrics, without an nll that is the loss once more, as it is without smoothing and the like."""
 
     def repeats_loss(name: str) -> bool:
@@ -38,13 +52,13 @@ def metric_names(run: directory.Run) -> list[str]:
     return [name for name in run.metric_names if not repeats_loss(name)]
 
 
-def evaluation_names(run: directory.Run) -> list[str]:
+def evaluation_names(run: RunCurves) -> list[str]:
     """The names of the evaluations that have given numbers on the model."""
     names = dict.fromkeys(name.rpartition('/')[0] for name in run.metric_names if '/' in name)
     return [name for name in names if name not in baselines(run)]
 
 
-def last(run: directory.Run, name: str) -> float:
+def last(run: RunCurves, name: str) -> float:
     return run.metrics(name)[1][-1].item()
 
 
@@ -86,13 +100,13 @@ def _last_and_best(run: directory.Run, name: str) -> tuple[str, str]:
     return quantities.number(values[-1]), note
 
 
-def baselines(run: directory.Run) -> list[str]:
+def baselines(run: RunCurves) -> list[str]:
     """The names of the evaluations that do not look at the model: what it has to beat."""
     evaluations = [each for each in run.stored.get('evaluations', []) if isinstance(each, dict)]
     return [str(each.get('name')) for each in evaluations if each.get(config.CLASS_KEY) == UNIGRAM]
 
 
-def unigram(run: directory.Run, metric: str) -> float | None:
+def unigram(run: RunCurves, metric: str) -> float | None:
     """The metric of a model that knows only how often each token occurs, if the run has measured it."""
     names = [f'{baseline}/{metric}' for baseline in baselines(run)]
     return next((last(run, name) for name in names if name in run.metric_names), None)

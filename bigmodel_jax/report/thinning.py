@@ -17,9 +17,9 @@ def thin(steps: np.ndarray, values: np.ndarray, buckets: int = BUCKETS) -> tuple
     if count <= 2 * buckets:
         return steps, values
     size = -(-count // buckets)
-    parts = np.full(size * -(-count // size), np.nan)
-    parts[:count] = values
-    parts = parts.reshape(-1, size)
+    padded = np.full(size * -(-count // size), np.nan)
+    padded[:count] = values
+    parts = padded.reshape(-1, size)
     finite, starts = np.isfinite(parts), size * np.arange(len(parts))
     # A part without any finite value leaves a gap in the curve, by its first one.
     lowest = np.where(finite, parts, np.inf).argmin(axis=1) + starts
