@@ -27,6 +27,11 @@ def key(seed: int | jax.Array) -> jax.Array:
     return jax.random.fold_in(drawn, np.uint32(high)) if high else drawn
 
 
+def key_data(seed: int) -> np.ndarray:
+    """The key of a seed as [2] uint32: what a program takes of which the seed is an argument, on any mesh."""
+    return np.asarray(jax.random.key_data(key(seed)))
+
+
 def bits(*keys: np.ndarray | int) -> np.ndarray:
     """uint64 numbers, each bit of which depends on every bit of the keys; integers or arrays that broadcast."""
     mixed: np.ndarray = np.zeros((), np.uint64)

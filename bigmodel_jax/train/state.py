@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -60,7 +61,13 @@ class StateSpec:
     groups: parameter_groups.Assigned  # What is trained, and how.
     abstract: TrainState  # Shapes and dtypes.
     shardings: TrainState
-    init: Callable[[], TrainState]  # Jitted: the state is initialized sharded; no host ever holds all of it.
+    # Jitted: key_data -> the initial state, which is initialized sharded; no host ever holds all of it.
+    init_from: Callable[[np.ndarray], TrainState]
+    key_data: np.ndarray  # Of the seed, which is thus no constant of the program; see counter_rng.key_data().
+
+    def init(self) -> TrainState:
+        """The initial state."""
+        return self.init_from(self.key_data)
 
     @property
     def parameters(self) -> int:
@@ -93,26 +100,27 @@ def specify(experiment: Experiment, place: sharding.ShardingContext) -> StateSpe
         place.check(f'{name} of the data', field.shape, axes)
     module = experiment.model.build()
     example = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields.items()}
-    variables = functools.partial(_variables, module, example, experiment.seed)
-    boxed = jax.eval_shape(variables)
+    variables = functools.partial(_variables, module, example)
+    key_data = counter_rng.key_data(experiment.seed)
+    boxed = jax.eval_shape(variables, key_data)
     axes = jax.tree.map(_axes_of, boxed['params'], is_leaf=_is_boxed)
     groups = experiment.optimizer.assign(axes)
     optimizer = experiment.optimizer.build(experiment.steps, groups)
 
-    def init() -> TrainState:
-        collections = dict(nn.meta.unbox(variables()))
+    def init(key_data: jax.Array) -> TrainState:
+        collections = dict(nn.meta.unbox(variables(key_data)))
         params = collections.pop('params')
         stats = anomaly_policy.RunningStats.initial()
         average = _copy(groups.trained(params)) if experiment.ema is not None else ()
         return TrainState(jnp.int32(0), params, optimizer.init(params), collections, stats, average)
 
-    abstract = jax.eval_shape(init)
+    abstract = jax.eval_shape(init, key_data)
     groups.check(abstract.params)
     experiment.gradients.check_model_state(abstract.model_state)
     shardings = shardings_of(place, abstract, axes)
     rate = experiment.optimizer.schedule.build(experiment.steps)
     initialized = jax.jit(init, out_shardings=shardings)
-    return StateSpec(module, optimizer, rate, axes, groups, abstract, shardings, initialized)
+    return StateSpec(module, optimizer, rate, axes, groups, abstract, shardings, initialized, key_data)
 
 
 def _copy(tree: PyTree) -> PyTree:
@@ -120,11 +128,11 @@ def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
 
 
-def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], seed: int) -> PyTree:
+def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], key_data: jax.Array) -> PyTree:
     # The values do not matter to the weights, so the compiler drops the computation that they feed.
     batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in example.items()}
     mode = model.training_mode(module, train=False)
-    variables = module.init(counter_rng.key(seed), batch, **mode)
+    variables = module.init(jax.random.wrap_key_data(key_data), batch, **mode)
     return {name: collection for name, collection in variables.items() if name not in model.OF_A_BATCH}
 
 

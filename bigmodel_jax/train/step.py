@@ -1,5 +1,6 @@
 """One update: a pure function of state and batch."""
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Mapping
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bigmodel_jax.data import batches, counter_rng
@@ -117,8 +119,35 @@ def compile_step(experiment: Experiment, spec: StateSpec, place: sharding.Shardi
     """
     if isinstance(experiment.gradients, FixedOrder):
         return _in_fixed_order(experiment, spec, place, experiment.gradients)
-    step = functools.partial(train_step, spec=spec, experiment=experiment)
-    return jax.jit(step, donate_argnums=0, out_shardings=(spec.shardings, place.replicated))
+    step = functools.partial(_seeded_step, spec=spec, experiment=experiment)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(spec.shardings, place.replicated))
+    return SeededStep(jitted, counter_rng.key_data(experiment.seed))
+
+
+def _seeded_step(
+    state: TrainState, batch: Batch, key_data: jax.Array, *, spec: StateSpec, experiment: Experiment
+) -> tuple[TrainState, Trace]:
+    seed: Any = jax.random.wrap_key_data(key_data)  # counter_rng.key() and all that call it take either.
+    return train_step(state, batch, spec=spec, experiment=dataclasses.replace(experiment, seed=seed))
+
+
+class SeededStep:
+    """step(state, batch) of one seed. The seed is an argument of its program, which is thus the same for every seed:
+    the compile cache holds it once."""
+
+    def __init__(self, jitted: Any, key_data: np.ndarray):
+        self._jitted, self._key_data = jitted, key_data
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Trace]:
+        return self._jitted(state, batch, self._key_data)
+
+    def trace(self, state: TrainState, batch: Batch) -> Any:
+        """As jax.jit(...).trace(): the program of these shapes."""
+        return self._jitted.trace(state, batch, self._key_data)
+
+    def lower(self, state: TrainState, batch: Batch) -> Any:
+        """As jax.jit(...).lower()."""
+        return self._jitted.lower(state, batch, self._key_data)
 
 
 class RunPrograms:

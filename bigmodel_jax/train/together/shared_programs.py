@@ -76,22 +76,13 @@ class SharedPrograms(step.RunPrograms):
     def __init__(self, experiments: Sequence[Experiment]):
         self._first, self._varying = experiments[0], grouping.varying(experiments)
         self.record: Mapping[str, Any] = {'together': {'runs': len(experiments), 'arguments': ['seed', *self._varying]}}
-        self._jitted_init: Any = None
+        self._init: Any = None
         self._jitted_step: Any = None
 
     def specified(self, experiment: Experiment, spec: state.StateSpec) -> state.StateSpec:
-        return dataclasses.replace(spec, init=functools.partial(self._init, experiment, spec))
-
-    def _init(self, experiment: Experiment, spec: state.StateSpec) -> state.TrainState:
-        place = sharding.current()
-        assert place is not None, 'a session initializes its state within its context'
-
-        def init(arguments: Arguments) -> state.TrainState:
-            return state.specify(arguments.put_into(self._first), place).init()
-
-        if self._jitted_init is None:
-            self._jitted_init = jax.jit(init, out_shardings=spec.shardings)
-        return self._jitted_init(Arguments(counter_rng.key(experiment.seed)))
+        if self._init is None:
+            self._init = spec.init_from
+        return dataclasses.replace(spec, init_from=self._init)
 
     def compile_step(
         self, experiment: Experiment, spec: state.StateSpec, place: sharding.ShardingContext
