@@ -187,7 +187,7 @@ def _prepare() -> None:
     for name in ('bigmodel_jax.cli.process', 'bigmodel_jax.verbs', *LATE):
         importlib.import_module(name)
     code.package()
-    templates = importlib.import_module('bigmodel_jax.report.report').environment()
+    templates = importlib.import_module('bigmodel_jax.report.pages').environment()
     for name in templates.list_templates():
         templates.get_template(name)
 
