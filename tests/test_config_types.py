@@ -13,7 +13,7 @@ import tiny
 from bigmodel_jax import config, settings
 
 WRONG = (None, 'x', '', -1, 0, 1.5, 2**70, 10**400, True, [], ['x'], [[1]], {}, {'a': 1})
-LEFT_OUT = ('bigmodel_jax.launch', 'bigmodel_jax.__main__', 'bigmodel_jax.data.builders')
+LEFT_OUT = ('bigmodel_jax.hosts', 'bigmodel_jax.__main__', 'bigmodel_jax.data.builders')
 
 
 def classes():

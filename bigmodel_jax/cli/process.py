@@ -19,8 +19,7 @@ from bigmodel_jax import config
 from bigmodel_jax.checkpoints.checkpoints import NotSaved
 from bigmodel_jax.cli.verb import Verb
 from bigmodel_jax.console import terminal
-from bigmodel_jax.hosts import processes
-from bigmodel_jax.launch import hosts, platforms
+from bigmodel_jax.hosts import joining, platforms, processes
 from bigmodel_jax.run_directory import locking
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import device_memory
@@ -41,28 +40,28 @@ def run(verb: Verb, options: argparse.Namespace) -> int:
             jax.config.update('jax_num_cpu_devices', options.simulate_devices)
         if verb.several_hosts:
             device_memory.keep_freed()
-            hosts.join(options.coordinator, options.processes, options.process)
+            joining.join(options.coordinator, options.processes, options.process)
         status = verb.run(options)
     except config.InputError as error:
         agreed = isinstance(error, processes.CollectiveError)  # Known to all hosts.
         if processes.is_first() or not agreed:
             terminal.explain(error, debug=options.debug, host='' if agreed else _host())
-        return 2 if agreed else hosts.leave(2)
+        return 2 if agreed else joining.leave(2)
     except (Anomalous, NotSaved) as error:  # Known to all hosts.
         if processes.is_first():
             print(f'stopped: {terminal.printable(error)}', file=sys.stderr)
         return 1
     except locking.DirectoryInUse as error:
         print(f'stopped: {_host()}{error}', file=sys.stderr)
-        return hosts.leave(1)
+        return joining.leave(1)
     except KeyboardInterrupt:
-        return hosts.leave(128 + signal.SIGINT)
+        return joining.leave(128 + signal.SIGINT)
     except BaseException as error:
         if isinstance(error, OSError | ValueError) and durable_files.is_of_the_storage(
             error
         ):  # TensorStore: ValueError.
             print(f'error: {_host()}{durable_files.brief(error)}. {durable_files.ADVICE}', file=sys.stderr)
-            return hosts.leave(1)
+            return joining.leave(1)
         if processes.count() > 1:
             # One that lost another host, which failed first, has nothing of its own to show.
             is_told = isinstance(error, jax.errors.JaxRuntimeError) and not options.debug
@@ -71,7 +70,7 @@ def run(verb: Verb, options: argparse.Namespace) -> int:
             what = durable_files.brief(error).rstrip('.') if is_told else 'failed, as shown above'
             advice = 'Where a connection was lost, another host failed first. The same command resumes the run.'
             print(f'error: {_host()}{what}. {advice}', file=sys.stderr)
-            hosts.leave(1)
+            joining.leave(1)
         raise
     return status or 0
 

@@ -22,7 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _end_with_parent(options: argparse.Namespace) -> None:
-    from bigmodel_jax.launch import parents
+    from bigmodel_jax.hosts import parents
 
     if options.end_with is not None:
         parents.end_with(options.end_with)

@@ -50,7 +50,7 @@ def train(
 ) -> TrainingResult:
     """Trains `experiment` to its last step, resuming from the newest checkpoint in the work directory, if there is one.
 
-    Of several processes, one on each host, every one makes this call; see launch.hosts.join().
+    Of several processes, one on each host, every one makes this call; see hosts.joining.join().
 
     Args:
       directory: the work directory; new, empty, or holding this experiment.

@@ -14,13 +14,13 @@ import jax, tiny
 from etils import epath
 from bigmodel_jax import config
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.launch import hosts
+from bigmodel_jax.hosts import joining
 from bigmodel_jax.train import preparation
 from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.run_directory import digest
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 2)
-hosts.join(sys.argv[5], 2, process)
+joining.join(sys.argv[5], 2, process)
 run = preparation.prepare(config.vary(tiny.experiment(), {'mesh.fsdp': 4, 'model.vocab': 20_000}))
 with sharding.use(run.place), checkpoints.Checkpointer(epath.Path(directory), run.experiment.checkpoints) as store:
     state = run.spec.init()
@@ -49,7 +49,7 @@ def test_what_one_host_meets_all_know(tmp_path):
     """A write that fails on one fails on all, at once; and all use the same checkpoint."""
     (tmp_path / 'program.py').write_text(HOSTS)
     run = (
-        'import sys\nfrom bigmodel_jax.launch import simulation\n'
+        'import sys\nfrom bigmodel_jax.hosts import simulation\n'
         f'command = [sys.executable, {str(tmp_path / "program.py")!r}, {str(tmp_path / "run")!r}]\n'
         'sys.exit(simulation.run(command, hosts=2, devices=2))'
     )

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
-from bigmodel_jax.launch import simulation
+from bigmodel_jax.hosts import simulation
 from bigmodel_jax.reproduce.chaos import shim
 from bigmodel_jax.run_directory import code
 from bigmodel_jax.storage import waits

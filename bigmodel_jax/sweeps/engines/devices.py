@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bigmodel_jax import config
-from bigmodel_jax.launch import platforms
+from bigmodel_jax.hosts import platforms
 
 # What limits the threads of the libraries beside XLA, which counts the cores that its process may use.
 THREAD_LIMITS = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
@@ -19,7 +19,7 @@ TPU_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1', 8: '2,4,1'}
 # Asked in a process of its own: whoever starts a backend of JAX takes the memory of all accelerators.
 PROBE = """\
 import json, jax
-from bigmodel_jax.launch import platforms
+from bigmodel_jax.hosts import platforms
 platforms.without_missing_tpu()
 devices = jax.local_devices()
 name = devices[0].platform

@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from bigmodel_jax.hosts import processes
-from bigmodel_jax.launch import simulation
+from bigmodel_jax.hosts import processes, simulation
 from bigmodel_jax.train.monitoring import watching
 
 QUICK = watching.Limits(stuck_s=1.0, beat_s=0.2)

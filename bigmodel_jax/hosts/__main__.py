@@ -1,11 +1,11 @@
-"""`python -m bigmodel_jax.launch N [DEVICES] -- train ...`: the command line of scripts/simulate_hosts."""
+"""`python -m bigmodel_jax.hosts N [DEVICES] -- train ...`: the command line of scripts/simulate_hosts."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from bigmodel_jax.console import output
-from bigmodel_jax.launch import simulation
+from bigmodel_jax.hosts import simulation
 
 VERBS = ('train', 'evaluate')
 EXAMPLE = 'scripts/simulate_hosts 2 4 -- train experiments/quickstart.py:smoke --workdir runs/two --set mesh.data=-1'

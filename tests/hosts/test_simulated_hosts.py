@@ -15,8 +15,8 @@ import pytest
 
 import tiny
 from bigmodel_jax import config, experiment_file, verbs
-from bigmodel_jax.launch import __main__ as launcher_command
-from bigmodel_jax.launch import hosts, simulation
+from bigmodel_jax.hosts import __main__ as launcher_command
+from bigmodel_jax.hosts import joining, simulation
 from bigmodel_jax.reproduce.chaos import forks
 from bigmodel_jax.train import loop
 
@@ -35,7 +35,7 @@ def flags(settings):
 
 def command(number: int, devices: int, workdir: pathlib.Path) -> list[str]:
     train = ['train', str(SMALL), '--workdir', str(workdir), *flags(SETTINGS)]
-    return [sys.executable, '-m', 'bigmodel_jax.launch', str(number), str(devices), '--', *train]
+    return [sys.executable, '-m', 'bigmodel_jax.hosts', str(number), str(devices), '--', *train]
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
@@ -186,7 +186,7 @@ def test_hosts_with_different_experiments_say_so(zygote, tmp_path):
 )
 def test_flags_that_make_no_sense(given, message):
     with pytest.raises(config.InputError, match=message):
-        hosts.join(*given)
+        joining.join(*given)
 
 
 SLURM = {'SLURM_STEP_NUM_TASKS': '8', 'SLURM_STEP_NUM_NODES': '8'}
@@ -204,7 +204,7 @@ SLURM = {'SLURM_STEP_NUM_TASKS': '8', 'SLURM_STEP_NUM_NODES': '8'}
     ],
 )
 def test_clusters_are_found(environment, found):
-    assert hosts.cluster(environment) == found
+    assert joining.cluster(environment) == found
 
 
 # ---- the launcher -------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def simulate(tmp_path: pathlib.Path, text: str, *, number: int, devices: int) ->
     path = tmp_path / 'program.py'
     path.write_text('import json, sys, time\nprocess = int(sys.argv[-1])\n' + text)
     run = (
-        'import sys\nfrom bigmodel_jax.launch import simulation\nsimulation.GRACE_S = 0.5\n'
+        'import sys\nfrom bigmodel_jax.hosts import simulation\nsimulation.GRACE_S = 0.5\n'
         f'sys.exit(simulation.run([sys.executable, {str(path)!r}], hosts={number}, devices={devices}))'
     )
     return subprocess.run([sys.executable, '-c', run], cwd=ROOT, capture_output=True, text=True)
@@ -262,10 +262,10 @@ ROWS = """
 import jax, numpy as np
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.reproduce.chaos import forks
-from bigmodel_jax.launch import hosts
+from bigmodel_jax.hosts import joining
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 2)
-hosts.join(sys.argv[4], 3, process)
+joining.join(sys.argv[4], 3, process)
 place = sharding.MeshShape(pipeline=2, data=3).build()
 whole = np.arange(12, dtype=np.int32).reshape(6, 2)
 mine = place.local_rows(6)
@@ -290,9 +290,9 @@ def test_each_host_reads_the_rows_of_its_own_devices(tmp_path):
 
 LISTENING = """
 import sys
-from bigmodel_jax.launch import hosts
+from bigmodel_jax.hosts import joining
 port = sys.argv[1]
-hosts.join(f'127.0.0.2:{port}', 1, 0)
+joining.join(f'127.0.0.2:{port}', 1, 0)
 lines = [line.split() for name in ('tcp', 'tcp6') for line in open(f'/proc/self/net/{name}')]
 print([fields[1] for fields in lines if fields[3] == '0A' and fields[1].endswith(f':{int(port):04X}')])
 """
@@ -309,5 +309,5 @@ def test_the_coordinator_listens_on_the_address_that_it_was_given_alone():
 
 def test_a_coordinator_that_is_no_address_of_this_machine_is_refused():
     with pytest.raises(config.InputError, match=r'--coordinator 192\.0\.2\.1:80: process 0 cannot listen there'):
-        hosts.told('192.0.2.1:80', 2, 0)  # RFC 5737: of no machine.
-    assert hosts.told('192.0.2.1:80', 2, 1)['coordinator_bind_address'] is None
+        joining.told('192.0.2.1:80', 2, 0)  # RFC 5737: of no machine.
+    assert joining.told('192.0.2.1:80', 2, 1)['coordinator_bind_address'] is None

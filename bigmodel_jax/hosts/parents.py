@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from bigmodel_jax.launch import simulation
+from bigmodel_jax.hosts import simulation
 
 POLL_S = 1.0
 

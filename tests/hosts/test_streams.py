@@ -18,7 +18,7 @@ from bigmodel_jax.run_directory import digest
 from bigmodel_jax.runs import restored_model
 
 ROOT = pathlib.Path(__file__).parents[2]
-FILE, ROWS, STEPS = str(ROOT / 'tests' / 'launch' / 'reading.py'), 84, 12
+FILE, ROWS, STEPS = str(ROOT / 'tests' / 'hosts' / 'reading.py'), 84, 12
 HOSTS = (1, 2, 3, 4, 7)
 
 
