@@ -35,6 +35,10 @@ RARELY = (
     'pods',
     'recurrent_lm',
     'first_transformer',
+    'alexnet2012',
+    'resnet2015',
+    'vit2020',
+    'zaremba2014',
 )
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in RARELY else []) for file in FILES]
 

@@ -49,3 +49,10 @@ def uniform(*keys: np.ndarray | int) -> np.ndarray:
 def integers(limit: np.ndarray | int, *keys: np.ndarray | int) -> np.ndarray:
     """int64 numbers in [0, limit)."""
     return (uniform(*keys) * limit).astype(np.int64)
+
+
+def normal(*keys: np.ndarray | int) -> np.ndarray:
+    """float64 numbers of a standard normal distribution (Box and Muller, 1958). Their last bits depend on the machine,
+    whose logarithm and cosine they are made with: round them."""
+    radius = np.sqrt(-2 * np.log1p(-uniform(*keys, 0)))
+    return radius * np.cos(2 * np.pi * uniform(*keys, 1))

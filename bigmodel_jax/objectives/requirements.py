@@ -95,6 +95,11 @@ LABELS = Requirements(
     fields={'labels': FieldRequirement(below='logits')},
     provided_by="data with 'labels' and a model that gives a logit for each class, such as bert.Classifier",
 )
+CLASS_TARGETS = Requirements(
+    outputs={'logits': ('classes',)},
+    fields={'targets': FieldRequirement(axes=('classes',), integer=False)},
+    provided_by="data with 'targets' for each class and a model that gives a logit for each class",
+)
 VALUES = Requirements(
     outputs={'values': ()},
     fields={'values': FieldRequirement(integer=False)},

@@ -151,6 +151,32 @@ class WarmupStableDecay(Scheduler):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Stepwise(Scheduler):
+    """Stays at `peak`, and is multiplied by `factor` after so many updates, again and again.
+
+    Source: Krizhevsky et al. (2012), section 5; He et al. (2015), arXiv:1512.03385, section 4.2.
+    """
+
+    peak: config.Rate
+    boundaries: tuple[config.Positive, ...]  # In updates, ascending: the first update at a new rate is the next one.
+    factor: config.PositiveFloat = 0.1
+    warmup_steps: config.NonNegative = 0  # Over which it rises linearly at first.
+
+    def build(self, steps: int) -> Schedule:
+        if list(self.boundaries) != sorted(set(self.boundaries)):
+            raise config.InputError(f'optimizer.schedule.boundaries={self.boundaries} should ascend.')
+        _check_warmup(self.warmup_steps, steps)
+        boundaries = jnp.array(self.boundaries, jnp.int32)
+
+        def rate(step: jax.Array) -> jax.Array:
+            passed = (step >= boundaries).sum()
+            rising = warmup(step, peak=self.peak, warmup_steps=self.warmup_steps)
+            return jnp.float32(rising) * jnp.float32(self.factor) ** passed
+
+        return rate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Until(Scheduler):
     """A schedule of so many updates, in a longer run, which continues at the rate at which it ends (GPT-3's cosine).
 

@@ -15,6 +15,7 @@ from bigmodel_jax.data import saved
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.data.text.tokenizer import Tokenizer
 from bigmodel_jax.hosts import processes
+from bigmodel_jax.layers import image_positions
 from bigmodel_jax.run_directory import digest, identity, lineage
 from bigmodel_jax.storage import durable_files, integrity
 from bigmodel_jax.train import state
@@ -96,6 +97,44 @@ class FromRun(initialization.Initialization):
                 f'initialization.step={self.step}: {path} has no such checkpoint; there are {listed}.'
             )
         return steps[-1] if self.step is None else self.step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromOtherResolution(FromRun):
+    """As FromRun, of a model of smaller (or larger) images: its learned positions are interpolated."""
+
+    before: tuple[config.Positive, config.Positive]  # Rows and columns of patches of the other model;
+    after: tuple[config.Positive, config.Positive]  # and of this one.
+    positions: str = 'positions.table'  # The parameter, [extra + patches, D].
+    extra: config.NonNegative = 1  # Positions at its head that are no patches, such as that of the class token.
+
+    def check(self, wanted: initialization.Wanted) -> None:
+        if self.positions not in wanted:
+            raise config.InputError(
+                f'initialization.positions: the model has no parameter {self.positions!r}.'
+                f'{config.nearest(self.positions, wanted)}'
+            )
+        rows = self.extra + self.after[0] * self.after[1]
+        if wanted[self.positions].shape[0] != rows:
+            raise config.InputError(
+                f'initialization.after={self.after} makes {rows} positions, with extra={self.extra}, but the model has '
+                f'{wanted[self.positions].shape[0]}.'
+            )
+        super().check(self._stored(wanted))
+
+    def read(self, wanted: initialization.Wanted) -> initialization.ResolvedWeights:
+        found = super().read(self._stored(wanted))
+        table = image_positions.interpolate(
+            found.arrays[self.positions], before=self.before, after=self.after, extra=self.extra
+        )
+        arrays = {**found.arrays, self.positions: jax.device_put(table, wanted[self.positions].sharding)}
+        return initialization.ResolvedWeights(arrays, found.origin)
+
+    def _stored(self, wanted: initialization.Wanted) -> initialization.Wanted:
+        """The shapes that the other model has."""
+        here = wanted[self.positions]
+        shape = (self.extra + self.before[0] * self.before[1], *here.shape[1:])
+        return {**wanted, self.positions: jax.ShapeDtypeStruct(shape, here.dtype, sharding=here.sharding)}
 
 
 def _absolute(path: str) -> epath.Path:

@@ -65,7 +65,7 @@ def weights(chosen=Linear(), place=None, features=64):
 def test_each_row_is_predicted_as_alone_on_any_mesh(digits, count, data):
     place = sharding.MeshShape(data=data).build()
     found_weights = weights(place=place)
-    images = RANDOM.random((count, 8, 8)).astype(np.float32)
+    images = RANDOM.random((count, 8, 8, 1)).astype(np.float32)
     predict = predictor.RowPredictor(found_weights, digits, rows=4)
     found = predict([{'image': image} for image in images])
     logits = images.reshape(count, 64) @ np.asarray(found_weights.params['dense']['kernel'])
@@ -79,7 +79,7 @@ def test_each_row_is_predicted_as_alone_on_any_mesh(digits, count, data):
 
 def test_numbers_are_predicted_too(digits):
     (table,) = predictor.predictor(weights(Linear(gives='values')), digits, tokenizer=None)(
-        [{'image': np.ones((8, 8))}]
+        [{'image': np.ones((8, 8, 1))}]
     )
     assert table.columns == ('value',)
 
@@ -89,7 +89,7 @@ def test_numbers_are_predicted_too(digits):
     [
         ([{'prompt': 'five'}], r"Linear does not read text, but image\. .*predictor\(\)\(\[\{'image': array\}\]\)"),
         ([{'picture': 1}], "lacks 'image': the model reads image"),
-        ([{'image': np.ones((7, 8))}], r'has the shape \(7, 8\), not \(8, 8\)'),
+        ([{'image': np.ones((7, 8, 1))}], r'has the shape \(7, 8, 1\), not \(8, 8, 1\)'),
         ([], 'no records'),
     ],
 )

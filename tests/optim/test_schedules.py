@@ -53,6 +53,7 @@ def test_inverse_sqrt_is_that_of_transformers():
     ('schedule', 'at', 'expected'),
     [
         (schedules.Constant(peak=2.0), [0, 50, 100], [2.0, 2.0, 2.0]),
+        (schedules.Stepwise(peak=2.0, boundaries=(50, 60)), [0, 49, 50, 59, 60, 100], [2.0, 2.0, 0.2, 0.2, 0.02, 0.02]),
         (schedules.WarmupCosine(peak=2.0, final=0.2), [0, 50, 100, 150], [2.0, 1.1, 0.2, 0.2]),
         (schedules.WarmupCosine(peak=2.0, warmup_steps=4, final=0.2), [0, 3, 4, 52, 100], [0.5, 2.0, 2.0, 1.1, 0.2]),
         (schedules.WarmupLinear(peak=2.0, warmup_steps=20, final=1.0), [0, 19, 20, 60, 100], [0.1, 2.0, 2.0, 1.5, 1.0]),
@@ -99,3 +100,8 @@ def test_until_is_the_schedule_and_then_the_rate_at_which_it_ends(schedule):
     found = rates(schedules.Until(schedule=schedule, steps=20), 60, range(60))
     np.testing.assert_array_equal(found[:21], alone)
     np.testing.assert_array_equal(found[20:], np.full(40, alone[20]))
+
+
+def test_boundaries_ascend():
+    with pytest.raises(config.InputError, match='should ascend'):
+        schedules.Stepwise(peak=1.0, boundaries=(60, 50)).build(100)

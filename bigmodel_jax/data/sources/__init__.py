@@ -6,6 +6,7 @@ from bigmodel_jax.data.sources.image_folder import ImageFolder
 from bigmodel_jax.data.sources.json_lines import JsonLines
 from bigmodel_jax.data.sources.npz import Npz
 from bigmodel_jax.data.sources.parquet import Parquet
+from bigmodel_jax.data.sources.scikit_learn import ScikitLearn
 from bigmodel_jax.data.sources.squad_file import SquadFile
 from bigmodel_jax.data.sources.text_files import Lines, TextFile, TextFiles, Texts
 from bigmodel_jax.data.sources.tfds import Tfds
@@ -19,6 +20,7 @@ __all__ = [
     'Lines',
     'Npz',
     'Parquet',
+    'ScikitLearn',
     'SquadFile',
     'TextField',
     'TextFile',

@@ -22,6 +22,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import cache, preparation_progress, records
 from bigmodel_jax.data.text import tokenizer as base
 from bigmodel_jax.data.text.pretrained import pretrained_sentencepiece, pretrained_tokenizer
+from bigmodel_jax.data.text.streams import word_tokenizer
 from bigmodel_jax.data.text.tokenizer import DESCRIPTION, Tokenizer, Vocabulary, import_library
 
 # 256 bytes, the end of a document, and at least one piece to learn.
@@ -46,7 +47,7 @@ def load(directory: epath.PathLike) -> Tokenizer:
         files = {name: (folder / name).read_bytes() for name in names}
     except FileNotFoundError as error:
         raise config.InputError(f'{folder} holds no tokenizer: {error.filename} is missing.') from error
-    ours = (ByteTokenizer, CharacterTokenizer, HuggingFaceTokenizer, SentencePieces)
+    ours = (ByteTokenizer, CharacterTokenizer, word_tokenizer.WordTokenizer, HuggingFaceTokenizer, SentencePieces)
     pretrained = (pretrained_tokenizer.PretrainedTokenizer, pretrained_sentencepiece.PretrainedSentencePiece)
     kinds = {kind.__name__: kind for kind in (*ours, *pretrained)}
     if description['class'] not in kinds:
@@ -98,11 +99,11 @@ class Characters(Vocabulary):
     def build(self) -> Tokenizer:
         def train(texts: records.TextView) -> Tokenizer:
             seen: set[str] = set()
-            for text in _texts(texts, 'Collecting characters'):
+            for text in read_texts(texts, 'Collecting characters'):
                 seen.update(text)
             return CharacterTokenizer(sorted(seen))
 
-        return _trained(self, train)
+        return trained(self, train)
 
 
 class CharacterTokenizer(Tokenizer):
@@ -172,10 +173,10 @@ class Bpe(Vocabulary):
             trainer = library.trainers.BpeTrainer(
                 vocab_size=self.vocab - 1, initial_alphabet=alphabet, show_progress=False
             )
-            model.train_from_iterator(_texts(texts, 'Training a BPE tokenizer'), trainer)
+            model.train_from_iterator(read_texts(texts, 'Training a BPE tokenizer'), trainer)
             return HuggingFaceTokenizer(model)
 
-        return _trained(self, train, library='tokenizers')
+        return trained(self, train, library='tokenizers')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,7 @@ class WordPiece(Vocabulary):
         def train(texts: records.TextView) -> Tokenizer:
             library = import_library('tokenizers')
             model = self._model(library, {'[UNK]': 0})
-            normalized = map(model.normalizer.normalize_str, _texts(texts, 'Reading for WordPiece'))
+            normalized = map(model.normalizer.normalize_str, read_texts(texts, 'Reading for WordPiece'))
             letters = set().union(*normalized)
             # Ties are broken by id, and the trainer numbers letters within words in the random order of a hash table
             # unless they have numbers already. The model is created again because the trainer takes them for specials.
@@ -205,7 +206,7 @@ class WordPiece(Vocabulary):
             trainer = library.trainers.WordPieceTrainer(
                 vocab_size=self.vocab, special_tokens=[*BERT_SPECIALS, *inner], show_progress=False
             )
-            model.train_from_iterator(_texts(texts, 'Training a WordPiece tokenizer'), trainer)
+            model.train_from_iterator(read_texts(texts, 'Training a WordPiece tokenizer'), trainer)
             if model.get_vocab_size() > self.vocab:
                 raise config.InputError(
                     f'WordPiece(vocab={self.vocab}) is too small: the letters of {texts.name} alone take '
@@ -215,7 +216,7 @@ class WordPiece(Vocabulary):
             final.add_special_tokens(list(BERT_SPECIALS))
             return HuggingFaceTokenizer(final)
 
-        return _trained(self, train, library='tokenizers')
+        return trained(self, train, library='tokenizers')
 
     def _model(self, library: types.ModuleType, vocabulary: Mapping[str, int]) -> Any:
         model = library.Tokenizer(library.models.WordPiece(vocab=vocabulary, unk_token='[UNK]'))
@@ -297,7 +298,7 @@ class SentencePiece(Vocabulary):
     def build(self) -> Tokenizer:
         def train(texts: records.TextView) -> Tokenizer:
             model = io.BytesIO()
-            lines = (line for text in _texts(texts, 'Training SentencePiece') for line in sentences(text))
+            lines = (line for text in read_texts(texts, 'Training SentencePiece') for line in sentences(text))
             try:
                 import_library('sentencepiece').SentencePieceTrainer.train(
                     sentence_iterator=lines, model_writer=model, model_type=self.kind, vocab_size=self.vocab,
@@ -313,7 +314,7 @@ class SentencePiece(Vocabulary):
                 ) from error
             return SentencePieces(model.getvalue())
 
-        return _trained(self, train, library='sentencepiece')
+        return trained(self, train, library='sentencepiece')
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -375,7 +376,7 @@ class SentencePieces(Tokenizer):
 # ---- training -----------------------------------------------------------------------------------------------------
 
 
-def _trained(vocabulary: Any, train: Callable[[records.TextView], Tokenizer], library: str | None = None) -> Tokenizer:
+def trained(vocabulary: Any, train: Callable[[records.TextView], Tokenizer], library: str | None = None) -> Tokenizer:
     """What `train` makes of the documents; from the cache if it was made before."""
     texts = records.texts(vocabulary.trained_on)
     key = config.to_json(vocabulary) | {'trained_on': dict(texts.fingerprint)}
@@ -389,7 +390,7 @@ def _trained(vocabulary: Any, train: Callable[[records.TextView], Tokenizer], li
     return load(cache.prepared('tokenizers', key, make))
 
 
-def _texts(texts: records.TextView, what: str) -> Iterator[str]:
+def read_texts(texts: records.TextView, what: str) -> Iterator[str]:
     return preparation_progress.track(texts, total=len(texts), what=f'{what} on {texts.name}')
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, records, transforms
+from bigmodel_jax.data import batches, counter_rng, records, transforms
 from bigmodel_jax.data.transforms import Transform
+from bigmodel_jax.data.vision.mixing import Mixing
 from bigmodel_jax.data.vision.transforms import Normalize
 
 
@@ -19,6 +20,8 @@ class Images(batches.Data):
     A batch holds, where n is `batch` and [Y, X, Z] is `shape`:
       image: [n, Y, X, Z] float32, as the `transforms` leave it.
       labels: [n] int32, below `classes`.
+    and where examples are mixed:
+      mixed_labels, mixed_share: [n] int32 and float32: the label of the partner, and how much of the image is its own.
     """
 
     source: records.Source  # Of records with an image, [Y, X, Z] or [Y, X] of uint8 or a float, and a label.
@@ -28,12 +31,16 @@ class Images(batches.Data):
     transforms: tuple[Transform, ...] = (Normalize(),)
     image: str = 'image'  # The field of the source's records that holds the image;
     label: str = 'label'  # and the number of its class.
+    mixing: Mixing | None = None  # Examples are mixed with others, for training.
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
+        label = batches.Field((), np.dtype(np.int32), (), self.classes)
+        mixed = {'mixed_labels': label, 'mixed_share': batches.Field((), np.dtype(np.float32), ())}
         return {
             'image': batches.Field(self.shape, np.dtype(np.float32), ('height', 'width', 'channels')),
-            'labels': batches.Field((), np.dtype(np.int32), (), self.classes),
+            'labels': label,
+            **({} if self.mixing is None else mixed),
         }
 
     @property
@@ -54,6 +61,7 @@ class ImageExamples(batches.Examples):
             **self._records.fingerprint,
             'fields': [data.image, data.label],
             'transforms': config.to_json(data.transforms),
+            **({} if data.mixing is None else {'mixing': config.to_json(data.mixing)}),
         }
         self._check()
 
@@ -92,15 +100,29 @@ class ImageExamples(batches.Examples):
         return len(self._records)
 
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.Batch:
+        images, labels = self._read(indices, epochs, seed)
+        mixing = self._data.mixing
+        if mixing is None:
+            return {'image': np.stack(images), 'labels': np.array(labels, np.int32)}
+        partners = mixing.partners(indices, epochs, seed, count=len(self))
+        others, mixed_labels = self._read(partners, epochs, seed)
+        keys = counter_rng.bits(seed, epochs, indices)
+        mixed = [mixing(*each) for each in zip(images, others, keys)]
+        return {
+            'image': np.stack([each.image for each in mixed]),
+            'labels': np.array(labels, np.int32),
+            'mixed_labels': np.array(mixed_labels, np.int32),
+            'mixed_share': np.array([each.share for each in mixed], np.float32),
+        }
+
+    def _read(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> tuple[list[np.ndarray], list[int]]:
+        """The images at `indices` after the transforms, and their labels."""
         examples, epoch_of = indices.tolist(), epochs.tolist()
         found = [
             self._example(record, example, epoch, seed)
             for record, example, epoch in zip(self._records.gather(examples), examples, epoch_of)
         ]
-        return {
-            'image': np.stack([image for image, _ in found]),
-            'labels': np.array([label for _, label in found], np.int32),
-        }
+        return [image for image, _ in found], [label for _, label in found]
 
     def _example(self, record: records.Record, example: int, epoch: int, seed: int) -> tuple[np.ndarray, int]:
         data = self._data
