@@ -36,7 +36,7 @@ def tumours(part: splits.Subset, *, batch: int) -> tabular.Features:
 
 
 def experiment(hidden: tuple[int, ...] = (32,)) -> Experiment:
-    test = tumours(TEST, batch=71)
+    test = tumours(TEST, batch=72)
     return Experiment(
         name='breast_cancer',
         steps=400,

@@ -18,8 +18,9 @@ def test_the_experiment_is_valid_and_survives_json(file):
     assert verbs.parameters(experiment) > 0
 
 
-# Whose parts others train too: test_recurrent_lm.py and test_readme.py train the last two, test_translation.py the
-# encoder and decoder of multi30k, and test_first_week.py the decoder of quickstart.
+# Whose parts others train too: test_recurrent_lm.py and test_readme.py train recurrent_lm and first_transformer,
+# test_translation.py the encoder and decoder of multi30k, test_first_week.py the decoder of quickstart, and
+# augmented_images and breast_cancer the data and the evaluation of the experiments with images.
 RARELY = (
     'multi30k',
     'gpt2',
@@ -39,6 +40,7 @@ RARELY = (
     'resnet2015',
     'vit2020',
     'zaremba2014',
+    'digits',
 )
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in RARELY else []) for file in FILES]
 

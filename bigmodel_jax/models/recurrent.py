@@ -39,14 +39,6 @@ class CarryingDecoder(decoder.Decoder):
         model.check_dtype(self.dtype)
         return CarryingDecoderModule(self, name=name)
 
-    def check(self, fields: Mapping[str, batches.Field]) -> None:
-        super().check(fields)
-        if 'starts' not in fields:
-            raise config.InputError(
-                "CarryingDecoder reads 'starts', which says where a row does not go on where the last batch ended; use "
-                'contiguous text, data=Contiguous(...), or the model Decoder.'
-            )
-
 
 class CarryingDecoderModule(decoder.DecoderModule):
     """Keeps the state of the layers in the collection 'carried', which only training changes."""
@@ -66,13 +58,21 @@ class CarryingDecoderModule(decoder.DecoderModule):
                 f'The carried state is not of the {rows} rows that are read at a time; '
                 'CarryingDecoder needs gradients=WholeBatch().'
             )
+        if self.is_initializing():
+            self.put_variable(CARRIED, 'state', zeros)
+            return super().features(batch)
+        if 'starts' not in batch:
+            raise config.InputError(
+                "CarryingDecoder is trained on batches with 'starts', which says where a row does not go on where the "
+                'last batch ended; use contiguous text, data=Contiguous(...), or the model Decoder.'
+            )
         starts_B = batch['starts'] == 1
         # The rows are on axis 1, after the layers.
         before = jax.tree.map(
             lambda leaf: jnp.where(starts_B.reshape(1, -1, *[1] * (leaf.ndim - 2)), 0, leaf).astype(leaf.dtype), before
         )
         x_BTD, after = super().features(batch, before)
-        self.put_variable(CARRIED, 'state', zeros if self.is_initializing() else after)
+        self.put_variable(CARRIED, 'state', after)
         return x_BTD, None
 
 

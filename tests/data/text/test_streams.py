@@ -21,10 +21,10 @@ def test_each_line_is_its_words_and_an_end(tmp_path):
     again = tokenizers.load(tmp_path)
     assert again.fingerprint == built.fingerprint
     data = text.Text(source=LINES, tokenizer=vocabulary, batch=1, length=7).open(0)
-    batch = data.training(0)
+    batch = data.eval_batch(0)
     assert batch['inputs'].tolist() == [[4, 3, 2, 0, 3, 4, 1]]
     assert batch['targets'].tolist() == [[3, 2, 0, 3, 4, 1, 2]]
-    np.testing.assert_array_equal(batch['bytes'], [len('the cat <unk> the\na cat ')])
+    np.testing.assert_array_equal(batch['bytes'], [len('the cat <unk> the \na cat ')])
 
 
 def test_a_word_that_nothing_stands_for_is_refused():

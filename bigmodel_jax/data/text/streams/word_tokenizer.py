@@ -20,7 +20,7 @@ class WordTokenizer(tokenizer.Tokenizer):
     def __init__(self, words: Sequence[str]):
         self._words, self.end, self.size = list(words), len(words), len(words) + 1
         self._ids = {word: i for i, word in enumerate(words)}
-        # A word and the space, or the end of the line, behind it.
+        # A word and the space behind it, which the last one of a line has too; and the end of a line.
         self.token_bytes = np.array([len(word.encode()) + 1 for word in words] + [1], np.int32)
 
     def encode(self, text: str) -> np.ndarray:
