@@ -162,7 +162,7 @@ def draw(
         return None
     steps = np.array([end for each in drawn for end in (each.steps.min(), each.steps.max())])
     first = float(steps.min()) if axes.log_x or axes.zoomed else 0.0
-    x_axis = Axis(first, max(float(steps.max()), first + 1), 48.0, width - 10.0, log=axes.log_x)
+    x_axis = Axis(first, max(float(steps.max()), first + 1), 48.0, width - 16.0, log=axes.log_x)
     y_axis = _y_axis(drawn, level, axes, Span(height - 24.0, 10.0))
 
     def tick(axis: Axis, value: float, label: str) -> Tick:

@@ -73,7 +73,7 @@ def _intervals(every_record: Sequence[event_log.Record]) -> list[tuple[Interval,
             parts.append(step)
             first = step
         elif record['kind'] == 'time':
-            parts.append(Interval(min(first, step), step, _known(record['metrics'])))
+            parts.append(Interval(min(first, step), step, known(record['metrics'])))
             first = step
     found: list[tuple[Interval, float]] = []
     limit = max((record['step'] for record in every_record), default=0)
@@ -92,13 +92,14 @@ def _kept(interval: Interval, step: int) -> float:
     return max(step - interval.first, 0) / (interval.last - interval.first) if interval.last > interval.first else 0.0
 
 
-def _known(metrics: Mapping[str, Any]) -> dict[str, float]:
+def known(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those of PARTS among the metrics of a record of kind 'time'."""
     return {name: value for name, value in metrics.items() if name in PARTS}
 
 
 def shares(record: event_log.Record) -> dict[str, float]:
     """Part -> share of the time since the report before, from a record of kind 'time'; {} if no time passed."""
-    times = _known(record['metrics'])
+    times = known(record['metrics'])
     total = sum(times.values())
     return {PARTS[name]: seconds / total for name, seconds in times.items()} if total > 0 else {}
 

@@ -91,9 +91,9 @@ class LiveRun:
 
     @property
     def training_share(self) -> float | None:
-        """The mean share of the time between reports that was training; None if it is not recorded."""
-        found = self.tail.shares.get(goodput.PARTS['train_s'])
-        return None if found is None else float(found.arrays()[1].mean())
+        """Of the recorded time, that which was training; None if it is not recorded."""
+        total = sum(self.tail.spent.values())
+        return self.tail.spent.get(goodput.TRAINING, 0.0) / total if total else None
 
     # ---- columns ----
 

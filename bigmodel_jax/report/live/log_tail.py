@@ -70,6 +70,7 @@ class LogTail:
     Attributes:
       points: metric -> its values.
       shares: part of the time -> its shares.
+      spent: part of the time -> seconds, those of steps that were done again included.
       messages: the last ones, oldest first.
       resumptions: the steps after which a later session resumed.
       damage: lines that could not be read.
@@ -87,6 +88,7 @@ class LogTail:
         self._identity: int | None = None
         self.points: dict[str, Points] = {}
         self.shares: dict[str, Points] = {}
+        self.spent: dict[str, float] = {}
         self.messages: list[sections.RunMessage] = []
         self.resumptions: list[int] = []
         self.damage = self.step = 0
@@ -141,6 +143,9 @@ class LogTail:
             self.last_event = kind
         for table, name, value in _numbers(record):
             (self.points if table == 'points' else self.shares).setdefault(name, Points()).add(step, value)
+        for name, seconds in goodput.known(record['metrics']).items() if kind == 'time' else ():
+            part = goodput.PARTS[name]
+            self.spent[part] = self.spent.get(part, 0.0) + seconds
         said = sections.message(record)
         if said is not None:
             self.messages = [*self.messages[-KEPT_MESSAGES + 1 :], said]

@@ -11,7 +11,7 @@ import numpy as np
 from bigmodel_jax.catalogue import columns, expressions, fields, tables
 from bigmodel_jax.catalogue.catalogued_run import CataloguedRun
 from bigmodel_jax.console import quantities
-from bigmodel_jax.report import curves, figures, key_numbers, sections
+from bigmodel_jax.report import curves, figures, key_numbers
 from bigmodel_jax.report.live.choice import LiveChoice
 from bigmodel_jax.report.live.live_run import LiveRun
 from bigmodel_jax.report.live.live_runs import LiveRuns
@@ -21,7 +21,7 @@ DEFAULT_CHARTS = 6
 SHOWN_FIELDS, SHOWN_METRICS = 8, 4  # Columns of the table.
 SHOWN_MESSAGES = 30
 NEAREST = 12  # Runs whose values are told under the pointer.
-SHARES = (goodput.PARTS['train_s'], goodput.PARTS['data_s'])  # Those that runs are compared by.
+SHARES = (goodput.TRAINING, goodput.PARTS['data_s'])  # Those that runs are compared by.
 
 
 class TableRow(NamedTuple):
@@ -136,8 +136,8 @@ def table(runs: LiveRuns, picked: Sequence[LiveRun]) -> dict[str, Any]:
         'warnings': warnings[:SHOWN_MESSAGES],
         'warning_count': len(warnings),
         'short_name': short_name,
+        'has_shares': any(row.training for row in rows),
         'now_s': time.time(),
-        'message': sections.RunMessage,
     }
 
 

@@ -77,9 +77,9 @@ class Tab:
         return found['result'].get('value')
 
     def wait(self, expression: str, timeout_s: float = ANSWER_S) -> Any:
-        """The value of an expression as soon as it is true."""
+        """The value of an expression as soon as it is true; true for an element, which has no value."""
         deadline = time.monotonic() + timeout_s
-        while not (found := self.value(expression)):
+        while not (found := self.value(f'((e) => e instanceof Node ? true : e)({expression})')):
             assert time.monotonic() < deadline, f'{expression} did not become true; {self.errors}'
             time.sleep(0.05)
         return found
