@@ -10,7 +10,6 @@ from bigmodel_jax import config
 from bigmodel_jax.sweeps import worker
 from bigmodel_jax.sweeps.engines import engine
 from bigmodel_jax.sweeps.sweep_directory import SweepDirectory, TrialEntry
-from bigmodel_jax.train import loop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,7 @@ class InProcess(engine.Engine):
 
     interrupt_at: int | None = None
 
-    def check(self) -> None:
+    def check(self, directory: SweepDirectory) -> None:
         pass
 
     @contextlib.contextmanager
@@ -36,23 +35,23 @@ class InProcessJobs(engine.Jobs):
 
     def __init__(self, directory: SweepDirectory, how: InProcess):
         self.directory, self.how, self.trained = directory, how, 0
+        self.worker = worker.Worker(directory)
         self.over: list[engine.EndedJob] = []
 
     def room(self) -> int:
         return 1 - len(self.over)
 
-    def submit(self, entries: Sequence[TrialEntry]) -> None:
+    def submit(self, entries: Sequence[TrialEntry], *, stop_after: int | None = None) -> None:
         for entry in entries:
             self.trained += 1
             if self.trained == self.how.interrupt_at:
-                experiment = worker.experiment_of(self.directory, entry)
-                loop.train(experiment, self.directory.trial(entry), stop_after=8)
+                self.worker.run_sharing(entry.name, stop_after=8)
                 raise KeyboardInterrupt
-            self.over.append(engine.EndedJob(entry, self.train(entry)))
+            self.over.append(engine.EndedJob(entry, self.train(entry, stop_after)))
 
-    def train(self, entry: TrialEntry) -> int:
+    def train(self, entry: TrialEntry, stop_after: int | None) -> int:
         try:
-            worker.run(self.directory, entry.name)
+            self.worker.run_sharing(entry.name, stop_after=stop_after)
         except config.InputError:
             self.directory.log(entry).write_text(traceback.format_exc())
             return 2

@@ -70,6 +70,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help='local: trials at a time, each with its share of the cores or accelerators (default: one for each core, '
         'or for each group of accelerators that a mesh needs)',
     )
+    where.add_argument(
+        '--together',
+        action=argparse.BooleanOptionalAction,
+        help='local: a process trains one trial after another, and compiles a program that several of them share once\n'
+        '(default: on the CPU). --no-together: each trial has a process of its own',
+    )
     arguments.add_simulated_devices(parser)
     cost = parser.add_argument_group('cost')
     cost.add_argument('--budget', metavar='AMOUNT', help='spend no more than this in all: 2.5usd or 3chip-hours')
@@ -138,7 +144,7 @@ def _engine(options: argparse.Namespace) -> 'Engine':
         return choosing.cluster(options.engine, options.engine_set)
     if options.engine_set or options.manifests:
         raise config.InputError('--engine-set is for --engine slurm and xpk, and --manifests for xpk.')
-    return local.Local(processes=options.jobs, simulate_devices=options.simulate_devices)
+    return local.Local(processes=options.jobs, simulate_devices=options.simulate_devices, together=options.together)
 
 
 def _write_manifests(options: argparse.Namespace, chosen: 'Sweep', source: 'Invocation') -> int:
@@ -151,8 +157,9 @@ def _write_manifests(options: argparse.Namespace, chosen: 'Sweep', source: 'Invo
     engine = _engine(options)
     if not isinstance(engine, xpk.Xpk):
         raise config.InputError('--manifests needs --engine xpk.')
-    xpk.check_remote(workdir(options))
-    directory = sweep_directory.create(workdir(options), chosen, trials.trials(chosen), source)
+    directory = sweep_directory.described(workdir(options), chosen, trials.trials(chosen), source)
+    xpk.check_remote(directory.path)
+    directory.write()
     for path in engine.manifests(directory, directory.description.trials, options.manifests):
         print(terminal.printable(path))
     return 0

@@ -13,7 +13,15 @@ only loaded for the parts that it defines, and refused if these have changed sin
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('sweep', metavar='SWEEP', help='the directory of the sweep')
-    parser.add_argument('trial', metavar='NAME', help='the name of the trial, as the sweep lists it')
+    parser.add_argument(
+        'trial',
+        metavar='NAME',
+        help='the name of the trial, as the sweep lists it; - trains those that the local engine asks for on standard\n'
+        'input, in one process',
+    )
+    parser.add_argument(
+        '--stop-after', type=arguments.positive, metavar='STEP', help='stop after this step with a checkpoint'
+    )
     parser.add_argument(
         '--end-with', type=arguments.positive, metavar='PID', help='end at once when that process, its parent, ends'
     )
@@ -34,15 +42,15 @@ def run(options: argparse.Namespace) -> int:
     Returns:
       1 if a log is not on disk; else 128 + the number of the signal that stopped it, or 0.
     """
-    from bigmodel_jax.hosts import preemption, processes
+    import os
+
     from bigmodel_jax.sweeps import sweep_directory, worker
 
-    result = worker.run(sweep_directory.open_sweep(options.sweep), options.trial)
-    if processes.is_first():
-        print(f'digest of the state at step {result.step}: {result.digest}')
-        for sentence in result.unwritten:
-            print(f'incomplete: {sentence}', file=sys.stderr)
-    return 1 if result.unwritten else preemption.status(result.stopped_by)
+    sweep = sweep_directory.open_sweep(options.sweep)
+    if options.trial == worker.REQUESTS:
+        with os.fdopen(os.dup(sys.stdout.fileno()), 'wb') as answers:
+            return worker.serve(sweep, sys.stdin.buffer, answers)
+    return worker.status(worker.Worker(sweep).run(options.trial, stop_after=options.stop_after))
 
 
 VERB = Verb(

@@ -72,25 +72,30 @@ class SweepEnd(NamedTuple):
         return all(each.state is State.FINISHED for each in self.standings.all())
 
 
+def check(directory: SweepDirectory, on: engine.Engine, limits: Sequence[Limit] = ()) -> None:
+    """Finds out whether a sweep can be run, before anything of it is written.
+
+    Raises:
+      InputError: the engine cannot be used, or a limit would let nothing start.
+    """
+    on.check(directory)
+    standings = Standings(directory)
+    for limit in limits:
+        limit.check(standings)
+
+
 def run(
     directory: SweepDirectory, on: engine.Engine, view: SweepView, *, retry: bool = False, limits: Sequence[Limit] = ()
 ) -> SweepEnd:
-    """Runs what is not finished of a sweep.
+    """Runs what is not finished of a sweep, for which check() has found nothing wrong.
 
     Args:
       view: is told what happens.
       retry: also those that failed before.
       limits: what may keep trials from starting or stop them, such as a budget.
-
-    Raises:
-      InputError: the engine cannot be used; nothing was started.
     """
-    on.check()
-    standings = Standings(directory)
-    for limit in limits:
-        limit.check(standings)
     with on.jobs(directory) as jobs, _listening() as heard:
-        supervisor = Supervisor(directory, jobs, view, standings=standings, limits=limits)
+        supervisor = Supervisor(directory, jobs, view, standings=Standings(directory), limits=limits)
         supervisor.choose(retry=retry)
         return supervisor.run(heard)
 

@@ -67,10 +67,17 @@ class Description:
 
 
 class SweepDirectory:
-    """A sweep's directory and what sweep.json says in it. Made by create() or open_sweep()."""
+    """A sweep's directory and what sweep.json says in it. Made by described(), create() or open_sweep()."""
 
     def __init__(self, path: epath.Path, description: Description):
         self.path, self.description = path, description
+
+    def write(self) -> None:
+        """Writes sweep.json, and makes the directories."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (TRIALS, LOGS, FAILURES):
+            (self.path / folder).mkdir(exist_ok=True)
+        durable_files.write_json(self.path / FILE, _to_json(self.description))
 
     def trial(self, entry: TrialEntry) -> epath.Path:
         """The directory of a trial's run, which need not be there."""
@@ -124,6 +131,17 @@ def create(path: epath.PathLike, sweep: Sweep, trials: Sequence[Trial], source: 
     Raises:
       InputError: the directory holds something else, or cannot be written.
     """
+    found = described(path, sweep, trials, source)
+    found.write()
+    return found
+
+
+def described(path: epath.PathLike, sweep: Sweep, trials: Sequence[Trial], source: Invocation) -> SweepDirectory:
+    """What create() would make; nothing is written.
+
+    Raises:
+      InputError: the directory holds something else.
+    """
     root = durable_files.directory(path)
     names = durable_files.names_in(root)
     if names and FILE not in names and not all(durable_files.is_partial(name) for name in names):
@@ -131,16 +149,11 @@ def create(path: epath.PathLike, sweep: Sweep, trials: Sequence[Trial], source: 
             f'{root} is not the directory of a sweep: it has no {FILE}. It holds {", ".join(names[:8])}. Pass a new '
             'directory, or that of a sweep.'
         )
-    described = describe(root, sweep, trials, source)
-    root.mkdir(parents=True, exist_ok=True)
-    for folder in (TRIALS, LOGS, FAILURES):
-        (root / folder).mkdir(exist_ok=True)
-    durable_files.write_json(root / FILE, _to_json(described))
-    return SweepDirectory(root, described)
+    return SweepDirectory(root, _description(root, sweep, trials, source))
 
 
-def describe(root: epath.Path, sweep: Sweep, trials: Sequence[Trial], source: Invocation) -> Description:
-    """What sweep.json says of a sweep; a trial that is in its directory already keeps its name. Writes nothing."""
+def _description(root: epath.Path, sweep: Sweep, trials: Sequence[Trial], source: Invocation) -> Description:
+    """What sweep.json says of a sweep; a trial that is in its directory already keeps its name."""
     there = {name.rpartition('-')[2]: name for name in durable_files.names_in(root / TRIALS)}
     entries = tuple(TrialEntry(each.arm, each.seed, there.get(each.address, each.name)) for each in trials)
     return Description(

@@ -32,12 +32,13 @@ def sweep(
       limits: what may keep trials from starting, or stop them, such as a budget.
 
     Raises:
-      InputError: the sweep, the directory or the engine is wrong; nothing was started.
+      InputError: the sweep, the directory, the engine or a limit is wrong; nothing was written.
     """
     found = sweeps.complete(described)
     if source is None:
         source = sweep_directory.Invocation(getattr(found.arms[found.baseline], config.FILE, ''))
-    engine.check()
-    directory = sweep_directory.create(workdir, found, trials.trials(found), source)
+    directory = sweep_directory.described(workdir, found, trials.trials(found), source)
+    running.check(directory, engine, limits)
+    directory.write()
     with live_table.shown(directory) as view:
         return running.run(directory, engine, view, retry=retry, limits=limits)

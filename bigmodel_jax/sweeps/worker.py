@@ -1,47 +1,143 @@
-"""One trial of a sweep in this process; every engine starts the command line's `trial SWEEP NAME`, which calls this."""
+"""The trials of a sweep in this process: what the command line's `trial SWEEP NAME` calls, which every engine starts.
 
+`trial SWEEP -` trains several, one after another, as the local engine asks for them. A request is a line of JSON on
+standard input, {"trial": NAME, "log": FILE, "stop_after": STEP or null}; the answer, when the trial has ended as it
+should, is a line on standard output, its name. A trial that fails or is stopped ends the process, whose exit status is
+then that of the trial.
+"""
+
+import gc
+import json
+import os
 import sys
+from collections.abc import Iterable
+from typing import IO, Any
 
 from bigmodel_jax import config, experiment_file
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.sweeps import sweep_directory, trials
-from bigmodel_jax.train import loop
+from bigmodel_jax.hosts import preemption, processes
+from bigmodel_jax.sweeps import sharing, sweep_directory, trials
+from bigmodel_jax.train import loop, step
+
+REQUESTS = '-'  # In place of the name of a trial.
 
 
-def command(sweep: sweep_directory.SweepDirectory, entry: sweep_directory.TrialEntry) -> list[str]:
-    """The command that runs a trial; its exit status is that of `train`."""
-    return [sys.executable, '-m', 'bigmodel_jax', 'trial', str(sweep.path), entry.name]
+def command(
+    sweep: sweep_directory.SweepDirectory, entry: sweep_directory.TrialEntry, *, stop_after: int | None = None
+) -> list[str]:
+    """The command that runs a trial, to its end or to a step; its exit status is that of `train`."""
+    until = [] if stop_after is None else ['--stop-after', str(stop_after)]
+    return [sys.executable, '-m', 'bigmodel_jax', 'trial', str(sweep.path), entry.name, *until]
 
 
-def experiment_of(sweep: sweep_directory.SweepDirectory, entry: sweep_directory.TrialEntry) -> Experiment:
-    """The experiment of a trial, as the sweep's directory says it.
+def serving_command(sweep: sweep_directory.SweepDirectory) -> list[str]:
+    """The command that runs trials as they are asked for on its standard input."""
+    return [sys.executable, '-m', 'bigmodel_jax', 'trial', str(sweep.path), REQUESTS]
 
-    Raises:
-      InputError: the code of its own parts is not what it was when the sweep was started.
+
+def request(trial: str, log: os.PathLike[str], stop_after: int | None) -> bytes:
+    """The line that asks such a process for a trial."""
+    return json.dumps({'trial': trial, 'log': os.fspath(log), 'stop_after': stop_after}).encode() + b'\n'
+
+
+class Worker:
+    """Trains trials of a sweep in this process."""
+
+    def __init__(self, sweep: sweep_directory.SweepDirectory):
+        self._sweep = sweep
+        self._by_name = {entry.name: entry for entry in sweep.description.trials}
+        self._path = experiment_file.parse(sweep.description.source.experiment)[0]
+        self._arms: dict[str, Experiment] = {}
+        self._programs = sharing.KeptPrograms(sweep.description.seeds)
+        if self._path:
+            experiment_file.load_module(self._path)  # Defines the parts of its own.
+
+    def experiment(self, entry: sweep_directory.TrialEntry) -> Experiment:
+        """The experiment of a trial, as the sweep's directory says it.
+
+        Raises:
+          InputError: the code of its own parts is not what it was when the sweep was started.
+        """
+        found = trials.trial(entry.arm, entry.seed, self._arm(entry.arm))
+        if not entry.name.endswith(f'-{found.address}'):
+            raise config.InputError(
+                f'{self._path} has changed since the sweep was started: arm {entry.arm} would be another trial than '
+                f'{entry.name}. Give the sweep command again, which runs what is new.'
+            )
+        return found.experiment
+
+    def run(self, name: str, *, stop_after: int | None = None) -> loop.TrainingResult:
+        """Trains a trial with programs of its own, or resumes it.
+
+        Raises:
+          InputError: there is no such trial, or as loop.train().
+        """
+        return self._train(name, stop_after, step.OWN_PROGRAMS)
+
+    def run_sharing(self, name: str, *, stop_after: int | None = None) -> loop.TrainingResult:
+        """run() with programs that are kept for the trials that can share them."""
+        arms = {arm: self._arm(arm) for arm in self._sweep.description.arms}
+        return self._train(name, stop_after, self._programs.of(self._entry(name).arm, arms))
+
+    def _train(self, name: str, stop_after: int | None, programs: step.RunPrograms) -> loop.TrainingResult:
+        entry = self._entry(name)
+        directory = self._sweep.trial(entry)
+        return loop.train(self.experiment(entry), directory, stop_after=stop_after, programs=programs)
+
+    def _entry(self, name: str) -> sweep_directory.TrialEntry:
+        if name not in self._by_name:
+            nearest = config.nearest(name, self._by_name)
+            raise config.InputError(f'{self._sweep.path}: the sweep has no trial {name!r}.{nearest}')
+        return self._by_name[name]
+
+    def _arm(self, arm: str) -> Experiment:
+        """The experiment of an arm; of each class of the file's own there is one as long as the process lives."""
+        if arm not in self._arms:
+            made = config.from_json(self._sweep.description.arms[arm])
+            self._arms[arm] = (
+                experiment_file.finish(made, f'arm {arm}', self._path) if self._path else experiments.check(made)
+            )
+        return self._arms[arm]
+
+
+def status(result: loop.TrainingResult) -> int:
+    """Says how a trial ended, and returns the exit status: 1 if a log is not on disk; else as preemption.status()."""
+    if processes.is_first():
+        print(f'digest of the state at step {result.step}: {result.digest}')
+        for sentence in result.unwritten:
+            print(f'incomplete: {sentence}', file=sys.stderr)
+    return 1 if result.unwritten else preemption.status(result.stopped_by)
+
+
+def serve(sweep: sweep_directory.SweepDirectory, requests: Iterable[bytes], answers: IO[bytes]) -> int:
+    """Trains the trials that are asked for, until there are no more requests or a trial does not end as it should.
+
+    What a trial prints, as a process does to its standard output and error, goes to the log of its request.
+
+    Args:
+      answers: gets the names of those that ended.
+
+    Returns:
+      The exit status of the last one.
     """
-    path, made = experiment_file.parse(sweep.description.source.experiment)[0], f'arm {entry.arm}'
-    if path:
-        experiment_file.load_module(path)  # Defines the parts of its own.
-        arm = experiment_file.finish(config.from_json(sweep.description.arms[entry.arm]), made, path)
-    else:
-        arm = experiments.check(config.from_json(sweep.description.arms[entry.arm]))
-    found = trials.trial(entry.arm, entry.seed, arm)
-    if not entry.name.endswith(f'-{found.address}'):
-        raise config.InputError(
-            f'{path} has changed since the sweep was started: arm {entry.arm} would be another trial than '
-            f'{entry.name}. Give the sweep command again, which runs what is new.'
-        )
-    return found.experiment
+    worker = Worker(sweep)
+    for line in requests:
+        asked: dict[str, Any] = json.loads(line)
+        _print_to(asked['log'])
+        ended = status(worker.run_sharing(asked['trial'], stop_after=asked['stop_after']))
+        if ended:
+            return ended
+        gc.collect()  # What the trial had on the devices is free for the next one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        answers.write(f'{asked["trial"]}\n'.encode())
+        answers.flush()
+    return 0
 
 
-def run(sweep: sweep_directory.SweepDirectory, name: str) -> loop.TrainingResult:
-    """Trains a trial, or resumes it.
-
-    Raises:
-      InputError: there is no such trial, or as loop.train().
-    """
-    by_name = {entry.name: entry for entry in sweep.description.trials}
-    if name not in by_name:
-        raise config.InputError(f'{sweep.path}: the sweep has no trial {name!r}.{config.nearest(name, by_name)}')
-    return loop.train(experiment_of(sweep, by_name[name]), sweep.trial(by_name[name]))
+def _print_to(log: str) -> None:
+    """From now on this process prints to the end of a file."""
+    with open(log, 'ab') as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())

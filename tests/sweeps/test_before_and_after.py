@@ -112,6 +112,7 @@ def test_what_a_sweep_would_do_is_shown_without_a_directory_being_made(tmp_path:
     assert found.arms['deep'].against['parameters'] == pytest.approx(11_152 / 7_872 - 1)
     assert found.trials == 4
     assert not found.states
+    assert found.groups == [('baseline',), ('deep',)]
     made_sweeps.make(tmp_path / 's', CHANGES, VALUES)
     later = preview.preview(made, trials.trials(made), tmp_path / 's')
     assert later.states == {standings.State.FINISHED: 3, standings.State.WAITING: 1}

@@ -44,13 +44,13 @@ def test_a_machine_without_slurm_is_told_and_so_is_a_directory_that_nodes_cannot
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('PATH', str(tmp_path))
+    here, remote = (SweepDirectory(epath.Path(path), None) for path in (tmp_path, 'gs://bucket/sweep'))
     with pytest.raises(config.InputError, match=r'needs sbatch, srun, squeue, scancel, sinfo, which this machine'):
-        slurm.Slurm().check()
+        slurm.Slurm().check(here)
     with pytest.raises(config.InputError, match=r'gres=.*Slurm has no such names'):
-        slurm.Slurm(gres='gpu:1\nrm x').check()
-    remote = SweepDirectory(epath.Path('gs://bucket/sweep'), None)  # The path is refused before it is read.
-    with pytest.raises(config.InputError, match='one that all nodes share'), slurm.Slurm().jobs(remote):
-        pass
+        slurm.Slurm(gres='gpu:1\nrm x').check(here)
+    with pytest.raises(config.InputError, match='one that all nodes share'):
+        slurm.Slurm().check(remote)
 
 
 @pytest.mark.slow  # sinfo tries for 9 seconds.
@@ -61,7 +61,7 @@ def test_a_slurm_that_does_not_answer_is_told(tmp_path: pathlib.Path, monkeypatc
     conf.write_text('ClusterName=none\nSlurmctldHost=here(127.0.0.1)\nSlurmctldPort=1\nAuthType=auth/none\n')
     monkeypatch.setenv('SLURM_CONF', str(conf))
     with pytest.raises(config.InputError, match=r'Slurm cannot be reached from here: .*See whether `sinfo` works'):
-        slurm.Slurm().check()
+        slurm.Slurm().check(SweepDirectory(epath.Path(tmp_path), None))
 
 
 def job(folder: pathlib.Path, code: str) -> slurm_job.SlurmTrial:

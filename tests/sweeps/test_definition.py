@@ -127,12 +127,12 @@ def test_a_sweep_is_read_back_as_it_was_written_and_its_trials_are_those_that_we
     written = sweep_directory.create(tmp_path / 'sweep', made, found, source)
     again = sweep_directory.open_sweep(tmp_path / 'sweep')
     assert again.description == written.description
-    loaded = worker.experiment_of(again, again.description.trials[0])
+    loaded = worker.Worker(again).experiment(again.description.trials[0])
     assert config.to_json(loaded) == config.to_json(found[0].experiment)
     assert again.values() == {'baseline': {}, 'deep': {}}
     own(tmp_path, constant='FACTOR = 2')
     with pytest.raises(config.InputError, match='has changed since the sweep was started'):
-        worker.experiment_of(again, again.description.trials[0])
+        worker.Worker(again).experiment(again.description.trials[0])
 
 
 def test_a_trial_keeps_its_directory_where_its_arm_has_another_name(tmp_path: pathlib.Path) -> None:

@@ -1,5 +1,7 @@
 """Running a sweep: whatever interrupts it, the same call ends with the same values, and no trial is run twice."""
 
+import contextlib
+import os
 import pathlib
 import signal
 
@@ -7,9 +9,19 @@ import in_process
 import pytest
 
 import tiny
-from bigmodel_jax import config
+from bigmodel_jax import config, experiment_file
 from bigmodel_jax.run_directory import event_log
-from bigmodel_jax.sweeps import arms, live_table, running, sweep, sweep_directory, sweeping, trials
+from bigmodel_jax.sweeps import (
+    arms,
+    reporting,
+    running,
+    sharing,
+    standings,
+    sweep,
+    sweep_directory,
+    sweeping,
+    trials,
+)
 from bigmodel_jax.sweeps.engines import devices, local
 
 SMALL = {'steps': 12, 'evaluations.0.every_steps': 6, 'checkpoints.every_steps': 8, 'model.layers': 1}
@@ -99,14 +111,15 @@ def test_a_mesh_that_does_not_fit_this_machine_is_refused_before_anything_starts
     large = sweep.Sweep(arms=arms.named(BASE, {'baseline': {'mesh.data': 2}}), seeds=(0,))
     directory = sweep_directory.create(tmp_path, sweep.complete(large), trials.trials(sweep.complete(large)), SOURCE)
     with pytest.raises(config.InputError, match='needs 2 devices, but there are 1'):
-        running.run(directory, local.Local(), live_table.EventLines())
+        running.check(directory, local.Local())
     with local.Local(processes=1, simulate_devices=2).jobs(directory) as jobs:
         assert jobs.room() == 1
 
 
 @pytest.mark.slow
 def test_a_signal_stops_the_processes_with_a_checkpoint_and_a_kill_leaves_none(tmp_path: pathlib.Path) -> None:
-    long = config.vary(BASE, {'steps': 100_000, 'checkpoints.every_steps': 100_000})
+    base = config.vary(experiment_file.load(tiny.__file__), SMALL)  # Its classes are those that a process loads.
+    long = config.vary(base, {'steps': 100_000, 'checkpoints.every_steps': 100_000})
     described = sweep.complete(sweep.Sweep(arms={'baseline': long}, seeds=(0,)))
     directory = sweep_directory.create(tmp_path, described, trials.trials(described), SOURCE)
     entry = directory.description.trials[0]
@@ -123,3 +136,46 @@ def test_a_signal_stops_the_processes_with_a_checkpoint_and_a_kill_leaves_none(t
 
     assert train(lambda jobs: jobs.stop([entry])) == [128 + signal.SIGTERM]
     assert directory.run(entry).checkpoints
+
+
+@pytest.mark.slow
+def test_trials_of_one_process_end_as_in_processes_of_their_own_and_one_that_is_killed_loses_no_other(
+    tmp_path: pathlib.Path,
+) -> None:
+    base = config.vary(experiment_file.load(tiny.__file__), SMALL)  # Its classes are those that a process loads.
+    long = config.vary(base, {'steps': 3_000, 'checkpoints.every_steps': 500, 'evaluations.0.every_steps': 500})
+    changes = {'baseline': {}, 'fast': {'optimizer.schedule.peak': 2e-2}, 'wide': {'model.width': 24}}
+    described = sweep.complete(sweep.Sweep(arms=arms.named(long, changes), seeds=(0, 1)))
+    assert sharing.groups(described.arms) == [('baseline', 'fast'), ('wide',)]
+    alone, together = tmp_path / 'alone', tmp_path / 'together'
+    assert run(alone, local.Local(processes=2, together=False), of=described).finished
+    killed: list[int] = []
+
+    class Killing(local.LocalJobs):
+        """Kills the process of the third trial once it has a checkpoint."""
+
+        def ended(self):
+            entry = self._directory.description.trials[2]
+            if not killed and entry in self._running and list(self._directory.trial(entry).glob('checkpoints/500')):
+                killed.append(self._running[entry]._process.pid)
+                os.kill(killed[0], signal.SIGKILL)
+            return super().ended()
+
+    class Local(local.Local):
+        @contextlib.contextmanager
+        def jobs(self, directory):
+            with super().jobs(directory) as jobs:
+                jobs.__class__ = Killing
+                yield jobs
+
+    end = run(together, Local(processes=1, together=True), of=described)
+    assert [(failure.entry.arm, failure.reason[:17]) for failure in end.failed] == [('wide', 'killed by SIGKILL')]
+    assert [each.state for each in end.standings.all()].count(standings.State.FINISHED) == 5
+    assert run(together, local.Local(processes=1), of=described, retry=True).finished
+    for workdir in (alone, together):
+        reporting.write(sweep_directory.open_sweep(workdir))
+    for name in ('table.md', 'results.json', 'results.csv', 'figure.svg'):
+        assert (together / name).read_bytes() == (alone / name).read_bytes(), name
+    opened = sweep_directory.open_sweep(together)
+    sessions = [opened.run(entry).environment for entry in opened.description.trials]
+    assert {each[0]['together']['runs'] for each in sessions} == {4, 2}

@@ -88,11 +88,11 @@ def test_xpk_makes_that_manifest_and_its_refusals_are_told() -> None:
 
 def test_what_is_wrong_is_said_before_anything_starts(tmp_path: pathlib.Path) -> None:
     with pytest.raises(config.InputError, match=r'hosts of a TPU slice do not see this directory.*gs://BUCKET/NAME'):
-        ENGINE.jobs(directory(tmp_path))
+        ENGINE.check(directory(tmp_path))
     with pytest.raises(config.InputError, match=r"'no-such-xpk', which is not on PATH: `uv tool install xpk==1.16.0`"):
-        dataclasses.replace(ENGINE, program='no-such-xpk').check()
+        dataclasses.replace(ENGINE, program='no-such-xpk').check(directory())
     with pytest.raises(config.InputError, match='priority'):
-        dataclasses.replace(ENGINE, priority='highest').check()
+        dataclasses.replace(ENGINE, priority='highest').check(directory())
 
 
 def test_a_workload_is_over_when_kubernetes_says_that_its_jobset_completed_or_failed() -> None:

@@ -51,6 +51,11 @@ class Share(NamedTuple):
     cores: tuple[int, ...]
     environment: Mapping[str, str]
 
+    @property
+    def is_of_cpu(self) -> bool:
+        """Whether it has no accelerator."""
+        return not set(VISIBLE.values()) & set(self.environment)
+
 
 def cores() -> tuple[int, ...]:
     """The numbers of the cores that this process may use; (-1, -1, ...) where the system cannot restrict a process."""

@@ -17,7 +17,8 @@ class EndedJob(NamedTuple):
     """A trial whose process ended, whichever way.
 
     Attributes:
-      status: the exit status of `train`: 0 done; 128 + N stopped by signal N with a checkpoint; -N killed by signal N.
+      status: the exit status of `train`: 0 done, or stopped after the step that was asked for; 128 + N stopped by
+        signal N with a checkpoint; -N killed by signal N.
       reason: a sentence, where the engine knows more than the log of the trial: 'Slurm: OUT_OF_MEMORY on node4'.
     """
 
@@ -33,11 +34,14 @@ class Jobs:
         """How many more trials it takes now; a scheduler with a queue of its own takes any number."""
         raise NotImplementedError
 
-    def submit(self, entries: Sequence[TrialEntry]) -> None:
+    def submit(self, entries: Sequence[TrialEntry], *, stop_after: int | None = None) -> None:
         """Starts trials, or queues them: at most room(), as one array where the engine has arrays.
 
         What a trial prints is appended to directory.log(entry). A trial that the engine is running or has queued
         already, as an earlier start of the sweep submitted it, is not submitted again but waited for.
+
+        Args:
+          stop_after: the step after which the trials stop with a checkpoint; None: they are trained to their end.
 
         Raises:
           InputError: the engine refuses them; none of them was started.
@@ -69,18 +73,18 @@ class Jobs:
 class Engine:
     """Interface of the configs that say where trials run."""
 
-    def check(self) -> None:
-        """Finds out whether the engine can be used from here; starts nothing.
+    def check(self, directory: SweepDirectory) -> None:
+        """Finds out whether the engine can run a sweep from here; starts nothing. Called once, before it starts.
+
+        Args:
+          directory: of the sweep as it is described, which need not have been written.
 
         Raises:
-          InputError: it is not installed, or cannot be reached; the message says what to do.
+          InputError: the engine is not installed, cannot be reached, or cannot run this sweep, as when its directory is
+            not on storage that the machines share; the message says what to do.
         """
         raise NotImplementedError
 
     def jobs(self, directory: SweepDirectory) -> contextlib.AbstractContextManager[Jobs]:
-        """The connection to the engine while a sweep runs; what only this process can watch ends with the context.
-
-        Raises:
-          InputError: the directory cannot be used, as when it is not on storage that the machines share.
-        """
+        """The connection to the engine while a sweep runs; what only this process can watch ends with the context."""
         raise NotImplementedError

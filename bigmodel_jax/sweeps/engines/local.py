@@ -6,15 +6,15 @@ import math
 import os
 import pathlib
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from bigmodel_jax import config
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.sweeps import worker
-from bigmodel_jax.sweeps.engines import devices, engine
+from bigmodel_jax.sweeps.engines import devices, engine, local_process
 from bigmodel_jax.sweeps.sweep_directory import SweepDirectory, TrialEntry
 
 
@@ -25,23 +25,34 @@ class Local(engine.Engine):
     On the CPU each process keeps to its own cores: as many as there are cores, divided by the processes. On
     accelerators each gets as many chips as its mesh needs, through the variable that hides the others.
 
+    A process trains one trial after another, and compiles what several of them compute in a step once (sharing.py). One
+    whose trial fails or is stopped ends, and another takes its place.
+
     Attributes:
       processes: at the same time; by default one for each core, or one for each group of accelerators that a mesh
         needs, and no more than there are trials.
       simulate_devices: into how many devices each process splits its share of the CPU, as `train` does.
+      together: False: every trial has a process of its own. None: True on the CPU, where the trials were found to end
+        with the same states, bit for bit, either way; False on accelerators, where that was not tried.
     """
 
     processes: config.Positive | None = None
     simulate_devices: config.Positive | None = None
+    together: bool | None = None
 
-    def check(self) -> None:
-        devices.accelerators()
+    def check(self, directory: SweepDirectory) -> None:
+        """As Engine.check(); also that the meshes fit this machine."""
+        self._shares(directory)
 
     @contextlib.contextmanager
     def jobs(self, directory: SweepDirectory) -> Iterator['LocalJobs']:
+        """As Engine.jobs()."""
         shares, words = self._shares(directory)
+        on_cpu = all(share.is_of_cpu for share in shares)
         with tempfile.TemporaryDirectory() as scratch:
-            running = LocalJobs(directory, shares, words, scratch=pathlib.Path(scratch), flags=self._flags)
+            together = on_cpu if self.together is None else self.together
+            how = LocalTraining(pathlib.Path(scratch), tuple(self._flags), together)
+            running = LocalJobs(directory, shares, words, how)
             try:
                 yield running
             finally:
@@ -94,88 +105,104 @@ def _meshes(directory: SweepDirectory) -> list[sharding.MeshShape]:
     return [mesh for mesh in found if isinstance(mesh, sharding.MeshShape)]
 
 
+class LocalTraining(NamedTuple):
+    """How the processes are started.
+
+    Attributes:
+      scratch: a local directory, for logs that belong into an object store.
+      flags: arguments of each process.
+      together: whether a process trains several trials, one after another.
+    """
+
+    scratch: pathlib.Path
+    flags: tuple[str, ...]
+    together: bool
+
+
 class LocalJobs(engine.Jobs):
     """Processes of this machine that train trials.
 
     Args:
       shares: what each of the processes that may run at a time gets.
       words: the shares in words.
-      scratch: a local directory, for logs that belong into an object store.
-      flags: arguments of each trial.
     """
 
-    def __init__(
-        self,
-        directory: SweepDirectory,
-        shares: Sequence[devices.Share],
-        words: str,
-        *,
-        scratch: pathlib.Path,
-        flags: Sequence[str],
-    ):
-        self._directory, self._words, self._scratch, self._flags = directory, words, scratch, flags
+    def __init__(self, directory: SweepDirectory, shares: Sequence[devices.Share], words: str, how: LocalTraining):
+        self._directory, self._words, self._how = directory, words, how
         self._free = list(shares)
-        self._running: dict[TrialEntry, tuple[subprocess.Popen[bytes], devices.Share]] = {}
+        self._idle: list[local_process.LocalProcess] = []  # They have a share, and wait for a trial.
+        self._running: dict[TrialEntry, local_process.LocalProcess] = {}
 
     def room(self) -> int:
-        return len(self._free)
+        """As Jobs.room()."""
+        return len(self._free) + len(self._idle)
 
-    def submit(self, entries: Sequence[TrialEntry]) -> None:
+    def submit(self, entries: Sequence[TrialEntry], *, stop_after: int | None = None) -> None:
+        """As Jobs.submit()."""
         for entry in entries:
-            share = self._free.pop(0)
-            # The process ends when this one does, however it ends.
-            flags = [*self._flags, '--end-with', str(os.getpid())]
-            with open(self._log(entry), 'ab') as log:
-                process = subprocess.Popen(
-                    [*worker.command(self._directory, entry), *flags],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **share.environment},
-                    start_new_session=True,  # Ctrl-C on the terminal reaches it through this process alone, and once.
-                )
-            if share.cores:
-                with contextlib.suppress(ProcessLookupError):  # Threads that it starts later keep to them too.
-                    os.sched_setaffinity(process.pid, share.cores)
-            self._running[entry] = process, share
+            self._leave_out_the_dead()
+            process = self._idle.pop(0) if self._idle else self._started(entry, stop_after)
+            if self._how.together:
+                process.ask(entry.name, self._log(entry), stop_after)
+            self._running[entry] = process
+
+    def _started(self, entry: TrialEntry, stop_after: int | None) -> local_process.LocalProcess:
+        together = self._how.together
+        trains = worker.command(self._directory, entry, stop_after=stop_after)
+        command = worker.serving_command(self._directory) if together else trains
+        # The process ends when this one does, however it ends.
+        command = [*command, *self._how.flags, '--end-with', str(os.getpid())]
+        return local_process.LocalProcess(command, self._free.pop(0), self._log(entry), serves=together)
+
+    def _leave_out_the_dead(self) -> None:
+        """Frees the shares of idle processes that ended, as when the system's memory was full."""
+        self._free += [process.share for process in self._idle if process.status() is not None]
+        self._idle = [process for process in self._idle if process.status() is None]
 
     def ended(self) -> Sequence[engine.EndedJob]:
+        """As Jobs.ended()."""
         found = []
-        for entry, (process, share) in list(self._running.items()):
-            status = process.poll()
-            if status is None:
+        for entry, process in list(self._running.items()):
+            status = process.status()
+            if process.has_answered():  # Asked after the status: one that ended may have answered before.
+                self._idle.append(process)
+                found.append(engine.EndedJob(entry, 0))
+            elif status is not None:
+                self._free.append(process.share)
+                killed = status == -signal.SIGKILL
+                reason = 'killed by SIGKILL, as the system does when its memory is full' if killed else ''
+                found.append(engine.EndedJob(entry, status, reason))
+            else:
                 continue
             del self._running[entry]
-            self._free.append(share)
             self._keep_log(entry)
-            killed = status == -signal.SIGKILL
-            reason = 'killed by SIGKILL, as the system does when its memory is full' if killed else ''
-            found.append(engine.EndedJob(entry, status, reason))
         return found
 
     def stop(self, entries: Sequence[TrialEntry]) -> None:
+        """As Jobs.stop()."""
         for entry in entries:
             if entry in self._running:
-                self._running[entry][0].send_signal(signal.SIGTERM)
+                self._running[entry].stop()
 
     def interrupt(self, number: signal.Signals) -> str | None:
+        """As Jobs.interrupt(): the trials are asked to stop."""
         self.stop(list(self._running))
         return None
 
     def describe(self) -> str:
+        """As Jobs.describe()."""
         return self._words
 
     def kill(self) -> None:
         """Ends every process at once, with those that it started."""
-        for process, _ in self._running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for process in [*self._running.values(), *self._idle]:
+            process.kill()
         self._running.clear()
+        self._idle.clear()
 
     def _log(self, entry: TrialEntry) -> pathlib.Path:
         path = self._directory.log(entry)
-        return self._scratch / path.name if durable_files.is_remote(path) else pathlib.Path(path)
+        return self._how.scratch / path.name if durable_files.is_remote(path) else pathlib.Path(path)
 
     def _keep_log(self, entry: TrialEntry) -> None:
         """An object store cannot append: the log goes there as a whole when the trial has ended."""

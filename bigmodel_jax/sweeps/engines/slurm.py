@@ -72,9 +72,14 @@ class Slurm(engine.Engine):
     time_limits: config.NonNegative = 20
     at_once: config.Positive = 256
 
-    def check(self) -> None:
+    def check(self, directory: SweepDirectory) -> None:
         """As Engine.check(); also that the partition is there and allows the time limit."""
         config.check(self)
+        if durable_files.is_remote(directory.path):
+            raise config.InputError(
+                f'{directory.path}: with --engine slurm the directory of a sweep is one that all nodes share, such as '
+                'one on NFS or Lustre; submitit cannot keep its files in an object store.'
+            )
         for name in ('partition', 'account', 'qos', 'constraint', 'gres'):
             if not WORD.fullmatch(getattr(self, name)):
                 raise config.InputError(f'{name}={getattr(self, name)!r}: Slurm has no such names.')
@@ -91,11 +96,6 @@ class Slurm(engine.Engine):
     @contextlib.contextmanager
     def jobs(self, directory: SweepDirectory) -> Iterator['SlurmJobs']:
         """As Engine.jobs(); the jobs go on when the context ends."""
-        if durable_files.is_remote(directory.path):
-            raise config.InputError(
-                f'{directory.path}: with --engine slurm the directory of a sweep is one that all nodes share, such as '
-                'one on NFS or Lustre; submitit cannot keep its files in an object store.'
-            )
         folder = directory.path / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)  # What a job is to run is pickled in it.
         yield SlurmJobs(self, directory)
@@ -150,17 +150,17 @@ class SlurmJobs(engine.Jobs):
         """The size of an array; Slurm queues what has no room."""
         return ARRAY
 
-    def submit(self, entries: Sequence[TrialEntry]) -> None:
+    def submit(self, entries: Sequence[TrialEntry], *, stop_after: int | None = None) -> None:
         """As Jobs.submit()."""
         with durable_files.one_at_a_time(self._folder):  # Two processes of one sweep look and submit in turn.
             queued = {trial: name for name, trial, _ in self._alive(_queue(self._names()))}
             self._waiting |= {each.name: (each, queued[each.name]) for each in entries if each.name in queued}
             new = [each for each in entries if each.name not in queued]
             if new:
-                name = self._submit(new)
+                name = self._submit(new, stop_after)
                 self._waiting |= {each.name: (each, name) for each in new}
 
-    def _submit(self, entries: Sequence[TrialEntry]) -> str:
+    def _submit(self, entries: Sequence[TrialEntry], stop_after: int | None) -> str:
         """Hands an array of trials to Slurm, and returns the name of its jobs."""
         import submitit
 
@@ -174,7 +174,7 @@ class SlurmJobs(engine.Jobs):
                 for each in entries:
                     executor.submit(
                         slurm_job.SlurmTrial(
-                            worker.command(self._directory, each),
+                            worker.command(self._directory, each, stop_after=stop_after),
                             log=os.fspath(self._directory.log(each)),
                             ended=os.fspath(self._ended_file(name, each)),
                         )

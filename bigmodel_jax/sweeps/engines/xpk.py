@@ -67,9 +67,10 @@ class Xpk(engine.Engine):
     python: str = 'python'
     program: str = 'xpk'
 
-    def check(self) -> None:
+    def check(self, directory: SweepDirectory) -> None:
         """As Engine.check(); also that GKE answers."""
         config.check(self)
+        check_remote(directory.path)
         self._check_installed()
         if shutil.which('kubectl') is None:
             raise config.InputError('The engine xpk needs kubectl, which this machine does not have.')
@@ -82,17 +83,16 @@ class Xpk(engine.Engine):
 
     def jobs(self, directory: SweepDirectory) -> contextlib.AbstractContextManager['XpkJobs']:
         """As Engine.jobs(); the workloads go on when the context ends."""
-        check_remote(directory.path)
         return contextlib.nullcontext(XpkJobs(self, directory))
 
-    def create(self, directory: SweepDirectory, entry: TrialEntry) -> list[str]:
-        """The arguments with which xpk submits a trial."""
+    def create(self, directory: SweepDirectory, entry: TrialEntry, *, stop_after: int | None = None) -> list[str]:
+        """The arguments with which xpk submits a trial, which is trained to its end or to a step."""
         given = {
             'workload': workload(directory, entry),
             'tpu-type': self.tpu_type,
             'num-slices': self.slices,
             'docker-image': self.image,
-            'command': self.command(directory, entry),
+            'command': self.command(directory, entry, stop_after=stop_after),
             'priority': self.priority,
             'max-restarts': self.max_restarts,
             'termination-grace-period-seconds': GRACE_S,
@@ -108,14 +108,14 @@ class Xpk(engine.Engine):
             *capacity,
         ]
 
-    def command(self, directory: SweepDirectory, entry: TrialEntry) -> str:
+    def command(self, directory: SweepDirectory, entry: TrialEntry, *, stop_after: int | None = None) -> str:
         """What a shell in the container runs.
 
         `exec`, as xpk passes SIGTERM on to the shell, which would end without the trial.
         """
-        return f'exec {shlex.join([self.python, *worker.command(directory, entry)[1:]])}'
+        return f'exec {shlex.join([self.python, *worker.command(directory, entry, stop_after=stop_after)[1:]])}'
 
-    def manifest(self, directory: SweepDirectory, entry: TrialEntry) -> str:
+    def manifest(self, directory: SweepDirectory, entry: TrialEntry, *, stop_after: int | None = None) -> str:
         """The YAML of a trial's JobSet, as xpk's dry run makes it; it asks no cluster.
 
         Raises:
@@ -126,22 +126,26 @@ class Xpk(engine.Engine):
         check_remote(directory.path)
         with tempfile.TemporaryDirectory() as scratch:
             file = pathlib.Path(scratch) / 'manifest.yaml'
-            done = self.run(
-                *self.create(directory, entry), '--dry-run', '--skip-validation', f'--output-manifest-file={file}'
-            )
+            created = self.create(directory, entry, stop_after=stop_after)
+            done = self.run(*created, '--dry-run', '--skip-validation', f'--output-manifest-file={file}')
             if done.returncode or not file.exists():
                 raise config.InputError(f'xpk refused {entry.name}: {_problem(done)}.')
             return file.read_text()
 
     def manifests(
-        self, directory: SweepDirectory, entries: Sequence[TrialEntry], into: epath.PathLike
+        self,
+        directory: SweepDirectory,
+        entries: Sequence[TrialEntry],
+        into: epath.PathLike,
+        *,
+        stop_after: int | None = None,
     ) -> list[epath.Path]:
         """Writes the manifest of each trial into a folder, as WORKLOAD.yaml; `kubectl apply -f FOLDER` submits them.
 
         Raises:
           InputError: as manifest(); nothing was written.
         """
-        made = {workload(directory, each): self.manifest(directory, each) for each in entries}
+        made = {workload(directory, each): self.manifest(directory, each, stop_after=stop_after) for each in entries}
         folder = durable_files.directory(into)
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in made.items():
@@ -176,17 +180,19 @@ class XpkJobs(engine.Jobs):
         """How many are submitted in one go."""
         return AT_A_TIME
 
-    def submit(self, entries: Sequence[TrialEntry]) -> None:
+    def submit(self, entries: Sequence[TrialEntry], *, stop_after: int | None = None) -> None:
         """As Jobs.submit(); what the trials print is in Cloud Logging."""
         there = conditions(_jobsets())
         by_name = {workload(self._directory, each): each for each in entries}
         new = {name: each for name, each in by_name.items() if there.get(name) is None or there[name][0] is not None}
-        self._about.manifests(self._directory, list(new.values()), self._directory.path / FOLDER)
+        folder = self._directory.path / FOLDER
+        self._about.manifests(self._directory, list(new.values()), folder, stop_after=stop_after)
         started: list[str] = []
         for name, each in new.items():
             if name in there:  # It has failed before, and is tried again; two cannot have the same name.
                 self._delete([name])
-            done = self._about.run(*self._about.create(self._directory, each), '--skip-validation')
+            created = self._about.create(self._directory, each, stop_after=stop_after)
+            done = self._about.run(*created, '--skip-validation')
             if done.returncode:
                 self._delete(started)
                 raise config.InputError(f'xpk could not submit {each.name}: {_problem(done)}.')

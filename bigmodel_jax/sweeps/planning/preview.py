@@ -13,7 +13,7 @@ from bigmodel_jax.catalogue import catalogue, tables
 from bigmodel_jax.console import quantities
 from bigmodel_jax.plan.hardware import prices, slices
 from bigmodel_jax.storage import durable_files
-from bigmodel_jax.sweeps import sweep_directory
+from bigmodel_jax.sweeps import sharing, sweep_directory
 from bigmodel_jax.sweeps.planning import costs
 from bigmodel_jax.sweeps.standings import Standings, State
 from bigmodel_jax.sweeps.sweep import Sweep
@@ -45,6 +45,7 @@ class SweepPreview(NamedTuple):
       on: the slice that a trial runs on; None if none was named.
       states: of the trials that exist already -> how many.
       tried: field -> the lines of a table of the values that it has had in earlier runs.
+      groups: the arms whose trials share their compiled programs; see sharing.groups().
     """
 
     sweep: Sweep
@@ -53,6 +54,7 @@ class SweepPreview(NamedTuple):
     trials: int
     states: Mapping[State, int]
     tried: Mapping[str, Sequence[str]]
+    groups: Sequence[tuple[str, ...]]
 
 
 def preview(
@@ -83,7 +85,8 @@ def preview(
         changed = tuple(change for change in changes if change.path != CIRCUMSTANCE)
         arms[arm] = ArmPreview(changed, cost, _against(cost, baseline))
     fields = list(dict.fromkeys(change.path for each in arms.values() for change in each.changes))
-    return SweepPreview(sweep, arms, on, len(made), _states(sweep, made, workdir), _tried(fields, sweep.metric, roots))
+    states, tried = _states(sweep, made, workdir), _tried(fields, sweep.metric, roots)
+    return SweepPreview(sweep, arms, on, len(made), states, tried, sharing.groups(sweep.arms))
 
 
 def _against(cost: costs.TrialCost, baseline: costs.TrialCost) -> dict[str, float]:
@@ -97,9 +100,7 @@ def _states(sweep: Sweep, made: Sequence[Trial], workdir: epath.PathLike) -> dic
     root = durable_files.directory(workdir)
     if not durable_files.exists(root / sweep_directory.FILE):
         return {}
-    nothing = sweep_directory.Invocation('')
-    described = sweep_directory.describe(root, sweep, made, nothing)
-    there = Standings(sweep_directory.SweepDirectory(root, described))
+    there = Standings(sweep_directory.described(root, sweep, made, sweep_directory.Invocation('')))
     states = [each.state for each in there.all()]
     return {state: states.count(state) for state in State if states.count(state)}
 
@@ -155,6 +156,7 @@ def _sentences(found: SweepPreview) -> list[str]:
         f'{found.trials} trials: {len(found.arms)} arms with {seeds} seeds each; {counts or "none exists yet"}.',
         f'Compared is the {sweep.summary} {sweep.metric}, of which {sweep.direction} is better.',
         f'The whole computes {total:.3g} FLOPs, without evaluations.',
+        *_sharing(found),
     ]
     hours = [each.cost.chip_hours for each in found.arms.values() if each.cost.chip_hours is not None]
     dollars = [each.cost.dollars for each in found.arms.values() if each.cost.dollars is not None]
@@ -167,3 +169,16 @@ def _sentences(found: SweepPreview) -> list[str]:
     else:
         lines.append('Name a slice with --topology, such as v5e-4, for its time and price.')
     return lines
+
+
+def _sharing(found: SweepPreview) -> list[str]:
+    """What trials of one process compile once; nothing where each trial needs programs of its own."""
+    seeds = len(found.sweep.seeds)
+    joined = [group for group in found.groups if len(group) > 1]
+    if not any(len(group) * seeds > 1 for group in found.groups):
+        return []
+    alone = len(found.arms) - sum(map(len, found.groups))
+    compiled = len(found.groups) + alone * seeds
+    shared = '; '.join(f'{", ".join(group)} share one' for group in joined)
+    words = f'A process that trains all of them compiles {compiled} steps, and not {found.trials}: '
+    return [words + ('all seeds of an arm share one' if not shared else f'all seeds, and the arms {shared}') + '.']
