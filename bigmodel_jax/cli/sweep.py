@@ -24,8 +24,8 @@ Arms and seeds may be added; trials whose experiment did not change keep their r
 A chip-hour is one chip for one hour of training. On the CPU a process counts as one chip, however many cores it has. \
 The budget is that of the sweep in all, what earlier starts of it spent included.
 
-exit status: 0 every trial is finished, or the rest is held back by the budget; 1 a trial failed; 2 wrong input; \
-128 + N stopped by signal N, the trials with a checkpoint: 130 Ctrl-C, 143 SIGTERM."""
+exit status: 0 every trial is finished, or the rest is held back by the budget or by halving; 1 a trial failed; \
+2 wrong input; 128 + N stopped by signal N, the trials with a checkpoint: 130 Ctrl-C, 143 SIGTERM."""
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -60,6 +60,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seeds', type=_seeds, metavar='N', help='how many seeds, from 0; or a list, such as 0,1,7')
     parser.add_argument('--baseline', metavar='ARM', help='the arm with which the others are compared')
     parser.add_argument('--metric', metavar='EVALUATION/METRIC', help='what is compared, such as validation/loss')
+    parser.add_argument(
+        '--halving',
+        action=argparse.BooleanOptionalAction,
+        help='stop arms that cannot win any more before their end, by intervals over the seeds (default: as the sweep '
+        'says). --no-halving: train every arm to its end, those that were stopped included',
+    )
+    parser.add_argument(
+        '--continue',
+        dest='continued',
+        action='append',
+        metavar='ARM',
+        help='an arm that halving does not stop, or that it stopped and that is to be trained to its end',
+    )
     parser.add_argument('--retry', action='store_true', help='also run the trials that failed before')
     where = parser.add_argument_group('where the trials run')
     where.add_argument('--engine', choices=ENGINES, default='local', help='local: on this machine (default)')
@@ -73,7 +86,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         '--together',
         action=argparse.BooleanOptionalAction,
-        help='local: a process trains one trial after another, and compiles a program that several of them share once\n'
+        help='local: a process trains one trial after another, and compiles a program that several of them share once '
         '(default: on the CPU). --no-together: each trial has a process of its own',
     )
     arguments.add_simulated_devices(parser)
@@ -126,7 +139,9 @@ def _sweep(options: argparse.Namespace) -> 'Sweep':
 
     named = {'seeds': options.seeds, 'baseline': options.baseline, 'metric': options.metric}
     given = {name: value for name, value in named.items() if value is not None}
-    return sweep.load(options.experiment, options.set, options.arg, **given)
+    if options.continued:
+        given['continued'] = tuple(options.continued)
+    return sweep.load(options.experiment, options.set, options.arg, halves=options.halving, **given)
 
 
 def _slice(options: argparse.Namespace) -> 'Slice | None':
@@ -215,7 +230,8 @@ def _say(options: argparse.Namespace, end: 'SweepEnd') -> int:
     console.print(screen.shown(answer))
     for reason in dict.fromkeys(end.held.values()):
         held = [entry.name for entry, why in end.held.items() if why == reason]
-        console.print(f'{len(held)} trials are not finished: {reason}. The same command continues them.')
+        count = f'{len(held)} trials are' if len(held) > 1 else '1 trial is'
+        console.print(f'{count} not finished: {reason}.')
     if end.message:
         console.print(end.message)
     console.print(f'report: {report}')

@@ -16,7 +16,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'trial',
         metavar='NAME',
-        help='the name of the trial, as the sweep lists it; - trains those that the local engine asks for on standard\n'
+        help='the name of the trial, as the sweep lists it; - trains those that the local engine asks for on standard '
         'input, in one process',
     )
     parser.add_argument(

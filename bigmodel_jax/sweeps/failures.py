@@ -19,6 +19,7 @@ class Failure(NamedTuple):
     entry: TrialEntry
     reason: str  # A sentence without its period.
     lines: tuple[str, ...]  # The last that it printed.
+    status: int = 1  # As of EndedJob.
 
     def __str__(self) -> str:
         return '\n'.join([f'{self.entry.name} failed: {self.reason}.', *(f'  | {line}' for line in self.lines)])
@@ -27,7 +28,7 @@ class Failure(NamedTuple):
 def record(directory: SweepDirectory, job: engine.EndedJob) -> Failure:
     """Writes the failure file of a trial whose process ended badly."""
     lines = last_lines(directory, job.entry)
-    found = Failure(job.entry, job.reason or _words(job.status), lines)
+    found = Failure(job.entry, job.reason or _words(job.status), lines, job.status)
     content = {'status': job.status, 'reason': found.reason, 'lines': list(lines)}
     durable_files.write_json(directory.failure(job.entry), content)
     return found
@@ -45,7 +46,19 @@ def read(directory: SweepDirectory, entry: TrialEntry) -> Failure | None:
     content = durable_files.read_json(path)
     if not isinstance(content, dict):
         content = {}
-    return Failure(entry, str(content.get('reason', 'unknown')), tuple(map(str, content.get('lines', ()))))
+    status = content.get('status')
+    return Failure(
+        entry,
+        str(content.get('reason', 'unknown')),
+        tuple(map(str, content.get('lines', ()))),
+        status if isinstance(status, int) else 1,
+    )
+
+
+def was_killed(directory: SweepDirectory, entry: TrialEntry) -> bool:
+    """Whether a trial that failed did so because its process was killed, so that it may end well another time."""
+    found = read(directory, entry)
+    return found is not None and found.status < 0
 
 
 def last_lines(directory: SweepDirectory, entry: TrialEntry) -> tuple[str, ...]:

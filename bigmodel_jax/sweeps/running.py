@@ -49,6 +49,14 @@ class Limit:
         """Of the trials that run, those that have to stop with a checkpoint, and why."""
         raise NotImplementedError
 
+    def rules_out(self, standings: Standings, waiting: Sequence[TrialEntry]) -> dict[TrialEntry, str]:
+        """Of the trials that wait, those that will not run whatever comes of the others, and why."""
+        return {}
+
+    def stop_after(self, standings: Standings, entry: TrialEntry) -> int | None:
+        """The step after which a trial that starts now stops with a checkpoint, and waits again; None: its last."""
+        return None
+
 
 class SweepEnd(NamedTuple):
     """How a start of a sweep ended.
@@ -120,6 +128,7 @@ class Supervisor:
         self.standings = standings
         self._waiting: collections.deque[TrialEntry] = collections.deque()
         self._running: list[TrialEntry] = []
+        self._began: dict[TrialEntry, int] = {}  # At which step it was submitted.
         self._elsewhere: dict[TrialEntry, float] = {}  # And when to look again.
         self._held: dict[TrialEntry, str] = {}
         self._stopping: dict[TrialEntry, str] = {}
@@ -195,32 +204,56 @@ class Supervisor:
         for entry in [entry for entry, at in self._elsewhere.items() if at <= now]:
             del self._elsewhere[entry]
             self._waiting.append(entry)
+        self._rule_out()
         chosen: list[TrialEntry] = []
+        blocked: dict[TrialEntry, str] = {}
         for _ in range(len(self._waiting)):
             if self._jobs.room() <= len(chosen):
                 break
             entry = self._waiting.popleft()
-            if self._may_start(entry, [*self._running, *chosen]):
+            why = self._blocked(entry, [*self._running, *chosen])
+            if why is not None:
+                blocked[entry] = why
+            elif self._is_free(entry):
                 chosen.append(entry)
-        if not chosen:
-            return
-        self._jobs.submit(chosen)
+        if chosen or self._running or self._elsewhere:  # They may turn out to need less, or be what is waited for.
+            self._waiting.extendleft(reversed(blocked))
+        else:
+            self._held |= blocked
+        self._submit(chosen)
+
+    def _submit(self, chosen: Sequence[TrialEntry]) -> None:
+        by_step: dict[int | None, list[TrialEntry]] = {}
+        for entry in chosen:
+            steps = [limit.stop_after(self.standings, entry) for limit in self._limits]
+            by_step.setdefault(min((step for step in steps if step is not None), default=None), []).append(entry)
+        for step, entries in by_step.items():
+            self._jobs.submit(entries, stop_after=step)
         self._running += chosen
         for entry in chosen:
-            before = self.standings[entry].step
+            self._began[entry] = before = self.standings[entry].step
             self.standings.mark(entry, State.RUNNING)
             self._view.say(f'{entry.name}: {f"resumes after step {before}" if before else "starts"}')
 
-    def _may_start(self, entry: TrialEntry, running: Sequence[TrialEntry]) -> bool:
-        """Whether a trial may start now; if not it is put where it belongs."""
+    def _rule_out(self) -> None:
+        """Takes those out of the queue that will not run."""
         for limit in self._limits:
-            why = limit.allows(self.standings, entry, running)
-            if why is not None and running:
-                self._waiting.append(entry)  # What runs may turn out to need less.
-                return False
-            if why is not None:
-                self._held[entry] = why
-                return False
+            for entry, why in limit.rules_out(self.standings, list(self._waiting)).items():
+                self._waiting.remove(entry)
+                self._stopped(entry, why)
+
+    def _stopped(self, entry: TrialEntry, why: str) -> None:
+        self.standings.mark(entry, State.STOPPED)
+        self._held[entry] = why
+        self._view.say(f'{entry.name}: stopped at step {self.standings[entry].step}: {why}')
+
+    def _blocked(self, entry: TrialEntry, running: Sequence[TrialEntry]) -> str | None:
+        """Why a limit keeps a trial from starting now."""
+        reasons = (limit.allows(self.standings, entry, running) for limit in self._limits)
+        return next((why for why in reasons if why is not None), None)
+
+    def _is_free(self, entry: TrialEntry) -> bool:
+        """Whether nobody else trains a trial, or has; if so, it is put where it belongs."""
         owner = locking.in_use(self._directory.trial(entry))
         if owner is not None:
             self._is_elsewhere(entry, owner)
@@ -250,9 +283,10 @@ class Supervisor:
         if self.standings[entry].state is State.FINISHED:
             self._view.say(f'{entry.name}: finished{self._value(entry)}')
         elif why is not None:
-            self.standings.mark(entry, State.STOPPED)
-            self._held[entry] = why
-            self._view.say(f'{entry.name}: stopped at step {self.standings[entry].step}: {why}')
+            self._stopped(entry, why)
+        elif job.status == 0 and self.standings[entry].step > self._began[entry]:
+            self.standings.mark(entry, State.STARTED)
+            self._waiting.append(entry)
         elif job.status == 2 and (owner := locking.in_use(self._directory.trial(entry))) is not None:
             self._is_elsewhere(entry, owner)
         elif job.status == 0 or job.status in (128 + number for number in preemption.SIGNALS):

@@ -55,6 +55,7 @@ class Standings:
 
     Attributes:
       damage: name of a trial -> why its directory cannot be read; such a trial counts as failed.
+      version: grows with every change.
     """
 
     def __init__(self, directory: SweepDirectory):
@@ -62,6 +63,7 @@ class Standings:
         self._by_name: dict[str, Standing] = {}
         self._stamps: dict[str, Any] = {}
         self.damage: dict[str, str] = {}
+        self.version = 0
         self.refresh(directory.description.trials)
         for entry in directory.description.trials:
             if durable_files.exists(directory.failure(entry)) and self[entry].state is not State.FINISHED:
@@ -82,6 +84,7 @@ class Standings:
         """Records what the engine says of a trial; one that is finished stays so."""
         if self[entry].state is not State.FINISHED:
             self._by_name[entry.name] = dataclasses.replace(self[entry], state=state)
+            self.version += 1
 
     def refresh(self, entries: Iterable[TrialEntry]) -> None:
         """Reads the directories of trials, where they have changed."""
@@ -90,6 +93,7 @@ class Standings:
             if entry.name not in self._by_name or stamp != self._stamps.get(entry.name):
                 self._stamps[entry.name] = stamp
                 self._by_name[entry.name] = self._read(entry)
+                self.version += 1
 
     def forget_failure(self, entry: TrialEntry) -> None:
         """A trial that failed is to be tried again."""

@@ -10,6 +10,7 @@ from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate import metric as metrics
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.sweeps import summaries
+from bigmodel_jax.sweeps.statistics import halving as rule
 
 SEEDS = (0, 1, 2, 3, 4)
 FUNCTION = 'sweep'  # Of an experiment file.
@@ -35,6 +36,8 @@ class Sweep(Mapping[str, Experiment]):
       summary: which value of the metric stands for a trial.
       factors: paths of fields whose values make up a grid, of which main effects and interactions are reported.
       columns: headings of the paper's table -> arm -> what the paper prints there, shown beside what was measured.
+      halving: when arms that cannot win are stopped before their end; None: every arm is trained to its end.
+      continued: arms that halving does not stop; the baseline never is.
     """
 
     arms: Mapping[str, Experiment]
@@ -44,6 +47,8 @@ class Sweep(Mapping[str, Experiment]):
     summary: summaries.Summary = summaries.Final()
     factors: tuple[str, ...] = ()
     columns: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    halving: rule.SuccessiveHalving | None = None
+    continued: tuple[str, ...] = ()
 
     def __getitem__(self, arm: str) -> Experiment:
         return self.arms[arm]
@@ -60,13 +65,16 @@ class Sweep(Mapping[str, Experiment]):
         return compatibility.direction(self.metric, self.arms[self.baseline], field='metric')
 
 
-def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = (), **given: Any) -> Sweep:
+def load(
+    name: str, changes: Sequence[str] = (), arguments: Sequence[str] = (), *, halves: bool | None = None, **given: Any
+) -> Sweep:
     """The sweep `file.py:function`, by default sweep(); `/arm,arm` chooses arms, to which the baseline is added.
 
     Args:
       changes: 'path=value' each, applied to every arm.
       arguments: 'name=value' each, for the function.
-      given: fields of the Sweep, instead of what the function says: seeds, baseline, metric.
+      halves: whether arms are stopped early, by the rule of the Sweep if it has one; None: if it has one.
+      given: fields of the Sweep, instead of what the function says: seeds, baseline, metric, continued.
 
     Raises:
       InputError: there is no such file, function or arm, or an experiment or the sweep is wrong.
@@ -80,6 +88,8 @@ def load(name: str, changes: Sequence[str] = (), arguments: Sequence[str] = (), 
         )
     described = made if isinstance(made, Sweep) else Sweep(arms=made)
     arms = {arm: experiment_file.finish(each, f'{path}: {arm}', path, changes) for arm, each in described.items()}
+    if halves is not None:
+        given['halving'] = (described.halving or rule.SuccessiveHalving()) if halves else None
     found = complete(dataclasses.replace(described, arms=arms, **given))
     return restrict(found, [arm for arm in chosen.split(',') if arm])
 
@@ -175,11 +185,18 @@ def _check_metric(sweep: Sweep) -> None:
 
 
 def _check_arms_named(sweep: Sweep) -> None:
-    """Raises InputError where the factors or the columns speak of what is not there."""
+    """Raises InputError where factors, columns or continued arms speak of what is not there."""
     for heading, cells in sweep.columns.items():
         for arm in cells:
             if arm not in sweep.arms:
                 raise config.InputError(f'columns[{heading!r}] names an arm {arm!r}.{config.nearest(arm, sweep.arms)}')
+    for arm in sweep.continued:
+        if sweep.halving is None:
+            raise config.InputError(
+                f'--continue {arm}: without halving every arm is trained to its end. Leave it out, or give --halving.'
+            )
+        if arm not in sweep.arms:
+            raise config.InputError(f'--continue {arm}: there is no such arm.{config.nearest(arm, sweep.arms)}')
     for path in sweep.factors:
         for each in sweep.arms.values():
             value_at(each, path)

@@ -20,6 +20,7 @@ from bigmodel_jax.evaluate import metric as metrics
 from bigmodel_jax.runs import directory as runs
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.sweeps import summaries
+from bigmodel_jax.sweeps.statistics import halving as rule
 from bigmodel_jax.sweeps.sweep import NAME, Sweep
 from bigmodel_jax.sweeps.trials import Trial
 
@@ -64,6 +65,8 @@ class Description:
     columns: Mapping[str, Mapping[str, float]]
     trials: tuple[TrialEntry, ...]
     source: Invocation
+    halving: rule.SuccessiveHalving | None = None
+    continued: tuple[str, ...] = ()
 
 
 class SweepDirectory:
@@ -167,6 +170,8 @@ def _description(root: epath.Path, sweep: Sweep, trials: Sequence[Trial], source
         columns=sweep.columns,
         trials=entries,
         source=source,
+        halving=sweep.halving,
+        continued=sweep.continued,
     )
 
 
@@ -192,6 +197,8 @@ def _to_json(described: Description) -> dict[str, Any]:
         'version': __version__,
         **{name: getattr(described, name) for name in ('baseline', 'metric', 'direction', 'seeds', 'factors')},
         'summary': config.to_json(described.summary),
+        'halving': None if described.halving is None else config.to_json(described.halving),
+        'continued': described.continued,
         'columns': described.columns,
         'source': dataclasses.asdict(described.source),
         'trials': [dataclasses.asdict(entry) for entry in described.trials],
@@ -214,6 +221,9 @@ def _from_json(data: Any, path: epath.Path) -> Description:
             columns={str(heading): dict(cells) for heading, cells in data['columns'].items()},
             trials=trials,
             source=Invocation(str(source['experiment']), tuple(source['changes']), tuple(source['arguments'])),
+            # A directory of an earlier version has neither.
+            halving=None if data.get('halving') is None else config.from_json(data['halving']),
+            continued=tuple(map(str, data.get('continued', ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise config.InputError(
@@ -221,7 +231,8 @@ def _from_json(data: Any, path: epath.Path) -> Description:
         ) from error
     # The names become paths: a crafted one must not lead out of the directory.
     wrong = [entry.name for entry in trials if entry.arm not in found.arms or not _is_safe(entry.name)]
-    if wrong or found.baseline not in found.arms or not isinstance(found.summary, summaries.Summary):
+    kinds = isinstance(found.summary, summaries.Summary) and isinstance(found.halving, rule.SuccessiveHalving | None)
+    if wrong or found.baseline not in found.arms or not kinds:
         raise config.InputError(f'{path} is damaged: {wrong[0] if wrong else found.baseline!r} is not of the sweep.')
     return found
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from bigmodel_jax import config
-from bigmodel_jax.sweeps import live_table, running, sweep_directory, trials
+from bigmodel_jax.sweeps import live_table, running, stopping, sweep_directory, trials
 from bigmodel_jax.sweeps import sweep as sweeps
 from bigmodel_jax.sweeps.engines import engine, local
 
@@ -38,6 +38,8 @@ def sweep(
     if source is None:
         source = sweep_directory.Invocation(getattr(found.arms[found.baseline], config.FILE, ''))
     directory = sweep_directory.described(workdir, found, trials.trials(found), source)
+    if found.halving is not None:
+        limits = [*limits, stopping.limit(found, directory)]
     running.check(directory, engine, limits)
     directory.write()
     with live_table.shown(directory) as view:

@@ -62,9 +62,10 @@ def test_a_budget_counts_what_is_spent_and_what_those_that_run_will_need(tmp_pat
     assert limit(4.0).allows(there, second, [first]) is None
     assert limit(3.0).allows(there, first, []) is None
     why = limit(3.0).allows(there, second, [first])
-    assert why == 'of the budget of 3 chip-hours, 2 chip-hours are spent, and the next trial needs about 1 chip-hours'
+    spent = 'of the budget of 3 chip-hours, 2 chip-hours are spent, and the next trial needs about 1 chip-hours'
+    assert why == spent + budgets.MORE
     assert not limit(2.1).stops(there, [first])
-    assert limit(2.0).stops(there, [first]) == {first: 'the budget of 2 chip-hours is spent'}
+    assert limit(2.0).stops(there, [first]) == {first: f'the budget of 2 chip-hours is spent{budgets.MORE}'}
 
 
 def test_dollars_need_a_slice_with_a_price() -> None:

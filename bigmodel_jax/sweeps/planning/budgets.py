@@ -18,6 +18,7 @@ from bigmodel_jax.sweeps.standings import Standing, Standings, State
 from bigmodel_jax.sweeps.sweep import Sweep
 from bigmodel_jax.sweeps.sweep_directory import TrialEntry
 
+MORE = '; the same command with a larger --budget continues'
 TEXT = re.compile(r'(\d+(?:\.\d+)?)(usd|chip-hours?)')
 
 
@@ -130,13 +131,13 @@ class BudgetLimit(running.Limit):
             return None
         return (
             f'of the budget of {self.budget}, {self.budget.show(spent)} are spent, and the next trial needs about '
-            f'{self.budget.show(needed)}'
+            f'{self.budget.show(needed)}{MORE}'
         )
 
     def stops(self, standings: Standings, running: Sequence[TrialEntry]) -> dict[TrialEntry, str]:
         if self.spent(standings) < self.budget.amount:
             return {}
-        return dict.fromkeys(running, f'the budget of {self.budget} is spent')
+        return dict.fromkeys(running, f'the budget of {self.budget} is spent{MORE}')
 
     def _cost(self, standing: Standing) -> float:
         return standing.device_hours * self._price

@@ -158,6 +158,9 @@ def _sentences(found: SweepPreview) -> list[str]:
         f'The whole computes {total:.3g} FLOPs, without evaluations.',
         *_sharing(found),
     ]
+    if sweep.halving is not None:
+        looks = ', '.join(f'{look:.3g}' for look in sweep.halving.looks)
+        lines.append(f'Arms that cannot win any more are stopped early, at looks after {looks} of the steps.')
     hours = [each.cost.chip_hours for each in found.arms.values() if each.cost.chip_hours is not None]
     dollars = [each.cost.dollars for each in found.arms.values() if each.cost.dollars is not None]
     if found.on is not None:

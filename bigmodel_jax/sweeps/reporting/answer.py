@@ -9,12 +9,13 @@ from typing import Literal
 
 from bigmodel_jax import config
 from bigmodel_jax.runs import directory as runs
-from bigmodel_jax.sweeps import failures, pairing
+from bigmodel_jax.sweeps import failures, pairing, standings, stopping
 from bigmodel_jax.sweeps.reporting import fields
-from bigmodel_jax.sweeps.statistics import comparison
+from bigmodel_jax.sweeps.statistics import comparison, halving
 from bigmodel_jax.sweeps.sweep_directory import Description, SweepDirectory, TrialEntry
 
-TrialState = Literal['finished', 'failed', 'unfinished', 'not started', 'damaged']
+# 'stopped': early, by halving.
+TrialState = Literal['finished', 'stopped', 'failed', 'unfinished', 'not started', 'damaged']
 Curve = Mapping[int, float]  # Step -> value.
 
 
@@ -50,16 +51,21 @@ class ArmResult:
 
     Attributes:
       changes: fields in which it differs from the baseline, path -> (there, here).
+      stopped: why it was stopped early. Then it is not compared, and none of its trials counts: those that were
+        finished before would stand beside means over all seeds.
     """
 
     arm: str
     trials: tuple[TrialResult, ...]
     changes: Mapping[str, tuple[object, object]]
     comparison: comparison.ArmComparison | None
+    stopped: halving.EarlyStop | None = None
 
     @property
     def values(self) -> dict[int, float]:
-        """Seed -> value of the finished trials."""
+        """Seed -> value of the finished trials; of none if the arm was stopped early."""
+        if self.stopped is not None:
+            return {}
         return {each.entry.seed: each.value for each in self.trials if each.value is not None}
 
     @property
@@ -85,11 +91,12 @@ class ArmResult:
     @property
     def runs(self) -> tuple[str, ...]:
         """Names of the finished trials, from which its numbers are."""
-        return tuple(each.entry.name for each in self.trials if each.value is not None)
+        return tuple(each.entry.name for each in self.trials if each.entry.seed in self.values)
 
     def mean_of(self, metric: str) -> tuple[float, float]:
         """Mean and standard deviation of another metric, over the trials that measured a finite value; nan if none."""
-        found = [each.others[metric] for each in self.trials if math.isfinite(each.others.get(metric, math.nan))]
+        counted = [each for each in self.trials if each.entry.seed in self.values]
+        found = [each.others[metric] for each in counted if math.isfinite(each.others.get(metric, math.nan))]
         mean = statistics.fmean(found) if found else math.nan
         return mean, statistics.stdev(found) if len(found) > 1 else math.nan
 
@@ -118,8 +125,13 @@ class SweepAnswer:
 
     @property
     def complete(self) -> bool:
-        """Whether every trial is finished, so that no number can change."""
-        return self.count('finished') == len(self.trials)
+        """Whether every trial is finished, or was stopped early, so that no number can change."""
+        return self.count('finished', 'stopped') == len(self.trials)
+
+    @property
+    def stopped(self) -> list[tuple[ArmResult, halving.EarlyStop]]:
+        """The arms that were stopped early, and why."""
+        return [(each, each.stopped) for each in self.arms if each.stopped is not None]
 
     @property
     def baseline(self) -> ArmResult:
@@ -150,10 +162,13 @@ class SweepAnswer:
     def state(self) -> str:
         """A sentence on how much of it is finished."""
         total, done, failed = len(self.trials), self.count('finished'), self.count('failed', 'damaged')
-        if self.complete:
+        if done == total:
             return f'All {total} trials are finished.' if total > 1 else 'Its one trial is finished.'
+        ended = f', {self.count("stopped")} were stopped early' if self.stopped else ''
+        if self.complete:
+            return f'{done} of {total} trials are finished{ended}.'
         lost = f', {failed} failed' if failed else ''
-        return f'Unfinished: {done} of {total} trials are finished{lost}. Every number can still change.'
+        return f'Unfinished: {done} of {total} trials are finished{ended}{lost}. Every number can still change.'
 
     @property
     def pairing_gain(self) -> str:
@@ -196,21 +211,26 @@ class SweepAnswer:
 def collect(directory: SweepDirectory) -> SweepAnswer:
     """What a sweep's directory says now."""
     about = directory.description
+    stops = {} if about.halving is None else stopping.held(directory, standings.Standings(directory)).stops
     by_arm: dict[str, list[TrialResult]] = {arm: [] for arm in about.arms}
     for entry in about.trials:
-        by_arm[entry.arm].append(_trial(directory, entry))
+        found = _trial(directory, entry)
+        is_stopped = entry.arm in stops and found.state != 'finished'
+        by_arm[entry.arm].append(dataclasses.replace(found, state='stopped') if is_stopped else found)
     values = {
-        arm: {each.entry.seed: each.value for each in found if each.value is not None} for arm, found in by_arm.items()
+        arm: {each.entry.seed: each.value for each in found if each.value is not None and arm not in stops}
+        for arm, found in by_arm.items()
     }
     compared = (
         comparison.compare(values, about.baseline, direction=about.direction) if len(values) > 1 else {}
-    )  # A sweep of one arm has nothing to compare.
+    )  # A sweep of one arm has nothing to compare. Holm's correction counts the arms that were stopped, too.
     arms = tuple(
         ArmResult(
             arm=arm,
             trials=tuple(found),
             changes=fields.changes(about.arms[about.baseline], about.arms[arm]),
-            comparison=compared.get(arm),
+            comparison=None if arm in stops else compared.get(arm),
+            stopped=stops.get(arm),
         )
         for arm, found in by_arm.items()
     )

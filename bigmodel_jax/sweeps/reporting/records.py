@@ -34,6 +34,7 @@ def _arm(answer: SweepAnswer, arm: ArmResult) -> dict[str, Any]:
         'mean': _number(arm.mean),
         'sd': _number(arm.deviation),
         'comparison': None if arm.comparison is None else _comparison(arm.comparison),
+        'stopped': None if arm.stopped is None else {'step': arm.stopped.step, 'reason': str(arm.stopped)},
         'paper': {name: cells[arm.arm] for name, cells in answer.about.columns.items() if arm.arm in cells},
         'runs': [_run(each) for each in arm.trials],
     }

@@ -18,6 +18,7 @@ def shown(answer: SweepAnswer) -> rich.console.Group:
     """The comparisons, the paper's table if there is one, and a verdict in words for each arm."""
     paper = tables.papers(answer)
     verdicts = [f'{arm.arm}: {found.verdict}.' for arm, found in answer.compared]
+    verdicts += [f'{arm.arm}: stopped early, {why}.' for arm, why in answer.stopped]
     parts = [_table(tables.comparisons(answer)), *([_table(paper)] if paper else [])]
     return rich.console.Group(*parts, *map(text.Text, [*verdicts, answer.pairing, answer.pairing_gain, answer.state]))
 

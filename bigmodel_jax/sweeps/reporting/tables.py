@@ -91,8 +91,10 @@ def _notes(answer: SweepAnswer) -> Iterator[str]:
     if answer.compared:
         yield (
             "Student's 95% interval of the mean paired difference, for each arm alone; the verdicts use p after Holm's "
-            f'correction over {len(answer.compared)} arms.'
+            f'correction over {answer.compared[0][1].arms} arms.'
         )
+    for arm, why in answer.stopped:
+        yield f'{arm.arm}: stopped early, {why}.'
     for arm in answer.arms:
         lost = [each for each in arm.trials if each.state in ('failed', 'damaged')]
         if lost:
@@ -109,7 +111,8 @@ def _compared(answer: SweepAnswer, arm: ArmResult) -> tuple[ResultCell, ...]:
     counted = str(len(arm.values)) if len(arm.values) == len(arm.trials) else f'{len(arm.values)}/{len(arm.trials)}'
     start = (ResultCell(arm.arm, arm.arm, arm.runs), cell(counted), cell(formats.mean(arm.mean, arm.deviation, places)))
     if found is None:
-        return (*start, cell(formats.UNKNOWN), cell(formats.UNKNOWN), cell('baseline'))
+        word = 'baseline' if arm.stopped is None else 'stopped early'
+        return (*start, cell(formats.UNKNOWN), cell(formats.UNKNOWN), cell(word, '' if arm.stopped is None else 'open'))
     return (
         *start,
         cell(formats.spread(found.difference, found.interval, places)),

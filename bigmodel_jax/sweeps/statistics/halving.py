@@ -104,10 +104,27 @@ class EarlyStop(NamedTuple):
         )
 
 
+class HeldLooks(NamedTuple):
+    """What came of the looks that could be held so far.
+
+    Attributes:
+      stops: the arms that are to be stopped, and why.
+      looks: how many looks were held: every arm that was still in play had reached them.
+    """
+
+    stops: dict[str, EarlyStop]
+    looks: int
+
+
 def early_stops(
     curves: Curves, rule: SuccessiveHalving, *, total_steps: int, direction: metric.Direction
 ) -> dict[str, EarlyStop]:
-    """The arms that are to be stopped, and why.
+    """The arms that are to be stopped, and why; see held_looks()."""
+    return held_looks(curves, rule, total_steps=total_steps, direction=direction).stops
+
+
+def held_looks(curves: Curves, rule: SuccessiveHalving, *, total_steps: int, direction: metric.Direction) -> HeldLooks:
+    """The looks that can be held, one after another, and the arms that are to be stopped at them.
 
     A look is held when every arm that is still in play has reached it with each of its seeds. A curve that ends in nan
     or an infinity has diverged, and counts as having reached every later step.
@@ -118,6 +135,7 @@ def early_stops(
       total_steps: of a whole run.
     """
     stops: dict[str, EarlyStop] = {}
+    looks = 0
     for look, fraction in enumerate(rule.looks):
         limit = fraction * total_steps
         playing = {arm: curves[arm] for arm in curves if arm not in stops}
@@ -128,7 +146,8 @@ def early_stops(
             last = max(min(max(curve), int(limit)) for curve in playing[arm].values())
             stops[arm] = EarlyStop(last, None, np.nan, np.nan, 0.0, np.nan, len(playing.pop(arm)))
         stops |= _behind(playing, rule, rule.level(look, len(curves)), _Look(limit, total_steps, direction))
-    return stops
+        looks = look + 1
+    return HeldLooks(stops, looks)
 
 
 class _Look(NamedTuple):
