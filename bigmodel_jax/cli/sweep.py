@@ -60,20 +60,37 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seeds', type=_seeds, metavar='N', help='how many seeds, from 0; or a list, such as 0,1,7')
     parser.add_argument('--baseline', metavar='ARM', help='the arm with which the others are compared')
     parser.add_argument('--metric', metavar='EVALUATION/METRIC', help='what is compared, such as validation/loss')
-    parser.add_argument(
+    parser.add_argument('--retry', action='store_true', help='also run the trials that failed before')
+    _add_halving(parser)
+    _add_places(parser)
+    cost = parser.add_argument_group('cost')
+    cost.add_argument('--budget', metavar='AMOUNT', help='spend no more than this in all: 2.5usd or 3chip-hours')
+    cost.add_argument(
+        '--topology', metavar='SLICE', help='the slice that each trial runs on, such as v5e-4 or h100:1, for its price'
+    )
+    cost.add_argument(
+        '--prices', metavar='FILE', help='your own prices, a JSON file like plan/hardware/prices.json of this package'
+    )
+
+
+def _add_halving(parser: argparse.ArgumentParser) -> None:
+    early = parser.add_argument_group('early stopping')
+    early.add_argument(
         '--halving',
         action=argparse.BooleanOptionalAction,
         help='stop arms that cannot win any more before their end, by intervals over the seeds (default: as the sweep '
         'says). --no-halving: train every arm to its end, those that were stopped included',
     )
-    parser.add_argument(
+    early.add_argument(
         '--continue',
         dest='continued',
         action='append',
         metavar='ARM',
         help='an arm that halving does not stop, or that it stopped and that is to be trained to its end',
     )
-    parser.add_argument('--retry', action='store_true', help='also run the trials that failed before')
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group('where the trials run')
     where.add_argument('--engine', choices=ENGINES, default='local', help='local: on this machine (default)')
     where.add_argument(
@@ -90,14 +107,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         '(default: on the CPU). --no-together: each trial has a process of its own',
     )
     arguments.add_simulated_devices(parser)
-    cost = parser.add_argument_group('cost')
-    cost.add_argument('--budget', metavar='AMOUNT', help='spend no more than this in all: 2.5usd or 3chip-hours')
-    cost.add_argument(
-        '--topology', metavar='SLICE', help='the slice that each trial runs on, such as v5e-4 or h100:1, for its price'
-    )
-    cost.add_argument(
-        '--prices', metavar='FILE', help='your own prices, a JSON file like plan/hardware/prices.json of this package'
-    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -2,9 +2,13 @@
 
 import argparse
 import sys
+import typing
 
 from bigmodel_jax.cli import arguments
 from bigmodel_jax.cli.verb import Verb
+
+if typing.TYPE_CHECKING:
+    from bigmodel_jax.train.loop import TrainingResult
 
 EPILOG = """\
 exit status: that of train. The experiment is the one that the sweep's directory describes; the experiment file is \
@@ -49,8 +53,19 @@ def run(options: argparse.Namespace) -> int:
     sweep = sweep_directory.open_sweep(options.sweep)
     if options.trial == worker.REQUESTS:
         with os.fdopen(os.dup(sys.stdout.fileno()), 'wb') as answers:
-            return worker.serve(sweep, sys.stdin.buffer, answers)
-    return worker.status(worker.Worker(sweep).run(options.trial, stop_after=options.stop_after))
+            return worker.serve(sweep, sys.stdin.buffer, answers, _status)
+    return _status(worker.Worker(sweep).run(options.trial, stop_after=options.stop_after))
+
+
+def _status(result: 'TrainingResult') -> int:
+    """Says how a trial ended, and returns its exit status."""
+    from bigmodel_jax.hosts import preemption, processes
+
+    if processes.is_first():
+        print(f'digest of the state at step {result.step}: {result.digest}')
+        for sentence in result.unwritten:
+            print(f'incomplete: {sentence}', file=sys.stderr)
+    return 1 if result.unwritten else preemption.status(result.stopped_by)
 
 
 VERB = Verb(

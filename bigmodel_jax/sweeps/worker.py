@@ -10,15 +10,15 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
 from bigmodel_jax import config, experiment_file
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.hosts import preemption, processes
-from bigmodel_jax.sweeps import sharing, sweep_directory, trials
+from bigmodel_jax.sweeps import sweep_directory, trials
 from bigmodel_jax.train import loop, step
+from bigmodel_jax.train.together import kept_programs
 
 REQUESTS = '-'  # In place of the name of a trial.
 
@@ -49,7 +49,7 @@ class Worker:
         self._by_name = {entry.name: entry for entry in sweep.description.trials}
         self._path = experiment_file.parse(sweep.description.source.experiment)[0]
         self._arms: dict[str, Experiment] = {}
-        self._programs = sharing.KeptPrograms(sweep.description.seeds)
+        self._programs = kept_programs.KeptPrograms(sweep.description.seeds)
         if self._path:
             experiment_file.load_module(self._path)  # Defines the parts of its own.
 
@@ -101,22 +101,19 @@ class Worker:
         return self._arms[arm]
 
 
-def status(result: loop.TrainingResult) -> int:
-    """Says how a trial ended, and returns the exit status: 1 if a log is not on disk; else as preemption.status()."""
-    if processes.is_first():
-        print(f'digest of the state at step {result.step}: {result.digest}')
-        for sentence in result.unwritten:
-            print(f'incomplete: {sentence}', file=sys.stderr)
-    return 1 if result.unwritten else preemption.status(result.stopped_by)
-
-
-def serve(sweep: sweep_directory.SweepDirectory, requests: Iterable[bytes], answers: IO[bytes]) -> int:
+def serve(
+    sweep: sweep_directory.SweepDirectory,
+    requests: Iterable[bytes],
+    answers: IO[bytes],
+    status: Callable[[loop.TrainingResult], int],
+) -> int:
     """Trains the trials that are asked for, until there are no more requests or a trial does not end as it should.
 
     What a trial prints, as a process does to its standard output and error, goes to the log of its request.
 
     Args:
       answers: gets the names of those that ended.
+      status: the exit status of a trial, about which it says what is to be said.
 
     Returns:
       The exit status of the last one.

@@ -15,7 +15,6 @@ from bigmodel_jax.sweeps import (
     arms,
     reporting,
     running,
-    sharing,
     standings,
     sweep,
     sweep_directory,
@@ -23,6 +22,7 @@ from bigmodel_jax.sweeps import (
     trials,
 )
 from bigmodel_jax.sweeps.engines import devices, local
+from bigmodel_jax.train.together import kept_programs
 
 SMALL = {'steps': 12, 'evaluations.0.every_steps': 6, 'checkpoints.every_steps': 8, 'model.layers': 1}
 BASE = config.vary(tiny.experiment(), SMALL)
@@ -146,7 +146,7 @@ def test_trials_of_one_process_end_as_in_processes_of_their_own_and_one_that_is_
     long = config.vary(base, {'steps': 3_000, 'checkpoints.every_steps': 500, 'evaluations.0.every_steps': 500})
     changes = {'baseline': {}, 'fast': {'optimizer.schedule.peak': 2e-2}, 'wide': {'model.width': 24}}
     described = sweep.complete(sweep.Sweep(arms=arms.named(long, changes), seeds=(0, 1)))
-    assert sharing.groups(described.arms) == [('baseline', 'fast'), ('wide',)]
+    assert kept_programs.groups(described.arms) == [('baseline', 'fast'), ('wide',)]
     alone, together = tmp_path / 'alone', tmp_path / 'together'
     assert run(alone, local.Local(processes=2, together=False), of=described).finished
     killed: list[int] = []

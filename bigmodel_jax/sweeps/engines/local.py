@@ -25,8 +25,8 @@ class Local(engine.Engine):
     On the CPU each process keeps to its own cores: as many as there are cores, divided by the processes. On
     accelerators each gets as many chips as its mesh needs, through the variable that hides the others.
 
-    A process trains one trial after another, and compiles what several of them compute in a step once (sharing.py). One
-    whose trial fails or is stopped ends, and another takes its place.
+    A process trains one trial after another, and compiles once what several of them compute in a step; see
+    train/together. One whose trial fails or is stopped ends, and another takes its place.
 
     Attributes:
       processes: at the same time; by default one for each core, or one for each group of accelerators that a mesh

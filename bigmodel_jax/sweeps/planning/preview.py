@@ -13,11 +13,12 @@ from bigmodel_jax.catalogue import catalogue, tables
 from bigmodel_jax.console import quantities
 from bigmodel_jax.plan.hardware import prices, slices
 from bigmodel_jax.storage import durable_files
-from bigmodel_jax.sweeps import sharing, sweep_directory
+from bigmodel_jax.sweeps import sweep_directory
 from bigmodel_jax.sweeps.planning import costs
 from bigmodel_jax.sweeps.standings import Standings, State
 from bigmodel_jax.sweeps.sweep import Sweep
 from bigmodel_jax.sweeps.trials import Trial
+from bigmodel_jax.train.together import kept_programs
 
 SHOWN_CHANGES = 6
 SHOWN_FIELDS = 4
@@ -45,7 +46,7 @@ class SweepPreview(NamedTuple):
       on: the slice that a trial runs on; None if none was named.
       states: of the trials that exist already -> how many.
       tried: field -> the lines of a table of the values that it has had in earlier runs.
-      groups: the arms whose trials share their compiled programs; see sharing.groups().
+      groups: the arms whose trials share their compiled programs; see kept_programs.groups().
     """
 
     sweep: Sweep
@@ -86,7 +87,7 @@ def preview(
         arms[arm] = ArmPreview(changed, cost, _against(cost, baseline))
     fields = list(dict.fromkeys(change.path for each in arms.values() for change in each.changes))
     states, tried = _states(sweep, made, workdir), _tried(fields, sweep.metric, roots)
-    return SweepPreview(sweep, arms, on, len(made), states, tried, sharing.groups(sweep.arms))
+    return SweepPreview(sweep, arms, on, len(made), states, tried, kept_programs.groups(sweep.arms))
 
 
 def _against(cost: costs.TrialCost, baseline: costs.TrialCost) -> dict[str, float]:

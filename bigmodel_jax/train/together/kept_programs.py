@@ -1,4 +1,4 @@
-"""Which trials of a sweep share their compiled programs, and the programs that a process keeps for them."""
+"""Which arms of an ablation share their compiled programs, and the programs that a process keeps for their runs."""
 
 import collections
 import dataclasses
@@ -21,7 +21,7 @@ class ArmToGroup:
 
 
 def groups(arms: Mapping[str, Experiment]) -> list[tuple[str, ...]]:
-    """The arms in groups of which every trial, whatever its seed, can use the same programs.
+    """The arms in groups of which every run, whatever its seed, can use the same programs.
 
     An arm whose seeds cannot share theirs is in no group.
     """
@@ -30,10 +30,10 @@ def groups(arms: Mapping[str, Experiment]) -> list[tuple[str, ...]]:
 
 
 class KeptPrograms:
-    """The programs of the groups from which this process has trained a trial, of the last KEPT of them.
+    """The programs of the groups from which this process has trained a run, of the last KEPT of them.
 
     Args:
-      seeds: of the sweep.
+      seeds: of the runs of each arm.
     """
 
     def __init__(self, seeds: Sequence[int]):
@@ -42,10 +42,10 @@ class KeptPrograms:
         self._kept: collections.OrderedDict[tuple[str, ...], step.RunPrograms] = collections.OrderedDict()
 
     def of(self, arm: str, arms: Mapping[str, Experiment]) -> step.RunPrograms:
-        """Those for the trials of an arm: its own if it can share none.
+        """Those for the runs of an arm: its own if it can share none.
 
         Args:
-          arms: all of the sweep.
+          arms: all that may share them.
         """
         if self._groups is None:
             self._groups = groups(arms)
