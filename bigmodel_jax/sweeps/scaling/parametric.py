@@ -51,8 +51,18 @@ class _Problem(NamedTuple):
         gradient = np.array([first, by_exponents[0], second, by_exponents[1], third])
         return float(special.huber(self.delta, residuals).sum() * scale), gradient * scale
 
+    def values(self, thetas: np.ndarray) -> np.ndarray:
+        """The objective of many thetas at once, [s]; thetas [s, 5]."""
+        terms = self.terms(thetas.T[:, :, None])
+        highest = terms.max(axis=0)
+        residuals = highest + np.log(np.exp(terms - highest).sum(axis=0)) - self.log_losses
+        return special.huber(self.delta, residuals).sum(axis=1) * self.delta**-2
+
     def terms(self, theta: np.ndarray) -> np.ndarray:
-        """The logarithms of the three terms of the law, [3, n]; theta [5]: log A, alpha, log B, beta, log E."""
+        """The logarithms of the three terms of the law, [3, n]; theta [5]: log A, alpha, log B, beta, log E.
+
+        Or [3, s, n] of theta [5, s, 1].
+        """
         size = theta[0] - theta[1] * self.log_parameters
         data = theta[2] - theta[3] * self.log_tokens
         return np.stack([size, data, np.full_like(size, theta[4])])
@@ -112,5 +122,6 @@ def _best_starts(problem: _Problem, centres: list[float]) -> np.ndarray:
     grid = np.array(list(itertools.product(LOG_SCALES, EXPONENTS, LOG_SCALES, EXPONENTS, LOG_FLOORS)))
     grid[:, 0] -= grid[:, 1] * centres[0]
     grid[:, 2] -= grid[:, 3] * centres[1]
-    values = np.array([problem.objective(start)[0] for start in grid])
+    # In pieces, whose arrays fit into a cache.
+    values = np.concatenate([problem.values(part) for part in np.array_split(grid, len(grid) // 100)])
     return grid[np.argsort(values, kind='stable')[:TRIED]]
