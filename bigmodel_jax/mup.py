@@ -16,6 +16,11 @@ is not in their table: scaled to the root mean square of Adam's, its update of a
 with sqrt(m), while muP asks for a constant one (Yang et al., 2023, arXiv:2310.17813, condition 1). Scores of queries
 and keys are divided by K and not by sqrt(K) (their definition 4.1). Decoupled weight decay is multiplied by the inverse
 of the rate's multiple, so that what decays in a step does not depend on the width, as in their code.
+
+With these multiples every entry of the gradient falls as 1 / m. Whatever a gradient is compared with must fall with it:
+AdamW's eps (Everett et al., 2024, arXiv:2407.05872, section 4.3; their code leaves it) and clip_value are divided by m.
+clip_norm is left as it is: the norm over the hidden matrices does not depend on the width, but that over tables and
+vectors falls as 1 / sqrt(m), so that a wide model is clipped a little less often.
 """
 
 import math
@@ -72,7 +77,9 @@ def apply(experiment: Experiment, base: Experiment) -> Experiment:
     changes = {}
     for (path, part), (_, small) in zip(*(_parts(each, 'model') for each in models)):
         changes |= {config.join(path, field): value for field, value in _changed(path, part, small, models).items()}
-    groups = (*experiment.optimizer.groups, *_groups(experiment, models[0].width / models[1].width))
+    multiple = models[0].width / models[1].width
+    changes |= _thresholds(experiment.optimizer, multiple)
+    groups = (*experiment.optimizer.groups, *_groups(experiment, multiple))
     return config.vary(experiment, {**changes, 'optimizer.groups': groups}, origin='mup.apply')
 
 
@@ -147,9 +154,8 @@ def _changed(path: str, part: Any, small: Any, pair: Models) -> dict[str, Any]:
     for matrix, of_base in zip(rule(part, model), rule(small, base)):
         if hidden:
             _check_growth(path, (matrix, of_base), pair)
-        wanted = of_base.deviation * (multiple**-0.5 if hidden else 1.0)
         # The matrices that one field draws are equally much wider, so that they have one factor.
-        found[matrix.field] = _times(matrix.init, wanted / matrix.deviation)
+        found[matrix.field] = _scaled(matrix, of_base.deviation * (multiple**-0.5 if hidden else 1.0))
     changes = {}
     for field, init in found.items():
         before = getattr(part, field)
@@ -170,9 +176,17 @@ def _check_growth(path: str, matrices: tuple[_Matrix, _Matrix], pair: Models) ->
         )
 
 
-def _times(init: weights.Initializer, factor: float) -> weights.Initializer:
-    # The deviations are products of roots, which are rounded.
-    return init if math.isclose(factor, 1.0, rel_tol=1e-12) else weights.Times(init=init, factor=factor)
+def _scaled(matrix: _Matrix, wanted: float) -> weights.Initializer:
+    """The initializer of the matrix, with the deviation `wanted`."""
+    # The deviations are products of roots, which are rounded. Both are 0 for a matrix that starts at 0.
+    if math.isclose(wanted, matrix.deviation, rel_tol=1e-12):
+        return matrix.init
+    if not matrix.deviation:
+        raise config.InputError(
+            f'mup.apply: {matrix.field} is 0 here, but has a deviation of {wanted:g} at the base width; give both the '
+            'same initializer.'
+        )
+    return weights.Times(init=matrix.init, factor=wanted / matrix.deviation)
 
 
 def _scales(part: Any, small: Any, pair: Models) -> dict[str, Any]:
@@ -231,6 +245,14 @@ RULES: dict[type, Any] = {
 
 
 # ---- learning rates -----------------------------------------------------------------------------------------------
+
+
+def _thresholds(optimizer: optimizers.Optimizer, multiple: float) -> dict[str, float]:
+    """The settings that entries of the gradient are compared with."""
+    found = {'optimizer.eps': optimizer.eps / multiple} if isinstance(optimizer, optimizers.AdamW) else {}
+    if optimizer.clip_value is not None:
+        found['optimizer.clip_value'] = optimizer.clip_value / multiple
+    return found if multiple != 1 else {}
 
 
 def _groups(experiment: Experiment, multiple: float) -> Iterator[parameter_groups.Group]:

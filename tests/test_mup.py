@@ -112,6 +112,121 @@ def test_initial_deviations_are_those_that_are_drawn():
             np.testing.assert_allclose(drawn.std(), each.deviation(200, 300), rtol=0.01)
 
 
+def grown(params, abstract):
+    """The same function at a larger width: every unit is there several times, and its inputs weigh as much less."""
+
+    def copies(values, wider):
+        factor = wider.size // values.size
+        tiled = np.tile(values, [large // small for large, small in zip(wider.shape, values.shape)])
+        # A matrix grows along both its sides: each unit then reads every copy of its inputs.
+        return tiled / (M if factor == M * M else 1)
+
+    return jax.tree.map(copies, params, abstract)
+
+
+def losses(of, start):
+    """The losses of four steps in float64; start(shapes) gives the first parameters."""
+    spec, place = specified(of)
+    with sharding.use(place):
+        current = spec.started_from(spec.init(), jax.tree.map(jnp.asarray, start(spec.abstract.params)))
+        train_step = step.compile_step(of, spec, place)
+        found = []
+        for number in range(4):
+            current, trace = train_step(current, of.data.build(0).training(number))
+            found.append(float(trace.metrics['loss'].total / trace.metrics['loss'].count))
+    return np.array(found)
+
+
+# Values so large that they matter: eps beside the gradients, and the bound on their entries.
+TRAJECTORIES = [
+    (gpt, optimizers.AdamW(schedule=RATE, weight_decay=0.1, eps=1e-3, clip_value=2e-3), 1e-9),
+    (llama, optimizers.Lion(schedule=RATE, weight_decay=0.1), 1e-9),
+    # Newton and Schulz's iteration is computed in bfloat16 or float32, and its eps is not scaled.
+    (llama, optimizers.Muon(schedule=RATE, weight_decay=0.1), 1e-3),
+    (gpt, optimizers.Sgd(schedule=RATE), 1e-9),
+]
+
+
+@pytest.mark.parametrize(
+    ('build', 'optimizer', 'rtol'),
+    [TRAJECTORIES[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in TRAJECTORIES[1:])],
+)
+def test_a_wide_model_of_copied_units_trains_as_the_narrow_one(build, optimizer, rtol):
+    """All of muP but the initial values in one law: each unit of the wide model has the gradient of the narrow one's.
+
+    With m copies of every unit, whose incoming weights are divided by m, the wide model is the same function. It stays
+    so in training if and only if rates, multiples, scales, decay and eps are those of muP: this needs no table.
+    """
+    small, wide = (config.vary(each, {'model.dtype': 'float64'}) for each in pair(build, optimizer))
+    drawn = {}
+
+    def draw(abstract):
+        rng = np.random.default_rng(0)
+        drawn['params'] = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape), abstract)
+        return drawn['params']
+
+    with jax.enable_x64(True):
+        before = losses(small, draw)
+        after = losses(wide, lambda abstract: grown(drawn['params'], abstract))
+    assert before[-1] < before[0]
+    np.testing.assert_allclose(after, before, rtol=rtol)
+
+
+# Of a transformer of width 64 on base shapes of width 16, as set_base_shapes, MuAdamW and MuSGD of the package mup
+# 1.0.0 (PyTorch 2.14.1) set it: the initial deviation over that of the base, the rates of AdamW and SGD, and the decay
+# of AdamW, over those asked for. The readout's multiple there is 1/4, and its weights are as in the first line.
+PACKAGE = {
+    'embedding.table': (1, 1, 4, 1),
+    'positions.table': (1, 1, 4, 1),
+    'blocks.layers.attention.query': (0.5, 0.25, 1, 4),
+    'blocks.layers.attention.query_bias': (None, 1, 4, 1),
+    'blocks.layers.attention_norm.scale': (None, 1, 4, 1),
+    'blocks.layers.ffn.up': (0.5, 0.25, 1, 4),
+    'blocks.layers.ffn.up_bias': (None, 1, 4, 1),
+    'blocks.layers.ffn.down': (0.5, 0.25, 1, 4),
+    'norm.bias': (None, 1, 4, 1),
+}
+
+
+def test_multiples_are_those_of_the_package_of_the_paper():
+    (small, wide), (_, by_sgd) = pair(gpt), pair(gpt, KINDS[3])
+    groups, sgd = specified(wide)[0].groups, specified(by_sgd)[0].groups
+    found = [
+        {jax.tree_util.keystr(path, simple=True, separator='.'): value for path, value in leaves}
+        for leaves in map(
+            jax.tree_util.tree_leaves_with_path, (groups.multiples, sgd.multiples, groups.decay_multiples)
+        )
+    ]
+    deviations = {
+        'embedding.table': [each.model.embedding.init for each in (small, wide)],
+        'positions.table': [each.model.positions.init for each in (small, wide)],
+        'blocks.layers.attention.query': [each.model.block.mixer.init for each in (small, wide)],
+        'blocks.layers.ffn.up': [each.model.block.ffn.init for each in (small, wide)],
+        'blocks.layers.ffn.down': [each.model.block.ffn.out_init for each in (small, wide)],
+    }
+    for name, (deviation, *others) in PACKAGE.items():
+        assert [each[name] for each in found] == others, name
+        if deviation is not None:
+            before, after = (each.deviation(1, 1) for each in deviations[name])
+            # A product of roots, which are rounded.
+            np.testing.assert_allclose(after / before, deviation, rtol=1e-12, err_msg=name)
+    assert wide.model.embedding.output_multiple == 0.25
+
+
+def test_what_gradients_are_compared_with_falls_as_they_do():
+    _, wide = pair(gpt, optimizers.AdamW(schedule=RATE, eps=1e-6, clip_value=0.5, clip_norm=1.0))
+    # Dividing by 4 is exact.
+    assert (wide.optimizer.eps, wide.optimizer.clip_value, wide.optimizer.clip_norm) == (1e-6 / 4, 0.125, 1.0)
+
+
+def test_a_matrix_that_starts_at_zero_does_so_at_every_width():
+    zero = {'model.embedding.tied': False, 'model.embedding.output_init': weights.Normal(stddev=0.0)}
+    small, wide = (config.vary(experiment(gpt(width)), zero) for width in (BASE, WIDE))
+    assert mup.apply(wide, base=small).model.embedding.output_init == weights.Normal(stddev=0.0)
+    with pytest.raises(config.InputError, match=r'output_init is 0 here, but has a deviation of 0\.02 at the base'):
+        mup.apply(wide, base=config.vary(small, {'model.embedding.output_init': weights.Normal(stddev=0.02)}))
+
+
 def test_logits_and_scores_are_divided_by_the_width():
     _, wide = pair(gpt)
     assert wide.model.embedding.output_multiple == 1 / M
