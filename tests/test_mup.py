@@ -14,7 +14,7 @@ from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import attention, embeddings, ffn
 from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models import decoder, seq2seq
-from bigmodel_jax.optim import optimizers, parameter_groups, schedules
+from bigmodel_jax.optim import anomaly_policy, optimizers, parameter_groups, schedules
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import state, step
 
@@ -128,7 +128,10 @@ def losses(of, start):
     """The losses of four steps in float64; start(shapes) gives the first parameters."""
     spec, place = specified(of)
     with sharding.use(place):
-        current = spec.started_from(spec.init(), jax.tree.map(jnp.asarray, start(spec.abstract.params)))
+        params = jax.tree.map(jnp.asarray, start(spec.abstract.params))
+        current = state.TrainState(
+            jnp.int32(0), params, spec.optimizer.init(params), {}, anomaly_policy.RunningStats.initial()
+        )
         train_step = step.compile_step(of, spec, place)
         found = []
         for number in range(4):
