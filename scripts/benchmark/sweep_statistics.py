@@ -1,12 +1,13 @@
-"""The statistics of sweeps on simulated sweeps and on 271 public runs: what is promised of them, measured.
+"""The statistics of sweeps on simulated sweeps and ladders and on 271 public runs: what is promised of them, measured.
 
 Prints every figure, and ends with status 1 if a promise is not kept. Without --all, a tenth of
-the draws where they take time: of resampled seeds and of replays.
+the draws where they take time: of resampled seeds, replays and ladders.
 
 Example: python scripts/benchmark/sweep_statistics.py --all
 """
 
 import argparse
+import dataclasses
 import itertools
 import pathlib
 import platform
@@ -18,7 +19,9 @@ import scipy
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / 'tests'))
 
+from bigmodel_jax.sweeps.scaling import observations, parametric
 from bigmodel_jax.sweeps.statistics import halving
+from sweeps.scaling import planted, test_chinchilla
 from sweeps.statistics import simulated, track3
 
 BROKEN: list[str] = []
@@ -94,6 +97,35 @@ def replays(draws: int) -> None:
             )
 
 
+def predictions(ladders: int) -> None:
+    """Coverage of the intervals that a scaling law predicts for runs larger than those that it was fitted to."""
+    runs = test_chinchilla.runs()
+    law = parametric.fit(runs)
+    residuals = np.log(runs.losses) - np.log(law.loss(runs.parameters, runs.tokens))
+    residuals -= np.median(residuals)
+
+    def as_published(noise: np.ndarray, seed: int) -> observations.Observations:
+        added = np.exp(np.random.default_rng(seed).choice(noise, len(runs)))
+        return dataclasses.replace(runs, losses=law.loss(runs.parameters, runs.tokens) * added)
+
+    normal = planted.normal_noise()
+    designs = {
+        '42 small runs, normal noise': (planted.isoflop, planted.LAW, normal, 1e21),
+        '20 small runs, normal noise': (
+            lambda seed: planted.isoflop(seed, budgets=5, sizes=5),
+            planted.LAW,
+            normal,
+            1e21,
+        ),
+        '226 of Hoffmann et al., their noise': (lambda seed: as_published(residuals, seed), law, residuals, 2e21),
+    }
+    print(f'\nintervals of predictions on {ladders} simulated ladders each')
+    for name, (ladder, of, noise, above) in designs.items():
+        found = [planted.covered(ladder(seed), of, noise, above_flops=above, draws=60) for seed in range(ladders)]
+        kept = promise(abs(np.mean(found) - 0.95) <= 0.03, 'intervals of predictions cover 95 +- 3%')
+        print(f'{name:36} {np.mean(found):6.1%} +- {np.std(found) / ladders**0.5:.1%}{kept}')
+
+
 def main() -> int:
     """Runs all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,6 +137,7 @@ def main() -> int:
     halves(2_000)
     needed(2_000 // part)
     replays(300 // part)
+    predictions(30 // part)
     print(f'\n{time.perf_counter() - start:.0f} s. ' + (f'Not kept: {sorted(set(BROKEN))}' if BROKEN else 'All kept.'))
     return 1 if BROKEN else 0
 

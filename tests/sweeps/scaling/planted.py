@@ -1,8 +1,9 @@
 """Ladders of runs whose losses follow a known law, with noise."""
 
 import numpy as np
+from scipy import stats
 
-from bigmodel_jax.sweeps.scaling import laws
+from bigmodel_jax.sweeps.scaling import laws, prediction
 from bigmodel_jax.sweeps.scaling.observations import Observations
 
 # Hoffmann et al. (2022), equation 10. Compute-optimal sizes grow as C^0.4516.
@@ -31,3 +32,26 @@ def training_curves(seed: int) -> Observations:
         losses = LAW.loss(size, tokens) * np.exp(noise)
         parts.append((np.full(30, size), tokens, losses, np.full(30, number)))
     return Observations.of(*(np.concatenate(each) for each in zip(*parts)))
+
+
+def normal_noise(deviation: float = NOISE) -> np.ndarray:
+    """Quantiles of a normal distribution, which stand for it."""
+    return deviation * stats.norm.ppf((np.arange(2_000) + 0.5) / 2_000)
+
+
+def covered(
+    ladder: Observations, law: laws.ParametricLaw, noise: np.ndarray, *, above_flops: float, draws: int
+) -> float:
+    """How probably a new run of the size of a held-out one lies in the interval predicted from the small runs.
+
+    The mean over the held-out runs. Their own losses are not used: what a new one would be follows from the law.
+
+    Args:
+      law: what the losses of `ladder` follow.
+      noise: values of the noise on the logarithm of a loss, as frequent as it draws them.
+    """
+    parts = []
+    for each in prediction.held_out(ladder, above_flops, draws=draws):
+        losses = law.loss(each.parameters, each.tokens) * np.exp(noise)
+        parts.append(np.mean((each.predicted.low <= losses) & (losses <= each.predicted.high)))
+    return float(np.mean(parts))
