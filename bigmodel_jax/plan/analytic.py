@@ -164,16 +164,16 @@ def _keeping_all(experiment: Experiment) -> Experiment:
 def _residuals(experiment: Experiment, spec: state.StateSpec, batch: dict[str, Any]) -> Arrays:
     """What the forward pass keeps for the backward pass, without what are parameters."""
 
-    def backward(params: PyTree, part: PyTree, key: jax.Array) -> PyTree:
+    def backward(params: PyTree, model_state: PyTree, part: PyTree, key: jax.Array) -> PyTree:
         def loss(params: PyTree) -> jax.Array:
-            apply = Apply(spec.module, params, spec.abstract.model_state)
+            apply = Apply(spec.module, params, model_state)
             rngs = Rngs(key, experiment.objective.streams)
             return experiment.objective(apply, part, train=True, rngs=rngs).loss.total
 
         return jax.vjp(loss, params)[1]
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    found = jax.tree.leaves(jax.eval_shape(backward, spec.abstract.params, batch, key))
+    found = jax.tree.leaves(jax.eval_shape(backward, spec.abstract.params, spec.abstract.model_state, batch, key))
     params = {leaf.shape for leaf in jax.tree.leaves(spec.abstract.params)}
     return tuple(leaf for leaf in found if leaf.shape not in params and jax.numpy.issubdtype(leaf.dtype, np.number))
 

@@ -1,13 +1,16 @@
 """The analytic answer agrees with counting by hand, and impossible requests fail before anything is traced."""
 
+import pathlib
+
 import planned
 import pytest
 
-from bigmodel_jax import config
+from bigmodel_jax import config, experiment_file
 from bigmodel_jax.plan import analytic
 from bigmodel_jax.plan import plan as planning
 from bigmodel_jax.plan.hardware import slices
 
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
 WEIGHTS = 4 * (4 * 512 * 512 + 3 * 512 * 1_536) + 512 * 1_024  # Of matrix products.
 PARAMETERS = WEIGHTS + 512 * 1_024 + (2 * 4 + 1) * 512
 
@@ -89,3 +92,20 @@ def test_what_is_too_large_is_told_what_would_be_enough():
 def test_impossible_requests_name_a_choice_that_works(name, changes, words):
     with pytest.raises(config.InputError, match=words):
         program(name, **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'path', 'value', 'expected'),
+    [
+        ('resnet2015', 'model.block.stride_first', False, 24.299e9),
+        ('vit2020', 'model.head', None, 105.152e9),
+    ],
+)
+def test_image_models_have_the_flops_of_the_hand_count_for_each_image(name, path, value, expected):
+    """ResNet-50 and ViT-B/16: three forward passes but for the images' gradient; test_count.py counts them by hand."""
+    experiment = config.vary(experiment_file.load(str(EXPERIMENTS / f'{name}.py')), {path: value})
+    found = analytic.program(experiment, slices.parse('v5e-64'))
+    assert experiment.data.units.name == 'images'
+    images = experiment.data.batch / 64  # Of a chip.
+    assert found.counts.model_flops == pytest.approx(expected * images, rel=1e-4)

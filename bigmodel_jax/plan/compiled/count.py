@@ -135,10 +135,14 @@ def _dot(equation: Any, _: list[Any]) -> Work:
 
 
 def _convolution(equation: Any, _: list[Any]) -> Work:
-    """Each number of the result sees the kernel once: its window times the channels of its group."""
+    """Each number of the result sees the kernel once: its window times the channels of its group.
+
+    In the gradient of a convolution with strides the input is spread out with zeros between, which are not counted: a
+    stride of 2 leaves one in four.
+    """
     kernel, numbers = equation.invars[1].aval.shape, equation.params['dimension_numbers']
-    outputs = kernel[numbers.rhs_spec[0]]
-    return _matmul(2 * _size(equation.outvars[0].aval) * math.prod(kernel) / outputs)
+    outputs, zeros = kernel[numbers.rhs_spec[0]], math.prod(equation.params['lhs_dilation'])
+    return _matmul(2 * _size(equation.outvars[0].aval) * math.prod(kernel) / outputs / zeros)
 
 
 def _ragged_dot(equation: Any, _: list[Any]) -> Work:

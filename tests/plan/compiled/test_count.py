@@ -4,10 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import linen as nn
 
 import tiny
 from bigmodel_jax import config
+from bigmodel_jax.models import resnet, vit
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.plan.compiled import count, program
@@ -63,6 +66,9 @@ def test_operations_agree_with_their_formulas():
         return jax.lax.conv_general_dilated(x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
     assert matmul(convolution, (2, 8, 8, 4), (3, 3, 4, 6)) == 2 * (2 * 4 * 4 * 6) * (3 * 3 * 4)
+    # The forward pass and both gradients, as much each: the zeros between spread inputs are no work.
+    both = jax.grad(lambda x, kernel: convolution(x, kernel).sum(), argnums=(0, 1))
+    assert matmul(both, (2, 8, 8, 4), (3, 3, 4, 6)) == 2 * 3 * (2 * 4 * 4 * 6) * (3 * 3 * 4)
     sizes = jnp.array([3, 5, 4], jnp.int32)
     assert matmul(lambda x, w: jax.lax.ragged_dot(x, w, sizes), (12, 16), (3, 16, 32)) == 2 * 12 * 16 * 32
     branches = [lambda x: x @ x, lambda x: x @ x @ x]
@@ -97,3 +103,38 @@ def test_a_kernel_is_counted_where_its_mask_lets_it_work(mask, share):
     kernel = splash_attention.make_splash_mha(multi_head, block_sizes=sizes, head_shards=1, q_seq_shards=1)
     flops = matmul(kernel, *[(2, 512, 128)] * 3)
     assert flops == pytest.approx(share * 4 * 2 * 512 * 512 * 128, rel=0.02)  # The rest are sums within the blocks.
+
+
+def resnet_50_macs():
+    """Multiplications of a forward pass at 224 x 224 pixels, by hand from table 1 of He et al.; of the first layer."""
+    first = 112**2 * 7 * 7 * 3 * 64
+    total, channels = first, 64
+    for side, narrow, depth in ((56, 64, 3), (28, 128, 4), (14, 256, 6), (7, 512, 3)):
+        before = side if narrow == 64 else 2 * side  # The stride is in the 3 x 3 convolution.
+        total += before**2 * channels * narrow + side**2 * (9 * narrow**2 + 4 * narrow**2 + 4 * channels * narrow)
+        total += (depth - 1) * side**2 * (4 * narrow**2 + 9 * narrow**2 + 4 * narrow**2)
+        channels = 4 * narrow
+    return total + 2_048 * 1_000, first
+
+
+def vit_b16_macs():
+    """Of a forward pass over 196 patches and a class token; of the first layer."""
+    first = 196 * 768**2
+    return first + 12 * (12 * 768**2 * 197 + 2 * 197**2 * 768) + 768 * 1_000, first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('model', 'by_hand'), [(resnet.RESNET_50, resnet_50_macs), (vit.VIT_B16, vit_b16_macs)])
+def test_flops_of_image_models_are_those_counted_by_hand(model, by_hand):
+    """A step has three times those of the forward pass, without the gradient of the images."""
+    images = {'image': jax.ShapeDtypeStruct((2, 224, 224, 3), np.float32)}
+    module = model.build()
+    variables = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), images))
+    params, state = variables.pop('params'), variables
+
+    def total(params, state, batch):
+        return module.apply({'params': params, **state}, batch)['logits'].sum()
+
+    found = count.work(jax.jit(jax.grad(total)).trace(params, state, images).jaxpr).matmul
+    macs, first = by_hand()
+    assert found == 2 * 2 * (3 * macs - first)
