@@ -4,6 +4,7 @@
     trials/ARM-seed0-0123456789ab/    the run of a trial
     logs/ARM-seed0-0123456789ab.log   what its processes printed
     failures/ARM-seed0-....json       how its last attempt failed; deleted when it is tried again
+    costs.json                        parameters, FLOPs and data of a trial of each arm
 
 The directories of the trials are the truth: what was measured is read from there each time. A trial that is no longer
 part of the sweep, as its arm was changed or left out, stays in trials/ and is not counted.

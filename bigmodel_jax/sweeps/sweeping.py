@@ -8,6 +8,7 @@ from bigmodel_jax import config
 from bigmodel_jax.sweeps import live_table, running, stopping, sweep_directory, trials
 from bigmodel_jax.sweeps import sweep as sweeps
 from bigmodel_jax.sweeps.engines import engine, local
+from bigmodel_jax.sweeps.planning import recorded_costs
 
 HERE = local.Local()
 
@@ -43,4 +44,7 @@ def sweep(
     running.check(directory, engine, limits)
     directory.write()
     with live_table.shown(directory) as view:
-        return running.run(directory, engine, view, retry=retry, limits=limits)
+        end = running.run(directory, engine, view, retry=retry, limits=limits)
+    if end.stopped_by is None:
+        recorded_costs.write(directory, found)
+    return end

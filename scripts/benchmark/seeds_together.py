@@ -1,9 +1,9 @@
-"""What eight seeds of a small model cost in one process, against one seed and against a process for each.
+"""What eight seeds of a small model cost in one process of `sweep`, against one seed and against a process for each.
 
 The cost of a seed is what a person waits for: the start of Python, the compilation, the steps, the evaluation and the
-checkpoint. Every process begins with an empty cache of compiled programs. Seconds of the processors are printed beside
-those of the clock, as they depend less on what else the machine does. The numbers of the runs are compared: the losses
-of every report and of the evaluation.
+checkpoint, and what the sweep itself takes. Every sweep begins with an empty cache of compiled programs. Seconds of the
+processors are printed beside those of the clock, as they depend less on what else the machine does. The numbers of the
+runs are compared: the losses of every report and of the evaluation, and the digests of the last states.
 
 Figures with --steps 60, on two cores of an x86-64 machine with jax 0.10.2 and a load of 12 to 22 from other work, in
 seconds of the processors, as those of the clock said more of the other work: one seed 23.7; eight seeds in one process
@@ -24,35 +24,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
+from bigmodel_jax.sweeps import sweep_directory
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TRAIN = """
-import sys
-from bigmodel_jax import config, experiment_file
-from bigmodel_jax.train import loop
-from bigmodel_jax.train.together import training
-steps, folder, *seeds = sys.argv[1:]
-base = config.vary(
-    experiment_file.load('experiments/digits.py'),
-    {'steps': int(steps), 'evaluations.0.every_steps': int(steps), 'checkpoints.every_steps': int(steps)},
-)
-runs = [config.vary(base, {'seed': int(seed)}) for seed in seeds]
-if len(runs) == 1:
-    loop.train(runs[0], f'{folder}/{seeds[0]}')
-else:
-    ended = training.train_together(runs, [f'{folder}/{seed}' for seed in seeds])
-    sys.exit(not all(isinstance(each, loop.TrainingResult) and each.step == int(steps) for each in ended))
+SWEEP = """
+'One arm.'
+from bigmodel_jax import experiment_file
+BASE = experiment_file.load({digits!r})
+def sweep():
+    return {{'baseline': BASE}}
 """
 
 
-def start(folder: pathlib.Path, steps: int, seeds: Sequence[int]) -> subprocess.Popen:
-    """Begins to train some seeds in one process, with a cache of its own."""
+def start(folder: pathlib.Path, steps: int, seeds: int, *options: str) -> subprocess.Popen:
+    """Begins a sweep of one arm with some seeds, with a cache of compiled programs of its own."""
     folder.mkdir(parents=True, exist_ok=True)
+    file = folder / 'one.py'
+    file.write_text(SWEEP.format(digits=str(ROOT / 'experiments/digits.py')))
     environment = {**os.environ, 'BIGMODEL_JAX_CACHE': tempfile.mkdtemp(dir=folder)}
-    command = [sys.executable, '-c', TRAIN, str(steps), str(folder), *map(str, seeds)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    command = [sys.executable, '-m', 'bigmodel_jax', 'sweep', str(file), '--workdir', str(folder / 'sweep')]
+    for name in ('steps', 'evaluations.0.every_steps', 'checkpoints.every_steps'):
+        command += ['--set', f'{name}={steps}']
+    command += ['--seeds', str(seeds), *options]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 class Cost(NamedTuple):
@@ -75,18 +71,12 @@ def processors() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def cost(folder: pathlib.Path, steps: int, groups: Sequence[Sequence[int]], at_a_time: int = 1) -> Cost:
-    """What processes cost, of which each trains a group of seeds, so many at a time."""
-    before = processors()
-    began, waiting, running = time.perf_counter(), list(groups), list[subprocess.Popen]()
-    while waiting or running:
-        while waiting and len(running) < at_a_time:
-            running.append(start(folder, steps, waiting.pop(0)))
-        for process in [each for each in running if each.poll() is not None]:
-            if process.returncode:
-                raise SystemExit(f'{folder}: a process ended with status {process.returncode}.')
-            running.remove(process)
-        time.sleep(0.02)
+def cost(folder: pathlib.Path, steps: int, seeds: int, *options: str) -> Cost:
+    """What a sweep costs."""
+    before, began = processors(), time.perf_counter()
+    process = start(folder, steps, seeds, *options)
+    if process.wait():
+        raise SystemExit(f'{folder}: the sweep ended with status {process.returncode}.')
     return Cost(time.perf_counter() - began, processors() - before)
 
 
@@ -96,10 +86,17 @@ def losses(run: pathlib.Path) -> list[float]:
     return [each['metrics']['loss'] for each in records if each['kind'] in ('train', 'evaluation')]
 
 
-def difference(left: pathlib.Path, right: pathlib.Path, seeds: Sequence[int]) -> float:
-    """The largest relative difference of a loss."""
-    pairs = [pair for seed in seeds for pair in zip(losses(left / str(seed)), losses(right / str(seed)), strict=True)]
-    return max(abs(one - other) / abs(other) for one, other in pairs)
+def differences(left: pathlib.Path, right: pathlib.Path) -> tuple[float, bool]:
+    """The largest relative difference of a loss, and whether the digests of the last states are equal."""
+    sweeps = [sweep_directory.open_sweep(folder / 'sweep') for folder in (left, right)]
+    largest, equal = 0.0, True
+    for entry in sweeps[0].description.trials:
+        one, other = (each.trial(entry) for each in sweeps)
+        pairs = zip(losses(pathlib.Path(one)), losses(pathlib.Path(other)), strict=True)
+        largest = max(largest, *(abs(x - y) / abs(y) for x, y in pairs))
+        first, second = (each.run(entry) for each in sweeps)
+        equal = equal and first is not None and second is not None and first.digest == second.digest
+    return largest, equal
 
 
 def main() -> None:
@@ -110,19 +107,18 @@ def main() -> None:
     parser.add_argument('--workdir', type=pathlib.Path)
     options = parser.parse_args()
     root = options.workdir or pathlib.Path(tempfile.mkdtemp())
-    seeds = range(options.seeds)
     versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'flax'))
     print(f'{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {versions}')
-    one = cost(root / 'one', options.steps, [[0]])
-    print(f'one seed in one process: {one}', flush=True)
-    together = cost(root / 'together', options.steps, [list(seeds)])
-    print(f'{len(seeds)} seeds in one process: {together.beside(one)} one seed', flush=True)
-    for at_a_time in options.at_a_time:
-        folder = root / f'apart{at_a_time}'
-        apart = cost(folder, options.steps, [[seed] for seed in seeds], at_a_time)
-        print(f'{len(seeds)} processes, {at_a_time} at a time: {apart.beside(together)} one process', flush=True)
-        largest = difference(root / 'together', folder, seeds)
-        print(f'largest relative difference of a loss: {largest:.1e}', flush=True)
+    one = cost(root / 'one', options.steps, 1, '--jobs', '1')
+    print(f'one seed: {one}', flush=True)
+    together = cost(root / 'together', options.steps, options.seeds, '--jobs', '1')
+    print(f'{options.seeds} seeds in one process: {together.beside(one)} one seed', flush=True)
+    for jobs in options.at_a_time:
+        folder = root / f'apart{jobs}'
+        apart = cost(folder, options.steps, options.seeds, '--jobs', str(jobs), '--no-together')
+        print(f'{options.seeds} processes, {jobs} at a time: {apart.beside(together)} one process', flush=True)
+        largest, equal = differences(root / 'together', folder)
+        print(f'largest relative difference of a loss: {largest:.1e}; the last states are equal: {equal}', flush=True)
     print(f'load at the end {os.getloadavg()[0]:.1f}')
 
 

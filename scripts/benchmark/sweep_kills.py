@@ -1,11 +1,12 @@
 """A sweep that is killed at random and started again ends with the same table, byte for byte, and no trial runs twice.
 
 One sweep is left alone. Others of the same experiments are killed by SIGKILL at random moments, the process of the
-sweep or one of its trials, and started again until they end. Then the files of the answer (results.json, results.md and
-the others) must be equal byte for byte; every trial must have ended once, with the same digest; and no step may have
-been trained again but those after the last checkpoint before a kill.
+sweep or one that trains its trials, and started again until they end. Processes train several trials each, and halving
+stops one of the three arms at half of the steps. Then the files of the answer (results.json, table.md and the others)
+must be equal byte for byte; every trial must have ended once, with the same digest, those of the arm that is stopped at
+the look; and no step may have been trained again but those after the last checkpoint before a kill.
 
-Run: .venv/bin/python scripts/benchmark/sweep_kills.py [--repetitions 5] [--kills 3] [--seed 0]
+Run: .venv/bin/python scripts/benchmark/sweep_kills.py [--repetitions 5] [--kills 3] [--seconds 4 15] [--seed 0]
 """
 
 import argparse
@@ -24,19 +25,24 @@ from bigmodel_jax.sweeps import sweep_directory
 
 TESTS = pathlib.Path(__file__).resolve().parents[2] / 'tests'
 EXPERIMENTS = '''
-    """Two arms of a few thousand weights."""
+    """Three arms of a few thousand weights, one of which learns nothing."""
     import sys
 
     sys.path.insert(0, {tests!r})
     import tiny
     from bigmodel_jax import config
-    from bigmodel_jax.sweeps import arms
+    from bigmodel_jax.sweeps import arms, sweep as sweeps
+    from bigmodel_jax.sweeps.statistics import halving
 
 
     def sweep():
-        base = config.vary(tiny.experiment(), {{'steps': 3_000, 'checkpoints.every_steps': 300}})
-        return arms.named(base, {{'baseline': {{}}, 'deep': {{'model.layers': 3}}}})
+        changes = {{'steps': 1_200, 'checkpoints.every_steps': 200, 'evaluations.0.every_steps': 100}}
+        base = config.vary(tiny.experiment(), changes)
+        slow = {{'optimizer.schedule.peak': 1e-9}}
+        made = arms.named(base, {{'baseline': {{}}, 'deep': {{'model.layers': 3}}, '{stopped}': slow}})
+        return sweeps.Sweep(arms=made, halving=halving.SuccessiveHalving(looks=(0.5,), error=0.2))
 '''
+STOPPED, LOOK = 'slow', 600
 ANSWERS = ('.json', '.md', '.tex', '.csv')  # The page also shows paths.
 
 
@@ -57,13 +63,15 @@ def answers(workdir: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(workdir.iterdir()) if path.suffix in ANSWERS}
 
 
-def killed(file: pathlib.Path, workdir: pathlib.Path, kills: int, chance: random.Random) -> list[str]:
+def killed(
+    file: pathlib.Path, workdir: pathlib.Path, *, kills: int, seconds: tuple[float, float], chance: random.Random
+) -> list[str]:
     """Runs a sweep to its end with kills on the way; returns what was killed."""
     told: list[str] = []
     while True:
         process = start(file, workdir)
         if len(told) < kills:
-            time.sleep(chance.uniform(4, 15))
+            time.sleep(chance.uniform(*seconds))
         below = children(process.pid)
         if len(told) >= kills or process.poll() is not None:
             status = process.wait()
@@ -89,8 +97,8 @@ def check(workdir: pathlib.Path) -> int:
         if run is None:
             raise SystemExit(f'{entry.name} was not run')
         ends = [each for each in event_log.read_all(run.path / event_log.FILE) if each['kind'] == 'end']
-        if len(ends) != 1:
-            raise SystemExit(f'{entry.name} ended {len(ends)} times')
+        if len(ends) != (entry.arm != STOPPED) or (entry.arm == STOPPED and run.step != LOOK):
+            raise SystemExit(f'{entry.name} ended {len(ends)} times, at step {run.step}')
         void = sum(session.void_steps for session in run.sessions)
         repeated += void
     if len(list((workdir / sweep_directory.TRIALS).iterdir())) != len(opened.description.trials):
@@ -103,18 +111,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--repetitions', type=int, default=5)
     parser.add_argument('--kills', type=int, default=3, help='in each repetition')
+    parser.add_argument('--seconds', type=float, nargs=2, default=(4, 15), help='shortest and longest time to a kill')
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / 'two.py'
-        file.write_text(textwrap.dedent(EXPERIMENTS).format(tests=str(TESTS)))
+        file.write_text(textwrap.dedent(EXPERIMENTS).format(tests=str(TESTS), stopped=STOPPED))
         whole = pathlib.Path(folder) / 'whole'
-        killed(file, whole, 0, chance)
+        killed(file, whole, kills=0, seconds=(0, 0), chance=chance)
         check(whole)
         for number in range(options.repetitions):
             workdir = pathlib.Path(folder) / f'killed{number}'
-            told = killed(file, workdir, options.kills, chance)
+            told = killed(file, workdir, kills=options.kills, seconds=tuple(options.seconds), chance=chance)
             repeated = check(workdir)
             found, wanted = answers(workdir), answers(whole)
             differ = sorted(name for name in wanted if found.get(name) != wanted[name])

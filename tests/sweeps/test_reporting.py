@@ -17,7 +17,8 @@ from scipy import stats
 
 from bigmodel_jax import __main__ as command_line
 from bigmodel_jax import config
-from bigmodel_jax.sweeps import reporting, sweep_directory
+from bigmodel_jax.sweeps import arms, reporting, sweep, sweep_directory
+from bigmodel_jax.sweeps.planning import costs, recorded_costs
 from bigmodel_jax.sweeps.reporting import answer as answers
 from bigmodel_jax.sweeps.reporting import fields, formats, grids, markup, page, screen, tables, writing
 from sweeps import made_sweeps
@@ -82,6 +83,42 @@ def test_the_paper_stands_beside_what_was_measured(finished: sweep_directory.Swe
     assert texts['deep'] == ['1.8', '1.92 ± 0.06', '+0.12', '3']
     assert texts['other_rate'][:1] == ['']
     assert table.notes == ("Difference: ours minus the paper's.", 'Not measured here: cost.')
+
+
+def test_the_effects_of_the_paper_stand_beside_ours_with_a_verdict(
+    finished: sweep_directory.SweepDirectory, tmp_path: pathlib.Path
+) -> None:
+    columns = {'validation/loss': {'baseline': 2.0, 'deep': 1.9, 'other_rate': 2.5}}
+    told = made_sweeps.make(tmp_path / 's', CHANGES, VALUES, columns=columns)
+    table = tables.paper_effects(answers.collect(told))
+    assert table is not None
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    low, high = stats.ttest_rel(list(VALUES['deep'].values()), list(VALUES['baseline'].values())).confidence_interval()
+    assert low < -0.1 < high
+    assert (rows['deep'][0], rows['deep'][2:]) == ('\N{MINUS SIGN}0.100', ['better', 'agrees'])
+    assert (rows['other_rate'][0], rows['other_rate'][3]) == ('+0.500', 'another size')
+    assert rows['baseline'][2:] == ['baseline', formats.UNKNOWN]
+    reversed_ = {'validation/loss': {'baseline': 2.0, 'deep': 2.1}}
+    table = tables.paper_effects(answers.collect(made_sweeps.make(tmp_path / 't', CHANGES, VALUES, columns=reversed_)))
+    assert table is not None
+    assert table.rows[1][-1].text == 'contradicts'
+    assert tables.paper_effects(answers.collect(made_sweeps.make(tmp_path / 'u', CHANGES, VALUES))) is None
+
+
+def test_the_size_of_each_arm_is_recorded_once_and_only_of_its_present_experiment(tmp_path: pathlib.Path) -> None:
+    directory = made_sweeps.make(tmp_path / 's', CHANGES, VALUES)
+    before = tables.sizes(answers.collect(directory))
+    assert [cell.text for cell in before.rows[1]][1:] == ['1,234', *[formats.UNKNOWN] * 3]
+    base = made_sweeps.tiny.experiment()
+    described = sweep.complete(sweep.Sweep(arms=arms.named(base, CHANGES), seeds=(0,)))
+    recorded_costs.write(directory, described)
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in tables.sizes(answers.collect(directory)).rows}
+    assert rows['baseline'][0] == '7,872'
+    assert rows['baseline'][3] == '+0.00%'
+    ratio = costs.cost(described.arms['deep']).flops / costs.cost(base).flops
+    assert rows['deep'][3] == f'{100 * (ratio - 1):+.2f}%'
+    changed = made_sweeps.make(tmp_path / 's', {**CHANGES, 'deep': {'model.layers': 5}}, VALUES)
+    assert set(recorded_costs.read(changed)) == {'baseline', 'other_rate'}
 
 
 def test_an_unfinished_sweep_says_so_in_every_format(tmp_path: pathlib.Path) -> None:

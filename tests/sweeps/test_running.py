@@ -143,7 +143,7 @@ def test_trials_of_one_process_end_as_in_processes_of_their_own_and_one_that_is_
     tmp_path: pathlib.Path,
 ) -> None:
     base = config.vary(experiment_file.load(tiny.__file__), SMALL)  # Its classes are those that a process loads.
-    long = config.vary(base, {'steps': 3_000, 'checkpoints.every_steps': 500, 'evaluations.0.every_steps': 500})
+    long = config.vary(base, {'steps': 600, 'checkpoints.every_steps': 200, 'evaluations.0.every_steps': 200})
     changes = {'baseline': {}, 'fast': {'optimizer.schedule.peak': 2e-2}, 'wide': {'model.width': 24}}
     described = sweep.complete(sweep.Sweep(arms=arms.named(long, changes), seeds=(0, 1)))
     assert kept_programs.groups(described.arms) == [('baseline', 'fast'), ('wide',)]
@@ -156,7 +156,7 @@ def test_trials_of_one_process_end_as_in_processes_of_their_own_and_one_that_is_
 
         def ended(self):
             entry = self._directory.description.trials[2]
-            if not killed and entry in self._running and list(self._directory.trial(entry).glob('checkpoints/500')):
+            if not killed and entry in self._running and list(self._directory.trial(entry).glob('checkpoints/200')):
                 killed.append(self._running[entry]._process.pid)
                 os.kill(killed[0], signal.SIGKILL)
             return super().ended()

@@ -10,6 +10,7 @@ from typing import Literal
 from bigmodel_jax import config
 from bigmodel_jax.runs import directory as runs
 from bigmodel_jax.sweeps import failures, pairing, standings, stopping
+from bigmodel_jax.sweeps.planning import recorded_costs
 from bigmodel_jax.sweeps.reporting import fields
 from bigmodel_jax.sweeps.statistics import comparison, halving
 from bigmodel_jax.sweeps.sweep_directory import Description, SweepDirectory, TrialEntry
@@ -60,6 +61,7 @@ class ArmResult:
     changes: Mapping[str, tuple[object, object]]
     comparison: comparison.ArmComparison | None
     stopped: halving.EarlyStop | None = None
+    cost: recorded_costs.RecordedCost | None = None  # Of one trial; None before the sweep has run.
 
     @property
     def values(self) -> dict[int, float]:
@@ -224,6 +226,7 @@ def collect(directory: SweepDirectory) -> SweepAnswer:
     compared = (
         comparison.compare(values, about.baseline, direction=about.direction) if len(values) > 1 else {}
     )  # A sweep of one arm has nothing to compare. Holm's correction counts the arms that were stopped, too.
+    costs = recorded_costs.read(directory)
     arms = tuple(
         ArmResult(
             arm=arm,
@@ -231,6 +234,7 @@ def collect(directory: SweepDirectory) -> SweepAnswer:
             changes=fields.changes(about.arms[about.baseline], about.arms[arm]),
             comparison=None if arm in stops else compared.get(arm),
             stopped=stops.get(arm),
+            cost=costs.get(arm),
         )
         for arm, found in by_arm.items()
     )

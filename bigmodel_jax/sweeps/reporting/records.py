@@ -31,6 +31,7 @@ def _arm(answer: SweepAnswer, arm: ArmResult) -> dict[str, Any]:
         'experiment': answer.experiment(arm.arm),
         'changes': {path: {'baseline': there, 'arm': here} for path, (there, here) in arm.changes.items()},
         'parameters': arm.parameters,
+        'cost': None if arm.cost is None else arm.cost._asdict(),
         'mean': _number(arm.mean),
         'sd': _number(arm.deviation),
         'comparison': None if arm.comparison is None else _comparison(arm.comparison),

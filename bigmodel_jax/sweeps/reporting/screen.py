@@ -15,11 +15,11 @@ STYLES = {'better': 'green', 'worse': 'red', 'open': 'dim', '': ''}
 
 
 def shown(answer: SweepAnswer) -> rich.console.Group:
-    """The comparisons, the paper's table if there is one, and a verdict in words for each arm."""
-    paper = tables.papers(answer)
+    """The comparisons, the paper's tables if there are any, and a verdict in words for each arm."""
+    papers = [table for table in (tables.papers(answer), tables.paper_effects(answer)) if table is not None]
     verdicts = [f'{arm.arm}: {found.verdict}.' for arm, found in answer.compared]
     verdicts += [f'{arm.arm}: stopped early, {why}.' for arm, why in answer.stopped]
-    parts = [_table(tables.comparisons(answer)), *([_table(paper)] if paper else [])]
+    parts = [_table(tables.comparisons(answer)), *map(_table, papers)]
     return rich.console.Group(*parts, *map(text.Text, [*verdicts, answer.pairing, answer.pairing_gain, answer.state]))
 
 

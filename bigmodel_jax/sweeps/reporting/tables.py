@@ -3,9 +3,11 @@
 import math
 from collections.abc import Iterator
 
+from bigmodel_jax.console import quantities
 from bigmodel_jax.sweeps.reporting import effects, formats
 from bigmodel_jax.sweeps.reporting.answer import ArmResult, SweepAnswer, TrialResult
 from bigmodel_jax.sweeps.reporting.cells import Look, ResultCell, ResultColumn, ResultTable
+from bigmodel_jax.sweeps.statistics import comparison
 
 DIGITS = 12  # Of a digest and of a commit in a table.
 
@@ -28,7 +30,7 @@ def comparisons(answer: SweepAnswer) -> ResultTable:
 def details(answer: SweepAnswer) -> ResultTable:
     """What the seeds could show: each test, the bootstrap, the smallest detectable effect, what pairing gained."""
     headings = (
-        'p (t)', 'p (Wilcoxon)', '95% bootstrap', 'detectable', 'seeds needed', 'gain by pairing', 'parameters',
+        'p (t)', 'p (Wilcoxon)', '95% bootstrap', 'detectable', 'seeds needed', 'gain by pairing',
     )  # fmt: skip
     return ResultTable(
         caption='Tests and power of the comparisons.',
@@ -40,6 +42,73 @@ def details(answer: SweepAnswer) -> ResultTable:
             'difference of two runs with different seeds, divided by that of two with the same seed.',
         ),
     )
+
+
+def sizes(answer: SweepAnswer) -> ResultTable:
+    """What a trial of each arm is and costs: parameters, FLOPs, data, and by how much more than the baseline."""
+    units = {arm.cost.unit for arm in answer.arms if arm.cost is not None}
+    headings = ('parameters', 'FLOPs', units.pop() if len(units) == 1 else 'data', 'FLOPs against the baseline')
+    return ResultTable(
+        caption='One trial of each arm.',
+        columns=(ResultColumn('arm', right=False), *map(ResultColumn, headings)),
+        rows=tuple(_sized(answer, arm) for arm in answer.arms),
+        notes=(
+            'FLOPs: of the model over all steps, a multiply-add being two, without evaluations and what is computed '
+            'again.',
+        ),
+    )
+
+
+def _sized(answer: SweepAnswer, arm: ArmResult) -> tuple[ResultCell, ...]:
+    base, cost = answer.baseline.cost, arm.cost
+    texts = [formats.parameters(arm.parameters)] + [formats.UNKNOWN] * 3
+    if cost is not None:
+        texts = [formats.parameters(cost.parameters), f'{cost.flops:.3e}', quantities.count(cost.units)]
+        more = math.nan if base is None else 100 * (cost.flops / base.flops - 1)
+        texts.append(formats.UNKNOWN if math.isnan(more) else f'{formats.number(more, 2, sign=True)}%')
+    return ResultCell(arm.arm, arm.arm, arm.runs), *(ResultCell(text, arm.arm, arm.runs) for text in texts)
+
+
+def paper_effects(answer: SweepAnswer) -> ResultTable | None:
+    """The paper's differences from the baseline beside ours, with interval and verdict; None without such a column."""
+    printed = answer.about.columns.get(answer.about.metric, {})
+    if answer.about.baseline not in printed:
+        return None
+    base = printed[answer.about.baseline]
+    rows = [_paper_effect(answer, arm, printed[arm.arm] - base) for arm in answer.arms if arm.arm in printed]
+    headings = ("paper's", 'ours [95%]', 'finding', 'against the paper')
+    return ResultTable(
+        caption=f"Differences of {answer.about.metric} from {answer.about.baseline}, the paper's beside ours."
+        + ('' if answer.complete else f' {answer.state}'),
+        columns=(
+            ResultColumn('arm', right=False),
+            *(ResultColumn(heading, right=index < 2) for index, heading in enumerate(headings)),
+        ),
+        rows=tuple(rows),
+        notes=(
+            "Agrees: the paper's difference is within our interval. Of a paper's single run the noise is not known, so "
+            'that another size can be its seed.',
+        ),
+    )
+
+
+def _paper_effect(answer: SweepAnswer, arm: ArmResult, said: float) -> tuple[ResultCell, ...]:
+    places, compared = formats.decimals(answer), _compared(answer, arm)
+    against = formats.UNKNOWN if arm.comparison is None else _against_paper(arm.comparison, said)
+    texts = formats.number(said, places, sign=True) if arm.arm != answer.about.baseline else formats.UNKNOWN
+    return compared[0], ResultCell(texts, arm.arm), compared[3], compared[5], ResultCell(against, arm.arm, arm.runs)
+
+
+def _against_paper(found: comparison.ArmComparison, said: float) -> str:
+    """Whether our interval holds what the paper says, in a few words."""
+    if math.isnan(found.interval.low):
+        return 'few seeds'
+    if found.interval.low <= said <= found.interval.high:
+        return 'agrees'
+    opposite = said * found.difference < 0
+    if opposite and found.finding in ('better', 'worse'):
+        return 'contradicts'
+    return 'not settled' if opposite else 'another size'
 
 
 def papers(answer: SweepAnswer) -> ResultTable | None:
@@ -136,7 +205,7 @@ def _detailed(answer: SweepAnswer, arm: ArmResult) -> tuple[ResultCell, ...]:
             formats.UNKNOWN if found.power.seeds is None else f'{found.power.seeds:,}',
             formats.UNKNOWN if math.isnan(gain) else f'{gain:.2g}{formats.TIMES}',
         ]
-    cells = (ResultCell(text, arm.arm, arm.runs) for text in [*texts, formats.parameters(arm.parameters)])
+    cells = (ResultCell(text, arm.arm, arm.runs) for text in texts)
     return ResultCell(arm.arm, arm.arm, arm.runs), *cells
 
 

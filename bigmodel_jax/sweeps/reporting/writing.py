@@ -27,15 +27,16 @@ def write(directory: SweepDirectory) -> epath.Path:
 def write_answer(answer: answers.SweepAnswer) -> epath.Path:
     """write() of an answer that was collected already."""
     root = answer.directory.path
-    paper, compared = tables.papers(answer), tables.comparisons(answer)
     grid = grids.fitted(answer)
-    effect_tables = [] if grid is None else [grids.table(answer, grid)]
-    every = [
-        compared,
-        *([paper] if paper else []),
-        *([tables.details(answer)] if answer.compared else []),
-        *effect_tables,
-    ]
+    candidates = (
+        tables.comparisons(answer),
+        tables.papers(answer),
+        tables.paper_effects(answer),
+        tables.details(answer) if answer.compared else None,
+        None if grid is None else grids.table(answer, grid),
+        tables.sizes(answer),
+    )
+    every = [table for table in candidates if table is not None]
     contents = {
         MARKDOWN: markup.markdown(every).encode(),
         LATEX: markup.latex(every).encode(),
