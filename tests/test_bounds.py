@@ -28,6 +28,7 @@ EXCEPTIONS = {
     'Measured.value': 'a metric may be any number',
     'Measured.on': 'is compared with any field',
     'Normalize.mean': 'the mean of a channel may be any number',
+    'ColorNoise.components': 'a direction among colors may have any numbers',
 }
 # Counts of a paper, which no device computes with.
 UNLIMITED = config.Count.__metadata__

@@ -98,7 +98,7 @@ class Convolution(ImageLayer):
     padding: config.NonNegative | None = None  # On each side; None: half the kernel, which keeps the size at stride 1.
     groups: config.Positive | None = 1  # None: each channel by itself.
     bias: bool = False
-    bias_value: float = 0.0  # At first.
+    bias_value: config.Rate = 0.0  # At first.
     init: weights.Initializer = weights.FanIn(scale=2.0)  # He et al. (2015), arXiv:1502.01852, equation 10.
 
     def build(self, name: str | None = None) -> nn.Module:

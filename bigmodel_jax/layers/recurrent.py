@@ -131,7 +131,7 @@ class Lstm(Recurrent):
 class ForgetBias(weights.Initializer):
     """Biases of 0, and of `value` for the forget gate of an LSTM (Jozefowicz et al., 2015, section 2.2)."""
 
-    value: float = 1.0
+    value: config.Rate = 1.0
 
     def draw(self, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
         return jnp.zeros(shape, jnp.float32).at[1].set(self.value)

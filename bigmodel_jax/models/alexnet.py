@@ -38,7 +38,7 @@ class AlexNet(model.Model):
     dropout: config.Probability = 0.5  # On the units that enter a wide layer ...
     drops_input: bool = True  # ... the first of them too (torchvision); if not, on what each wide layer gives (paper).
     init: weights.Initializer = weights.FanIn()  # Of the wide layers and the last one.
-    bias_value: float = 0.0  # Of the wide layers, at first.
+    bias_value: config.Rate = 0.0  # Of the wide layers, at first.
     dtype: model.Dtype = 'float32'
 
     def build(self, name: str | None = None) -> nn.Module:
