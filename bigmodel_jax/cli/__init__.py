@@ -10,6 +10,7 @@ VERBS = (
     'describe',
     'plan',
     'train',
+    'launch',
     'sweep',
     'trial',
     'evaluate',

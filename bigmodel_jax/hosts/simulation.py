@@ -18,6 +18,7 @@ NOISE = '[Gloo]'  # Each process reports each connection that it makes.
 # What hosts/preemption.py listens to; this file does not import JAX, which takes seconds.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1  # prctl(2).
+ENDS_WITH_PARENT = sys.platform == 'linux'  # Whether end_with_parent() can be used.
 
 
 def run(command: Sequence[str], *, hosts: int, devices: int) -> int:
@@ -77,7 +78,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C on the terminal reaches it through us alone, and once.
-        preexec_fn=end_with_parent if sys.platform == 'linux' else None,
+        preexec_fn=end_with_parent if ENDS_WITH_PARENT else None,
     )
 
 

@@ -100,13 +100,8 @@ class Xpk(engine.Engine):
         capacity = {'': [], 'spot': ['--spot'], 'on-demand': ['--on-demand']}.get(
             self.capacity, [f'--reservation={self.capacity}']
         )
-        return [
-            'workload',
-            'create',
-            *self.place(),
-            *(f'--{name}={value}' for name, value in given.items()),
-            *capacity,
-        ]
+        place = {'cluster': self.cluster, 'project': self.project, 'zone': self.zone}
+        return create_workload(self.program, place | given, *capacity)[1:]
 
     def command(self, directory: SweepDirectory, entry: TrialEntry, *, stop_after: int | None = None) -> str:
         """What a shell in the container runs.
@@ -237,6 +232,11 @@ class XpkJobs(engine.Jobs):
         about = self._about
         slices = f'{about.slices} slices {about.tpu_type}' if about.slices > 1 else about.tpu_type
         return f'GKE, cluster {about.cluster}, {slices} a trial, priority {about.priority}'
+
+
+def create_workload(program: str, options: Mapping[str, object], *flags: str) -> list[str]:
+    """The command with which xpk submits a workload, or renders it with the flag --dry-run."""
+    return [program, 'workload', 'create', *(f'--{name}={value}' for name, value in options.items()), *flags]
 
 
 def workload(directory: SweepDirectory, entry: TrialEntry) -> str:

@@ -1,0 +1,1 @@
+"""Where a run may be launched: one file for each kind of target."""
