@@ -51,6 +51,29 @@ def test_no_fault_changes_a_result(zygote, tmp_path, capsys):
     assert sum(trial.met is not None for trial in found.trials.values()) == len(SAMPLE)
 
 
+def test_a_checkpoint_and_the_log_before_it_are_on_disk_before_the_older_one_goes(zygote, tmp_path):
+    """By the order of the calls of a run; a loss of power takes what was written after the last fsync of its file."""
+    workdir, log = tmp_path / 'run', tmp_path / 'calls'
+    order = [str(workdir), 'open', faults.ANY, 0, int(shim.Happens.COUNT), 0, 0, str(log)]
+    command = ['train', SMALL, '--workdir', str(workdir)]
+    children = zygote.run(command, hosts=1, devices=1, output=tmp_path / 'output', orders={0: order})
+    assert forks.wait(children, 120) == [0], children[0].output.read_text()
+    unsynced, commits, deletions = set(), 0, 0
+    for operation, _, path in (line.split(' ', 2) for line in log.read_text().splitlines()):
+        if operation in ('create', 'write'):
+            unsynced.add(path)
+        elif operation == 'fsync':
+            unsynced.discard(path)
+        elif operation == 'rename' and path.startswith('/checkpoints/') and path.count('/') == 2:
+            inside = {name for name in unsynced if name.startswith(('/checkpoints/', '/metrics', '/trace'))}
+            assert inside == set(), (path, inside)
+            is_commit = path.endswith('.partial')
+            commits, deletions = commits + is_commit, deletions + (not is_commit)
+            # The new name must have reached the disk before the old checkpoint loses its own.
+            unsynced |= {'/checkpoints'} if is_commit else set()
+    assert (commits, deletions) == (2, 1)
+
+
 # ---- portions -----------------------------------------------------------------------------------------------------
 
 PLANNED = [faults.parse(f'fresh:1:0:write:{n}:{what}:once:/a') for what in ('EIO', 'half') for n in (1, 2, 3)]
