@@ -10,7 +10,7 @@ import numpy as np
 
 from bigmodel_jax.report import thinning
 
-POINTS = 48_000  # Of all curves of a chart together, so that hundreds of them stay quick to draw.
+POINTS = 24_000  # Of all curves of a chart together, so that hundreds of them stay quick to draw.
 FEWEST_BUCKETS = 30
 HOVERS = 48
 COLORS = 10  # In the style sheet.
@@ -172,7 +172,11 @@ def draw(
         return axis.low <= value <= axis.high
 
     buckets = max(min(thinning.BUCKETS, POINTS // (2 * len(drawn))), FEWEST_BUCKETS)
-    smooth_by = functools.partial(thinning.medians, points=2 * buckets) if smoother is None else smoother
+    smooth_by = (
+        functools.partial(thinning.medians, points=2 * buckets if len(drawn) <= FAINT else buckets)
+        if smoother is None
+        else smoother
+    )
     return ChartDrawing(
         width=width, height=height, x_axis=x_axis, y_axis=y_axis,
         x_ticks=[tick(x_axis, value, short_label(value)) for value in ticks(x_axis, 8 if width > 600 else 5)],

@@ -30,7 +30,7 @@ from runs import run_maker
 LONGEST_MS, LATEST_S = 200.0, 3.0  # What is promised.
 WATCH = """
 window.tasks = [];
-new PerformanceObserver((list) => list.getEntries().forEach((each) => window.tasks.push(each.duration)))
+new PerformanceObserver((list) => list.getEntries().forEach((each) => window.tasks.push([each.startTime, each.duration])))
   .observe({type: 'longtask', buffered: true});
 """
 CHANGED = 'controls.elements.smoothing.dispatchEvent(new Event("change", {bubbles: true}))'
@@ -87,14 +87,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--runs', type=int, default=200, help='how many')
     parser.add_argument('--points', type=int, default=10_000, help='of each')
+    parser.add_argument('--folder', type=pathlib.Path, help='where the runs are written, or are from a call before')
     parser.add_argument('--picture', type=pathlib.Path, help='where a screenshot is written')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
-        folder = pathlib.Path(made)
-        for number in range(options.runs):
-            write_run(folder / 'runs' / f'w{number // 5:02d}' / f'seed{number % 5}', number, options.points)
+        folder = options.folder or pathlib.Path(made) / 'runs'
+        paths = [folder / f'w{number // 5:02d}' / f'seed{number % 5}' for number in range(options.runs)]
+        for number, path in enumerate(paths):
+            if not path.exists():
+                write_run(path, number, options.points)
+        last = max(record['step'] for record in event_log.read(paths[0] / event_log.FILE))
         began = time.monotonic()
-        with server.LivePage(folder / 'runs', address=server.Address(port=0)) as page, browser.tab(folder / 'b') as tab:
+        with (
+            server.LivePage(folder, address=server.Address(port=0)) as page,
+            browser.tab(pathlib.Path(made) / 'browser') as tab,
+        ):
             tab.size(1_400, 900)
             tab.open(page.url, before=WATCH)
             settle(tab)
@@ -107,18 +114,20 @@ def main() -> None:
                 "fetch('/chart?chart=loss&width=800').then((answer) => answer.text()).then((text) => text.length)"
             )
             print(f'{time.monotonic() - began:7.2f} s for a chart of all runs')
-            loading = tab.value('window.tasks.splice(0)')
-            delays = interact(tab, folder / 'runs' / 'w00' / 'seed0' / event_log.FILE, 100 * options.points)
-            busy = tab.value('window.tasks')
+            loaded = tab.value('performance.getEntriesByType("navigation")[0].loadEventEnd')
+            reading = [duration for start, duration in tab.value('window.tasks.splice(0)') if start > loaded]
+            delays = interact(tab, paths[0] / event_log.FILE, last)
+            busy = [duration for _, duration in tab.value('window.tasks')]
             if options.picture:
                 tab.picture(options.picture)
             own = {address for address in tab.requested if not address.startswith((page.url, 'data:'))}
     longest = max(busy, default=0.0)
-    print(f'{longest:7.0f} ms: the longest of {len(busy)} long tasks after it was loaded (while loading: '
-          f'{max(loading, default=0.0):.0f} ms)')  # fmt: skip
+    first = max(reading, default=0.0)
+    print(f'{first:7.0f} ms: the longest of {len(reading)} long tasks after it was loaded, while logs were being read')
+    print(f'{longest:7.0f} ms: the longest of {len(busy)} long tasks after that, while a person did things')
     print(f'{max(delays):7.2f} s until a new point was on the screen, at most, of {len(delays)}')
     print(f'{len(own):7d} requests to elsewhere; Python {platform.python_version()}, {platform.machine()}')
-    if max(longest, *loading, 0.0) > LONGEST_MS or max(delays) > LATEST_S or own or tab.errors:
+    if max(longest, first) > LONGEST_MS or max(delays) > LATEST_S or own or tab.errors:
         raise SystemExit(f'promised: {LONGEST_MS} ms, {LATEST_S} s, no other origin, no error: {own} {tab.errors}')
 
 

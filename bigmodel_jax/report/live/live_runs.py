@@ -114,6 +114,7 @@ class LiveRuns:
 
     def read_on(self) -> None:
         """Reads what is new in each log, but of each at most a piece, so that all come to be seen."""
+        was_behind = bool(self.unread)
         for run in list(self.runs):
             with self.lock:
                 event = run.tail.last_event
@@ -126,6 +127,10 @@ class LiveRuns:
                 if event != run.tail.last_event:
                     run.read_experiment()
                     self.listed = self.revision
+        if was_behind and not self.unread:
+            with self.lock:
+                self.revision += 1
+                self.listed = self.revision
 
     def read_all(self) -> None:
         """Reads everything that there is now."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from bigmodel_jax.train import metrics, preparation, services
 from bigmodel_jax.train.monitoring import watching
 
@@ -37,7 +39,7 @@ class Reports:
         per_second = data.units_per_step / seconds if seconds else 0.0
         if seconds:
             speed = {'seconds_per_step': seconds, f'{data.units.name}_per_s': per_second}
-            tools.writer.scalars('speed', number, speed)
+            tools.writer.scalars('speed', number, speed | device_memory())
         tools.writer.event('time', number, metrics=watching.record(lap.times))
         tools.log_event('slow', number, lap.finding)
         tools.log_event('warning', number, tools.run_files.restored())
@@ -47,3 +49,14 @@ class Reports:
     def finish(self, number: int) -> None:
         """Writes the time since the last report, at the end of a session."""
         self._tools.writer.event('time', number, metrics=watching.record(self._tools.clock.lap().times))
+
+
+def device_memory() -> dict[str, float]:
+    """Memory of this process's fullest device, now and at its peak, in GiB; {} where the backend does not say, as CPU.
+
+    Metrics of a record of kind 'speed'. The question does not wait for what the device computes.
+    """
+    found = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
+    names = {'device_memory_gib': 'bytes_in_use', 'device_memory_peak_gib': 'peak_bytes_in_use'}
+    known = {name: [stats[key] for stats in found if key in stats] for name, key in names.items()}
+    return {name: max(sizes) / 2**30 for name, sizes in known.items() if sizes}

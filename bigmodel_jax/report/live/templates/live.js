@@ -3,6 +3,7 @@
 
 const EVERY_MS = 1000; // Between two questions.
 const SLOW_MS = 2500; // Between two updates of what is below the charts.
+const LOADING_MS = 4000; // Between two drawings of the charts while logs are still being read.
 const DRAG = 8; // Pixels; less is a click.
 const body = document.body;
 const run = body.dataset.run || '';
@@ -17,6 +18,7 @@ const pulse = document.getElementById('pulse');
 const tip = document.getElementById('tip');
 let revision = Number(body.dataset.revision);
 let slowAt = -Infinity;
+let drawnAt = -Infinity;
 let slowStale = true;
 let listStale = true;
 
@@ -331,9 +333,12 @@ async function look() {
       const found = await (await ask('/changes', { since: revision })).json();
       const changed = found.runs.length > 0 && (!run || found.runs.includes(run));
       revision = found.revision;
-      if (changed || found.listed) slowStale = true;
-      if (changed || found.listed || listStale) {
+      if (changed || found.listed) slowStale = listStale = true;
+      // While the server still reads old logs, it is not asked to draw all of them at each look.
+      const due = found.unread === 0 || performance.now() - drawnAt > LOADING_MS;
+      if (listStale && due) {
         listStale = false;
+        drawnAt = performance.now();
         await refreshCharts();
       }
       await refreshSlow();
