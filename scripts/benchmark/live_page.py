@@ -30,8 +30,8 @@ from runs import run_maker
 LONGEST_MS, LATEST_S = 200.0, 3.0  # What is promised.
 WATCH = """
 window.tasks = [];
-new PerformanceObserver((list) => list.getEntries().forEach((each) => window.tasks.push([each.startTime, each.duration])))
-  .observe({type: 'longtask', buffered: true});
+const note = (each) => window.tasks.push([each.startTime, each.duration]);
+new PerformanceObserver((list) => list.getEntries().forEach(note)).observe({type: 'longtask', buffered: true});
 """
 CHANGED = 'controls.elements.smoothing.dispatchEvent(new Event("change", {bubbles: true}))'
 DRAWN = 'document.querySelectorAll(".plot svg").length >= 3 && ![...charts.children].some((e) => e.stale && e.inView)'
