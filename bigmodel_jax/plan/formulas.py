@@ -76,7 +76,7 @@ def weights(place: sharding.ShardingContext, params: Any, axes: Any) -> list[Wei
     found = []
     flat = jax.tree_util.tree_leaves_with_path(params)
     for (path, leaf), names in zip(flat, jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))):
-        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        name = jax.tree_util.keystr(path, simple=True, separator='.')
         itemsize = np.dtype(leaf.dtype).itemsize
         entries = cuts(place, placement.with_default(place, leaf.shape, names))
         found.append(Weight(name=name, shape=leaf.shape, axes=names, entries=entries, itemsize=itemsize))

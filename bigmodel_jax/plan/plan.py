@@ -9,7 +9,7 @@ from bigmodel_jax import config
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.plan import analytic, estimates, formulas, request, roofline
+from bigmodel_jax.plan import analytic, estimates, formulas, mfu, request, roofline
 from bigmodel_jax.plan.compiled import program as programs
 from bigmodel_jax.plan.hardware import calibration, links, prices, slices
 
@@ -132,6 +132,7 @@ def describe(traced: analytic.TracedStep, found: estimates.Program, table: price
     laid = links.dimensions(on, found.mesh, across)
     transfers = [(each, links.collective_s(each, on, laid)) for each in found.counts.collectives]
     seconds = time.seconds
+    time = dataclasses.replace(time, other_mfus=mfu.by_others(time.mfu, mfu.size_of(experiment, traced.weights)))
     return Plan(
         name=experiment.name,
         steps=experiment.steps,

@@ -113,6 +113,8 @@ def roofline(plan: plans.Plan) -> rich.table.Table:
     table.add_row('[bold]step', f'[bold]{seconds(time.seconds)}', bar)
     mfus = f'{time.mfu * time.seconds / time.high_s:.0%} to {time.mfu * time.seconds / time.low_s:.0%}'
     table.add_row('[bold]MFU', f'[bold]{time.mfu:.1%}', f'{mfus}; {MFU}')
+    if time.other_mfus:
+        table.add_row('', '', '[dim]by others: ' + ', '.join(f'{name} {value:.1%}' for name, value in time.other_mfus))
     rows = plan.factors
     known = (
         f'compute at {rows.compute:.0%} of the peak, fitted to {rows.fitted} published runs, of which {rows.outside} '

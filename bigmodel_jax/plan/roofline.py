@@ -25,6 +25,8 @@ class StepTime:
     high_s: float
     bound: Bound
     mfu: float  # Model FLOPs / (peak x seconds): causal attention at one half, without what is computed again.
+    # By the conventions of others, with their names; see mfu.py. Empty for models of which these do not speak.
+    other_mfus: tuple[tuple[str, float], ...] = ()
 
 
 def step_time(counts: estimates.Counts, on: slices.Slice, mesh: Mapping[str, int], *, across: str = 'data') -> StepTime:
