@@ -178,7 +178,7 @@ class Supervisor:
                 message = self._jobs.interrupt(came)
                 if message is not None:
                     return self._end(asked, message)
-                self._stopping |= dict.fromkeys(self._running, came.name)
+                self._stopping |= dict.fromkeys(self._running, f'{came.name}; the same command continues')
                 self._view.say(
                     f'{came.name}: {len(self._running)} trials are asked to stop with a checkpoint (Ctrl-C again: at '
                     'once)'
