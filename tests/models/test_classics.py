@@ -112,7 +112,7 @@ SIZES = {
     },
     recurrent: {'ZAREMBA_SMALL': 4_651_600, 'ZAREMBA_MEDIUM': 19_775_200, 'ZAREMBA_LARGE': 66_022_000},
 }  # fmt: skip
-QUICK = ('ALEXNET_2012', 'RESNET_18', 'VIT_B16', 'ZAREMBA_LARGE')
+QUICK = ('ALEXNET_2012', 'VIT_B16', 'ZAREMBA_LARGE')
 NAMED = [(module, name) for module, names in SIZES.items() for name in names]
 
 

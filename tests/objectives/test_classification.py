@@ -17,7 +17,7 @@ def outcome(of, batch, logits_BV=LOGITS_BV):
     def apply(batch, *, train, rngs):
         return {'logits': jnp.asarray(logits_BV)}, objective.Auxiliary({}, {})
 
-    return of(apply, batch, train=True, rngs={})
+    return jax.jit(lambda batch: of(apply, batch, train=True, rngs={}))(batch)
 
 
 def test_sigmoid_cross_entropy_is_that_of_pytorch():
