@@ -140,11 +140,12 @@ def test_without_a_number_of_tokens_as_many_are_generated_as_there_are_positions
     assert artifacts.Text(text='x').prompt == ''
 
 
+@pytest.mark.slow
 def test_a_prompt_to_a_model_of_conversations_is_written_as_its_data_writes_messages():
     """The answer is that to the same text, written by hand."""
     gpt = decoder.gpt(vocab=320, width=8, layers=1, heads=1, length=32)
     tokens = np.zeros((1, 4), np.int32)
-    params = nn.unbox(gpt.build().init(jax.random.key(0), {'inputs': tokens})['params'])
+    params = nn.unbox(jax.jit(gpt.build().init)(jax.random.key(0), {'inputs': tokens})['params'])
     template = chat_templates.Plain(user='U:', assistant='A:', separator='|')
     bytes_ = tokenizers.Bytes()
     data = instructions.Instructions(

@@ -226,3 +226,10 @@ def test_a_template_that_never_ends_is_stopped(tmp_path, chat_folder, monkeypatc
 def test_a_tokenizer_without_a_chat_template_says_what_to_do(tmp_path):
     with pytest.raises(config.InputError, match=r'this one has none\. Give one, .*, or use Plain\(\)'):
         data(written(tmp_path, CHATS), template=chat_templates.Jinja()).build(0)
+
+
+def test_a_prompt_is_the_message_of_a_user_that_is_to_be_answered():
+    config_of_chats = data(sources.Texts(texts=('',)))
+    tokenizer = tokenizers.Bytes().build()
+    found = config_of_chats.encode_prompt('ab', tokenizer)
+    np.testing.assert_array_equal(found, tokenizer.encode_prompt('U:ab|A:'))
