@@ -133,7 +133,7 @@ def _uvicorn() -> types.ModuleType:
         import uvicorn
     except ImportError as error:
         raise config.InputError(
-            f'watch needs {error.name}, which is not installed: pip install "bigmodel_jax[watch]". '
+            f'watch needs {error.name}, which is not installed: pip install starlette uvicorn. '
             'Without it, --write FILE.html writes the same page to a file.'
         ) from None
     return uvicorn
