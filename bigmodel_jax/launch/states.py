@@ -166,7 +166,10 @@ def turn(launch: Launch, record: Record, run: programs.Run, now: float) -> Recor
     if not record.confirmed and record.asked_s == 0.0:
         return _create(launch, record, run, now)
     seen = launch.on.observe(launch.place(record), run)
-    record = launch.save(_charged(record, seen, now))
+    charged = _charged(record, seen, now)
+    if (charged.used_s, charged.confirmed) != (record.used_s, record.confirmed):
+        launch.save(charged)
+    record = charged
     if record.used_s > 3600 * launch.budget.hours and seen.phase is not Phase.ENDED:
         return _end(
             launch, record, LaunchState.FAILED, f'the budget of {launch.budget.hours:g} hours is spent', now=now
