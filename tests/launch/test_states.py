@@ -11,7 +11,7 @@ from etils import epath
 from launch import fake_cloud, launched
 
 from bigmodel_jax import config
-from bigmodel_jax.launch import launching, programs, states
+from bigmodel_jax.launch import launching, programs, seen, states
 from bigmodel_jax.launch.states import LaunchBudget, LaunchState
 from bigmodel_jax.launch.targets import target
 
@@ -140,3 +140,10 @@ def test_a_bucket_elsewhere_is_a_warning_with_its_cost() -> None:
     assert '$0.08' in warnings('EUROPE-WEST4')[0]
     with pytest.raises(config.InputError, match='no credentials'):
         on.ready(job, lambda command: programs.Answer(0, ''))
+
+
+@pytest.mark.parametrize('on', ['slurm', 'cloud_tpu', 'gke', 'skypilot'])
+def test_a_request_that_succeeds_is_accepted_and_one_without_an_answer_is_not_known(on: str) -> None:
+    where = target.parse(launched.TARGETS[on])
+    assert where.judge(programs.Answer(0, '17')) is seen.Created.ACCEPTED
+    assert where.judge(programs.Answer(None)) is seen.Created.UNKNOWN

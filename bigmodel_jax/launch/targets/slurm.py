@@ -101,6 +101,11 @@ class SlurmNodes(target.Target):
         """As Target.create()."""
         return [['sbatch', f'{place.folder}/{SCRIPT}']]
 
+    def judge(self, answer: programs.Answer) -> seen.Created:
+        """As Target.judge(): a controller that did not answer may have taken the job."""
+        is_unheard = any(words in answer.err for words in ('Unable to contact', 'timed out', 'Connection'))
+        return seen.Created.UNKNOWN if answer.status and is_unheard else super().judge(answer)
+
     def observe(self, place: target.AttemptPlace, run: programs.Run) -> seen.Seen:
         """As Target.observe(): squeue knows a job until some minutes after its end."""
         asked = run(['squeue', '--noheader', '--states=all', f'--name={place.name}', '--format=%T', '--sort=-V'])

@@ -77,6 +77,8 @@ class Target:
 
     def judge(self, answer: programs.Answer) -> seen.Created:
         """What came of the last command of create()."""
+        if answer.status == 0:
+            return seen.Created.ACCEPTED
         return seen.Created.UNKNOWN if answer.status is None else seen.Created.REFUSED
 
     def observe(self, place: AttemptPlace, run: programs.Run) -> seen.Seen:
