@@ -33,6 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from scipy import stats
 
 from bigmodel_jax import config, mup
 from bigmodel_jax.data import sources
@@ -179,13 +180,12 @@ def judge(table: Table, widths: list[int], seeds: list[int]) -> list[str]:
         low, high = np.percentile(draws[wide] - draws[narrow], [2.5, 97.5], method='nearest')
         print(f'{kind}: the best rate moves by {moves[kind]:+d} [{low:+d}, {high:+d}] steps of 2x')
     differences = np.array([table['muP', wide][seed][chosen] - table['muP', narrow][seed][chosen] for seed in seeds])
-    error = differences.std(ddof=1) / math.sqrt(len(seeds)) if len(seeds) > 1 else math.nan
+    error = differences.std(ddof=1) / math.sqrt(len(seeds))
     print(f'muP, width {wide} minus {narrow} at that rate: {differences.mean():+.4f}, standard error {error:.4f}')
     problems = [] if abs(moves['muP']) <= 1 else ['the best rate of muP moves by more than a step']
     if abs(moves['standard']) <= abs(moves['muP']):
         problems.append('the best rate of the standard parametrization does not move by more')
-    # 4.30: Student's t of 97.5% for three seeds.
-    if not differences.mean() <= 4.30 * error:
+    if differences.mean() > stats.t.ppf(0.975, len(seeds) - 1) * error:
         problems.append('the wider model is worse with muP')
     return problems
 
@@ -216,6 +216,8 @@ def main() -> None:
     parser.add_argument('--seconds', type=float, default=math.inf, help='begin nothing after that time')
     parser.add_argument('--picture', type=pathlib.Path, help='an SVG file')
     args = parser.parse_args()
+    if len(set(args.seeds)) < 2 or len(set(args.widths)) < 2:
+        parser.error('two widths at the least, and two seeds for an interval')
     wanted = experiments(args)
     if not measure(args, wanted):
         sys.exit(f'The time was up; the same command goes on from {args.results}.')
