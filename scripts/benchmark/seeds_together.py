@@ -5,10 +5,9 @@ checkpoint, and what the sweep itself takes. Every sweep begins with an empty ca
 processors are printed beside those of the clock, as they depend less on what else the machine does. The numbers of the
 runs are compared: the losses of every report and of the evaluation, and the digests of the last states.
 
-Figures with --steps 60, on two cores of an x86-64 machine with jax 0.10.2 and a load of 12 to 22 from other work, in
-seconds of the processors, as those of the clock said more of the other work: one seed 23.7; eight seeds in one process
-49.4, which is 2.1 times one seed; eight processes 193.5, which is 3.9 times the one process. All losses and
-the digests of the last states were equal.
+Figures with --steps 60, on two cores of an x86-64 machine with jax 0.10.2 and a load of 13 from other work: one seed
+33.5 s of the processors (121 s of the clock); eight seeds in one process 59.0 s (190 s), which is 1.8 times one seed
+(1.6 times).
 
 Run: .venv/bin/python scripts/benchmark/seeds_together.py [--seeds 8] [--steps 200] [--at-a-time 1 2] [--workdir DIR]
 """
