@@ -29,6 +29,8 @@ SETTLE_S = 2 * programs.TIMEOUT_S
 PATIENCE = 4
 REQUESTS = 10  # Of one attempt, before it is given up.
 WRONG_INPUT = 2  # The exit status of a command that would fail again.
+CRASHES = 3  # Attempts in a row that end by themselves with an error: the next one would too.
+SIGNALS = 128  # An exit status from here on tells of a signal, which comes from outside.
 HISTORY = 200
 
 
@@ -74,6 +76,7 @@ class Record(config.Value):
       used_s: with machines, of all attempts.
       looked_s: when they were last looked at.
       doubts: looks at which some hosts had ended badly, and others not at all.
+      crashes: attempts in a row, up to this one, of which every host ended and some with an error of their own.
     """
 
     state: LaunchState = LaunchState.REQUESTED
@@ -86,6 +89,7 @@ class Record(config.Value):
     used_s: float = 0.0
     looked_s: float = 0.0
     doubts: int = 0
+    crashes: int = 0
     history: tuple[tuple[float, int, str, str], ...] = ()
 
     def to(self, state: LaunchState, now: float, reason: str = '', **changes: Any) -> 'Record':
@@ -240,7 +244,7 @@ def _follow(launch: Launch, record: Record, seen: Seen, *, run: programs.Run, no
         return _create(launch, record, run, now) if now >= record.asked_s + SETTLE_S else record
     if seen.phase in (Phase.GONE, Phase.ABSENT, Phase.FAILED):
         why = seen.reason or seen.phase.value
-        return _end(launch, record, LaunchState.PREEMPTED, why, now=now)
+        return _end(launch, dataclasses.replace(record, crashes=0), LaunchState.PREEMPTED, why, now=now)
     state = LaunchState(seen.phase.name.lower())
     return record if state is record.state else launch.save(record.to(state, now, seen.reason))
 
@@ -257,6 +261,11 @@ def _judge(launch: Launch, record: Record, seen: Seen, now: float) -> Record:
         return launch.save(dataclasses.replace(record, doubts=record.doubts + 1))
     if set(bad) == {WRONG_INPUT} and len(bad) >= seen.hosts:
         return _end(launch, record, LaunchState.FAILED, 'the command refused its input; --logs shows why', now=now)
+    crashed = len(seen.statuses) >= seen.hosts and all(status < SIGNALS for status in bad)
+    record = dataclasses.replace(record, crashes=record.crashes + 1 if crashed else 0)
+    if record.crashes >= CRASHES:
+        again = f'exit status {bad[0]} in {CRASHES} attempts in a row; --logs shows why'
+        return _end(launch, record, LaunchState.FAILED, again, now=now)
     silent = f', {seen.hosts - len(seen.statuses)} hosts did not end' if len(seen.statuses) < seen.hosts else ''
     return _end(launch, record, LaunchState.PREEMPTED, f'exit status {bad[0]}{silent}', now=now)
 
@@ -284,5 +293,6 @@ def _close(launch: Launch, record: Record, run: programs.Run, now: float) -> Rec
     assert record.ending is not None
     if record.ending is not LaunchState.PREEMPTED:
         return launch.save(record.to(record.ending, now, record.reason, ending=None))
-    fresh = Record(attempt=record.attempt + 1, first=record.first, used_s=record.used_s, history=record.history)
+    kept = {'first': record.first, 'used_s': record.used_s, 'crashes': record.crashes, 'history': record.history}
+    fresh = Record(attempt=record.attempt + 1, **kept)
     return launch.save(fresh.to(LaunchState.REQUESTED, now))

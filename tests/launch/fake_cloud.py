@@ -38,6 +38,7 @@ class FakeCloud:
         self._starts_again = False  # JobSet and SkyPilot start a preempted run again by themselves.
         self._started: dict[str, int] = {}  # Name -> hosts that have started the run.
         self._ended: dict[str, list[int]] = {}  # Number of the attempt -> statuses, which the bucket keeps.
+        self.crashes = 0  # Attempts from now on in which every host ends with an error of its own.
         self.created: dict[str, int] = {}  # Name -> how often machines were made.
         self.most = 0  # Attempts that had machines, or had asked for them, at a time.
 
@@ -192,7 +193,10 @@ class FakeCloud:
                 self._started[name] = self._started.get(name, 0) + 1
             return
         statuses = self._ended.setdefault(name.rpartition('-')[2], [])
-        if not statuses and self._goes_wrong():
+        if not statuses and self.crashes:
+            self.crashes -= 1
+            statuses += [1] * self._hosts
+        elif not statuses and self._goes_wrong():
             statuses += [1] * self._chance.randrange(1, self._hosts + 1)
         elif not statuses:
             self.work -= 1

@@ -82,6 +82,18 @@ def test_a_budget_of_hours_is_kept(tmp_path: pathlib.Path) -> None:
     assert not cloud.left
 
 
+@pytest.mark.parametrize('crashes', [states.CRASHES - 1, states.CRASHES])
+def test_a_run_that_fails_by_itself_again_and_again_is_given_up(crashes: int, tmp_path: pathlib.Path) -> None:
+    about = launch_of(tmp_path)
+    cloud = cloud_of(about)
+    cloud.crashes = crashes
+    record = to_the_end(about, cloud)
+    assert record.attempt == states.CRASHES
+    assert record.state is (LaunchState.FAILED if crashes == states.CRASHES else LaunchState.DONE)
+    assert ('exit status 1 in 3 attempts in a row' in record.reason) == (crashes == states.CRASHES)
+    assert not cloud.left
+
+
 def test_a_refusal_is_not_repeated(tmp_path: pathlib.Path) -> None:
     about, asked = launch_of(tmp_path), []
     cloud = cloud_of(about)
