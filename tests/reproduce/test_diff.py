@@ -224,13 +224,13 @@ def test_a_parameter_off_by_one_bit_is_unexplained(base, tmp_path, monkeypatch):
     def specify(*arguments):
         made = original(*arguments)
 
-        def init():
-            current = made.init()
+        def init_from(key_data):
+            current = made.init_from(key_data)
             table = current.params['table']
             nudged = table.at[0, 0].set(jnp.nextafter(table[0, 0], 2.0))
             return current._replace(params=current.params | {'table': nudged})
 
-        return dataclasses.replace(made, init=init)
+        return dataclasses.replace(made, init_from=init_from)
 
     monkeypatch.setattr(state, 'specify', specify)
     found = compared(base, trained(tmp_path / 'run'))

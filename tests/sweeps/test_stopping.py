@@ -107,6 +107,7 @@ def test_an_arm_is_continued_only_where_arms_are_stopped() -> None:
         made(continued=('slwo',))
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_killed_is_waited_for_and_one_that_failed_by_itself_is_not(
     stopped: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
