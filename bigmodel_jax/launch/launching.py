@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from bigmodel_jax.launch.states import Launch, LaunchBudget, Record
 from bigmodel_jax.launch.targets import target
 from bigmodel_jax.storage import durable_files
 
+REMIND_S = 600  # What is being removed for so long is said again.
 POLL_S = 30.0
 LAUNCHES = 'launches'
 Say = Callable[[str], None]
@@ -112,14 +114,16 @@ def watch(folder: epath.Path, *, say: Say, run: programs.Run = programs.run) -> 
       InputError: nothing is launched in this directory.
     """
     told: tuple[object, ...] = ()
+    said_s = time.monotonic()
     while True:
         with durable_files.one_at_a_time(folder):
             about, record = open_launch(folder)
             record = states.turn(about, record, run, time.time())
         now = (record.state, record.attempt, record.ending, record.reason)
-        if now != told:
-            told = now
-            say(describe(record))
+        waited_s = time.monotonic() - said_s
+        if now != told or (record.ending is not None and waited_s > REMIND_S):
+            say(describe(record) if now != told else still_there(about, record))
+            told, said_s = now, time.monotonic()
         if record.state.is_end:
             return record
         time.sleep(POLL_S)
@@ -171,6 +175,15 @@ def describe(record: Record) -> str:
     if record.ending is not None:
         return f'{record.state.value}, ending{reason}. Attempt {record.attempt}{spent}; what it made is being removed.'
     return f'{record.state.value}{reason}. Attempt {record.attempt}{spent}.'
+
+
+def still_there(about: Launch, record: Record) -> str:
+    """What a person can do about machines that are not seen to be gone for long."""
+    by_hand = '; '.join(shlex.join(command) for command in about.on.delete(about.place(record)))
+    return (
+        f'Attempt {record.attempt} is not seen to be gone after {REMIND_S // 60} minutes, and may still cost money. '
+        f'It is tried again; to remove it by hand: {by_hand}'
+    )
 
 
 def run_here(job: Job, on: target.Target, root: pathlib.Path) -> None:

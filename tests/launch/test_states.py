@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import random
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -80,6 +81,15 @@ def test_a_budget_of_hours_is_kept(tmp_path: pathlib.Path) -> None:
     assert 'budget of 0.5 hours' in record.reason
     assert record.used_s <= 0.5 * 3600 + 30, 'one look later'
     assert not cloud.left
+
+
+def test_machines_that_are_not_seen_to_be_gone_are_named_with_the_command_that_removes_them(
+    tmp_path: pathlib.Path,
+) -> None:
+    about = launch_of(tmp_path)
+    told = launching.still_there(about, states.Record(attempt=3, ending=LaunchState.STOPPED))
+    assert 'may still cost money' in told
+    assert re.search(rf'gcloud .* delete {about.job.name}-3 .*--project', told)
 
 
 @pytest.mark.parametrize('crashes', [states.CRASHES - 1, states.CRASHES])
