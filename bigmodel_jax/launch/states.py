@@ -293,6 +293,11 @@ def _close(launch: Launch, record: Record, run: programs.Run, now: float) -> Rec
     assert record.ending is not None
     if record.ending is not LaunchState.PREEMPTED:
         return launch.save(record.to(record.ending, now, record.reason, ending=None))
-    kept = {'first': record.first, 'used_s': record.used_s, 'crashes': record.crashes, 'history': record.history}
+    kept: dict[str, Any] = {
+        'first': record.first,
+        'used_s': record.used_s,
+        'crashes': record.crashes,
+        'history': record.history,
+    }
     fresh = Record(attempt=record.attempt + 1, **kept)
     return launch.save(fresh.to(LaunchState.REQUESTED, now))
