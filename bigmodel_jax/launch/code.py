@@ -10,7 +10,6 @@ import io
 import os
 import pathlib
 import re
-import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
 
@@ -109,9 +108,5 @@ def _member(name: str, path: pathlib.Path, size: int, roots: Sequence[pathlib.Pa
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str | None:
-    command = ['git', '--no-optional-locks', '-C', str(folder), *git.SAFE, *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return os.fsdecode(done.stdout) if done.returncode == 0 else None
+    said = git.ask(folder, *arguments, timeout_s=60)
+    return None if said is None else os.fsdecode(said)

@@ -1,7 +1,5 @@
 """The shell script with which a host starts: it checks the hash of the code, unpacks it, and runs the command."""
 
-import shlex
-
 from bigmodel_jax.launch.job import Job
 
 INSTALLED = 'python'  # The interpreter of an environment that has what the package needs.
@@ -39,8 +37,3 @@ def script(job: Job, archive: str) -> str:
         f'exec {job.command}',
     ]
     return '\n'.join(lines) + '\n'
-
-
-def quoted(path: str) -> str:
-    """A path for a shell."""
-    return shlex.quote(path)

@@ -55,9 +55,15 @@ def _untracked(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str | None:
+    said = ask(folder, *arguments)
+    return None if said is None else said.decode(errors='replace').strip()
+
+
+def ask(folder: pathlib.Path, *arguments: str, timeout_s: float = 20) -> bytes | None:
+    """What git prints of the repository around `folder`; None where it fails, is missing or takes too long."""
     command = ['git', '--no-optional-locks', '-C', str(folder), *SAFE, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=20, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode(errors='replace').strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None

@@ -121,7 +121,7 @@ def compile_step(experiment: Experiment, spec: StateSpec, place: sharding.Shardi
         return _in_fixed_order(experiment, spec, place, experiment.gradients)
     step = functools.partial(_seeded_step, spec=spec, experiment=experiment)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(spec.shardings, place.replicated))
-    return SeededStep(jitted, counter_rng.key_data(experiment.seed))
+    return SeededStep(jitted, spec.key_data)
 
 
 def _seeded_step(

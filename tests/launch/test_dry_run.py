@@ -100,7 +100,7 @@ def test_the_same_code_has_the_same_hash_and_an_uncommitted_change_another(tmp_p
 def test_a_host_refuses_other_code_and_runs_what_was_checked(tmp_path: pathlib.Path) -> None:
     _repository(tmp_path / 'a')
     job, packed = launching.prepare(str(tmp_path / 'a' / 'experiment.py'), str(tmp_path / 'run'))
-    archive, script = tmp_path / 'code.tar', worker.script(job, worker.quoted(str(tmp_path / 'code.tar')))
+    archive, script = tmp_path / 'code.tar', worker.script(job, shlex.quote(str(tmp_path / 'code.tar')))
     tool = tmp_path / 'bin' / 'python'
     tool.parent.mkdir()
     tool.write_text('#!/bin/sh\ncat experiment.py; ls -d bigmodel_jax_source/bigmodel_jax; echo "$@"\n')

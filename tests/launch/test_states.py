@@ -151,6 +151,18 @@ def test_what_is_missing_is_said_before_anything_is_asked_for(missing: tuple[str
         on.ready(job, run)
 
 
+@pytest.mark.parametrize(
+    ('fields', 'said'),
+    [("partition='mian'", r'the cluster has main, long\..*main'), ('minutes=600', 'main ends jobs after 120 minutes')],
+)
+def test_a_partition_of_slurm_is_compared_with_those_of_the_cluster(fields: str, said: str) -> None:
+    on = target.parse(f'SlurmNodes({fields})')
+    with pytest.raises(config.InputError, match=said):
+        on.ready(
+            launched.job('quickstart', 'slurm'), lambda command: programs.Answer(0, 'main*|2:00:00\nlong|infinite\n')
+        )
+
+
 def test_a_bucket_elsewhere_is_a_warning_with_its_cost() -> None:
     job, on = launched.job('quickstart', 'cloud_tpu'), target.parse(launched.TARGETS['cloud_tpu'])
 

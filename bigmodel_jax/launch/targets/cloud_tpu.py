@@ -8,6 +8,7 @@ ends last deletes the slices, so that they end even if nobody watches.
 import dataclasses
 import json
 import math
+import shlex
 
 from bigmodel_jax import config
 from bigmodel_jax.launch import programs, seen, worker, zones
@@ -240,7 +241,7 @@ class CloudTpu(target.Target):
 
 def startup(of: CloudTpu, place: target.AttemptPlace) -> str:
     """The script that every host of every slice runs when it boots, also after a maintenance."""
-    job, here = place.job, worker.quoted(f'{place.job.store}/{place.attempt}')
+    job, here = place.job, shlex.quote(f'{place.job.store}/{place.attempt}')
     delete = ' '.join(of.delete(place)[0])
     secrets = [
         f'{name}=$(gcloud secrets versions access latest --secret={name} --project={of.project}); export {name}'
@@ -251,7 +252,7 @@ def startup(of: CloudTpu, place: target.AttemptPlace) -> str:
         f'# Runs on each of {of.hosts} hosts: {job.command}',
         'set -uo pipefail',
         'export HOME=/root',
-        f'store={worker.quoted(job.store)}; here={here}; host=$(hostname); log=/var/log/launch.log',
+        f'store={shlex.quote(job.store)}; here={here}; host=$(hostname); log=/var/log/launch.log',
         # A host that boots once more does not repeat what has ended.
         'gcloud storage ls "$here/status/$host" && exit',
         'run() (',

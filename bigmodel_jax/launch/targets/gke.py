@@ -187,7 +187,7 @@ def command(job: Job) -> str:
     archive = f'/tmp/{target.ARCHIVE}'
     lines = [
         'set -e',
-        f'python -c {shlex.quote(FETCH)} {worker.quoted(f"{job.store}/{target.ARCHIVE}")} {archive}',
+        f'python -c {shlex.quote(FETCH)} {shlex.quote(f"{job.store}/{target.ARCHIVE}")} {archive}',
         *worker.check_code(job, archive),
         *worker.unpack(archive),
         f'export PYTHONPATH="$code/{job.framework}"',

@@ -2,14 +2,15 @@
 
 import dataclasses
 import re
+import shlex
 
 from bigmodel_jax import config
 from bigmodel_jax.launch import programs, seen, worker
 from bigmodel_jax.launch.job import Job
 from bigmodel_jax.launch.targets import target
+from bigmodel_jax.sweeps.engines import slurm
 
 SCRIPT, WORKER = 'job.sh', 'worker.sh'
-SIGNAL_BEFORE_S = 120  # From SIGUSR2, upon which a run saves a checkpoint, to the time limit.
 WAITING = {'PENDING', 'CONFIGURING', 'REQUEUED', 'REQUEUE_HOLD', 'REQUEUE_FED', 'SPECIAL_EXIT', 'RESV_DEL_HOLD'}
 RUNNING = {'RUNNING', 'COMPLETING', 'SUSPENDED', 'STOPPED', 'SIGNALING', 'STAGE_OUT', 'RESIZING'}
 AGAIN = {'PREEMPTED', 'NODE_FAIL', 'BOOT_FAIL', 'TIMEOUT', 'REVOKED'}  # States after which another attempt may do.
@@ -65,10 +66,7 @@ class SlurmNodes(target.Target):
         """As Target.ready()."""
         advice = 'Launch on a login node of the cluster.'
         target.need(run, ['sbatch', '--version'], advice)
-        limits = target.need(run, ['sinfo', '--noheader', '--format=%P'], advice)
-        names = [line.strip().rstrip('*') for line in limits.out.splitlines()]
-        if self.partition and self.partition not in names:
-            raise config.InputError(f'partition={self.partition!r}: no such.{config.nearest(self.partition, names)}')
+        slurm.check_partition(target.need(run, slurm.PARTITIONS, advice).out, self.partition, self.minutes)
         return []
 
     def files(self, place: target.AttemptPlace) -> dict[str, str]:
@@ -78,15 +76,15 @@ class SlurmNodes(target.Target):
             'job-name': place.name, 'partition': self.partition, 'account': self.account, 'qos': self.qos,
             'constraint': self.constraint, 'gres': self.gres, 'nodes': self.nodes, 'ntasks-per-node': 1,
             'cpus-per-task': self.cpus, 'mem': f'{self.memory_gb}G' if self.memory_gb else None, 'time': self.minutes,
-            'signal': f'USR2@{SIGNAL_BEFORE_S}', 'export': ','.join(('PATH', 'HOME', 'USER', *job.secrets)),
+            'signal': f'USR2@{slurm.SIGNAL_BEFORE_S}', 'export': ','.join(('PATH', 'HOME', 'USER', *job.secrets)),
         }  # fmt: skip
         lines = [f'#SBATCH --{name}={value}' for name, value in options.items() if value not in ('', None)]
         log = f'{place.folder}/attempt-{place.attempt}.log'
-        path = [f'export PATH={worker.quoted(self.python)}:"$PATH"'] if self.python else []
+        path = [f'export PATH={shlex.quote(self.python)}:"$PATH"'] if self.python else []
         made = [
             '#!/usr/bin/env bash', *lines, '#SBATCH --requeue', '#SBATCH --open-mode=append', '#SBATCH --parsable',
             f'#SBATCH --output={log}', 'set -u', *path,
-            f'cd {worker.quoted(place.folder)}',
+            f'cd {shlex.quote(place.folder)}',
             # No library for MPI: the processes find each other through Slurm's variables.
             'srun --mpi=none --kill-on-bad-exit=1 bash worker.sh',
             'status=$?',
@@ -94,7 +92,7 @@ class SlurmNodes(target.Target):
             f'echo "$status" > status-{place.attempt}',
             'exit $status',
         ]  # fmt: skip
-        archive = worker.quoted(f'{place.folder}/{target.ARCHIVE}')
+        archive = shlex.quote(f'{place.folder}/{target.ARCHIVE}')
         return {SCRIPT: '\n'.join(made) + '\n', WORKER: worker.script(job, archive)}
 
     def create(self, place: target.AttemptPlace) -> list[list[str]]:

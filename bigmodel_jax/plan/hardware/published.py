@@ -9,10 +9,11 @@ import json
 import pathlib
 from typing import Any
 
-from bigmodel_jax.plan import estimates
+from bigmodel_jax.plan import estimates, mfu
 from bigmodel_jax.plan.hardware import links, slices
 
 TABLE = pathlib.Path(__file__).with_name('published.json')
+MAXTEXT = mfu.find('MaxText until July 2025')  # By which the table's tflops_per_chip are counted.
 # A fused attention kernel does 2 matrix products forward and 5 backward (Dao, 2023, arXiv:2307.08691, section 2.3).
 FORWARD, BACKWARD = 2, 5
 
@@ -65,11 +66,24 @@ class PublishedStep:
     @property
     def attention_flops(self) -> float:
         """Of the two products of one forward pass, causal, per chip."""
-        return 2 * self.shape.layers * self.shape.heads * self.shape.head * self.length * self.tokens
+        return self.size.attention_flops / 6 * self.tokens
+
+    @property
+    def size(self) -> mfu.TransformerSize:
+        """Of the matrix products, which is all that the conventions of MaxText and ours count."""
+        shape = self.shape
+        return mfu.TransformerSize(
+            layers=shape.layers,
+            heads=shape.heads,
+            head_width=shape.head,
+            length=self.length,
+            layer_weights=shape.layers * shape.layer_weights,
+            output_weights=shape.width * shape.vocab,
+        )
 
     @property
     def model_flops(self) -> float:
-        return 6.0 * self.shape.weights * self.tokens + 3 * self.attention_flops
+        return mfu.OURS.flops_per_token(self.size) * self.tokens
 
     @property
     def exposed_s(self) -> float:
@@ -136,6 +150,5 @@ def _row(given: dict[str, Any], shapes: dict[str, ModelShape], sources: dict[str
     row = PublishedStep(shape=shapes[values['model']], slice=on, **{'seconds': 0.0, **values})
     if rate is None:
         return row
-    # Their count takes causal attention for full.
-    counted = row.model_flops + 3 * row.attention_flops
+    counted = MAXTEXT.flops_per_token(row.size) * row.tokens
     return dataclasses.replace(row, seconds=counted / (rate * 1e12))

@@ -31,6 +31,7 @@ from bigmodel_jax.sweeps.engines import engine, slurm_job
 from bigmodel_jax.sweeps.sweep_directory import SweepDirectory, TrialEntry
 
 PROGRAMS = ('sbatch', 'srun', 'squeue', 'scancel', 'sinfo')
+PARTITIONS = ('sinfo', '--noheader', '--format=%P|%l')  # Prints the partitions, each with its time limit.
 FOLDER, SUBMITIT, TRIALS = 'slurm', 'submitit', 'trials.json'
 ARRAY = 1_000  # Slurm's MaxArraySize is 1,001 unless a cluster sets it.
 QUEUE_EVERY_S = 5.0  # How often squeue is asked at most.
@@ -306,14 +307,23 @@ def _queue(names: Sequence[str]) -> list[QueuedJob] | None:
 
 
 def _check_partition(partition: str, minutes: int) -> None:
-    """Raises InputError if Slurm does not answer, or has no such partition, or one for shorter jobs."""
-    done = _run('sinfo', '--noheader', '--format=%P|%l')
+    done = _run(*PARTITIONS)
     if done.returncode:
         raise config.InputError(
             f'Slurm cannot be reached from here: {_last_line(done.stderr)}. See whether `sinfo` works, or use --engine '
             'local.'
         )
-    limits = dict(line.strip().split('|') for line in done.stdout.splitlines() if line.strip())
+    check_partition(done.stdout, partition, minutes)
+
+
+def check_partition(listed: str, partition: str, minutes: int) -> None:
+    """Raises InputError if a cluster has no such partition, or one for shorter jobs.
+
+    Args:
+      listed: what PARTITIONS prints.
+      partition: one, or several with commas between them; '' for the default.
+    """
+    limits = dict(line.strip().split('|') for line in listed.splitlines() if line.strip())
     default = next((name for name in limits if name.endswith('*')), '')
     limits = {name.rstrip('*'): limit for name, limit in limits.items()}
     if partition and any(each not in limits for each in partition.split(',')):
@@ -325,7 +335,7 @@ def _check_partition(partition: str, minutes: int) -> None:
         if limit is not None and limit < minutes:
             raise config.InputError(
                 f'minutes={minutes}: the partition {each} ends jobs after {limit} minutes, and would never start one '
-                f'with a longer limit. Use minutes={limit} or less; a trial that needs more goes on in the next job.'
+                f'with a longer limit. Use minutes={limit} or less; what needs more goes on in the next job.'
             )
 
 

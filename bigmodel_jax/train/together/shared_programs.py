@@ -24,14 +24,14 @@ from bigmodel_jax.train.together import grouping
 class Arguments(NamedTuple):
     """What of an experiment is an argument of the shared programs; None: it is a constant, the same for all runs."""
 
-    key: jax.Array  # Of the seed.
+    key_data: Any  # [2] uint32: of the seed; see counter_rng.key_data().
     rates: jax.Array | None = None  # [steps] float32: the learning rate of each step.
     weight_decay: jax.Array | None = None  # [] float32.
 
     @classmethod
     def of(cls, experiment: Experiment, varying: Sequence[str]) -> 'Arguments':
         """Those of an experiment, where `varying` are the fields that are arguments; see grouping.varying()."""
-        found = cls(counter_rng.key(experiment.seed))
+        found = cls(counter_rng.key_data(experiment.seed))
         if grouping.SCHEDULE in varying:
             found = found._replace(rates=_rates(experiment))
         if grouping.WEIGHT_DECAY in varying:
@@ -44,7 +44,7 @@ class Arguments(NamedTuple):
         if self.rates is not None:
             changes['schedule'] = RateTable(self.rates)
         optimizer: Any = experiment.optimizer
-        seed: Any = self.key  # counter_rng.key() and all that call it take either.
+        seed: Any = jax.random.wrap_key_data(self.key_data)  # counter_rng.key() and all that call it take either.
         return dataclasses.replace(
             experiment, seed=seed, optimizer=dataclasses.replace(optimizer, **changes) if changes else optimizer
         )
