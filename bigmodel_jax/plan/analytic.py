@@ -20,12 +20,11 @@ from bigmodel_jax.layers import attention, moe, stacks
 from bigmodel_jax.objectives import language
 from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.objectives.rngs import Rngs
-from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import pipeline, sharding
 from bigmodel_jax.plan import estimates, formulas, request
-from bigmodel_jax.plan.compiled import count
 from bigmodel_jax.plan.hardware import slices
-from bigmodel_jax.train import state, step
+from bigmodel_jax.train import state
+from bigmodel_jax.train.flops import count, one_device
 
 PyTree = Any
 Arrays = tuple[jax.ShapeDtypeStruct, ...]
@@ -118,8 +117,7 @@ def trace(experiment: Experiment, on: slices.Slice) -> TracedStep:
     """
     # The kernels of GPUs cannot be traced without one; those of TPUs can, compute the same and keep the same.
     place = experiment.mesh.abstract(on.size, 'tpu')
-    mesh = sharding.MeshShape(data=1, rules=experiment.mesh.rules)
-    alone = dataclasses.replace(experiment, mesh=mesh, gradients=gradients.WholeBatch())
+    alone = one_device.experiment_on_one(experiment)
     found = _alone(alone)
     everything = found.kept if remat(alone) in ('', 'none') else _alone(_keeping_all(alone)).kept
     abstract = found.spec.abstract
@@ -135,16 +133,9 @@ def trace(experiment: Experiment, on: slices.Slice) -> TracedStep:
 
 @functools.lru_cache(maxsize=64)
 def _alone(experiment: Experiment) -> Alone:
-    place = experiment.mesh.abstract(1, 'tpu')
-    with sharding.use(place):
-        spec = state.specify(experiment, place)
-        batch = {
-            name: jax.ShapeDtypeStruct((experiment.data.batch, *field.shape), field.dtype)
-            for name, field in batches.batch_fields(experiment.data.fields).items()
-        }
-        jitted: Any = step.compile_step(experiment, spec, place)
-        traced = jitted.trace(spec.abstract, batch)
-        return Alone(spec, count.work(traced.jaxpr), _residuals(experiment, spec, batch))
+    traced = one_device.trace(experiment)
+    with sharding.use(traced.place):
+        return Alone(traced.spec, traced.work, _residuals(experiment, traced.spec, traced.batch))
 
 
 def _stack(experiment: Experiment) -> stacks.Stack | None:

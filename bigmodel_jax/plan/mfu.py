@@ -16,6 +16,7 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.layers import attention, blocks
 from bigmodel_jax.models import decoder
 from bigmodel_jax.plan import formulas
+from bigmodel_jax.train.flops import utilization
 
 # Parameters of a Decoder that are no part of its layers, by their paths; the output matrix is one of the first two.
 TABLES = ('embedding.table', 'embedding.output', 'positions.table')
@@ -77,8 +78,8 @@ class MfuConvention:
 
 OURS = MfuConvention(
     name='bigmodel_jax',
-    source='plan/compiled/count.py',
-    signature='matrix products, causal attention at one half, nothing computed again',
+    source='train/flops/count.py, in `plan` and in the log of a run',
+    signature=utilization.SIGNATURE,
     attention=0.5,
 )
 CONVENTIONS = (

@@ -15,6 +15,7 @@ from bigmodel_jax.runs import directory
 UNIGRAM = 'bigmodel_jax.evaluate.text.unigram:Unigram'  # Its class, as experiments are stored; not imported.
 TITLES = {
     'grad_norm': 'Gradient norm', 'nll': 'Negative log-likelihood', 'bleu': 'BLEU', 'mfu': 'MFU',
+    'model_tflops_per_device': 'Model TFLOP/s per device',
     'device_memory_gib': 'Device memory (GiB)', 'device_memory_peak_gib': 'Device memory, peak (GiB)',
 }  # fmt: skip
 ARROWS = {'lower': '\N{DOWNWARDS ARROW}', 'higher': '\N{UPWARDS ARROW}'}  # In which direction a metric is better.

@@ -47,6 +47,7 @@ def train(
     profile: profiling.Steps | None = None,
     callback: callbacks.Callback | None = None,
     programs: step.RunPrograms = step.OWN_PROGRAMS,
+    peak_flops: float | None = None,
 ) -> TrainingResult:
     """Trains `experiment` to its last step, resuming from the newest checkpoint in the work directory, if there is one.
 
@@ -58,6 +59,7 @@ def train(
       wandb: also log to this project of Weights & Biases.
       profile: trace these steps, the first and the last, with jax.profiler into the folder profile/ of the directory.
       programs: those of the session; see train/together for some that are compiled once for several runs.
+      peak_flops: operations per second of a device, for the MFU in the log; None for what hosts/chips.py knows of it.
       callback: is called with the metrics as they come, and may stop the session; see callbacks.Callback.
       new_segment: consents to an experiment or data that changes the coming training steps of the run in `directory`;
         they become a new segment of the run.
@@ -69,7 +71,8 @@ def train(
     """
     directory = durable_files.directory(directory)
     how: dict[str, Any] = {'stop_after': stop_after, 'wandb': wandb, 'new_segment': new_segment, 'profile': profile}
-    with services.opened(experiment, directory, **how, callback=callback, programs=programs) as opened:
+    how |= {'callback': callback, 'programs': programs, 'peak_flops': peak_flops}
+    with services.opened(experiment, directory, **how) as opened:
         session = Session(opened, stop_after=stop_after)
         with opened.services.watched():
             current, number, stopped_by = session.steps(opened.state, opened.position['step'])

@@ -14,6 +14,7 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.hosts import compile_cache, preemption, processes
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import device_memory, metrics, prefetch, preparation, state, step
+from bigmodel_jax.train.flops import utilization
 from bigmodel_jax.train.monitoring import callbacks, histograms, hooks, profiling, progress, trace, watching
 from bigmodel_jax.train.recovery import gaps, rollback
 from bigmodel_jax.train.route import Route
@@ -30,6 +31,7 @@ class Services(NamedTuple):
     tracer: trace.Tracer
     progress: progress.Progress
     run_files: restoring.RunFiles
+    utilization: utilization.Utilization
     hooks: hooks.Hooks
 
     def log_event(self, kind: str, number: int, *texts: str | None) -> None:
@@ -68,6 +70,7 @@ def opened(
     profile: profiling.Steps | None,
     callback: callbacks.Callback | None,
     programs: step.RunPrograms,
+    peak_flops: float | None,
 ) -> Iterator[Opened]:
     """Checks and opens everything for a session; the arguments are those of loop.train().
 
@@ -86,7 +89,7 @@ def opened(
         stack.enter_context(compile_cache.kept())
         checkpoints = stack.enter_context(preparation.open_checkpoints(run, directory, guard))
         current, position = processes.run_on_all(lambda: preparation.begin(run, checkpoints))
-        how = {'guard': guard, 'wandb': wandb, 'profile': profile, 'callback': callback}
+        how = {'guard': guard, 'wandb': wandb, 'profile': profile, 'callback': callback, 'peak_flops': peak_flops}
         services = _open(stack, run, checkpoints, interrupt, position=position, **how)
         _greet(run, services, position, changes)
         yield Opened(run, services, current, position)
@@ -103,6 +106,7 @@ def _open(
     wandb: str | None,
     profile: profiling.Steps | None,
     callback: callbacks.Callback | None,
+    peak_flops: float | None,
 ) -> Services:
     """The services of a session, to be closed by `stack`."""
     experiment, directory = run.experiment, checkpoints.workdir
@@ -128,7 +132,8 @@ def _open(
     checkpoints.logs = (writer.sync, tracer.sync)
     checkpoints.attachments = preparation.record_session(run, directory, writer, position)
     clock, files = watching.Clock(), restoring.RunFiles(directory, checkpoints.attachments)
-    services = Services(clock, batches, interrupt, checkpoints, writer, tracer, bar, files, hooks.Hooks(()))
+    used = utilization.Utilization(experiment, run.place, peak_flops)
+    services = Services(clock, batches, interrupt, checkpoints, writer, tracer, bar, files, used, hooks.Hooks(()))
     every_step = (
         profiler,
         histograms.Histograms(run, clock, writer),

@@ -23,9 +23,10 @@ from bigmodel_jax import config, experiment
 from bigmodel_jax.data import batches, cache
 from bigmodel_jax.parallel import sharding, torus
 from bigmodel_jax.plan import estimates
-from bigmodel_jax.plan.compiled import collectives, count, hlo, memory_estimate, traffic
+from bigmodel_jax.plan.compiled import collectives, hlo, memory_estimate, traffic
 from bigmodel_jax.plan.hardware import slices
 from bigmodel_jax.train import state, step
+from bigmodel_jax.train.flops import count
 
 Say = Callable[[str], None]
 

@@ -12,7 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from bigmodel_jax import config
-from bigmodel_jax.plan.hardware import chips
+from bigmodel_jax.hosts import chips
 from bigmodel_jax.train import device_memory
 
 NAME = re.compile(r'(?:(\d+)\*)?([a-z]\w*?)(?::(\d+(?:x\d+)*)|-(\d+))', re.IGNORECASE)

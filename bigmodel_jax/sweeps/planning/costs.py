@@ -10,10 +10,10 @@ import numpy as np
 
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import gradients
-from bigmodel_jax.parallel import sharding
 from bigmodel_jax.plan import analytic, request
 from bigmodel_jax.plan import plan as plans
 from bigmodel_jax.plan.hardware import prices, slices
+from bigmodel_jax.train.flops import one_device
 
 ONE = 'v5e:1x1'  # What a step computes does not depend on the chip; it is traced for one device.
 SIZE = 768  # Of the matrices by which this machine's rate is measured.
@@ -56,10 +56,8 @@ def traced(experiment: Experiment) -> analytic.TracedStep:
     Raises:
       InputError: the experiment cannot be laid out on one device.
     """
-    mesh = sharding.MeshShape(data=1, rules=experiment.mesh.rules)
-    alone = dataclasses.replace(experiment, mesh=mesh, gradients=gradients.WholeBatch())
     on = slices.parse(ONE)
-    return analytic.trace(request.on_slice(alone, on), on)
+    return analytic.trace(request.on_slice(one_device.experiment_on_one(experiment), on), on)
 
 
 def cost(experiment: Experiment, on: slices.Slice | None = None, table: prices.Prices | None = None) -> TrialCost:

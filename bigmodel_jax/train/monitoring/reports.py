@@ -39,10 +39,10 @@ class Reports:
         per_second = data.units_per_step / seconds if seconds else 0.0
         if seconds:
             speed = {'seconds_per_step': seconds, f'{data.units.name}_per_s': per_second}
-            tools.writer.scalars('speed', number, speed | device_memory())
+            tools.writer.scalars('speed', number, speed | tools.utilization.metrics(seconds) | device_memory())
         tools.writer.event('time', number, metrics=watching.record(lap.times))
         tools.log_event('slow', number, lap.finding)
-        tools.log_event('warning', number, tools.run_files.restored())
+        tools.log_event('warning', number, tools.run_files.restored(), tools.utilization.problem())
         tools.progress.step(number, means, per_second=per_second, seconds_per_step=seconds)
         tools.hooks.after_metrics(number, {f'train/{name}': value for name, value in means.items()})
 

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.plan.hardware import chips, slices
+from bigmodel_jax.hosts import chips
+from bigmodel_jax.plan.hardware import slices
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,20 @@ H100 = Chip(
 H200 = dataclasses.replace(H100, name='h200', hbm_bytes=143_771 * 2**20, hbm_bandwidth=4.8e12)
 
 CHIPS = {chip.name: chip for chip in (V4, V5E, V5P, V6E, TPU7X, A100, H100, H200)}
+
+# What JAX calls a device of a chip (jax.Device.device_kind), in lower case. TPUs: the names that JAX's
+# mesh_utils and Pallas know. GPUs: the names of NVIDIA's driver; the boards for PCIe have other rates: not here.
+KINDS = {
+    'tpu v4': V4,
+    'tpu v5 lite': V5E, 'tpu v5e': V5E,
+    'tpu v5': V5P, 'tpu v5p': V5P,
+    'tpu v6 lite': V6E, 'tpu v6e': V6E,
+    'tpu7': TPU7X, 'tpu7x': TPU7X,
+    'nvidia a100-sxm4-40gb': A100, 'nvidia a100-sxm4-80gb': A100,
+    'nvidia h100 80gb hbm3': H100, 'nvidia h200': H200,
+}  # fmt: skip
+
+
+def of_kind(device_kind: str) -> Chip | None:
+    """The chip that a device belongs to, by jax.Device.device_kind; None if it is not known here, as of a CPU."""
+    return KINDS.get(device_kind.strip().lower())

@@ -13,7 +13,8 @@ from bigmodel_jax import config
 from bigmodel_jax.models import resnet, vit
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.plan.compiled import count, program
+from bigmodel_jax.plan.compiled import program
+from bigmodel_jax.train.flops import count
 
 ROWS, T, V, D = 8, tiny.LENGTH, tiny.VOCAB, 16
 N = ROWS * T

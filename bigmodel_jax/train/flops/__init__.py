@@ -1,0 +1,1 @@
+"""FLOPs of a training step: counted in its program without compiling it, and the utilization of the devices."""
