@@ -43,6 +43,7 @@ EXPERIMENTS = '''
         return sweeps.Sweep(arms=made, halving=halving.SuccessiveHalving(looks=(0.5,), error=0.2))
 '''
 STOPPED, LOOK = 'slow', 600
+SETTLED_S, STARTED_S = 2, 60  # What a process that trained may take to be gone, and one that was only starting.
 ANSWERS = ('.json', '.md', '.tex', '.csv')  # The page also shows paths.
 
 
@@ -82,11 +83,33 @@ def killed(
         os.kill(target, signal.SIGKILL)
         told.append('sweep' if target == process.pid else 'trial')
         process.wait()  # Killed; or, after a trial was, it ends with the others and status 1.
-        orphans = [pid for pid in below if pathlib.Path(f'/proc/{pid}').exists()]
-        time.sleep(2)
-        orphans = [pid for pid in orphans if pathlib.Path(f'/proc/{pid}').exists()]
-        if orphans:
-            raise SystemExit(f'orphans after 2 s: {orphans}')
+        wait_for_orphans(below, workdir)
+
+
+def wait_for_orphans(processes: list[int], workdir: pathlib.Path) -> None:
+    """Waits until the processes of a sweep that is gone are gone too, and checks that they write nothing meanwhile.
+
+    The kernel kills one that trains with the sweep. One that is only starting looks for its parent as soon as Python
+    has loaded it, which took 1.8 s on two cores with 11 other processes, and ends without having done anything.
+    """
+
+    def there() -> list[int]:
+        return [pid for pid in processes if pathlib.Path(f'/proc/{pid}').exists()]
+
+    def written() -> dict[pathlib.Path, tuple[int, int]]:
+        found = {path: path.stat() for path in workdir.rglob('*') if path.is_file()}
+        return {path: (about.st_size, about.st_mtime_ns) for path, about in found.items()}
+
+    began = time.monotonic()
+    while there() and time.monotonic() < began + SETTLED_S:
+        time.sleep(0.1)
+    before = written()
+    while there() and time.monotonic() < began + STARTED_S:
+        time.sleep(0.1)
+    if there():
+        raise SystemExit(f'orphans after {STARTED_S} s: {there()}')
+    if written() != before:
+        raise SystemExit(f'an orphan wrote into {workdir}')
 
 
 def check(workdir: pathlib.Path) -> int:

@@ -62,6 +62,11 @@ def test_a_manifest_carries_the_trial_its_place_and_what_was_asked_for() -> None
     assert f'({command}) &' in text
     words = ['exec', 'python', '-m', 'bigmodel_jax', 'trial', 'gs://bucket/a sweep', TRIALS[1].name]
     assert shlex.split(command) == words, 'a shell reads the words as they are'
+    final = re.search(r'operator: NotIn\n +values: \[([\d,]+)\]', text)
+    assert final is not None
+    again = set(map(int, final[1].split(',')))
+    assert {1, 128 + 9, 128 + 15} <= again, 'a lost neighbour, SIGKILL, SIGTERM'
+    assert 2 not in again, 'something has to be changed first'
     for line in (
         'kueue.x-k8s.io/queue-name: multislice-queue',
         'priorityClassName: low',

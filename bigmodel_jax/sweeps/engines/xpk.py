@@ -49,7 +49,8 @@ class Xpk(engine.Engine):
         it needs.
       slices: of a trial.
       priority: in the queue of Kueue.
-      max_restarts: how often JobSet starts a trial again after a host failed or was preempted.
+      max_restarts: how often JobSet starts a trial again after a host failed, by an error of its own (status 1) too, or
+        was preempted. Status 2, which says that something has to be changed, ends the trial at once.
       capacity: 'spot', 'on-demand' or the name of a reservation; '' for what the cluster has.
       python: the interpreter in the image.
       program: xpk itself: a name on PATH, or a path.
@@ -95,6 +96,8 @@ class Xpk(engine.Engine):
             'command': self.command(directory, entry, stop_after=stop_after),
             'priority': self.priority,
             'max-restarts': self.max_restarts,
+            # Status 1 is also that of a host which lost another one, that was preempted.
+            'restart-on-exit-codes': 1,
             'termination-grace-period-seconds': GRACE_S,
         }
         capacity = {'': [], 'spot': ['--spot'], 'on-demand': ['--on-demand']}.get(
