@@ -26,6 +26,7 @@ class EvaluationContext:
     model: model.Model
     module: Any  # The Flax module of `model`.
     objective: objective.Objective
+    data: batches.Data  # The config of the training data.
     open_training: Callable[[], batches.Batches]
     tokenizer: Tokenizer | None  # That of the run; None if its data has none.
     place: sharding.ShardingContext

@@ -250,6 +250,26 @@ def _inputs(fields: Mapping[str, batches.Field]) -> list[str]:
     return [name for name in fields if name not in TARGETS]
 
 
+def check_template(data: batches.Data, *, template: bool) -> None:
+    """Raises InputError if a template is to be left out that the data has not."""
+    if not template and not isinstance(data, EncodesPrompt):
+        raise config.InputError(f'{type(data).__name__} has no template: prompts are read as they are. Leave it out.')
+
+
+def prompt_encoder(
+    data: batches.Data, tokenizer: tokenizers.Tokenizer, *, template: bool
+) -> generation.EncodePrompt | None:
+    """How a model of `data` reads a prompt: as a message written with the template of conversations, or (None) as is.
+
+    Raises:
+      InputError: without a template, of data that has none.
+    """
+    check_template(data, template=template)
+    if template and isinstance(data, EncodesPrompt):
+        return functools.partial(data.encode_prompt, tokenizer=tokenizer)
+    return None
+
+
 def predictor(
     weights: PredictorWeights,
     data: batches.Data,
@@ -271,15 +291,13 @@ def predictor(
     Raises:
       InputError: none fits; or the data has no template that could be left out.
     """
-    if not template and not isinstance(data, EncodesPrompt):
-        raise config.InputError(f'{type(data).__name__} has no template: prompts are read as they are. Leave it out.')
     if isinstance(weights.model, decoding_model.Generative):
         if tokenizer is None:
             raise config.InputError('The model was trained on data without a tokenizer; it cannot generate text.')
         how = decoding.Sampling() if how is None else how
-        asks = functools.partial(data.encode_prompt, tokenizer=tokenizer) if isinstance(data, EncodesPrompt) else None
-        encode = asks if template else None
+        encode = prompt_encoder(data, tokenizer, template=template)
         return TextPredictor(weights, tokenizer, decoding=how, tokens=tokens, seed=seed, encode=encode)
+    check_template(data, template=template)
     fields = {name: jax.ShapeDtypeStruct((1, *field.shape), field.dtype) for name, field in data.fields.items()}
     apply = Apply(weights.model.build(), weights.params, weights.model_state or {})
     with sharding.use(sharding.MeshShape(data=1).build() if weights.place is None else weights.place):

@@ -102,6 +102,7 @@ def _setting(
         model=experiment.model,
         module=spec.module,
         objective=experiment.objective,
+        data=experiment.data,
         open_training=open_training,
         tokenizer=tokenizer,
         place=place,

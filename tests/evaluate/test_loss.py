@@ -62,6 +62,7 @@ def setting(place=None):
         model=DROPPING,
         module=DROPPING.build(),
         objective=language.LanguageModel(label_smoothing=0.1),
+        data=Tokens(batch=4),
         open_training=lambda: Tokens(batch=4).build(0),
         tokenizer=None,
         place=place or sharding.MeshShape(data=1).build(),

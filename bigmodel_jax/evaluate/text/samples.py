@@ -24,6 +24,7 @@ class Samples(evaluation.Evaluation):
     decoding: decoding.Decoding
     every_steps: config.Positive
     name: str = 'samples'
+    template: bool = True  # A prompt to a model of conversations is a message, written with the template of its data.
 
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return decoding_model.PROMPTED
@@ -33,9 +34,9 @@ class Samples(evaluation.Evaluation):
 
     def build(self, setting: evaluation.EvaluationContext) -> evaluation.Evaluator:
         tokenizer = setting.need_tokenizer(self.name)
-        decoding.check(
-            setting.model, generation.prompt_ids(tokenizer, self.prompts), tokens=self.tokens, end=tokenizer.end
-        )
+        encode = predictor.prompt_encoder(setting.data, tokenizer, template=self.template)
+        prompts = generation.prompt_ids(tokenizer, self.prompts, encode)
+        decoding.check(setting.model, prompts, tokens=self.tokens, end=tokenizer.end)
         return SamplesEvaluator(self, setting, tokenizer)
 
 
@@ -48,8 +49,10 @@ class SamplesEvaluator(evaluation.Evaluator):
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         samples, setting = self._samples, self._setting
         weights = predictor.PredictorWeights(setting.model, params, model_state, setting.place)
+        encode = predictor.prompt_encoder(setting.data, self._tokenizer, template=samples.template)
+        how, seed = samples.decoding, setting.seed
         predict = predictor.TextPredictor(
-            weights, self._tokenizer, decoding=samples.decoding, tokens=samples.tokens, seed=setting.seed
+            weights, self._tokenizer, decoding=how, tokens=samples.tokens, seed=seed, encode=encode
         )
         shown = predict([{'prompt': prompt} for prompt in samples.prompts])
         return evaluation.EvaluationResult(artifacts=shown)

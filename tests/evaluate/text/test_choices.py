@@ -8,7 +8,7 @@ import pytest
 import drawing
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, sources
-from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.evaluate.text import choices, likelihood, task_records, tasks
 from bigmodel_jax.models import decoder
@@ -44,6 +44,7 @@ def setting(kind=TextExamples, model=MODEL):
         model=model,
         module=model.build(),
         objective=language.LanguageModel(),
+        data=text.Text(source=sources.TextFile(path='text.txt'), tokenizer=tokenizers.Bytes(), batch=2, length=8),
         open_training=lambda: data,
         tokenizer=data.examples.tokenizer,
         place=sharding.MeshShape(data=1).build(),

@@ -61,7 +61,7 @@ def test_every_row_counts_once(rows):
     scores = (classified.Accuracy(), classified.Matthews(), classified.F1())
     setting = evaluation.EvaluationContext(
         model=model, module=model.build(), objective=classification.Classification(),
-        open_training=lambda: rows.build(0), tokenizer=None,
+        data=rows, open_training=lambda: rows.build(0), tokenizer=None,
         place=sharding.MeshShape(data=2).build(), seed=0,
     )  # fmt: skip
     params = nn.meta.unbox(jax.jit(setting.module.init)(jax.random.key(0), rows.build(0).eval_batch(0)))['params']

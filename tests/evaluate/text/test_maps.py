@@ -23,7 +23,14 @@ def smoke():
 def setting(experiment, model):
     data = experiment.data.build(0)
     return evaluation.EvaluationContext(
-        model, model.build(), experiment.objective, lambda: data, data.examples.tokenizer, experiment.mesh.build(), 0
+        model=model,
+        module=model.build(),
+        objective=experiment.objective,
+        data=experiment.data,
+        open_training=lambda: data,
+        tokenizer=data.examples.tokenizer,
+        place=experiment.mesh.build(),
+        seed=0,
     )
 
 

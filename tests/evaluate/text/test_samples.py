@@ -9,8 +9,9 @@ import pytest
 
 import drawing
 from bigmodel_jax import config
-from bigmodel_jax.data import batches
-from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.data import batches, sources
+from bigmodel_jax.data.text import text, tokenizers
+from bigmodel_jax.data.text.chats import chat_templates, instructions
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.evaluate.text import decoding, generation, samples
 from bigmodel_jax.layers import positions
@@ -49,7 +50,14 @@ class TextExamples(batches.ArrayExamples):
     tokenizer = BYTES
 
 
-def setting(kind=TextExamples, model=MODEL):
+DOCUMENTS = text.Text(source=sources.TextFile(path='text.txt'), tokenizer=tokenizers.Bytes(), batch=2, length=8)
+SHORT = chat_templates.Plain(user='U:', assistant='A:', separator='|')
+CHATS = instructions.Instructions(
+    source=sources.JsonLines(pattern='chats.jsonl'), tokenizer=tokenizers.Bytes(), batch=2, length=8, template=SHORT
+)
+
+
+def setting(kind=TextExamples, model=MODEL, data=DOCUMENTS):
     arrays = {'inputs': np.zeros((4, 8), np.int32)}
     fields = {'inputs': batches.Field((8,), np.dtype(np.int32), ('length',), 257)}
     training = batches.Batches(kind(arrays, fields, fingerprint={}), rows=2, seed=0)
@@ -57,6 +65,7 @@ def setting(kind=TextExamples, model=MODEL):
         model=model,
         module=model.build(),
         objective=language.LanguageModel(),
+        data=data,
         open_training=lambda: training,
         tokenizer=training.examples.tokenizer,
         place=sharding.MeshShape(data=1).build(),
@@ -78,6 +87,18 @@ def test_it_writes_what_it_has_learned():
     ]
 
 
+def test_a_model_of_conversations_is_asked_with_the_template_of_its_data():
+    asked = SHORT.encode_prompt([{'role': 'user', 'content': 'naïve'}], BYTES)
+    greedy = {'tokens': 8, 'how': decoding.Greedy()}
+    (written,) = generation.generate(MODEL, learned(), BYTES, ['naïve'], encode=lambda _: asked, **greedy)
+    (plain,) = generation.generate(MODEL, learned(), BYTES, ['naïve'], **greedy)
+    assert written != plain
+    for template, wanted in [(True, written), (False, plain)]:
+        evaluated = config.vary(config_of('naïve', tokens=8), {'template': template})
+        (shown,) = evaluated.build(setting(data=CHATS)).run(learned(), {}).artifacts
+        assert shown.text == wanted
+
+
 def test_write_needs_no_run():
     texts = generation.generate(MODEL, learned(), BYTES, PROMPTS[::-1], tokens=18, how=decoding.Greedy())
     assert [texts[0], texts[2]] == ['本', ' café 日本']
@@ -90,6 +111,7 @@ def test_write_needs_no_run():
         (config_of('x' * 30), {}, '31 tokens and 12 new ones take 42 positions'),
         (config_of('x'), {'model': config.vary(MODEL, {'vocab': 100})}, 'but the model knows 0 to 99'),
         (config_of(), {}, '0 prompts'),
+        (config.vary(config_of('x'), {'template': False}), {}, 'Text has no template'),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_before_it_runs(evaluated, place, message):
