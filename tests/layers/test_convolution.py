@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
+from bigmodel_jax.kernels.context import Context
 from bigmodel_jax.layers import convolution, norms
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'classics.npz'
@@ -121,3 +122,29 @@ def test_what_does_not_fit_is_refused():
         convolution.Convolution(channels=1, kernel=(5, 5), padding=0).size((2, 9))
     with pytest.raises(config.InputError, match='groups=3 needs numbers of channels that it divides'):
         convolution.Convolution(channels=6, groups=3).build().init(jax.random.key(0), np.zeros((1, 4, 4, 4)))
+
+
+def test_a_convolution_of_rows_is_the_correlation_of_its_tokens_whatever_padding_follows():
+    config_, rng = convolution.RowConvolution(widths=(2, 3)), np.random.default_rng(0)
+    lengths, x_BTD = np.array([5, 3, 1]), rng.normal(size=(3, 7, 4))
+    segments_BT = (np.arange(7) < lengths[:, None]).astype(np.int32)
+    here = np.arange(7)[None]
+    params = {
+        f'filter{n}{part}': rng.normal(size=shape) for n in (2, 3) for part, shape in (('', (n, 4, 2)), ('_bias', (2,)))
+    }
+    context = Context(here, here, segments_BT, segments_BT)
+    found, _ = config_.build().apply({'params': params}, x_BTD, context)
+    for row, length in enumerate(lengths):
+        wanted = np.zeros((7, 4))
+        for place, n in enumerate((2, 3)):
+            kernel, bias = params[f'filter{n}'], params[f'filter{n}_bias']
+            padded = np.pad(x_BTD[row, :length], (((n - 1) // 2, n // 2), (0, 0)))
+            for t in range(length):
+                value = (padded[t : t + n, :, None] * kernel).sum(axis=(0, 1)) + bias
+                wanted[t, 2 * place : 2 * place + 2] = np.maximum(value, 0)
+        np.testing.assert_allclose(found[row], wanted, **FLOAT64)
+
+
+def test_a_convolution_of_rows_needs_a_width_that_its_sizes_divide():
+    with pytest.raises(config.InputError, match='among its 3 sizes of filters'):
+        convolution.RowConvolution().check(64, 10)
