@@ -10,6 +10,7 @@ VERBS = (
     'describe',
     'plan',
     'train',
+    'doctor',
     'launch',
     'sweep',
     'trial',

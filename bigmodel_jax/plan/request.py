@@ -15,10 +15,21 @@ Sizes = dict[str, int]  # Of each mesh axis.
 
 
 def on_slice(experiment: Experiment, on: slices.Slice) -> Experiment:
-    """`experiment` with its mesh laid on a slice: `data=-1` is resolved, and several slices are joined.
+    """with_mesh(), with its shapes checked.
 
     Raises:
       InputError: the mesh, the batch, the rows or the heads cannot be cut so; names the nearest that can.
+    """
+    found = with_mesh(experiment, on)
+    check_shapes(found, on)
+    return found
+
+
+def with_mesh(experiment: Experiment, on: slices.Slice) -> Experiment:
+    """`experiment` with its mesh laid on a slice: `data=-1` is resolved, and several slices are joined.
+
+    Raises:
+      InputError: the mesh cannot be laid so; names the nearest that can.
     """
     mesh = experiment.mesh
     if mesh.data < 1 and mesh.data != -1:
@@ -42,9 +53,7 @@ def on_slice(experiment: Experiment, on: slices.Slice) -> Experiment:
     except config.InputError as error:
         raise config.InputError(f'{error}{_advice(sizes, experiment, on)}') from error
     laid = dataclasses.replace(mesh, slices=on.count, **sizes)
-    found = dataclasses.replace(experiment, mesh=laid)
-    check_shapes(found, on)
-    return found
+    return dataclasses.replace(experiment, mesh=laid)
 
 
 def check_shapes(experiment: Experiment, on: slices.Slice) -> None:

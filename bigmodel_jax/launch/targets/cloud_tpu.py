@@ -25,7 +25,6 @@ RUNTIMES = {
     'v5p': 'v2-alpha-tpuv5',
     'v6e': 'v2-alpha-tpuv6e',
 }
-ALONE, OF_A_SLICE = 8, 4  # Chips of the host of a small slice of v5e and v6e, and of each host of all others.
 # Of queued resources: https://docs.cloud.google.com/tpu/docs/queued-resources.
 PHASES = {
     'CREATING': seen.Phase.WAITING, 'ACCEPTED': seen.Phase.WAITING, 'WAITING_FOR_RESOURCES': seen.Phase.WAITING,
@@ -63,6 +62,10 @@ class CloudTpu(target.Target):
       wait_hours: a request that was not met so long is given up.
       any_zone: do not check whether the zone is known to have the chip.
     """
+
+    tools = ('gcloud',)
+    shares_files = False
+    installs = ('tpu',)
 
     type: str
     zone: str
@@ -102,8 +105,7 @@ class CloudTpu(target.Target):
     @property
     def hosts(self) -> int:
         """Of all slices together."""
-        chips, small = math.prod(self.slice.shape), self.slice.chip.torus == 2
-        return self.slices * (1 if small and chips <= ALONE else max(chips // OF_A_SLICE, 1))
+        return self.slices * target.hosts_of(self.slice)
 
     def check(self, job: Job) -> None:
         """As Target.check()."""
@@ -126,6 +128,11 @@ class CloudTpu(target.Target):
         kind = 'spot, ' if self.spot else 'reserved, ' if self.reserved else ''
         chip = self.slice.chip.name
         return target.Rental(f'{chips} chips {chip}{of} ({kind}{self.hosts} hosts)', chip, chips)
+
+    def machines(self) -> target.Machines:
+        """As Target.machines()."""
+        chips = dataclasses.replace(self.slice, count=self.slices)
+        return target.Machines(self.hosts, chips.size, chips)
 
     def preparation(self, job: Job) -> list[list[str]]:
         """As Target.preparation()."""

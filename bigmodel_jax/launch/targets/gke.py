@@ -39,6 +39,9 @@ class Gke(target.Target):
       service_account: of Kubernetes, which may read and write the bucket; '' for the namespace's default.
     """
 
+    tools = ('gcloud', 'kubectl', 'xpk')
+    shares_files = False
+
     cluster: str
     project: str
     zone: str
@@ -73,6 +76,12 @@ class Gke(target.Target):
         of = f' in {self.slices} slices' if self.slices > 1 else ''
         return target.Rental(f'{chips} chips {one.chip.name}{of} of the cluster {self.cluster}', one.chip.name, chips)
 
+    def machines(self) -> target.Machines:
+        """As Target.machines()."""
+        one = hardware.parse(self.type)
+        chips = dataclasses.replace(one, count=self.slices)
+        return target.Machines(self.slices * target.hosts_of(one), chips.size, chips)
+
     def preparation(self, job: Job) -> list[list[str]]:
         """As Target.preparation()."""
         place = [f'--location={zones.region(self.zone)}', f'--project={self.project}']
@@ -86,32 +95,42 @@ class Gke(target.Target):
         target.need(run, queue, f'{advice} `xpk cluster create` makes the queue.')
         return []
 
-    def create(self, place: target.AttemptPlace) -> list[list[str]]:
-        """As Target.create()."""
+    def manifest(self, place: target.AttemptPlace) -> target.Manifest:
+        """As Target.manifest(): xpk renders it, and kubectl adds what xpk has no option for."""
         rendered, final = f'{place.folder}/{XPK}', f'{place.folder}/{MANIFEST}'
         patch = [
             'kubectl', 'patch', '--local', f'--filename={rendered}', '--type=json',
             f'--patch={json.dumps(self._patch())}', '--output=yaml',
         ]  # fmt: skip
         capacity = {'': (), 'spot': ('--spot',), 'on-demand': ('--on-demand',)}
+        render = xpk.create_workload(
+            'xpk',
+            {
+                'cluster': self.cluster, 'project': self.project, 'zone': self.zone, 'namespace': self.namespace,
+                'workload': place.name, 'tpu-type': self.type, 'num-slices': self.slices,
+                'docker-image': self.image, 'command': command(place.job), 'priority': self.priority,
+                'max-restarts': self.max_restarts,
+                # Status 1 is also that of a host which lost another one, that was preempted.
+                'restart-on-exit-codes': 1, 'termination-grace-period-seconds': xpk.GRACE_S,
+                'output-manifest-file': rendered,
+            },
+            *capacity.get(self.capacity, (f'--reservation={self.capacity}',)), '--dry-run', '--skip-validation',
+        )  # fmt: skip
+        return target.Manifest(
+            file=final,
+            render=[render, ['bash', '-c', f'{shlex.join(patch)} > {shlex.quote(final)}']],
+            schema=[*self._kubectl(), 'get', 'customresourcedefinitions', xpk.JOBSETS, '--output=json'],
+            rehearse=[*self._kubectl(), 'create', '--dry-run=server', '--validate=strict', f'--filename={final}'],
+        )
+
+    def create(self, place: target.AttemptPlace) -> list[list[str]]:
+        """As Target.create()."""
+        made = self.manifest(place)
         return [
             ['gcloud', 'storage', 'cp', f'{place.folder}/{target.ARCHIVE}', f'{place.job.store}/{target.ARCHIVE}'],
-            xpk.create_workload(
-                'xpk',
-                {
-                    'cluster': self.cluster, 'project': self.project, 'zone': self.zone, 'namespace': self.namespace,
-                    'workload': place.name, 'tpu-type': self.type, 'num-slices': self.slices,
-                    'docker-image': self.image, 'command': command(place.job), 'priority': self.priority,
-                    'max-restarts': self.max_restarts,
-                    # Status 1 is also that of a host which lost another one, that was preempted.
-                    'restart-on-exit-codes': 1, 'termination-grace-period-seconds': xpk.GRACE_S,
-                    'output-manifest-file': rendered,
-                },
-                *capacity.get(self.capacity, (f'--reservation={self.capacity}',)), '--dry-run', '--skip-validation',
-            ),
-            ['bash', '-c', f'{shlex.join(patch)} > {shlex.quote(final)}'],
-            [*self._kubectl(), 'create', f'--filename={final}'],
-        ]  # fmt: skip
+            *made.render,
+            [*self._kubectl(), 'create', f'--filename={made.file}'],
+        ]
 
     def _patch(self) -> list[dict[str, Any]]:
         """What xpk has no option for."""

@@ -33,6 +33,10 @@ class SkyPilot(target.Target):
       runtime: the version of the machines' software; '' for SkyPilot's default.
     """
 
+    tools = ('sky',)
+    shares_files = False
+    installs = ('tpu',)
+
     type: str
     spot: bool = True
     zone: str = ''
@@ -53,6 +57,11 @@ class SkyPilot(target.Target):
         one = hardware.parse(self.type)
         spot = ' (spot)' if self.spot else ''
         return target.Rental(f'{math.prod(one.shape)} chips {one.chip.name}{spot}', one.chip.name, math.prod(one.shape))
+
+    def machines(self) -> target.Machines:
+        """As Target.machines()."""
+        one = hardware.parse(self.type)
+        return target.Machines(target.hosts_of(one), one.size, one)
 
     def ready(self, job: Job, run: programs.Run) -> list[str]:
         """As Target.ready()."""

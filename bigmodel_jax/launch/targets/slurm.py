@@ -8,6 +8,7 @@ from bigmodel_jax import config
 from bigmodel_jax.launch import programs, seen, worker
 from bigmodel_jax.launch.job import Job
 from bigmodel_jax.launch.targets import target
+from bigmodel_jax.plan.hardware import slices as hardware
 from bigmodel_jax.sweeps.engines import slurm
 
 SCRIPT, WORKER = 'job.sh', 'worker.sh'
@@ -15,6 +16,7 @@ WAITING = {'PENDING', 'CONFIGURING', 'REQUEUED', 'REQUEUE_HOLD', 'REQUEUE_FED', 
 RUNNING = {'RUNNING', 'COMPLETING', 'SUSPENDED', 'STOPPED', 'SIGNALING', 'STAGE_OUT', 'RESIZING'}
 AGAIN = {'PREEMPTED', 'NODE_FAIL', 'BOOT_FAIL', 'TIMEOUT', 'REVOKED'}  # States after which another attempt may do.
 GRES = re.compile(r'[A-Za-z0-9_.:,=()-]*')
+GPUS = re.compile(r'gpu(?::([A-Za-z]\w*))?:(\d+)')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class SlurmNodes(target.Target):
       minutes: the time limit. A run that meets it saves a checkpoint, and the next attempt resumes it.
       python: the folder of the interpreter on the nodes, with what the package needs; '' for the PATH of the job.
     """
+
+    tools = ('sbatch', 'sinfo', 'squeue', 'scancel')
 
     partition: str = ''
     account: str = ''
@@ -61,6 +65,19 @@ class SlurmNodes(target.Target):
         """As Target.cost()."""
         each = f' with {self.gres} each' if self.gres else ''
         return target.Rental(f'{self.nodes} nodes of a Slurm cluster{each}, for {self.minutes} minutes at a time', '')
+
+    def machines(self) -> target.Machines:
+        """As Target.machines(): the GPUs that `gres` names; without one, the CPU of each node is one device."""
+        found = GPUS.fullmatch(self.gres)
+        if self.gres and found is None:
+            return target.Machines(self.nodes)
+        kind, count = found.groups() if found else ('', 1)
+        devices = self.nodes * int(count)
+        try:
+            chips = hardware.parse(f'{self.nodes}*{kind}:{count}') if kind else None
+        except config.InputError:  # A name of the cluster's own, or a number of GPUs of which no machine is known.
+            chips = None
+        return target.Machines(self.nodes, devices, chips)
 
     def ready(self, job: Job, run: programs.Run) -> list[str]:
         """As Target.ready()."""

@@ -1,6 +1,7 @@
 """The interface of the configs that say where a run is launched, and how --on names one."""
 
 import importlib
+import math
 import pkgutil
 import re
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,11 @@ from typing import NamedTuple
 from bigmodel_jax import config, settings
 from bigmodel_jax.launch import programs, seen, targets
 from bigmodel_jax.launch.job import Job
+from bigmodel_jax.plan.hardware import slices as hardware
 
 WORD = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.:/@-]*')  # Of a cloud's names; none of them is an option or of the shell.
 ARCHIVE = 'code.tar'
+ALONE, OF_A_SLICE = 8, 4  # Chips of the host of a small slice of v5e and v6e, and of each host of all others.
 
 
 class Rental(NamedTuple):
@@ -20,6 +23,35 @@ class Rental(NamedTuple):
     what: str  # '16 chips v5e on 4 hosts'
     chip: str  # Of plan/hardware/prices.json; '' where nothing is rented.
     chips: int = 0
+
+
+class Machines(NamedTuple):
+    """The hosts on which a run computes, with one process each.
+
+    Attributes:
+      devices: of all hosts together, as JAX counts them; None where only the hosts know.
+      chips: what they are, as `plan` counts them; None where that is not known.
+    """
+
+    hosts: int
+    devices: int | None = None
+    chips: hardware.Slice | None = None
+
+
+class Manifest(NamedTuple):
+    """What a target gives to a cluster, and how to learn whether the cluster will take it; nothing is created.
+
+    Attributes:
+      file: its path, in YAML.
+      render: the commands that write it on this machine.
+      schema: the command that prints the cluster's own schema, in JSON.
+      rehearse: the command that lets the cluster check it.
+    """
+
+    file: str
+    render: list[list[str]]
+    schema: list[str]
+    rehearse: list[str]
 
 
 class AttemptPlace(NamedTuple):
@@ -40,9 +72,16 @@ class Target:
 
     Attributes:
       foreground: the command runs in the process that launches it, and nothing is left to watch.
+      tools: the programs that a launch starts on this machine, by their names on PATH.
+      shares_files: its hosts see the files of this machine at the same paths.
+      installs: the extras of this package that its hosts install, with the versions of constraints.txt; None where
+        they have their own.
     """
 
     foreground = False
+    tools: tuple[str, ...] = ()
+    shares_files = True
+    installs: tuple[str, ...] | None = None
 
     def check(self, job: Job) -> None:
         """Raises InputError for what can be known to be wrong without asking anybody."""
@@ -50,6 +89,14 @@ class Target:
 
     def cost(self) -> Rental:
         """What it rents."""
+        raise NotImplementedError
+
+    def machines(self) -> Machines:
+        """The hosts of a run.
+
+        Raises:
+          InputError: there are no such machines.
+        """
         raise NotImplementedError
 
     def preparation(self, job: Job) -> list[list[str]]:
@@ -70,6 +117,10 @@ class Target:
     def files(self, place: AttemptPlace) -> Mapping[str, str]:
         """Name -> content of the files that the commands need, besides the archive of the code."""
         return {}
+
+    def manifest(self, place: AttemptPlace) -> Manifest | None:
+        """The manifest that create() gives to a cluster; None if there is none."""
+        return None
 
     def create(self, place: AttemptPlace) -> list[list[str]]:
         """The commands that start an attempt, in their order; the last one creates what costs money."""
@@ -96,6 +147,12 @@ class Target:
     def logs(self, place: AttemptPlace) -> list[str]:
         """The command that shows what the hosts printed."""
         raise NotImplementedError
+
+
+def hosts_of(one: hardware.Slice) -> int:
+    """How many hosts one slice of TPU has."""
+    chips = math.prod(one.shape)
+    return 1 if one.chip.torus == 2 and chips <= ALONE else max(chips // OF_A_SLICE, 1)
 
 
 def parse(text: str) -> Target:

@@ -21,6 +21,10 @@ class ThisMachine(target.Target):
         """As Target.cost()."""
         return target.Rental('this machine', '')
 
+    def machines(self) -> target.Machines:
+        """As Target.machines(): its accelerators are left alone, as a run may be using them."""
+        return target.Machines(1)
+
     def ready(self, job: Job, run: programs.Run) -> list[str]:
         """As Target.ready()."""
         return []
@@ -55,6 +59,10 @@ class SimulatedHosts(target.Target):
     def ready(self, job: Job, run: programs.Run) -> list[str]:
         """As Target.ready()."""
         return []
+
+    def machines(self) -> target.Machines:
+        """As Target.machines()."""
+        return target.Machines(self.hosts, self.hosts * self.devices)
 
     def create(self, place: target.AttemptPlace) -> list[list[str]]:
         """As Target.create()."""
