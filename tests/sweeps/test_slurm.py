@@ -1,6 +1,7 @@
-"""A sweep through a real Slurm on this machine, with a node drained and a trial preempted in the middle."""
+"""A sweep through a real Slurm on this machine, with a node drained, a trial preempted and an arm stopped early."""
 
 import collections
+import json
 import os
 import pathlib
 import shutil
@@ -31,6 +32,23 @@ def sweep():
     made = arms.named(base, {'baseline': {}, 'deep': {'model.layers': 3}})
     return sweeps.Sweep(arms=made, metric='validation/loss', seeds=(0, 1, 2))
 """
+
+HALVED = """
+'''A sweep that stops an arm early.'''
+import tiny
+from bigmodel_jax import config
+from bigmodel_jax.sweeps import arms, sweep as sweeps
+from bigmodel_jax.sweeps.statistics import halving
+
+def sweep():
+    base = config.vary(tiny.experiment(), {'steps': 1_200, 'checkpoints.every_steps': 200, 'watch.log_every': 50,
+                                          'evaluations.0.every_steps': 100})
+    slow = {'optimizer.schedule.peak': 1e-9}  # It learns nothing.
+    made = arms.named(base, {'baseline': {}, 'deep': {'model.layers': 3}, 'slow': slow})
+    return sweeps.Sweep(arms=made, seeds=(0, 1), halving=halving.SuccessiveHalving(looks=(0.5,), error=0.2))
+"""
+LOOK = 600
+ANSWERS = ('results.json', 'results.csv', 'table.md', 'table.tex')
 
 
 ENGINE = ('--engine=slurm', '--engine-set=partition=main', '--engine-set=gres=gpu:1', '--engine-set=at_once=3')
@@ -87,9 +105,11 @@ def alone(path: pathlib.Path, file: pathlib.Path) -> sweep_directory.SweepDirect
     return about
 
 
-def start(path: pathlib.Path, file: pathlib.Path, output: pathlib.Path) -> subprocess.Popen[bytes]:
-    """The command of a person who runs the sweep on the cluster."""
-    command = [sys.executable, '-m', 'bigmodel_jax', 'sweep', str(file), f'--workdir={path}', *ENGINE]
+def start(
+    path: pathlib.Path, file: pathlib.Path, output: pathlib.Path, engine: tuple[str, ...] = ENGINE
+) -> subprocess.Popen[bytes]:
+    """The command of a person who runs the sweep on the cluster, or with another engine."""
+    command = [sys.executable, '-m', 'bigmodel_jax', 'sweep', str(file), f'--workdir={path}', *engine]
     with open(output, 'wb') as stream:
         return subprocess.Popen(command, stdout=stream, stderr=stream, cwd=ROOT)
 
@@ -144,3 +164,32 @@ def test_with_a_node_drained_and_trials_preempted_each_trial_ends_once_as_it_end
     print(f'sessions of a trial -> trials: {dict(taken)}')
     assert taken[2] >= 1, 'a trial was preempted and resumed'
     assert set(taken) == {1, 2}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('cluster')
+def test_with_a_node_drained_an_arm_is_stopped_early_as_it_is_without_slurm(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests'))
+    file, path, other = tmp_path / 'halved.py', tmp_path / 'in slurm', tmp_path / 'here'
+    file.write_text(HALVED)
+    command = start(path, file, tmp_path / 'output')
+    wait_until(lambda: bool(running_on('n1')) and bool(running_on('n2')), 'both nodes busy')
+    assert all('_' in number for number in running_on('n1') | running_on('n2')), 'tasks of an array'
+    before = running_on('n2')
+    run('scontrol', 'update', 'NodeName=n2', 'State=DRAIN', 'Reason=test')
+    assert command.wait(PATIENCE_S) == 0, (tmp_path / 'output').read_text()
+    print((tmp_path / 'output').read_text())
+    assert running_on('n2') <= before
+    run('scontrol', 'update', 'NodeName=n2', 'State=RESUME')
+    assert start(other, file, tmp_path / 'here_output', engine=('--jobs=2',)).wait(PATIENCE_S) == 0
+    about, local = sweep_directory.open_sweep(path), sweep_directory.open_sweep(other)
+    last = {entry.name: found.step for entry in about.description.trials if (found := about.run(entry)) is not None}
+    assert last == {entry.name: LOOK if entry.arm == 'slow' else 2 * LOOK for entry in about.description.trials}
+    arrays = [json.loads(each.read_text()) for each in path.glob('slurm/*/trials.json')]
+    assert sorted(map(len, arrays)) == [4, 6], 'one array up to the look, and one of the arms that go on'
+    assert all('slow' not in name for each in arrays if len(each) == 4 for name in each)
+    assert digests(about) == digests(local)
+    for name in ANSWERS:
+        assert (path / name).read_bytes() == (other / name).read_bytes(), name
