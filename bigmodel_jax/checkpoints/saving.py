@@ -24,6 +24,7 @@ from bigmodel_jax.storage import appending, durable_files, integrity, merging, s
 Arrays = dict[str, jax.Array]
 
 FILE_BYTES = 64 * 2**20  # Several files at a time go to disk faster than one; many small ones burden a file system.
+SHARED_FOLDER = 'array_metadatas'  # Of each item; the first process makes it, and all write to it.
 WAIT_S = 1_800.0  # A write that takes longer is given up.
 # Mistakes of ours, which trying again does not mend.
 MISTAKES = (TypeError, AttributeError, NameError, AssertionError, KeyError, IndexError)
@@ -91,13 +92,19 @@ class Saver:
           What will be the outcome.
         """
         sums = {name: digest.sums(arrays) for name, arrays in contents.items.items()}
-        problem = self._on_first(lambda: self._store.begin(final, contents.size_bytes), self._talk)
+        problem = self._on_first(lambda: self._begin(final, contents), self._talk)
         if problem is not None:
             return self._notifier.submit(lambda: self._failed(final, problem))
         started = self._worker.submit(_start, self._store.partial(final), contents.items)
         concurrent.futures.wait([started])
         commit = functools.partial(self._commit, final, contents, sums, first)
         return self._notifier.submit(self._finish, final, started=started, commit=commit, then=then)
+
+    def _begin(self, final: epath.Path, contents: SavedContents) -> None:
+        self._store.begin(final, contents.size_bytes)
+        # Else each other process would wait for the first to make them, for minutes if it fails.
+        for name in contents.items:
+            (self._store.partial(final) / name / SHARED_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def on_first(self, action: Callable[[], None]) -> str | None:
         """Runs `action` on the first process, while nothing is being saved; why it failed, on all."""

@@ -19,7 +19,7 @@ from bigmodel_jax import config
 from bigmodel_jax.checkpoints.checkpoints import NotSaved
 from bigmodel_jax.cli.verb import Verb
 from bigmodel_jax.console import terminal
-from bigmodel_jax.hosts import joining, platforms, processes
+from bigmodel_jax.hosts import joining, leaving, platforms, processes
 from bigmodel_jax.run_directory import locking
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import device_memory
@@ -44,35 +44,50 @@ def run(verb: Verb, options: argparse.Namespace) -> int:
         status = verb.run(options)
     except config.InputError as error:
         agreed = isinstance(error, processes.CollectiveError)  # Known to all hosts.
+        if not agreed:
+            leaving.tell(str(error), 2)
         if processes.is_first() or not agreed:
             terminal.explain(error, debug=options.debug, host='' if agreed else _host())
-        return 2 if agreed else joining.leave(2)
+        return 2 if agreed else leaving.leave(2)
     except (Anomalous, NotSaved) as error:  # Known to all hosts.
         if processes.is_first():
             print(f'stopped: {terminal.printable(error)}', file=sys.stderr)
         return 1
     except locking.DirectoryInUse as error:
+        leaving.tell(str(error), 1)
         print(f'stopped: {_host()}{error}', file=sys.stderr)
-        return joining.leave(1)
+        return leaving.leave(1)
     except KeyboardInterrupt:
-        return joining.leave(128 + signal.SIGINT)
+        leaving.tell('it was stopped by SIGINT.', 128 + signal.SIGINT)
+        return leaving.leave(128 + signal.SIGINT)
     except BaseException as error:
         if isinstance(error, OSError | ValueError) and durable_files.is_of_the_storage(
             error
         ):  # TensorStore: ValueError.
-            print(f'error: {_host()}{durable_files.brief(error)}. {durable_files.ADVICE}', file=sys.stderr)
-            return joining.leave(1)
+            problem = f'{durable_files.brief(error)}. {durable_files.ADVICE}'
+            leaving.tell(problem, 1)
+            print(f'error: {_host()}{problem}', file=sys.stderr)
+            return leaving.leave(1)
         if processes.count() > 1:
-            # One that lost another host, which failed first, has nothing of its own to show.
-            is_told = isinstance(error, jax.errors.JaxRuntimeError) and not options.debug
-            if not is_told:
-                traceback.print_exc()
-            what = durable_files.brief(error).rstrip('.') if is_told else 'failed, as shown above'
-            advice = 'Where a connection was lost, another host failed first. The same command resumes the run.'
-            print(f'error: {_host()}{what}. {advice}', file=sys.stderr)
-            joining.leave(1)
+            _fail(error, debug=options.debug)
         raise
     return status or 0
+
+
+def _fail(error: BaseException, *, debug: bool) -> None:
+    """Ends this process of several, with what is known of a failure that nobody foresaw."""
+    # One that lost another host, which failed first, has nothing of its own to show.
+    is_told = isinstance(error, jax.errors.JaxRuntimeError) and not debug
+    what = durable_files.brief(error).rstrip('.')
+    if is_told:
+        leaving.await_reason()
+    leaving.tell(f'{what}.' if is_told else f'{type(error).__name__}: {what}.', 1)
+    if not is_told:
+        traceback.print_exc()
+        what = 'failed, as shown above'
+    advice = 'Where a connection was lost, another host failed first. The same command resumes the run.'
+    print(f'error: {_host()}{what}. {advice}', file=sys.stderr)
+    leaving.leave(1)
 
 
 def _unraisable(what: Any) -> None:

@@ -1,4 +1,4 @@
-"""One process per host: how the processes of a run find each other, and how a failing process ends.
+"""One process per host: how the processes of a run find each other.
 
 On Cloud TPU, Slurm and GKE they are found; elsewhere each is told where the first one is, how many there are, and which
 it is. A process that is alone and is told nothing stays alone.
@@ -8,14 +8,13 @@ import glob
 import importlib.util
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from bigmodel_jax import config
-from bigmodel_jax.hosts import processes
+from bigmodel_jax.hosts import leaving
 
 # A process that has not been heard of for so long is dead, and all others end.
 HEARTBEAT_TIMEOUT_S = 60
@@ -140,15 +139,4 @@ def _start(arguments: dict[str, object]) -> None:
             'Start as many as there are, each with its own number, and let all reach the port of the first; '
             'or say where they are with --coordinator, --processes and --process.'
         ) from error
-
-
-def leave(status: int) -> int:
-    """Ends this process at once if there are others, and otherwise returns `status`.
-
-    Leaving in the usual way would wait for the others, which may be waiting for this one.
-    """
-    if processes.count() > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    leaving.listen()

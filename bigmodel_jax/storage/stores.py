@@ -3,6 +3,7 @@
 Only the first process calls these.
 """
 
+import contextlib
 import os
 import shutil
 from typing import Protocol
@@ -61,7 +62,9 @@ class PosixStore(Store):
         # TensorStore brings its own files to disk, but neither Orbax's nor the names in the directories.
         for directory, _, names in os.walk(self.partial(final), topdown=False, onerror=_raise):
             for name in names:
-                durable_files.sync(os.path.join(directory, name))
+                # The lock files of another process that still writes come and go.
+                with contextlib.suppress(FileNotFoundError):
+                    durable_files.sync(os.path.join(directory, name))
             durable_files.sync(directory)
 
     def committed(self, directory: epath.Path) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,57 @@ def test_hosts_with_different_experiments_say_so(zygote, tmp_path):
     assert 'error: host 1: differs from host 0' in said[0]
     assert 'experiment.optimizer.momentum: 0.0 -> 0.1' in said[0]
     assert not (tmp_path / 'run').exists()
+
+
+FAILING = """
+import errno, os
+from bigmodel_jax import config
+from bigmodel_jax.data import batches
+from bigmodel_jax.hosts import processes
+import small
+
+class Failing(small.Poisoned):
+    def gather(self, indices, epochs, seed):
+        if processes.index() == {host}:
+            raise {error}
+        return super().gather(indices, epochs, seed)
+
+class Pairs(small.Pairs):
+    def build(self, seed):
+        built = super().build(seed)
+        built.examples.__class__ = Failing
+        return built
+
+def experiment():
+    return config.vary(small.experiment(), {{'data': Pairs(batch=6)}})
+"""
+EIO = "OSError(errno.EIO, os.strerror(errno.EIO), '/there')"
+IS_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ('hosts', 'host', 'error', 'said'),
+    [
+        (2, 0, EIO, "[Errno 5] Input/output error: '/there'"),  # The first serves the store by which all are told.
+        pytest.param(3, 1, EIO, "[Errno 5] Input/output error: '/there'", marks=IS_SLOW),
+        pytest.param(3, 2, "KeyError('absent')", "KeyError: 'absent'", marks=IS_SLOW),
+        pytest.param(2, 0, "KeyError('absent')", "KeyError: 'absent'", marks=IS_SLOW),
+    ],
+)
+def test_a_host_that_fails_tells_the_others_why(zygote, tmp_path, hosts, host, error, said):
+    """All end soon, each with one message that names the host and the cause; none is aborted by JAX."""
+    shutil.copy(SMALL, tmp_path)
+    (tmp_path / 'failing.py').write_text(FAILING.format(host=host, error=error))
+    arguments = ['train', str(tmp_path / 'failing.py'), '--workdir', str(tmp_path / 'run')]
+    children = zygote.run(arguments, hosts=hosts, devices=1, output=tmp_path / 'output')
+    # Less than the heartbeat's limit, after which JAX would abort them.
+    statuses = forks.wait(children, joining.HEARTBEAT_TIMEOUT_S / 2)
+    texts = [child.output.read_text() for child in children]
+    assert statuses == [1] * hosts, texts
+    failed, others = texts[host], texts[:host] + texts[host + 1 :]
+    assert f'error: host {host}: ' in failed
+    assert all(text.count(f'stopped: host {host} failed: {said}') == 1 for text in others), others
+    assert not any(word in text for text in others for word in ('error: host', 'Traceback', 'Check fail')), others
 
 
 # ---- who is told what ---------------------------------------------------------------------------------------------

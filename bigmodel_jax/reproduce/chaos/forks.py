@@ -31,8 +31,10 @@ POLL_S = 0.01
 # What a run imports only once it needs it.
 LATE = (
     'bigmodel_jax.cli.completion',
+    'bigmodel_jax.cli.train',
     'bigmodel_jax.console.output',
     'jax.experimental.multihost_utils',
+    'jaxlib.mlir.dialects.builtin',
     'jaxlib.mlir.dialects.mhlo',
     'tensorboardX',
     'tensorboardX.event_file_writer',
@@ -182,8 +184,22 @@ def _become(output: pathlib.Path, parent: int) -> None:
     random.seed()
 
 
+def _keep_programs() -> None:
+    """Lets every process keep what it compiles: in JAX only the first one does, and on CPUs each has its own keys."""
+    from jax._src import compilation_cache, compiler
+
+    def write(
+        key: str, seconds: float, name: str, backend: Any, executable: Any, callbacks: Sequence[Any] = ()
+    ) -> None:
+        if not callbacks:
+            compilation_cache.put_executable_and_time(key, name, executable, backend, int(seconds))
+
+    compiler._cache_write = write
+
+
 def _prepare() -> None:
     """Does once what every process would do in the same way, without touching a device."""
+    _keep_programs()
     for name in ('bigmodel_jax.cli.process', 'bigmodel_jax.verbs', *LATE):
         importlib.import_module(name)
     code.package()

@@ -11,6 +11,7 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,9 +23,12 @@ from bigmodel_jax.storage import durable_files, integrity
 from bigmodel_jax.train.state import ITEMS
 
 SESSION_S = 120.0  # A session that takes longer hangs.
-GRACE_S = 10.0  # What the other hosts have to end by themselves when one is gone.
+GRACE_S = 10.0  # What the other hosts have to end by themselves when one failed.
+KILLED_GRACE_S = 3.0  # And when one was killed: they may wait for it until JAX misses it, which takes a minute.
 MESSAGE = re.compile(r'^(error|stopped|incomplete): ', re.MULTILINE)
-UNHANDLED = re.compile(r'Traceback \(most recent call last\)|Exception ignored|Fatal Python error|terminate called')
+UNHANDLED = re.compile(
+    r'Traceback \(most recent call last\)|Exception ignored|Fatal Python error|terminate called|Check failure stack'
+)
 LATE_TRIES = 5
 CHANGING = re.compile(r'(events\.out\.\S*|(?<=/d/)[0-9a-f]{16,})$')  # Names with the time or a random number in them.
 
@@ -127,7 +131,8 @@ class FaultSweep:
         )
         armed = [children[host] for host in orders or {}] or children
         forks.wait(armed, SESSION_S)
-        statuses = forks.wait(children, GRACE_S if armed[0].poll() else SESSION_S)
+        status = armed[0].poll()
+        statuses = forks.wait(children, _grace_s(status) if status else SESSION_S)
         for child in children:
             child.kill()
         forks.wait(children, GRACE_S)
@@ -151,6 +156,10 @@ class FaultSweep:
                 break
         if any(statuses) or None in statuses or UNHANDLED.search(said):
             raise campaign.Failed(f'exit status {statuses}: {said.strip()[-campaign.LAST_WORDS :]}')
+
+
+def _grace_s(status: int) -> float:
+    return KILLED_GRACE_S if status == -signal.SIGKILL else GRACE_S
 
 
 def _judge(

@@ -21,6 +21,13 @@ SAMPLE = (
     'fresh:1:0:rename:1:power:once:/checkpoints/#',
     'fresh:1:0:create:1:EIO:lasting:/checkpoints/#.partial/model/array_metadatas/process_0',
 )
+# One of two hosts cannot make a directory that the other one writes to, or read what both need.
+OF_TWO_HOSTS = (
+    'fresh:2:0:mkdir:1:EIO:lasting:/checkpoints/#.partial/optimizer/ocdbt.process_0',
+    'fresh:2:0:mkdir:2:EIO:once:/checkpoints/#.partial/optimizer/array_metadatas',
+    'fresh:2:1:mkdir:1:EIO:lasting:/checkpoints/#.partial/model/ocdbt.process_1',
+    'resumed:2:0:open:2:EIO:lasting:/checkpoints/#/optimizer/array_metadatas',
+)
 
 
 @pytest.fixture(scope='module')
@@ -44,11 +51,12 @@ def swept(zygote, tmp_path, *more):
     return status, sweep_results.SweepResults(options.results or tmp_path / sweep_results.FILE, {})
 
 
-def test_no_fault_changes_a_result(zygote, tmp_path, capsys):
-    replay = [part for text in SAMPLE for part in ('--replay', text)]
+@pytest.mark.parametrize('sample', [SAMPLE, pytest.param(OF_TWO_HOSTS, marks=pytest.mark.slow)])
+def test_no_fault_changes_a_result(zygote, tmp_path, capsys, sample):
+    replay = [part for text in sample for part in ('--replay', text)]
     status, found = swept(zygote, tmp_path, *replay)
     assert (status, found.broken) == (0, []), capsys.readouterr().out
-    assert sum(trial.met is not None for trial in found.trials.values()) == len(SAMPLE)
+    assert sum(trial.met is not None for trial in found.trials.values()) == len(sample)
 
 
 def test_a_checkpoint_and_the_log_before_it_are_on_disk_before_the_older_one_goes(zygote, tmp_path):
