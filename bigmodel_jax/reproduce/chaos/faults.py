@@ -43,6 +43,8 @@ ANY = '*'  # The pattern that every path matches.
 # What differs between the names of files of one kind: steps and random names; and what has the time in it.
 NUMBER = re.compile(r'(?<=/)\d+(?=[./]|$)|(?<![0-9a-f])[0-9a-f]{8,}(?![0-9a-f])')
 TIMED = re.compile(r'(?<=events\.out\.).*')
+# What differs between the paths of the parts of a checkpoint that are written in the same way.
+PART = re.compile(r'(?<=/)(model|optimizer)(?=/|$)|(?<=process_)\d+')
 Calls = Mapping[tuple[str, str], int]  # (operation, place) -> how many calls there are.
 
 
@@ -74,6 +76,11 @@ class Fault:
     def group(self) -> tuple[str, str, str, bool]:
         """What it has in common with the faults of one operation on one kind of file that fail in the same way."""
         return self.operation, self.path, self.what, self.lasts
+
+    @property
+    def kind(self) -> tuple[str, str, str, bool]:
+        """Its group, without which part of a checkpoint it is, or of which process."""
+        return self.operation, PART.sub('#', self.path), self.what, self.lasts
 
     def order(self, directory: pathlib.Path, log: pathlib.Path) -> list[str | int]:
         """What shim.arm() is told.
@@ -121,7 +128,8 @@ def schedule(
 
     Args:
       calls: of (start, hosts, host).
-      each: one fault of each group: of all faults of one operation on one kind of file that fail in the same way.
+      each: one fault of each group: of all faults of one operation on one kind of file that fail in the same way. Those
+        of different kinds come first, so that the first part of a sweep shows the most.
     """
     dice, groups = random.Random(seed), collections.defaultdict(list)
     for (start, hosts, host), counts in sorted(calls.items()):
@@ -133,7 +141,17 @@ def schedule(
                 groups[operation, path, what, lasts] += found
     planned = [fault for group in groups.values() for fault in ([dice.choice(group)] if each else group)]
     dice.shuffle(planned)
-    return planned[:most]
+    return (_different_first(planned) if each else planned)[:most]
+
+
+def _different_first(planned: Sequence[Fault]) -> list[Fault]:
+    """First one of each kind, then a second of each, and so on."""
+    met: collections.Counter[tuple[str, str, str, bool]] = collections.Counter()
+    rounds: dict[int, list[Fault]] = collections.defaultdict(list)
+    for fault in planned:
+        rounds[met[fault.kind]].append(fault)
+        met[fault.kind] += 1
+    return [fault for number in sorted(rounds) for fault in rounds[number]]
 
 
 def _kinds(operation: str) -> Sequence[tuple[str, bool]]:

@@ -188,13 +188,13 @@ def _keep_programs() -> None:
     """Lets every process keep what it compiles: in JAX only the first one does, and on CPUs each has its own keys."""
     from jax._src import compilation_cache, compiler
 
-    def write(
-        key: str, seconds: float, name: str, backend: Any, executable: Any, callbacks: Sequence[Any] = ()
-    ) -> None:
-        if not callbacks:
+    def write(key: str, seconds: float, name: str, *rest: Any) -> None:
+        backend, executable, *callbacks = rest
+        if not any(callbacks):
             compilation_cache.put_executable_and_time(key, name, executable, backend, int(seconds))
 
-    compiler._cache_write = write
+    module: Any = compiler
+    module._cache_write = write
 
 
 def _prepare() -> None:

@@ -195,6 +195,14 @@ def test_of_each_group_one_fault_is_run():
     assert found == {('resumed', 1), *(('fresh', n) for n in range(1, 10))}
 
 
+def test_the_first_faults_of_a_sweep_are_of_different_kinds():
+    paths = [f'/checkpoints/#/{part}/ocdbt.process_{host}' for part in ('model', 'optimizer') for host in (0, 1)]
+    planned = faults.schedule({('fresh', 2, 0): {('mkdir', path): 2 for path in [*paths, '/a']}}, seed=0, each=True)
+    kinds = len({fault.kind for fault in planned})
+    assert (len(planned), kinds) == (5 * 6, 2 * 6)  # Of mkdir there are six ways to fail.
+    assert len({fault.kind for fault in planned[:kinds]}) == kinds
+
+
 @pytest.mark.parametrize(
     ('path', 'place'),
     [
