@@ -1,9 +1,11 @@
 """Saves that come by the clock, or fail, change nothing but the checkpoints that there are."""
 
 import pytest
+from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.run_directory import event_log
+from bigmodel_jax.storage import integrity, stores
 from bigmodel_jax.train import loop
 from runs import quick
 
@@ -45,3 +47,15 @@ def test_training_goes_on_when_a_save_fails(undisturbed, tmp_path):
     assert {4, STEPS} <= set(saved(tmp_path / 'run'))
     assert 8 not in saved(tmp_path / 'run')
     assert result.digest == undisturbed.digest
+
+
+def test_a_file_that_is_gone_before_it_is_brought_to_disk_is_no_failure(tmp_path):
+    """Another process that still writes to the same directory removes its lock files."""
+    store, final = stores.PosixStore(), epath.Path(tmp_path) / '2'
+    store.begin(final, 0)
+    (tmp_path / '2.partial' / 'kept').write_text('1')
+    (tmp_path / '2.partial' / 'gone.__lock').symlink_to(tmp_path / 'nothing')  # Is listed, and cannot be opened.
+    store.sync(final)
+    (tmp_path / '2.partial' / 'gone.__lock').unlink()
+    store.commit(final, 'record')
+    assert sorted(path.name for path in (tmp_path / '2').iterdir()) == [integrity.RECORD, 'kept']

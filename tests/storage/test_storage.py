@@ -18,7 +18,7 @@ from bigmodel_jax.experiment import Checkpoints
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import event_log, workdir
 from bigmodel_jax.runs import directory
-from bigmodel_jax.storage import durable_files, integrity, stores, sums, waits
+from bigmodel_jax.storage import durable_files, integrity, sums, waits
 from bigmodel_jax.train import loop, preparation
 from bigmodel_jax.train.recovery import gaps
 from runs import quick
@@ -388,15 +388,3 @@ def test_a_clean_run_leaves_no_other_names(trained):
     names = {path.name for path in trained[0].iterdir()}
     assert 'lock.json' not in names
     assert not [name for name in names if durable_files.is_partial(name)]
-
-
-def test_a_file_that_is_gone_before_it_is_brought_to_disk_is_no_failure(tmp_path):
-    """Another process that still writes to the same directory removes its lock files."""
-    store, final = stores.PosixStore(), epath.Path(tmp_path) / '2'
-    store.begin(final, 0)
-    (tmp_path / '2.partial' / 'kept').write_text('1')
-    (tmp_path / '2.partial' / 'gone.__lock').symlink_to(tmp_path / 'nothing')  # Is listed, and cannot be opened.
-    store.sync(final)
-    (tmp_path / '2.partial' / 'gone.__lock').unlink()
-    store.commit(final, 'record')
-    assert sorted(path.name for path in (tmp_path / '2').iterdir()) == [integrity.RECORD, 'kept']
