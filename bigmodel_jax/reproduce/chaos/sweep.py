@@ -26,9 +26,8 @@ SESSION_S = 120.0  # A session that takes longer hangs.
 GRACE_S = 10.0  # What the other hosts have to end by themselves when one failed.
 KILLED_GRACE_S = 3.0  # And when one was killed: they may wait for it until JAX misses it, which takes a minute.
 MESSAGE = re.compile(r'^(error|stopped|incomplete): ', re.MULTILINE)
-UNHANDLED = re.compile(
-    r'Traceback \(most recent call last\)|Exception ignored|Fatal Python error|terminate called|Check failure stack'
-)
+UNHANDLED = re.compile(r'Traceback \(most recent call last\)|Exception ignored|Fatal Python error|terminate called')
+ABORTED = re.compile(r'Check failure stack trace')  # By JAX, because it lost the process that serves the others.
 LATE_TRIES = 5
 CHANGING = re.compile(r'(events\.out\.\S*|(?<=/d/)[0-9a-f]{16,})$')  # Names with the time or a random number in them.
 
@@ -154,7 +153,7 @@ class FaultSweep:
             statuses, said = self._session(hosts, workdir, more, orders)
             if campaign.LATE not in said:
                 break
-        if any(statuses) or None in statuses or UNHANDLED.search(said):
+        if any(statuses) or None in statuses or UNHANDLED.search(said) or ABORTED.search(said):
             raise campaign.Failed(f'exit status {statuses}: {said.strip()[-campaign.LAST_WORDS :]}')
 
 
@@ -166,7 +165,8 @@ def _judge(
     fault: faults.Fault, statuses: Sequence[int | None], said: str, workdir: pathlib.Path, *, met: bool
 ) -> Iterator[str]:
     """How a session with a fault broke the law."""
-    unhandled = UNHANDLED.search(said)
+    # Whoever loses a host that was killed cannot have been told.
+    unhandled = UNHANDLED.search(said) or (None if fault.kills else ABORTED.search(said))
     if unhandled and campaign.LATE not in said:
         yield f'it printed a traceback: {said[max(unhandled.start() - 200, 0) :][: campaign.LAST_WORDS]}'
     allowed = {0, 1, 2} | ({-9} if fault.kills else set())
