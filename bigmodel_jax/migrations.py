@@ -63,7 +63,7 @@ FIELDS: dict[str, dict[str, str | None]] = {
     'bigmodel_jax.experiment:Experiment': {'start': 'initialization'},
     'bigmodel_jax.layers.blocks:Block': {'attention': 'mixer'},
     'bigmodel_jax.models.decoder:Decoder': {'alternates': 'interleaved'},
-    'bigmodel_jax.data.tabular.tabular:Features': {'records': 'source'},
+    'bigmodel_jax.data.tabular.tabular:Features': {'records': 'source', 'standardized_by': 'fitted_on'},
     'bigmodel_jax.data.text.chats.instructions:Instructions': {'records': 'source'},
     'bigmodel_jax.data.text.masking:Masking': {'most': 'max_predictions'},
 }

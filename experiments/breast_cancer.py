@@ -31,7 +31,7 @@ def tumours(part: splits.Subset, *, batch: int) -> tabular.Features:
         columns=scikit_learn.columns('breast_cancer'),
         label='label',
         batch=batch,
-        standardized_by=sources.ScikitLearn(name='breast_cancer', part=TRAIN),
+        fitted_on=sources.ScikitLearn(name='breast_cancer', part=TRAIN),
     )
 
 

@@ -77,6 +77,7 @@ class Examples:
     fields: Mapping[str, Field]
     fingerprint: Mapping[str, Any]  # JSON-ready: what the data is (name, version, size, hash of the content).
     tokenizer: Any = None  # The data.tokenizer.Tokenizer of text; a run stores it.
+    fitted: Any = None  # The data.tabular.fitting.FittedValues of a table; a run stores them.
 
     def __len__(self) -> int:
         raise NotImplementedError

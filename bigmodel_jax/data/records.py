@@ -7,7 +7,7 @@ their fields mean:
   Text, Pairs, SpanCorruption, SentencePairs, vocabularies: the field `text` (TextField gives it another field's text)
   Labelled, Features, Images, Instructions, Questions, Task: the fields that they name
 
-The sources are in data/sources: Tfds, TextFile, TextFiles, Lines, Texts, JsonLines, Csv, Tsv, Parquet, Npz,
+The sources are in data/sources: Tfds, TextFile, TextFiles, Lines, Texts, JsonLines, Csv, PackageCsv, Tsv, Parquet, Npz,
 ImageFolder, SquadFile; and TextField, Joined and Transformed, which are made of other sources.
 """
 
@@ -99,7 +99,7 @@ class SelectedRecords(Records):
 
     def __init__(self, records: Records, part: splits.Subset):
         self._records = records
-        self._indices = part.select(range(len(records)), records.name)
+        self._indices = part.select_records(records)
         self.name, self.text_only = records.name, records.text_only
         self.fingerprint = {**records.fingerprint, 'part': config.to_json(part)}
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import annotated_types
 import numpy as np
@@ -63,6 +63,10 @@ class Subset:
         """
         raise NotImplementedError
 
+    def select_records(self, found: Any) -> np.ndarray:
+        """As select(), of data.records.Records, which it may read."""
+        return self.select(range(len(found)), found.name)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(Subset):
@@ -84,6 +88,72 @@ class Validation(Subset):
 
     def select(self, names: Names, what: str) -> np.ndarray:
         return np.sort(self.order.ranked(names)[-count_of(len(names), self.held_out, what) :])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Groups(Subset):
+    """The rows whose group, such as a patient, falls into a part of the range from 0 to 1 by a hash of its name.
+
+    All rows of a group are thus in one part, and stay there when rows or groups are added. The parts of by_group() have
+    each row once. Shares are of groups, in expectation.
+    """
+
+    column: str  # What the group of a row is called.
+    start: config.Probability
+    stop: config.Probability
+    seed: config.NonNegative = 0
+
+    def __post_init__(self) -> None:
+        if not self.start < self.stop:
+            raise config.InputError(f'Groups: start={self.start} should be less than stop={self.stop}.')
+
+    def select(self, names: Names, what: str) -> np.ndarray:
+        raise config.InputError(f'{what} cannot be divided by groups, since its members have no columns.')
+
+    def select_records(self, found: Any) -> np.ndarray:
+        chosen, known = [], {}
+        for first, chunk in found.chunks():
+            for number, record in enumerate(chunk, first):
+                group = _group(record, self.column, found, number)
+                if group not in known:
+                    known[group] = self.start <= _fraction(f'{self.seed} {group}') < self.stop
+                if known[group]:
+                    chosen.append(number)
+        if not chosen:
+            raise config.InputError(
+                f'{found.name}: none of the {len(known)} groups in {self.column!r} falls into the part from '
+                f'{self.start} to {self.stop}; use larger shares, or another seed.'
+            )
+        return np.array(chosen, np.int64)
+
+
+def _group(record: Any, column: str, found: Any, number: int) -> str:
+    value = record.get(column)
+    if value is None or not str(value).strip():
+        problem = 'is empty' if column in record else f'is missing.{config.nearest(column, map(str, record))}'
+        raise config.InputError(
+            f'{found.where(number)}: the group {column!r} {problem.rstrip(".")}. Without it the row might cross from '
+            'one part to another.'
+        )
+    return str(value).strip()
+
+
+def _fraction(name: str) -> float:
+    """A number in [0, 1) by the hash of a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], 'big') / 2**56
+
+
+def by_group(column: str, *, shares: tuple[float, ...], seed: int = 0) -> tuple[Groups, ...]:
+    """Parts of a table that no group crosses: `train, test = splits.by_group('patient', shares=(0.8, 0.2))`.
+
+    Raises:
+      InputError: the shares do not add up to 1, or one is none.
+    """
+    if not np.isclose(sum(shares), 1.0, rtol=0, atol=1e-9) or min(shares) <= 0:
+        raise config.InputError(f'shares={shares} should be positive and add up to 1.')
+    ends = [round(float(end), 12) for end in np.cumsum(shares)]
+    pairs = zip([0.0, *ends], [*ends[:-1], 1.0])
+    return tuple(Groups(column=column, start=start, stop=stop, seed=seed) for start, stop in pairs)
 
 
 def count_of(members: int, share: float, what: str) -> int:

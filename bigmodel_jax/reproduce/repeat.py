@@ -146,8 +146,8 @@ def train(
 
 
 def begin_at(run: directory.Run, experiment: Experiment, into: epath.Path, step: int) -> None:
-    """Makes `into` the directory of a run that has come to `step`: with a copy of the checkpoint and the tokenizer of
-    `run`.
+    """Makes `into` the directory of a run that has come to `step`: with a copy of the checkpoint, the tokenizer and the
+    fitted values of `run`.
 
     Args:
       step: of a checkpoint, or 0.
@@ -163,6 +163,7 @@ def begin_at(run: directory.Run, experiment: Experiment, into: epath.Path, step:
     segments.write(into, [each for each in run.segments if each.after < max(step, 1)])
     workdir.create(into, experiment)
     identity.store_tokenizer(tokenizer, into)
+    identity.store_fitted(identity.fitted_of(run.path), into)
     if not step:
         return
     # To a regular one it may have to roll back.

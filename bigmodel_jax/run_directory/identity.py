@@ -13,6 +13,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, records, saved
+from bigmodel_jax.data.tabular import fitting, tabular
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.data.text.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import evaluation
@@ -62,7 +63,7 @@ def _of_checkpoints(workdir: epath.Path) -> list[dict[str, Any]]:
     return []
 
 
-# ---- the run's own tokenizer ----------------------------------------------------------------------------------------
+# ---- the run's own tokenizer and fitted values ----------------------------------------------------------------------
 
 
 def tokenizer_of(workdir: epath.Path, checkpoint: epath.Path | None = None) -> Tokenizer | None:
@@ -111,11 +112,17 @@ def recorded_tokenizer(workdir: epath.Path) -> Any:
     return session.get('tokenizer', session.get('data', {}).get('tokenizer'))
 
 
-def with_own_tokenizer(experiment: Experiment, workdir: epath.Path | None) -> Experiment:
-    """The experiment with the tokenizer of the run in `workdir`, if it has one, instead of any that would be trained.
+def with_own(experiment: Experiment, workdir: epath.Path | None) -> Experiment:
+    """The experiment with what the run in `workdir` holds, if it does: its tokenizer instead of any that would be
+    trained, and the fitted values of its table.
 
-    Tokenizers of evaluations with other settings than those of the training data stay, and are refused later.
+    Tokenizers of evaluations with other settings than those of the training data stay, and are refused later; tables of
+    evaluations with other columns are fitted anew.
     """
+    return _with_own_fit(_with_own_tokenizer(experiment, workdir), workdir)
+
+
+def _with_own_tokenizer(experiment: Experiment, workdir: epath.Path | None) -> Experiment:
     if workdir is None or tokenizer_of(workdir) is None:
         return experiment
     path = workdir / durable_files.EXPERIMENT
@@ -136,6 +143,42 @@ def store_tokenizer(
     folder = workdir / tokenizers.FOLDER
     if tokenizer is not None and not saved.is_saved(folder):
         directories.add_tokenizer(workdir, tokenizer.stored(), attempt)
+
+
+def _with_own_fit(experiment: Experiment, workdir: epath.Path | None) -> Experiment:
+    found = None if workdir is None else fitted_of(workdir)
+    if workdir is None or found is None:
+        return experiment
+    own = fitting.SavedFit(directory=str(workdir / fitting.FOLDER))
+    parts = {name: tabular.with_fit(getattr(experiment, name), own, found.columns) for name in ('data', 'evaluations')}
+    return config.vary(experiment, parts)
+
+
+def fitted_of(workdir: epath.Path) -> fitting.FittedValues | None:
+    """The fitted values of the table of a run; None if it holds none.
+
+    Raises:
+      InputError: they are damaged.
+    """
+    folder = workdir / fitting.FOLDER
+    if not durable_files.exists(folder / fitting.FILE):
+        return None
+    try:
+        sums.check(workdir, fitting.FOLDER)
+    except durable_files.DamagedFile as error:
+        raise config.InputError(
+            f'{error} Replace it by the fitted/ of a checkpoint, a directory in {workdir / durable_files.CHECKPOINTS}.'
+        ) from error
+    return fitting.SavedFit(directory=str(folder)).read()
+
+
+def store_fitted(
+    values: fitting.FittedValues | None, workdir: epath.Path, attempt: directories.Attempt = directories.at_once
+) -> None:
+    """Writes the fitted values of a table into the directory of a run, unless they are there; see store_tokenizer()."""
+    if values is not None and fitted_of(workdir) is None:
+        named = {f'{fitting.FOLDER}/{fitting.FILE}': values.content}
+        attempt(workdir / fitting.FOLDER, lambda: sums.write(workdir, named))
 
 
 # ---- comparison -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from bigmodel_jax import experiment as experiments
 from bigmodel_jax.checkpoints import partial_state, restoring
 from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.data import batches
+from bigmodel_jax.data.tabular import fitting
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.data.text.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import evaluation
@@ -55,7 +56,7 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Prepared
     """Opens the data and checks everything that can be checked without computing; allocates no weight.
 
     Args:
-      workdir: the directory of the run, whose tokenizer is used if it holds one.
+      workdir: the directory of the run, whose tokenizer and fitted values are used if it holds any.
 
     Raises:
       InputError: anything the experiment asks for is wrong, missing or does not fit together.
@@ -67,7 +68,7 @@ def build(experiment: Experiment, workdir: epath.Path | None = None) -> Prepared
         # Before the data is opened, which may take long.
         compatibility.check_parts(experiment)
         directions = compatibility.directions(experiment)
-        own = identity.with_own_tokenizer(experiment, workdir)
+        own = identity.with_own(experiment, workdir)
         data = identity.opened(lambda: own.data.open(experiment.seed), experiment, workdir)
         _check_counts(data)
         model.check_opened(experiment.model, data.fields)
@@ -145,7 +146,7 @@ def evaluators_of(
         return found
 
     jax.devices()
-    own = identity.with_own_tokenizer(experiment, workdir)
+    own = identity.with_own(experiment, workdir)
     return processes.first_then_others(build_all)
 
 
@@ -274,6 +275,7 @@ def record_session(
         session |= {'start': position['start']} if 'start' in position else {}
         workdir.add_session(directory, session, writer.write_file)
         identity.store_tokenizer(run.data.examples.tokenizer, directory, writer.write_file)
+        identity.store_fitted(run.data.examples.fitted, directory, writer.write_file)
         continuing.record(directory, run.experiment, start, run.changes)
         attachments = _attachments(run, directory, session)
     writer.event('resume' if start else 'start', start)
@@ -282,12 +284,13 @@ def record_session(
 
 def _attachments(run: PreparedRun, directory: epath.Path, session: Mapping[str, Any]) -> dict[str, bytes]:
     """What a checkpoint holds beside its arrays: enough to read it when all else of the run is lost."""
-    tokenizer = run.data.examples.tokenizer
+    tokenizer, fitted = run.data.examples.tokenizer, run.data.examples.fitted
     stored = {} if tokenizer is None else tokenizer.stored()
     return {
         **segments.encoded(segments.read(directory)),
         durable_files.SESSION: durable_files.encode_json(session),
         **{f'{tokenizers.FOLDER}/{name}': content for name, content in stored.items()},
+        **({} if fitted is None else {f'{fitting.FOLDER}/{fitting.FILE}': fitted.content}),
     }
 
 

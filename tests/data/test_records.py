@@ -183,10 +183,10 @@ def test_columns_of_numbers_are_standardized_by_the_training_data(tmp_path):
     np.testing.assert_array_equal(raw['features'], [[1, 10], [2, 30], [3, 50]])
     np.testing.assert_array_equal(raw['values'], np.float32([1.5, 2.5, 3.5]))
     dev = written(tmp_path, 'size,age,price,kind\n2,30,0,b\n', 'dev.csv')
-    data = features(dev, label='kind', labels=('a', 'b'), standardized_by=Csv(path=path)).build(0)
+    data = features(dev, label='kind', labels=('a', 'b'), fitted_on=Csv(path=path)).build(0)
     np.testing.assert_array_equal(data.eval_batch(0)['features'][0], [0, 0])
     assert data.eval_batch(0)['labels'][0] == 1
-    own = features(path, label='kind', labels=('a', 'b'), standardized_by=Csv(path=path)).build(0).eval_batch(0)
+    own = features(path, label='kind', labels=('a', 'b'), fitted_on=Csv(path=path)).build(0).eval_batch(0)
     np.testing.assert_allclose(own['features'].std(axis=0), 1, rtol=1e-6)  # Float32.
     assert data.examples.fields == features(dev, label='kind').fields
 
@@ -209,7 +209,7 @@ def test_a_cell_that_is_no_number_is_named(tmp_path, old, new, message):
 def test_a_constant_column_is_refused(tmp_path):
     path = written(tmp_path, NUMBERS.replace('30', '10').replace('50', '10'))
     with pytest.raises(config.InputError, match="'age' has one value in all training rows"):
-        features(path, label='price', classes=1, standardized_by=Csv(path=path)).build(0)
+        features(path, label='price', classes=1, fitted_on=Csv(path=path)).build(0)
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path):

@@ -1,7 +1,7 @@
 """Where data comes from: configs that open records, each in its file. See data/records.py for the interface."""
 
 from bigmodel_jax.data.sources.combined import Joined, TextField, Transformed
-from bigmodel_jax.data.sources.csv_file import Csv
+from bigmodel_jax.data.sources.csv_file import Csv, PackageCsv
 from bigmodel_jax.data.sources.image_folder import ImageFolder
 from bigmodel_jax.data.sources.json_lines import JsonLines
 from bigmodel_jax.data.sources.npz import Npz
@@ -19,6 +19,7 @@ __all__ = [
     'JsonLines',
     'Lines',
     'Npz',
+    'PackageCsv',
     'Parquet',
     'ScikitLearn',
     'SquadFile',

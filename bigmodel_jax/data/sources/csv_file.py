@@ -4,6 +4,7 @@ import array
 import codecs
 import csv
 import dataclasses
+import importlib.util
 import io
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,28 @@ class Csv(records.Source):
         found = record_files.record_file(files.path_of(self.path), files.content)
         separator = self.separator or ('\t' if '.tsv' in found.path.name.lower() else ',')
         return records.selected(_opened(found, separator), self.part)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackageCsv(records.Source):
+    """A CSV file that an installed package brings along; nothing of the package is imported."""
+
+    package: str  # As it is imported: 'lifelines'.
+    file: str  # Within its folder: 'datasets/gbsg2.csv'.
+    part: splits.Subset | None = None
+
+    def open(self) -> records.Records:
+        spec = importlib.util.find_spec(self.package) if self.package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise config.InputError(
+                f'The table {self.file} comes with the package {self.package!r}, which is not installed; '
+                f'pip install {self.package}.'
+            )
+        folder = pathlib.Path(spec.submodule_search_locations[0]).resolve()
+        path = (folder / self.file).resolve()
+        if not path.is_relative_to(folder) or not path.is_file():
+            raise config.InputError(f'The package {self.package!r} has no file {self.file!r}; use another version.')
+        return Csv(path=str(path), part=self.part).open()
 
 
 def _opened(found: record_files.RecordFile, separator: str) -> 'CsvRecords':

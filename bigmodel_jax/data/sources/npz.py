@@ -34,11 +34,11 @@ class Npz(records.Source):
         problems = checking.problems_of_lengths(found)
         if problems:
             raise config.InputError(f'{path}: {problems[0]}')
-        count = len(next(iter(found.values())))
         fingerprint = {'sha256': hashlib.sha256(content).hexdigest()}
+        whole = ArrayRecords(self.path, found, fingerprint)
         if self.part is None:
-            return ArrayRecords(self.path, found, fingerprint)
-        chosen = self.part.select(range(count), self.path)
+            return whole
+        chosen = self.part.select_records(whole)
         fingerprint |= {'part': config.to_json(self.part)}
         return ArrayRecords(self.path, {name: array[chosen] for name, array in found.items()}, fingerprint)
 

@@ -1,6 +1,8 @@
 """Tables in Parquet files, read by pyarrow."""
 
 import dataclasses
+import hashlib
+import io
 import threading
 import types
 from collections.abc import Sequence
@@ -28,6 +30,35 @@ class Parquet(records.Source):
     def open(self) -> records.Records:
         paths = files.matches(self.pattern)
         return records.selected(ParquetRecords(self.pattern, paths, self.columns), self.part)
+
+
+def from_frame(frame: Any, folder: epath.PathLike) -> Parquet:
+    """The rows of a data frame of pandas or polars as a source, written to a file of `folder` that is named by them.
+
+    An experiment holds where its data is, not the data, so that it can be stored, repeated and run elsewhere. The same
+    rows give the same file, which is written once. An index of pandas is left out; reset_index() makes it a column.
+
+    Raises:
+      InputError: `frame` is no data frame, or holds what no Parquet file can.
+    """
+    _arrow()
+    import pyarrow
+
+    try:
+        made = (
+            frame.to_arrow() if hasattr(frame, 'to_arrow') else pyarrow.Table.from_pandas(frame, preserve_index=False)
+        )
+    except (AttributeError, TypeError, ValueError, pyarrow.ArrowException) as error:
+        raise config.InputError(f'A {type(frame).__name__} is no data frame that can be stored: {error}') from error
+    content = io.BytesIO()
+    _arrow().write_table(made.replace_schema_metadata(None), content)
+    path = epath.Path(folder).expanduser() / f'{hashlib.sha256(content.getvalue()).hexdigest()[:16]}.parquet'
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable = path.with_name(f'{path.name}.partial')
+        durable.write_bytes(content.getvalue())
+        durable.rename(path)
+    return Parquet(pattern=str(path))
 
 
 class ParquetRecords(records.Records):
