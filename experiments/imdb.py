@@ -15,7 +15,7 @@ Check:    python -m bigmodel_jax train experiments/imdb.py:smoke --workdir /tmp/
 """
 
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import records, sources, splits
@@ -50,11 +50,10 @@ class Corpus(NamedTuple):
 
 def corpus(path: str) -> Corpus:
     if path:
-        train, dev, test = (sources.Tsv(path=f'{path}/{split}.tsv') for split in ('train', 'dev', 'test'))
-        return Corpus(train, dev, test, sentence=0, label=1, rows=6_920, length=48, vocabulary=4_000)
-    parts = ('train[:90%]', 'train[90%:]', 'test')
-    train, dev, test = (sources.Tfds(name='imdb_reviews', split=part) for part in parts)
-    return Corpus(train, dev, test, sentence='text', label='label', rows=22_500, length=400, vocabulary=8_000)
+        files = [sources.Tsv(path=f'{path}/{split}.tsv') for split in ('train', 'dev', 'test')]
+        return Corpus(*files, sentence=0, label=1, rows=6_920, length=48, vocabulary=4_000)
+    parts = [sources.Tfds(name='imdb_reviews', split=part) for part in ('train[:90%]', 'train[90%:]', 'test')]
+    return Corpus(*parts, sentence='text', label='label', rows=22_500, length=400, vocabulary=8_000)
 
 
 def model(of: Corpus) -> models.SequenceClassifier:
@@ -121,7 +120,7 @@ def sweep(path: str = '') -> Sweep:
         residual=blocks.PreNorm(dropout=0.1),
     )
     learned = positions.Learned(length=corpus(path).length)
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         'lstm': {},
         'cnn': {'model.block': convolution.RowConvolution()},
         'transformer': {'model.block': block, 'model.layers': 2, 'model.positions': learned},
