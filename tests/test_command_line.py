@@ -190,3 +190,37 @@ def test_help_of_every_verb(verb, capsys):
         main(argv=[*([verb] if verb else []), '--help'])
     assert stopped.value.code == 0
     assert {'': 'VERB', 'train': '--workdir', 'sample': 'RUN'}[verb] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ('plan FILE --topology v5e-4 --batch 32', '--batch: only with --search. To plan another batch, use --set data'),
+        (
+            'plan FILE --topology v5e-4 --axes data --by-dollars --confirm 1',
+            '--axes and --by-dollars and --confirm: only',
+        ),
+        ('sample RUN --beams 4 --top-p 0.5 --temperature 0', '--temperature and --top-p: not with --beams'),
+        ('sample RUN --temperature 0 --top-k 5 --seed 0', '--top-k and --seed: not with --temperature 0'),
+        ('sweep FILE --engine slurm --jobs 2', '--jobs: only with --engine local'),
+        ('sweep FILE --engine-set partition=main --show', '--engine-set: only with --engine slurm or xpk'),
+        ('sweep FILE --show --retry', '--retry: not with --show'),
+        ('sweep FILE --topology v5e-4', '--topology: only with --show or --budget'),
+        ('launch --workdir DIR --stop --dry-run', '--dry-run: not with --stop'),
+        ('launch --workdir DIR --status --hours 3', '--hours: not with --status'),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(command, arguments, message):
+    status, _, error = command(*arguments.replace('FILE', FILE).split())
+    assert (status, error.count('\n')) == (2, 1)
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    'arguments', ['--batch 0', '--batch -4', '--confirm -1', '--confirm 0', '--confirm 99999999999', '--batch 1.5']
+)
+def test_a_number_out_of_its_range_is_refused_with_the_range(command, capfd, arguments):
+    with pytest.raises(SystemExit) as ended:
+        command('plan', FILE, '--topology', 'v5e-4', '--search', *arguments.split())
+    assert ended.value.code == 2
+    assert 'is not a whole number from 1 to 2,147,483,647' in capfd.readouterr().err

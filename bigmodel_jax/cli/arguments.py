@@ -2,6 +2,7 @@
 
 import argparse
 import typing
+from collections.abc import Sequence
 
 if typing.TYPE_CHECKING:
     from bigmodel_jax.experiment import Experiment
@@ -101,6 +102,28 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """--step, which chooses a checkpoint."""
     parser.add_argument('--step', type=natural, metavar='N', help='the checkpoint of this step (default: the newest)')
+
+
+def refuse_ignored(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuses options that would have no effect with the others.
+
+    Args:
+      names: of them, as the namespace has them; one counts as given if it is not None, False or an empty list.
+      why: when they have an effect, such as 'only with --search'.
+
+    Raises:
+      InputError: one of them was given.
+    """
+    from bigmodel_jax import config
+
+    values = {name: getattr(options, name) for name in names}
+    flags = [
+        f'--{name.replace("_", "-")}'
+        for name, value in values.items()
+        if value is not None and value is not False and value != []
+    ]
+    if flags:
+        raise config.InputError(f'{" and ".join(flags)}: {why}.')
 
 
 def load_experiment(options: argparse.Namespace) -> 'Experiment':

@@ -7,7 +7,7 @@ from bigmodel_jax.cli import arguments
 from bigmodel_jax.cli.verb import Verb
 
 if typing.TYPE_CHECKING:
-    from bigmodel_jax.launch.states import Record
+    from bigmodel_jax.launch.states import LaunchBudget, Record
 
 EPILOG = """\
 targets, each with its fields as in Python; bigmodel_jax.launch.targets describes them:
@@ -52,11 +52,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dry-run', action='store_true', help='print every file and command, and start nothing')
     budget = parser.add_argument_group('budget')
     budget.add_argument(
-        '--attempts', type=arguments.positive, default=20, metavar='N', help='ask for machines so often (default: 20)'
+        '--attempts', type=arguments.positive, metavar='N', help='ask for machines so often (default: 20)'
     )
-    budget.add_argument(
-        '--hours', type=_hours, default=24.0, metavar='H', help='with machines, of all attempts (default: 24)'
-    )
+    budget.add_argument('--hours', type=_hours, metavar='H', help='with machines, of all attempts (default: 24)')
     budget.add_argument('--prices', metavar='FILE', help='your own prices, a JSON file like plan/hardware/prices.json')
     later = parser.add_mutually_exclusive_group()
     later.add_argument('--status', action='store_true', help='say how the launch with this --workdir is')
@@ -75,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     from bigmodel_jax.launch import launching
 
     process.use_cpu()  # The accelerators are for the run.
+    _check_question(options)
     folder = launching.folder_of(options.workdir)
     if options.status:
         record = launching.open_launch(folder)[1]
@@ -92,16 +91,24 @@ def run(options: argparse.Namespace) -> int:
     return _launch(options)
 
 
+def _check_question(options: argparse.Namespace) -> None:
+    """Raises InputError for options that a question about a launch, or its end, would ignore."""
+    for name in ('status', 'logs', 'stop'):
+        if getattr(options, name):
+            ignored = ('on', 'set', 'arg', 'sweep', 'secret', 'dry_run', 'attempts', 'hours', 'prices')
+            arguments.refuse_ignored(options, ignored, f'not with --{name}, which is about a launch that was made')
+
+
 def _launch(options: argparse.Namespace) -> int:
     """Checks the experiment, and launches it or shows how."""
     from bigmodel_jax import experiment_file
     from bigmodel_jax.console import terminal
-    from bigmodel_jax.launch import dry_run, launching, states
+    from bigmodel_jax.launch import dry_run, launching
     from bigmodel_jax.launch.targets import target
     from bigmodel_jax.plan.hardware import prices
     from bigmodel_jax.sweeps import sweep
 
-    on, budget = target.parse(options.on), states.LaunchBudget(attempts=options.attempts, hours=options.hours)
+    on, budget = target.parse(options.on), _budget(options)
     given = {'settings': options.set, 'arguments': options.arg, 'secrets': options.secret}
     verb = 'sweep' if options.sweep else 'train'
     job, packed = launching.prepare(options.experiment, options.workdir, verb=verb, **given)
@@ -121,6 +128,13 @@ def _launch(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _say('The run goes on. The same command watches it again; launch --stop --workdir DIR ends it.')
         raise
+
+
+def _budget(options: argparse.Namespace) -> 'LaunchBudget':
+    from bigmodel_jax.launch import states
+
+    given = {'attempts': options.attempts, 'hours': options.hours}
+    return states.LaunchBudget(**{name: value for name, value in given.items() if value is not None})
 
 
 def _say(text: str) -> None:

@@ -77,11 +77,9 @@ def _check_planning(options: argparse.Namespace) -> None:
     from bigmodel_jax import config
     from bigmodel_jax.plan import page
 
-    names = ('batch', 'axes', 'by_dollars', 'confirm')
-    ignored = [f'--{name.replace("_", "-")}' for name in names if getattr(options, name)]
-    if ignored and not options.search:
-        advice = ' To plan another batch, use --set data.batch=N.' if '--batch' in ignored else ''
-        raise config.InputError(f'{" and ".join(ignored)}: only with --search.{advice}')
+    if not options.search:
+        advice = '. To plan another batch, use --set data.batch=N' if options.batch else ''
+        arguments.refuse_ignored(options, ('batch', 'axes', 'by_dollars', 'confirm'), f'only with --search{advice}')
     if options.search and options.fast:
         raise config.InputError('--search already ranks by formula; leave out --fast, or use --confirm N to compile.')
     if options.out and options.search and not options.confirm:

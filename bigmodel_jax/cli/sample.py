@@ -30,13 +30,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='new tokens at most (default: 200, or as many as the model has positions for)',
     )
-    parser.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 is greedy (default: 1)')
+    parser.add_argument('--temperature', type=float, metavar='T', help='0 is greedy (default: 1)')
     parser.add_argument('--top-k', type=int, metavar='K', help='sample from the K most likely tokens only')
     parser.add_argument(
         '--top-p', type=float, metavar='P', help='sample from the fewest tokens of total probability P only'
     )
     parser.add_argument('--beams', type=int, metavar='N', help='beam search with N beams instead of sampling')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the sampling (default: 0)')
+    parser.add_argument('--seed', type=int, metavar='N', help='seed of the sampling (default: 0)')
 
 
 def run(options: argparse.Namespace) -> None:
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     trained = verbs.open_run(options.run).restore(options.step, experiment)
     process.warn_of(trained.damage)
     console = terminal.Console()
-    settings = {'tokens': options.tokens, 'how': how, 'seed': options.seed, 'template': not options.no_template}
+    settings = {'tokens': options.tokens, 'how': how, 'seed': options.seed or 0, 'template': not options.no_template}
     for artifact in trained.sample(prompts, **settings):
         console.print(artifact_text.render(artifact), soft_wrap=True)
 
@@ -61,11 +61,15 @@ def _decoding(options: argparse.Namespace) -> 'Decoding':
     from bigmodel_jax.evaluate.text import decoding
 
     if options.beams is not None:
+        drawn = ('temperature', 'top_k', 'top_p', 'seed')
+        arguments.refuse_ignored(options, drawn, 'not with --beams, which draws nothing')
         return config.check(decoding.Beam(beams=options.beams))
     if options.temperature == 0:
+        why = 'not with --temperature 0, which takes the most likely token and draws nothing'
+        arguments.refuse_ignored(options, ('top_k', 'top_p', 'seed'), why)
         return decoding.Greedy()
-    how = decoding.Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-    return config.check(how)
+    temperature = 1.0 if options.temperature is None else options.temperature
+    return config.check(decoding.Sampling(temperature=temperature, top_k=options.top_k, top_p=options.top_p))
 
 
 VERB = Verb('generate text from a checkpoint, or classify text', _add_arguments, run, file_as='option')

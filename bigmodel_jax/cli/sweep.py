@@ -120,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
     from bigmodel_jax.sweeps import sweep_directory
 
     process.use_cpu()  # The accelerators are for the trials.
+    _check_options(options)
     chosen, on = _sweep(options), _slice(options)
     if options.show:
         _show(options, chosen, on)
@@ -131,6 +132,23 @@ def run(options: argparse.Namespace) -> int:
     how: dict[str, typing.Any] = {'engine': _engine(options), 'source': source, 'limits': limits}
     end = verbs.sweep(chosen, workdir(options), retry=options.retry, **how)
     return _say(options, end)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raises InputError for options that would be ignored."""
+    if options.engine == 'local':
+        arguments.refuse_ignored(options, ('engine_set',), 'only with --engine slurm or xpk')
+        arguments.refuse_ignored(options, ('manifests',), 'only with --engine xpk')
+    else:
+        arguments.refuse_ignored(options, ('jobs', 'together', 'simulate_devices'), 'only with --engine local')
+    if options.show:
+        arguments.refuse_ignored(options, ('manifests', 'retry', 'budget'), 'not with --show, which trains nothing')
+    elif options.manifests:
+        arguments.refuse_ignored(options, ('retry', 'budget'), 'not with --manifests, which submits nothing')
+    if options.budget is None and not options.show:
+        arguments.refuse_ignored(options, ('topology', 'prices'), 'only with --show or --budget')
+    if options.topology is None:
+        arguments.refuse_ignored(options, ('prices',), 'only with --topology')
 
 
 def workdir(options: argparse.Namespace) -> str:
@@ -161,13 +179,10 @@ def _slice(options: argparse.Namespace) -> 'Slice | None':
 
 def _engine(options: argparse.Namespace) -> 'Engine':
     """The engine of that name."""
-    from bigmodel_jax import config
     from bigmodel_jax.sweeps.engines import choosing, local
 
     if options.engine in choosing.CLUSTERS:
         return choosing.cluster(options.engine, options.engine_set)
-    if options.engine_set or options.manifests:
-        raise config.InputError('--engine-set is for --engine slurm and xpk, and --manifests for xpk.')
     return local.Local(processes=options.jobs, simulate_devices=options.simulate_devices, together=options.together)
 
 
