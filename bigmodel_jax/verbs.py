@@ -13,6 +13,7 @@ verbs.watch('runs')
 verbs.answer('sweeps/norms').arms
 verbs.verify('runs/a', steps=10).identical
 verbs.replay('runs/a', 1_234).losses
+verbs.profile('runs/a', (10, 13)).breakdown
 verbs.sweep(sweep.Sweep(arms={'baseline': a, 'wide': b}), 'runs/widths')
 verbs.convert('gpt2', 'runs/gpt2')
 verbs.certify('gpt2', 'io.npz').first
@@ -38,6 +39,7 @@ from bigmodel_jax.plan.hardware import prices, slices
 from bigmodel_jax.report import describe as descriptions
 from bigmodel_jax.report import report
 from bigmodel_jax.report.live import server
+from bigmodel_jax.report.profile import profiled_run
 from bigmodel_jax.reproduce import diff as differing
 from bigmodel_jax.reproduce import replay as replaying
 from bigmodel_jax.reproduce import verify as verifying
@@ -46,6 +48,7 @@ from bigmodel_jax.sweeps import sweep_directory, sweeping
 from bigmodel_jax.sweeps.reporting import answer as answering
 from bigmodel_jax.sweeps.reporting import writing
 from bigmodel_jax.train import loop, state
+from bigmodel_jax.train.monitoring import profiling
 
 open_run = directory.open_run
 # find_runs(*roots): every run below some directories; see catalogue.find_runs().
@@ -110,6 +113,11 @@ def verify(run: epath.PathLike, **how: Any) -> verifying.Verification:
 def replay(run: epath.PathLike, step: int, **how: Any) -> replaying.Replay:
     """One step of the run in a directory once more; see replay.replay()."""
     return replaying.replay(open_run(run), step, **how)
+
+
+def profile(run: epath.PathLike, steps: profiling.Steps | None = None, **how: Any) -> profiled_run.RunProfile:
+    """Where the time of some steps of the run in a directory goes; see profiled_run.profile()."""
+    return profiled_run.profile(open_run(run), steps, **how)
 
 
 def plan(

@@ -22,6 +22,7 @@ VERBS = (
     'diff',
     'verify',
     'replay',
+    'profile',
     'convert',
     'certify',
 )

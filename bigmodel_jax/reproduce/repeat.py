@@ -170,7 +170,7 @@ def begin_at(run: directory.Run, experiment: Experiment, into: epath.Path, step:
     regular = [saved for saved in run.checkpoints if saved <= step and saved % experiment.checkpoints.every_steps == 0]
     for saved in {step, max(regular, default=step)}:
         source = run.path / durable_files.CHECKPOINTS / str(saved)
-        _copy(source, into / durable_files.CHECKPOINTS / str(saved))
+        copy_folder(source, into / durable_files.CHECKPOINTS / str(saved))
     # A report after it may be of an interval that began before it.
     with event_log.EventWriter(into / event_log.FILE) as log:
         for record in run.records:
@@ -190,10 +190,11 @@ def restore(run: directory.Run, experiment: Experiment, step: int) -> tuple[stat
         return checkpoints.restore(spec.abstract, spec.shardings, step)
 
 
-def _copy(source: epath.Path, target: epath.Path) -> None:
+def copy_folder(source: epath.Path, target: epath.Path) -> None:
+    """Copies all that is in a folder, local or remote, into another one, which is made."""
     target.mkdir(parents=True, exist_ok=True)
     for child in source.iterdir():
         if child.is_dir():
-            _copy(child, target / child.name)
+            copy_folder(child, target / child.name)
         else:
             child.copy(target / pathlib.PurePath(child.name), overwrite=True)

@@ -1,5 +1,7 @@
 """Profiles steps of a session with jax.profiler; changes no result."""
 
+import contextlib
+
 import jax
 from etils import epath
 
@@ -11,6 +13,7 @@ from bigmodel_jax.train.state import TrainState
 from bigmodel_jax.train.step import Trace
 
 FOLDER = 'profile'
+STEP = 'training step'  # The name of a step of the loop in a trace.
 
 Steps = tuple[int, int]  # The first and the last.
 
@@ -43,6 +46,7 @@ class Profiler(hooks.Hook):
     def __init__(self, steps: Steps | None, directory: epath.Path):
         self._steps = steps if processes.is_first() else None
         self._folder = directory / FOLDER
+        self._step = contextlib.ExitStack()  # The mark of the step that is being traced.
         self._runs = False
 
     def __enter__(self) -> 'Profiler':
@@ -53,11 +57,17 @@ class Profiler(hooks.Hook):
             self._stop()
 
     def before_batch(self, number: int, current: TrainState) -> None:
-        """Starts the trace if step `number` is the first of it, when the steps before it are done."""
+        """Starts the trace if step `number` is the first of it, when the steps before it are done; marks the step."""
         if self._steps is not None and number == self._steps[0] and not self._runs:
             jax.block_until_ready(current)
-            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            # Without its tracer of Python's calls, which would slow down the host many times.
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True, profiler_options=options)
             self._runs = True
+        if self._runs:
+            self._step.close()
+            self._step.enter_context(jax.profiler.StepTraceAnnotation(STEP, step_num=number))
 
     def after_step(self, number: int, current: TrainState, trace: Trace) -> None:
         """Ends the trace if step `number` is the last of it, when it is done."""
@@ -68,12 +78,13 @@ class Profiler(hooks.Hook):
     def _stop(self) -> None:
         steps, self._steps, self._runs = self._steps, None, False
         assert steps is not None
+        self._step.close()
         try:
             jax.profiler.stop_trace()
         except OSError as error:
             appending.say(f'The profile could not be written: {durable_files.brief(error)}. The training continues.')
             return
         appending.say(
-            f'profile of steps {steps[0]} to {steps[1]}: {self._folder} (open it with `xprof {self._folder}` or '
-            'TensorBoard; or open the perfetto_trace.json.gz in it at https://ui.perfetto.dev)'
+            f'Steps {steps[0]} to {steps[1]} are traced in the folder {FOLDER} of the run. `bigmodel_jax profile` says '
+            'where their time went; XProf, TensorBoard and https://ui.perfetto.dev draw them.'
         )

@@ -30,6 +30,7 @@ REMEMBERED = 100  # Steps of which the median is taken.
 ENOUGH = 5  # Steps without which it says nothing.
 WARMED_UP = 30  # Steps before a slow one is reported: the first save, report and fingerprint take their time.
 HEARTBEATS = 'heartbeats'
+TRACED = 'phase: '  # Before the name of a phase in a trace of the profiler.
 
 Times = dict[str, float]  # Phase -> seconds.
 
@@ -87,9 +88,11 @@ class Clock:
     def phase(self, name: str) -> Iterator[None]:
         """The time spent within is of this phase. The first step of a session compiles, so 'train' is 'compile'."""
         before = self._current
-        self._enter('compile' if name == 'train' and self._first else name)
+        phase = 'compile' if name == 'train' and self._first else name
+        self._enter(phase)
         try:
-            yield
+            with jax.profiler.TraceAnnotation(TRACED + phase):
+                yield
         finally:
             self._enter(before)
 

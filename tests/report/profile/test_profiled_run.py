@@ -1,0 +1,107 @@
+"""Steps of a run are traced again, and their time is told apart; what a person gets wrong is answered before that."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+import tiny
+from bigmodel_jax import __main__, config, verbs
+from bigmodel_jax.console import terminal
+from bigmodel_jax.report.profile import breakdown, profile_view, profiled_run, trace_file
+from bigmodel_jax.run_directory import workdir
+from bigmodel_jax.runs import directory
+from bigmodel_jax.train import loop
+
+CELL_NS = 50
+
+
+def painted(trace, device):
+    """The shares of the causes by cells of 50 ns: an operation fills its cells, the loops around it are left out."""
+    (window,) = trace.window
+    cells = {name: np.zeros((window[1] - window[0]) // CELL_NS, bool) for name in ('compute', 'collective', 'copy')}
+    cells['input'] = np.zeros_like(cells['compute'])
+    spans = [(op.kind, op.start, op.end) for op in trace.ops if op.device == device and op.kind != 'control']
+    spans += [('input', each.start, each.end) for each in trace.phases if each.name == breakdown.INPUT]
+    for name, start, end in spans:
+        first, last = (max(round((at - window[0]) / CELL_NS), 0) for at in (start, end))
+        cells[name][first:last] = True
+    free, shares = np.ones_like(cells['compute']), []
+    for name in ('compute', 'collective', 'copy', 'input'):
+        shares.append((cells[name] & free).mean())
+        free &= ~cells[name]
+    return [*shares, free.mean()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('devices', [1, 4])
+def test_the_time_of_real_steps_is_told_apart(devices, tmp_path):
+    mesh = {'mesh.fsdp': 2, 'mesh.tensor': 2} if devices == 4 else {}
+    loop.train(config.vary(tiny.experiment(), mesh), tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    found = verbs.profile(tmp_path, (18, 20))
+    assert {path.name for path in tmp_path.iterdir()} == before | {'profile'}
+    times = found.breakdown
+    assert [each.device for each in times.devices] == [f'cpu:{number}' for number in range(devices)]
+    assert (times.steps, times.count) == ((18, 20), 3)
+    trace = trace_file.read(found.folder, found.program)
+    for each in times.devices:
+        assert sum(each.parts.values()) == times.window_ns
+        shares = [ns / times.window_ns for ns in each.parts.values()]
+        np.testing.assert_allclose(shares, painted(trace, each.device), atol=0.01)  # Operations shorter than a cell.
+        assert (each.collectives > 0) == (devices > 1)
+        assert each.compute > 0
+    collectives = {op.name for op in times.ops if op.kind == 'collective' and '/' not in op.name}
+    # As in the program, also those whose names do not tell.
+    assert {name.rstrip('0123456789.') for name in collectives} >= ({'psum', 'all-gather'} if devices > 1 else set())
+    origins = [found.origin(op) for op in times.ops]
+    assert any('bigmodel_jax/layers/attention.py:' in origin for origin in origins)
+    stored = json.loads((found.folder / profiled_run.BREAKDOWN).read_text())
+    assert sum(stored['seconds'][cause] for cause in breakdown.CAUSES) == pytest.approx(stored['step_s'])
+    again = verbs.profile(tmp_path)  # Explains the trace that is there.
+    assert again.to_json() == found.to_json()
+    screen = io.StringIO()
+    terminal.Console(file=screen, width=100).print(profile_view.profiled(found))
+    assert f'steps 18 to 20 of {tmp_path}' in screen.getvalue()
+    assert 'xprof' in screen.getvalue()
+
+
+@pytest.fixture(scope='module')
+def begun(tmp_path_factory):
+    """A run of a thousand steps that has no checkpoint yet."""
+    path = tmp_path_factory.mktemp('begun')
+    workdir.create(directory.durable_files.directory(path), config.vary(tiny.experiment(), {'steps': 1_000}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ('steps', 'message'),
+    [
+        ((13, 10), 'give the first and the last step'),
+        ((999, 1_001), 'has steps 1 to 1000'),
+        ((1, 3), 'use steps from 2 on'),
+        ((500, 503), 'has no checkpoint before step 499.*use steps up to 200'),
+        (None, 'holds no trace'),
+    ],
+)
+def test_steps_that_cannot_be_traced_are_refused(begun, steps, message):
+    with pytest.raises(config.InputError, match=message):
+        verbs.profile(begun, steps)
+    assert not (begun / 'profile').exists()
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_anything_starts(begun, tmp_path):
+    workdir.create(directory.durable_files.directory(tmp_path), tiny.experiment())
+    (tmp_path / 'profile').write_text('a file')
+    with pytest.raises(config.InputError, match=r'cannot be made.*copy the run'):
+        verbs.profile(tmp_path, (10, 13))
+    (tmp_path / 'profile').unlink()
+    (tmp_path / 'profile').symlink_to(begun)
+    with pytest.raises(config.InputError, match='symbolic link'):
+        verbs.profile(tmp_path, (10, 13))
+
+
+def test_no_such_run(tmp_path, capsys):
+    assert __main__.main(argv=['profile', str(tmp_path / 'none'), '--steps', '10:13']) == 2
+    assert 'there is no such directory' in capsys.readouterr().err
