@@ -64,7 +64,7 @@ TEXTS = {'tpu:3': HOST + TPU, 'gpu:3': HOST + GPU, 'cpu:3': HOST.rstrip().remove
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
 FileNames
-1 "/home/of/somebody/bigmodel_jax/layers/norms.py"
+1 "/opt/checkout/bigmodel_jax/layers/norms.py"
 
 FileLocations
 1 {file_name_id=1 function_name_id=1 line=107 end_line=107 column=0 end_column=0}
