@@ -78,7 +78,10 @@ def test_a_second_report_has_the_same_bytes_wherever_and_whenever_it_is_made(
 def test_the_paper_stands_beside_what_was_measured(finished: sweep_directory.SweepDirectory) -> None:
     table = tables.papers(answers.collect(finished))
     assert table is not None
-    assert [column.heading for column in table.columns][1:4] == ['validation/loss: paper', 'ours', 'difference']
+    assert [column.heading for column in table.columns] == ['arm', 'paper', 'ours', 'difference', 'paper']
+    assert [tuple(group) for group in table.groups] == [('', 0, 1), ('validation/loss', 1, 3), ('cost', 4, 1)]
+    assert '| arm | validation/loss: paper | ours | difference | cost: paper |' in markup.markdown([table])
+    assert r'& \multicolumn{3}{c}{validation/loss} & \multicolumn{1}{c}{cost} \\' in markup.latex([table])
     texts = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert texts['deep'] == ['1.8', '1.92 ± 0.06', '+0.12', '3']
     assert texts['other_rate'][:1] == ['']
@@ -98,10 +101,10 @@ def test_the_effects_of_the_paper_stand_beside_ours_with_a_verdict(
     assert (rows['deep'][0], rows['deep'][2:]) == ('\N{MINUS SIGN}0.100', ['better', 'agrees'])
     assert (rows['other_rate'][0], rows['other_rate'][3]) == ('+0.500', 'another size')
     assert rows['baseline'][2:] == ['baseline', formats.UNKNOWN]
-    reversed_ = {'validation/loss': {'baseline': 2.0, 'deep': 2.1}}
+    reversed_ = {'validation/loss': {'baseline': 2.0, 'deep': 2.1, 'other_rate': 2.02}}
     table = tables.paper_effects(answers.collect(made_sweeps.make(tmp_path / 't', CHANGES, VALUES, columns=reversed_)))
     assert table is not None
-    assert table.rows[1][-1].text == 'contradicts'
+    assert [row[-1].text for row in table.rows[1:]] == ['contradicts', 'not settled']
     assert tables.paper_effects(answers.collect(made_sweeps.make(tmp_path / 'u', CHANGES, VALUES))) is None
 
 
@@ -160,6 +163,15 @@ def test_the_tables_fit_a_terminal_of_80_columns(
     rich.console.Console(file=stream, width=80).print(screen.shown(answers.collect(wide)))
     assert re.search(r'post_layer_norm +7.25 +7.50 ± 0.00 +\+0.25 +1.92 ± 0.06', stream.getvalue())
     assert '\N{HORIZONTAL ELLIPSIS}' not in stream.getvalue()
+    digits = {
+        'validation/perplexity': {'post_layer_norm': 12345.6789},
+        'validation/loss': {'post_layer_norm': 2.012345},
+    }
+    wider = made_sweeps.make(tmp_path / 't', changes, values, columns=digits)
+    stream = io.StringIO()
+    rich.console.Console(file=stream, width=80).print(screen.shown(answers.collect(wider)))
+    assert re.search(r'post_layer_norm +12,345.6789 +7.5000 ± 0.0000 +\N{MINUS SIGN}12,338.1789', stream.getvalue())
+    assert re.search(r'post_layer_norm +2.012345 +1.92', stream.getvalue()), 'each part has the names of the arms'
     stream = io.StringIO()
     rich.console.Console(file=stream, width=80).print(screen.shown(answers.collect(finished)))
     lines = stream.getvalue().splitlines()

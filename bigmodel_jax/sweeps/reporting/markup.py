@@ -14,8 +14,8 @@ _MARKDOWN = re.compile(r'([\\`*<>|~&$]|(?<!\w)_|_(?!\w)|\](?=[\[(:])|^[#+=-])')
 _LATEX = {
     '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
     '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': r'\textless{}', '>': r'\textgreater{}',
-    '|': r'\textbar{}', '"': r'\textquotedbl{}', '-': '{-}', '`': r'\textasciigrave{}', "'": r'{\textquotesingle}',
-    '[': '{[}', ']': '{]}',  # After a line break a bracket would be its argument.
+    '|': r'\textbar{}', '"': r'\textquotedbl{}', '-': '{-}', '`': r'\textasciigrave{}',
+    '[': '{[}', ']': '{]}', '*': '{*}',  # After a line break a bracket would be its argument, and a star its form.
     formats.PLUS_MINUS: r'$\pm$', formats.MINUS: r'$-$', formats.TIMES: r'$\times$', formats.UNKNOWN: '--',
 }  # fmt: skip
 _CONTROLS = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]+')
@@ -36,7 +36,7 @@ def _markdown(table: ResultTable) -> str:
     parts = [
         escape_markdown(table.caption),
         '',
-        line([escape_markdown(column.heading) for column in table.columns]),
+        line([escape_markdown(heading) for heading in table.headings]),
         rule,
         *rows,
         '',
@@ -64,6 +64,13 @@ def _latex(table: ResultTable) -> str:
     def line(texts: Sequence[str]) -> str:
         return f'    {" & ".join(texts)} \\\\'
 
+    above = [
+        rf'\multicolumn{{{group.count}}}{{{"c" if group.heading else "l"}}}{{{escape_latex(group.heading)}}}'
+        for group in table.groups
+    ]
+    rules = [
+        rf'\cmidrule(lr){{{group.first + 1}-{group.first + group.count}}}' for group in table.groups if group.heading
+    ]
     alignment = ''.join('r' if column.right else 'l' for column in table.columns)
     notes = [f'  \\par\\smallskip\\footnotesize {escape_latex(note)}' for note in table.notes]
     return '\n'.join(
@@ -73,6 +80,7 @@ def _latex(table: ResultTable) -> str:
             f'  \\caption{{{escape_latex(table.caption)}}}',
             f'  \\begin{{tabular}}{{{alignment}}}',
             r'    \toprule',
+            *([line(above), f'    {"".join(rules)}'] if above else []),
             line([escape_latex(column.heading) for column in table.columns]),
             r'    \midrule',
             *(line([escape_latex(cell.text) for cell in row]) for row in table.rows),

@@ -86,8 +86,8 @@ def paper_effects(answer: SweepAnswer) -> ResultTable | None:
         ),
         rows=tuple(rows),
         notes=(
-            "Agrees: the paper's difference is within our interval. Of a paper's single run the noise is not known, so "
-            'that another size can be its seed.',
+            "Agrees: the paper's difference is within our interval. Not settled: our interval holds no difference as "
+            "well. Of a paper's single run the noise is not known, so that another size can be its seed.",
         ),
     )
 
@@ -104,7 +104,7 @@ def _against_paper(found: comparison.ArmComparison, said: float) -> str:
     if math.isnan(found.interval.low):
         return 'few seeds'
     if found.interval.low <= said <= found.interval.high:
-        return 'agrees'
+        return 'not settled' if found.finding == 'open' else 'agrees'
     opposite = said * found.difference < 0
     if opposite and found.finding in ('better', 'worse'):
         return 'contradicts'
@@ -118,9 +118,9 @@ def papers(answer: SweepAnswer) -> ResultTable | None:
         return None
     measured = {name: any(name in each.others for each in answer.trials) for name in columns}
     headings = [
-        heading
+        ResultColumn(heading, group=name)
         for name in columns
-        for heading in ([f'{name}: paper', 'ours', 'difference'] if measured[name] else [f'{name}: paper'])
+        for heading in (('paper', 'ours', 'difference') if measured[name] else ('paper',))
     ]
     rows = (
         (
@@ -134,7 +134,7 @@ def papers(answer: SweepAnswer) -> ResultTable | None:
     notes += [f'Not measured here: {", ".join(unknown)}.'] if unknown else []
     return ResultTable(
         caption="The paper's table." + ('' if answer.complete else f' {answer.state}'),
-        columns=(ResultColumn('arm', right=False), *map(ResultColumn, headings)),
+        columns=(ResultColumn('arm', right=False), *headings),
         rows=tuple(rows),
         notes=tuple(notes),
     )
@@ -210,13 +210,14 @@ def _detailed(answer: SweepAnswer, arm: ArmResult) -> tuple[ResultCell, ...]:
 
 
 def _paper_cells(answer: SweepAnswer, arm: ArmResult, name: str, *, measured: bool) -> Iterator[ResultCell]:
-    said = answer.about.columns[name].get(arm.arm)
-    yield ResultCell('' if said is None else f'{said:.12g}'.replace('-', formats.MINUS), arm.arm)
+    column = answer.about.columns[name]
+    said = column.get(arm.arm)
+    printed = max(len(f'{value:.12g}'.partition('.')[2]) for value in column.values())  # Decimals of the paper.
+    yield ResultCell('' if said is None else formats.number(said, printed), arm.arm)
     if not measured:
         return
     ours, deviation = arm.mean_of(name)
-    text = '' if said is None else f'{said:.12g}'
-    places = max(len(text.partition('.')[2]), 2)  # As many as the paper has, and no fewer than two.
+    places = max(printed, 2)
     yield ResultCell(formats.mean(ours, deviation, places), arm.arm, arm.runs)
     difference = math.nan if said is None else ours - said
     yield ResultCell(formats.number(difference, places, sign=True), arm.arm, arm.runs)
