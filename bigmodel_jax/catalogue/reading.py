@@ -12,8 +12,8 @@ from bigmodel_jax.catalogue import catalogued_run, fields
 from bigmodel_jax.evaluate import metric
 from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.runs import directory
-from bigmodel_jax.runs import sessions as sessions_lib
 from bigmodel_jax.storage import durable_files
+from bigmodel_jax.train.monitoring import sessions as sessions_lib
 
 SHOWN_DAMAGE = 5  # Sentences that are kept; thousands of lines may be damaged.
 ENDED = (catalogued_run.FINISHED, catalogued_run.STOPPED)

@@ -39,6 +39,35 @@ def step_range(text: str) -> tuple[int, int]:
     return positive(first), positive(last)
 
 
+RUN_BUDGET_HELP = """\
+stop with a checkpoint before all sessions of this run together have spent more than this: 2.5usd or 3chip-hours; \
+a device of a CPU counts as one chip"""
+
+
+def add_budget(parser: 'argparse._ActionsContainer', help_text: str) -> None:
+    """--budget and --prices; budget() reads the first."""
+    parser.add_argument('--budget', action='append', default=[], metavar='AMOUNT', help=help_text)
+    parser.add_argument(
+        '--prices', metavar='FILE', help='your own prices, a JSON file like plan/hardware/prices.json of this package'
+    )
+
+
+def budget(options: argparse.Namespace) -> str | None:
+    """What --budget says; None without one.
+
+    Raises:
+      InputError: it is given more than once, such as in both units.
+    """
+    from bigmodel_jax import config
+
+    if len(options.budget) > 1:
+        raise config.InputError(
+            f'--budget is given {len(options.budget)} times: {", ".join(options.budget)}. A budget is in dollars or in '
+            'chip-hours; give one.'
+        )
+    return options.budget[0] if options.budget else None
+
+
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     """EXPERIMENT, --set and --arg."""
     parser.add_argument('experiment', metavar='EXPERIMENT', help=EXPERIMENT_HELP)

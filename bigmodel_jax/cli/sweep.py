@@ -64,12 +64,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_halving(parser)
     _add_places(parser)
     cost = parser.add_argument_group('cost')
-    cost.add_argument('--budget', metavar='AMOUNT', help='spend no more than this in all: 2.5usd or 3chip-hours')
+    arguments.add_budget(cost, 'spend no more than this in all: 2.5usd or 3chip-hours')
     cost.add_argument(
         '--topology', metavar='SLICE', help='the slice that each trial runs on, such as v5e-4 or h100:1, for its price'
-    )
-    cost.add_argument(
-        '--prices', metavar='FILE', help='your own prices, a JSON file like plan/hardware/prices.json of this package'
     )
 
 
@@ -214,13 +211,15 @@ def _limits(options: argparse.Namespace, chosen: 'Sweep', on: 'Slice | None') ->
     from bigmodel_jax.plan.hardware import prices
     from bigmodel_jax.sweeps.engines import devices
     from bigmodel_jax.sweeps.planning import budgets
+    from bigmodel_jax.train.monitoring import budget
 
-    if options.budget is None:
+    text = arguments.budget(options)
+    if text is None:
         return []
-    budget = budgets.parse(options.budget)
+    limit = budget.parse(text)
     if on is None and (options.engine != 'local' or devices.accelerators().kind != 'cpu'):
         raise config.InputError('--budget needs --topology SLICE: on which chips does a trial run? Such as v5e-4.')
-    return [budgets.limit(budget, chosen, on, prices.table(options.prices) if options.prices else None)]
+    return [budgets.limit(limit, chosen, on, prices.table(options.prices) if options.prices else None)]
 
 
 def _show(options: argparse.Namespace, chosen: 'Sweep', on: 'Slice | None') -> None:

@@ -2,12 +2,18 @@
 
 import argparse
 import sys
+import typing
 
 from bigmodel_jax.cli import arguments
 from bigmodel_jax.cli.verb import Verb
 
+if typing.TYPE_CHECKING:
+    from bigmodel_jax.experiment import Experiment
+    from bigmodel_jax.train.monitoring.budget import RunBudget
+
 STATUS = """\
-exit status: 0 done, or stopped by --stop-after; 1 the training failed; 2 wrong input; \
+exit status: 0 done, or stopped by --stop-after; 1 the training failed; 2 wrong input; 3 stopped with a checkpoint, \
+as the --budget is spent; \
 128 + N stopped by signal N, with a checkpoint: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2. \
 The same command then resumes the run."""
 
@@ -33,6 +39,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         'optimizer where it fits; the steps before are kept as an earlier segment of the run. Not needed for '
         'other evaluations, or for more steps where the learning rates stay the same',
     )
+    arguments.add_budget(parser, arguments.RUN_BUDGET_HELP)
     parser.add_argument('--wandb', metavar='PROJECT', help='also log to this project of Weights & Biases')
     parser.add_argument(
         '--profile',
@@ -47,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     """Trains, and says how it ended and where everything is.
 
     Returns:
-      1 if a log is not on disk; else 128 + the number of the signal that stopped it, or 0.
+      1 if a log is not on disk; else 128 + the number of the signal that stopped it, 3 if that was the budget, or 0.
     """
     from bigmodel_jax import config, verbs
     from bigmodel_jax.console import terminal
@@ -64,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         wandb=options.wandb,
         new_segment=options.new_segment,
         profile=options.profile,
+        budget=processes.run_on_all(lambda: _budget(options, experiment)),
     )
     if not processes.is_first():
         return preemption.status(result.stopped_by)
@@ -77,11 +85,27 @@ def run(options: argparse.Namespace) -> int:
     if result.finished_early is not None:
         print(f'finished early at step {result.step} of {experiment.steps}: {result.finished_early}.')
     elif result.stopped_by is not None:
-        again = 'the same command without --stop-after' if result.stopped_by == 'stop_after' else 'the same command'
+        changes = {'stop_after': ' without --stop-after', 'budget': ' with a larger --budget'}
+        again = f'the same command{changes.get(result.stopped_by, "")}'
         print(f'stopped by {result.stopped_by} at step {result.step} of {experiment.steps}; {again} resumes it.')
     if result.unwritten:
         print(f'incomplete: {"; ".join(result.unwritten)}. The checkpoints are complete.', file=sys.stderr)
     return 1 if result.unwritten else preemption.status(result.stopped_by)
+
+
+def _budget(options: argparse.Namespace, experiment: 'Experiment') -> 'RunBudget | None':
+    """What the run may spend; None if that is not limited.
+
+    Raises:
+      InputError: it is no budget, or the chips have no price.
+    """
+    text = arguments.budget(options)
+    if text is None:
+        return None
+    from bigmodel_jax.plan import run_budget
+    from bigmodel_jax.plan.hardware import prices
+
+    return run_budget.of(text, experiment, prices.table(options.prices) if options.prices else None)
 
 
 VERB = Verb(

@@ -18,14 +18,15 @@ from typing import NamedTuple
 
 import jax
 
-from bigmodel_jax.hosts import processes
+from bigmodel_jax.hosts import exit_status, processes
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.storage import appending
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 CALLBACK = 'callback'  # The reason of a stop that the callback of a session asks for; see callbacks.py.
-# Each reason as a number, of which processes take the maximum: a signal counts for more than a callback.
-CODES = {CALLBACK: 1} | {each.name: each.value + 1 for each in signal.Signals}
+BUDGET = 'budget'  # The reason of a stop when the budget of the run is spent; see budget.py.
+# Each reason as a number, of which processes take the maximum: a signal counts for more than what the session asks for.
+CODES = {CALLBACK: 1, BUDGET: 2} | {each.name: each.value + 2 for each in signal.Signals}
 REASONS = {code: reason for reason, code in CODES.items()}
 SHOW_CURSOR = '\x1b[?25h'  # A progress bar hides it.
 
@@ -33,12 +34,12 @@ SHOW_CURSOR = '\x1b[?25h'  # A progress bar hides it.
 class Requests(NamedTuple):
     """What all processes do after the step just handed to the devices."""
 
-    stop: str | None  # The signal that asks for it, or CALLBACK.
+    stop: str | None  # The signal that asks for it, CALLBACK or BUDGET.
     save: bool
 
 
 class Interrupt:
-    """Whether, and by which signal or by its callback, the run was asked to stop."""
+    """Whether, and by which signal by its callback or by its budget, the run was asked to stop."""
 
     wait = 1  # Steps until an answer of agree() says so.
 
@@ -61,14 +62,14 @@ class Interrupt:
     def _agreed(self, save: bool) -> Requests:
         return Requests(self.reason, save)
 
-    def request_stop(self) -> None:
-        """Asks for a stop as a signal does, from within the session; a signal that came before remains the reason."""
-        self.reason = self.reason or CALLBACK
+    def request_stop(self, reason: str = CALLBACK) -> None:
+        """Asks for a stop as a signal does, from within the session; a reason that came before remains."""
+        self.reason = self.reason or reason
 
     def on_signal(self, number: int) -> None:
         """A signal came: says so at once, even while the process compiles; a second Ctrl-C ends the process."""
         name = signal.Signals(number).name
-        if self.reason in (None, CALLBACK):
+        if self.reason in (None, CALLBACK, BUDGET):
             self.reason = name
             when = 'the next step' if self._step is None else f'step {self._step + self.wait}'
             appending.say(
@@ -110,9 +111,13 @@ class Agreement(Interrupt):
 def status(reason: str | None) -> int:
     """The exit status of a run that `reason` stopped: 128 + its number for a signal, as a shell has it; else 0.
 
-    Not 0, so that a loop in a shell stops with Ctrl-C, and a scheduler knows that the run is not at its end.
+    Not 0, so that a loop in a shell stops with Ctrl-C, and a scheduler knows that the run is not at its end. SPENT for
+    a budget, after which nothing should start the run again.
     """
-    return 128 + signal.Signals[reason].value if reason is not None and reason in signal.Signals.__members__ else 0
+    if reason == BUDGET:
+        return exit_status.SPENT
+    known = signal.Signals.__members__.get(reason or '')
+    return 0 if known is None else exit_status.SIGNALS + known.value
 
 
 @contextlib.contextmanager

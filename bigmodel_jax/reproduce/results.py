@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bigmodel_jax.reproduce import sections
 from bigmodel_jax.reproduce.sections import Finding, Section
 from bigmodel_jax.runs import directory, traces
-from bigmodel_jax.runs.sessions import ENDINGS
+from bigmodel_jax.train.monitoring.sessions import ENDINGS
 
 CLOSE = 1e-3  # Values closer than this, as a fraction, are shown to all digits of float32.
 SHOWN = 3  # Metrics of a step, or layers, that are shown.

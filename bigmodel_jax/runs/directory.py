@@ -19,8 +19,8 @@ from bigmodel_jax.evaluate.artifacts import Artifact
 from bigmodel_jax.run_directory import artifact_files, event_log, run_files
 from bigmodel_jax.run_directory import segments as segments_lib
 from bigmodel_jax.runs import goodput, traces
-from bigmodel_jax.runs import sessions as sessions_lib
 from bigmodel_jax.storage import durable_files
+from bigmodel_jax.train.monitoring import sessions as sessions_lib
 
 Record = event_log.Record
 
@@ -293,6 +293,11 @@ class Run:
     def seconds(self) -> float:
         """Time spent in all sessions."""
         return sum(session.seconds for session in self.sessions)
+
+    @property
+    def device_hours(self) -> float:
+        """Time spent in all sessions, each times the devices that it used."""
+        return sessions_lib.device_seconds(self.environment, self._every_record) / 3600
 
     @functools.cached_property
     def checkpoints(self) -> list[int]:

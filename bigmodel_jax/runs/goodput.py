@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bigmodel_jax.run_directory import event_log
-from bigmodel_jax.runs import sessions as sessions_lib
+from bigmodel_jax.train.monitoring import sessions as sessions_lib
 
 TRAINING, AGAIN, PAUSES, OTHER = 'training', 'steps done again', 'between sessions', 'other'
 # What the records call it -> what it is called here.

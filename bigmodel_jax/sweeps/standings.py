@@ -2,7 +2,6 @@
 
 import dataclasses
 import enum
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,7 +32,8 @@ class Standing:
       step, steps: the last that was recorded, and of how many.
       curve: step -> value of the sweep's metric.
       seconds: of all its sessions.
-      devices: of JAX, that its last session used.
+      device_hours: of all its sessions, each times the devices of JAX that it used; on the CPU a process that does not
+        simulate several devices is one.
     """
 
     entry: TrialEntry
@@ -42,12 +42,7 @@ class Standing:
     steps: int = 0
     curve: Mapping[int, float] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
-    devices: int = 1
-
-    @property
-    def device_hours(self) -> float:
-        """Time of training times devices; on the CPU a process that does not simulate several devices is one."""
-        return self.seconds * self.devices / 3600
+    device_hours: float = 0.0
 
 
 class Standings:
@@ -140,7 +135,6 @@ class Standings:
             return dataclasses.replace(before, state=State.FAILED)
         if run is None:
             return before
-        mesh = run.environment[-1]['mesh'] if run.environment else {}
         return dataclasses.replace(
             before,
             state=State.FINISHED if run.finished else State.STARTED if before.state is State.WAITING else before.state,
@@ -148,5 +142,5 @@ class Standings:
             steps=run.steps,
             curve=self._directory.curve(run),
             seconds=run.seconds,
-            devices=math.prod(mesh.values()),
+            device_hours=run.device_hours,
         )

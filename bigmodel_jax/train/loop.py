@@ -8,10 +8,12 @@ import jax
 from etils import epath
 
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.hosts import preemption
 from bigmodel_jax.run_directory.digest import digest
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import services, state, step
 from bigmodel_jax.train.evaluating import evaluations
+from bigmodel_jax.train.monitoring import budget as budgets
 from bigmodel_jax.train.monitoring import callbacks, profiling, reports
 from bigmodel_jax.train.recovery import recovery
 
@@ -25,7 +27,7 @@ class TrainingResult:
     workdir: epath.Path
     step: int
     digest: str  # Of the state at `step`; equal digests mean bit-identical states.
-    # 'SIGTERM' or another signal, 'stop_after' or 'callback'; 'early_stopping' if it is finished early; else None.
+    # 'SIGTERM' or another signal, 'stop_after', 'callback' or 'budget'; 'early_stopping' if finished early; else None.
     stopped_by: str | None
     metrics: dict[str, float]  # The last value of each evaluation's metrics, as 'validation/loss'.
     unwritten: tuple[str, ...] = ()  # A sentence for each log that could not be written to its end.
@@ -48,6 +50,7 @@ def train(
     callback: callbacks.Callback | None = None,
     programs: step.RunPrograms = step.OWN_PROGRAMS,
     peak_flops: float | None = None,
+    budget: budgets.RunBudget | None = None,
 ) -> TrainingResult:
     """Trains `experiment` to its last step, resuming from the newest checkpoint in the work directory, if there is one.
 
@@ -60,6 +63,7 @@ def train(
       profile: trace these steps, the first and the last, with jax.profiler into the folder profile/ of the directory.
       programs: those of the session; see train/together for some that are compiled once for several runs.
       peak_flops: operations per second of a device, for the MFU in the log; None for what hosts/chips.py knows of it.
+      budget: what the run may spend in all its sessions; at the limit it saves and stops, with the reason 'budget'.
       callback: is called with the metrics as they come, and may stop the session; see callbacks.Callback.
       new_segment: consents to an experiment or data that changes the coming training steps of the run in `directory`;
         they become a new segment of the run.
@@ -71,7 +75,7 @@ def train(
     """
     directory = durable_files.directory(directory)
     how: dict[str, Any] = {'stop_after': stop_after, 'wandb': wandb, 'new_segment': new_segment, 'profile': profile}
-    how |= {'callback': callback, 'programs': programs, 'peak_flops': peak_flops}
+    how |= {'callback': callback, 'programs': programs, 'peak_flops': peak_flops, 'budget': budget}
     with services.opened(experiment, directory, **how) as opened:
         session = Session(opened, stop_after=stop_after)
         with opened.services.watched():
@@ -147,6 +151,8 @@ class Session:
             return None
         if self.evaluations.finished_early is not None:
             return evaluations.FINISHED_EARLY
+        if self.services.budget.is_spent():
+            return preemption.BUDGET
         return 'stop_after' if self.stop_after is not None and self.stop_after <= start else None
 
     def save(self, number: int, current: state.TrainState, fresh: Mapping[str, float]) -> None:

@@ -27,6 +27,7 @@ from bigmodel_jax.run_directory.trackers import tracking
 from bigmodel_jax.storage import appending, durable_files
 from bigmodel_jax.train import initial_state, metrics, state, step
 from bigmodel_jax.train.evaluating import early_stopping
+from bigmodel_jax.train.monitoring import budget as budgets
 from bigmodel_jax.train.monitoring import profiling
 from bigmodel_jax.train.recovery import continuing, rollback
 
@@ -158,6 +159,7 @@ def check(
     wandb: str | None,
     new_segment: bool,
     profile: profiling.Steps | None,
+    budget: budgets.RunBudget | None,
 ) -> list[config.Difference]:
     """What can be checked before the devices start; returns where a run in the directory differs."""
     facts = {
@@ -165,6 +167,7 @@ def check(
         'workdir': str(directory),
         'stop_after': stop_after,
         'profile': profile and list(profile),
+        'budget': budget and str(budget.budget),
         **environment.that_must_agree(),
     }
     processes.check_same(facts, 'Give every host the same code, libraries, flags and command.')

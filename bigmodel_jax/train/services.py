@@ -15,6 +15,7 @@ from bigmodel_jax.hosts import compile_cache, preemption, processes
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import device_memory, metrics, prefetch, preparation, state, step
 from bigmodel_jax.train.flops import utilization
+from bigmodel_jax.train.monitoring import budget as budgets
 from bigmodel_jax.train.monitoring import callbacks, histograms, hooks, profiling, progress, trace, watching
 from bigmodel_jax.train.recovery import gaps, rollback
 from bigmodel_jax.train.route import Route
@@ -32,6 +33,7 @@ class Services(NamedTuple):
     progress: progress.Progress
     run_files: restoring.RunFiles
     utilization: utilization.Utilization
+    budget: budgets.Guard
     hooks: hooks.Hooks
 
     def log_event(self, kind: str, number: int, *texts: str | None) -> None:
@@ -71,6 +73,7 @@ def opened(
     callback: callbacks.Callback | None,
     programs: step.RunPrograms,
     peak_flops: float | None,
+    budget: budgets.RunBudget | None,
 ) -> Iterator[Opened]:
     """Checks and opens everything for a session; the arguments are those of loop.train().
 
@@ -80,8 +83,11 @@ def opened(
     device_memory.keep_freed()
     callbacks.check(callback)
     how: dict[str, Any] = {'stop_after': stop_after, 'wandb': wandb, 'new_segment': new_segment, 'profile': profile}
-    changes = preparation.check(experiment, directory, **how)
+    changes = preparation.check(experiment, directory, **how, budget=budget)
+    before = processes.on_first(lambda: budgets.account(directory)) or budgets.Account()
     run = preparation.prepare_start(experiment, directory, new_segment=new_segment, programs=programs)
+    spending = budgets.Guard(budget, before, devices=run.place.mesh.size, clock=watching.Clock())
+    processes.on_first(spending.check)
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(preparation.open_workdir(experiment, directory))
         interrupt = stack.enter_context(preemption.listen(run.place))
@@ -89,7 +95,8 @@ def opened(
         stack.enter_context(compile_cache.kept())
         checkpoints = stack.enter_context(preparation.open_checkpoints(run, directory, guard))
         current, position = processes.run_on_all(lambda: preparation.begin(run, checkpoints))
-        how = {'guard': guard, 'wandb': wandb, 'profile': profile, 'callback': callback, 'peak_flops': peak_flops}
+        how = {'guard': guard, 'wandb': wandb, 'profile': profile, 'callback': callback}
+        how |= {'peak_flops': peak_flops, 'spending': spending}
         services = _open(stack, run, checkpoints, interrupt, position=position, **how)
         _greet(run, services, position, changes)
         yield Opened(run, services, current, position)
@@ -107,6 +114,7 @@ def _open(
     profile: profiling.Steps | None,
     callback: callbacks.Callback | None,
     peak_flops: float | None,
+    spending: budgets.Guard,
 ) -> Services:
     """The services of a session, to be closed by `stack`."""
     experiment, directory = run.experiment, checkpoints.workdir
@@ -131,15 +139,19 @@ def _open(
     profiler = stack.enter_context(profiling.Profiler(profile, directory))
     checkpoints.logs = (writer.sync, tracer.sync)
     checkpoints.attachments = preparation.record_session(run, directory, writer, position)
-    clock, files = watching.Clock(), restoring.RunFiles(directory, checkpoints.attachments)
+    clock, files = spending.clock, restoring.RunFiles(directory, checkpoints.attachments)
     used = utilization.Utilization(experiment, run.place, peak_flops)
-    services = Services(clock, batches, interrupt, checkpoints, writer, tracer, bar, files, used, hooks.Hooks(()))
+    services = Services(
+        clock, batches, interrupt, checkpoints, writer, tracer, bar, files, used, spending, hooks.Hooks(())
+    )
+    spending.watch(interrupt, functools.partial(services.log_event, 'warning'))
     every_step = (
         profiler,
         histograms.Histograms(run, clock, writer),
         StepEnds(services),
         Fingerprints(tracer, experiment),
         callbacks.Caller(callback, interrupt.request_stop),
+        spending,
     )
     return services._replace(hooks=hooks.Hooks(every_step))
 
@@ -151,6 +163,7 @@ def _greet(
     start, checkpoints = position['step'], services.checkpoints
     begun_anew, directory = checkpoints.begun_anew, checkpoints.workdir
     services.progress.say(preparation.greeting(run, directory, position, changes=changes, begun_anew=begun_anew))
+    services.log_event('budget', start, services.budget.sentence(start, run.experiment.steps))
     services.log_event('warning', start, rollback.warning(run.experiment, start))
     services.log_event('damage', start, *checkpoints.damage)
     services.log_event(gaps.KIND, start, gaps.missing(directory, position))

@@ -6,7 +6,8 @@ import pytest
 
 from bigmodel_jax.report import report
 from bigmodel_jax.run_directory import event_log
-from bigmodel_jax.runs import directory, goodput, sessions
+from bigmodel_jax.runs import directory, goodput
+from bigmodel_jax.train.monitoring import sessions
 from runs import run_maker
 
 START_S = 1_750_000_000.0

@@ -12,6 +12,7 @@ from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.sweeps import arms, pairing, standings, sweep, trials
 from bigmodel_jax.sweeps.planning import budgets, costs, equal, preview
+from bigmodel_jax.train.monitoring import budget
 from sweeps import made_sweeps
 
 CHANGES = {'baseline': {}, 'deep': {'model.layers': 3}}
@@ -24,15 +25,15 @@ def described() -> sweep.Sweep:
 
 
 def test_a_budget_is_read_as_it_is_written_and_nothing_else_is_one() -> None:
-    assert budgets.parse('2.5usd') == budgets.Budget(2.5, 'usd')
-    assert budgets.parse('3chip-hours') == budgets.Budget(3.0, 'chip-hours')
+    assert budget.parse('2.5usd') == budget.Budget(2.5, 'usd')
+    assert budget.parse('3chip-hours') == budget.Budget(3.0, 'chip-hours')
     for wrong in ('3', '0usd', '-1usd', 'usd', '3 euros', 'nanusd'):
         with pytest.raises(config.InputError, match='is not a budget'):
-            budgets.parse(wrong)
+            budget.parse(wrong)
 
 
 def limit(amount: float, each: float = 1.0) -> budgets.BudgetLimit:
-    made = budgets.Budget(amount, 'chip-hours')
+    made = budget.Budget(amount, 'chip-hours')
     return budgets.BudgetLimit(made, {'baseline': each, 'deep': each}, 1.0, 'as the test says')
 
 
@@ -70,7 +71,7 @@ def test_a_budget_counts_what_is_spent_and_what_those_that_run_will_need(tmp_pat
 
 def test_dollars_need_a_slice_with_a_price() -> None:
     with pytest.raises(config.InputError, match='name the chips with --topology'):
-        budgets.limit(budgets.parse('1usd'), described())
+        budgets.limit(budget.parse('1usd'), described())
 
 
 def test_flops_and_parameters_of_a_trial_are_those_of_its_layers() -> None:

@@ -12,8 +12,8 @@ from etils import epath
 from bigmodel_jax.report import sections
 from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.runs import goodput
-from bigmodel_jax.runs import sessions as sessions_lib
 from bigmodel_jax.storage import durable_files
+from bigmodel_jax.train.monitoring import sessions as sessions_lib
 
 PIECE_BYTES = 2**20  # Read at a time.
 KNOWN_BYTES = 256  # Before the place where reading stopped; where they have changed, the file is another one.

@@ -5,48 +5,19 @@ CPU a process counts as one chip, however many cores it has. What was spent is r
 so that the budget is that of the sweep in all, however often it is started.
 """
 
-import dataclasses
-import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from bigmodel_jax import config
-from bigmodel_jax.plan.hardware import prices, slices
+from bigmodel_jax.plan import run_budget
+from bigmodel_jax.plan.hardware import prices, slices, this_machine
 from bigmodel_jax.sweeps import running
 from bigmodel_jax.sweeps.planning import costs
 from bigmodel_jax.sweeps.standings import Standing, Standings, State
 from bigmodel_jax.sweeps.sweep import Sweep
 from bigmodel_jax.sweeps.sweep_directory import TrialEntry
+from bigmodel_jax.train.monitoring.budget import Budget
 
 MORE = '; the same command with a larger --budget continues'
-TEXT = re.compile(r'(\d+(?:\.\d+)?)(usd|chip-hours?)')
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """So many chip-hours or US dollars."""
-
-    amount: float
-    unit: Literal['chip-hours', 'usd']
-
-    def __str__(self) -> str:
-        return self.show(self.amount)
-
-    def show(self, amount: float) -> str:
-        """An amount in the budget's unit: $2.50, 0.031 chip-hours."""
-        return f'${amount:,.2f}' if self.unit == 'usd' and amount >= 0.01 else f'{amount:.3g} {self.unit}'
-
-
-def parse(text: str) -> Budget:
-    """The budget '2.5usd' or '3chip-hours'.
-
-    Raises:
-      InputError: it is neither.
-    """
-    found = TEXT.fullmatch(text.strip().lower())
-    if found is None or float(found[1]) <= 0:
-        raise config.InputError(f'--budget {text!r} is not a budget. Write it as 2.5usd or as 3chip-hours.')
-    return Budget(float(found[1]), 'usd' if found[2] == 'usd' else 'chip-hours')
 
 
 def limit(
@@ -61,17 +32,13 @@ def limit(
       InputError: dollars without a slice that has a price; or as costs.cost().
     """
     per_arm = {arm: costs.cost(each, on, table) for arm, each in sweep.arms.items()}
-    if budget.unit == 'chip-hours':
-        price, words = 1.0, "by the FLOPs at this machine's rate" if on is None else f'by the formulas of plan on {on}'
-    else:
-        known = None if on is None else (prices.table() if table is None else table).get(on.chip.name)
-        if on is None or known is None:
-            raise config.InputError(
-                f'--budget {budget}: '
-                + ('name the chips with --topology, such as v5e-4.' if on is None else f'{on.chip.name} has no price.')
-                + ' Your own prices: --prices FILE. Or give chip-hours.'
-            )
-        price, words = known.dollars, f'by the formulas of plan on {on}'
+    if on is None and budget.unit == 'usd':
+        raise config.InputError(
+            f'--budget {budget}: name the chips with --topology, such as v5e-4. Your own prices: --prices FILE. Or '
+            'give chip-hours.'
+        )
+    price = 1.0 if on is None else run_budget.chip_price(budget, on.chip.name, table)
+    words = "by the FLOPs at this machine's rate" if on is None else f'by the formulas of plan on {on}'
     hours = {arm: _hours(each) for arm, each in per_arm.items()}
     estimates = {arm: price * each for arm, each in hours.items()}
     return BudgetLimit(budget, estimates, price / (1 if on is None else on.chip.devices), words)
@@ -79,7 +46,7 @@ def limit(
 
 def _hours(cost: costs.TrialCost) -> float:
     """Chip-hours of a trial by what is known beforehand."""
-    return cost.flops / costs.machine_flops() / 3600 if cost.chip_hours is None else cost.chip_hours
+    return cost.flops / this_machine.flops() / 3600 if cost.chip_hours is None else cost.chip_hours
 
 
 class BudgetLimit(running.Limit):

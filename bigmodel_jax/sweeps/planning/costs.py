@@ -3,21 +3,16 @@
 import dataclasses
 import functools
 import math
-import time
 
 import jax
-import numpy as np
 
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.optim import gradients
-from bigmodel_jax.plan import analytic, request
+from bigmodel_jax.plan import analytic, request, run_budget
 from bigmodel_jax.plan import plan as plans
 from bigmodel_jax.plan.hardware import prices, slices
 from bigmodel_jax.train.flops import one_device
 
 ONE = 'v5e:1x1'  # What a step computes does not depend on the chip; it is traced for one device.
-SIZE = 768  # Of the matrices by which this machine's rate is measured.
-REPEATS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +66,7 @@ def cost(experiment: Experiment, on: slices.Slice | None = None, table: prices.P
       InputError: as traced(), or the experiment cannot be laid out on the slice.
     """
     step = traced(experiment)
-    plan = None if on is None else plans.make(_plannable(experiment), on, fast=True, table=table)
+    plan = None if on is None else plans.make(run_budget.plannable(experiment), on, fast=True, table=table)
     return TrialCost(
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(step.spec.abstract.params)),
         flops_per_step=step.work.model,
@@ -81,22 +76,3 @@ def cost(experiment: Experiment, on: slices.Slice | None = None, table: prices.P
         chip_hours=None if plan is None else plan.cost.chip_hours,
         dollars=None if plan is None else plan.cost.dollars,
     )
-
-
-def _plannable(experiment: Experiment) -> Experiment:
-    """A fixed order of sums costs some time of its own, which no formula tells."""
-    fixed = isinstance(experiment.gradients, gradients.FixedOrder)
-    return dataclasses.replace(experiment, gradients=gradients.WholeBatch()) if fixed else experiment
-
-
-@functools.cache
-def machine_flops() -> float:
-    """Float32 FLOP/s of this machine's CPU in products of large matrices, which no training reaches; measured."""
-    a = np.ones((SIZE, SIZE), np.float32)
-    a @ a  # The first one starts the threads.
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        a @ a
-        seconds.append(time.perf_counter() - start)
-    return 2 * SIZE**3 / min(seconds)

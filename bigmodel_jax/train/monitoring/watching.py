@@ -67,6 +67,7 @@ class Clock:
         self._all, self._of_lap, self._of_step = Times(), Times(), Times()
         self._steps, self._first, self._starved = 0, True, 0
         self._recent: collections.deque[Times] = collections.deque(maxlen=REMEMBERED)
+        self._longest = Times()
         self.last_step, self.ended_s = 0, now()  # The last step that ended, and when.
 
     @property
@@ -78,6 +79,10 @@ class Clock:
     def idle_s(self) -> float:
         """Seconds since a step ended."""
         return self._now() - self.ended_s
+
+    def longest_s(self, phase: str) -> float:
+        """Seconds that the session was in a phase without a break, at most; 0.0 if it never was."""
+        return self._longest.get(phase, 0.0)
 
     @property
     def median_s(self) -> float:
@@ -98,6 +103,7 @@ class Clock:
 
     def _enter(self, phase: str) -> None:
         now = self._now()
+        self._longest[self._current] = max(self._longest.get(self._current, 0.0), now - self._since)
         for times in (self._all, self._of_lap, self._of_step):
             times[self._current] = times.get(self._current, 0.0) + now - self._since
         self._current, self._since = phase, now

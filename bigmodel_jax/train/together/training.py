@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -87,5 +88,6 @@ def _checked(experiments: Sequence[Experiment], workdirs: Sequence[epath.PathLik
         raise config.InputError(f'{twice[0]} is the directory of two runs; each needs its own.')
     grouping.check(experiments)
     for experiment, directory in zip(experiments, directories):
-        preparation.check(experiment, directory, stop_after=None, wandb=None, new_segment=False, profile=None)
+        nothing: dict[str, Any] = dict.fromkeys(('stop_after', 'wandb', 'profile', 'budget'))
+        preparation.check(experiment, directory, new_segment=False, **nothing)
     return directories

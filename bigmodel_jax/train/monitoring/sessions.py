@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,16 @@ def sessions(environment: Sequence[Mapping[str, Any]], every: Sequence[event_log
     for i, (session, after) in enumerate(itertools.pairwise(found)):
         found[i] = session._replace(void_steps=max(session.last_step - after.first_step, 0))
     return found
+
+
+def devices(entry: Mapping[str, Any]) -> int:
+    """Of JAX, that a session used, by its entry in environment.json."""
+    return math.prod(entry.get('mesh', {}).values())
+
+
+def device_seconds(environment: Sequence[Mapping[str, Any]], every: Sequence[event_log.Record]) -> float:
+    """Of all sessions: how long each took, times its devices; the arguments are those of sessions()."""
+    return sum(each.seconds * devices(entry) for each, entry in zip(sessions(environment, every), environment))
 
 
 def _parts(every: Sequence[event_log.Record]) -> list[list[event_log.Record]]:
