@@ -1,12 +1,15 @@
 """launch: start a run on other machines and see it through preemptions; or show what would be done."""
 
 import argparse
+import dataclasses
 import typing
+from collections.abc import Mapping
 
 from bigmodel_jax.cli import arguments
 from bigmodel_jax.cli.verb import Verb
 
 if typing.TYPE_CHECKING:
+    from bigmodel_jax.experiment import Experiment
     from bigmodel_jax.launch.states import LaunchBudget, Record
 
 EPILOG = """\
@@ -22,7 +25,7 @@ The code that runs is the repository of the experiment with its uncommitted chan
 hash. The same command goes on watching a launch; Ctrl-C only ends the watching. While nobody watches, a preempted run
 is not started again, except by Slurm, GKE and SkyPilot, which do so themselves.
 
-exit status: 0 done, or what was asked; 1 failed; 2 wrong input; 130 Ctrl-C."""
+exit status: 0 done, or what was asked; 1 failed; 2 wrong input; 3 ended by its --budget; 130 Ctrl-C."""
 
 
 def _hours(text: str) -> float:
@@ -55,7 +58,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         '--attempts', type=arguments.positive, metavar='N', help='ask for machines so often (default: 20)'
     )
     budget.add_argument('--hours', type=_hours, metavar='H', help='with machines, of all attempts (default: 24)')
-    budget.add_argument('--prices', metavar='FILE', help='your own prices, a JSON file like plan/hardware/prices.json')
+    arguments.add_budget(budget, arguments.RUN_BUDGET_HELP)
     later = parser.add_mutually_exclusive_group()
     later.add_argument('--status', action='store_true', help='say how the launch with this --workdir is')
     later.add_argument('--logs', action='store_true', help='print what its hosts printed')
@@ -95,32 +98,34 @@ def _check_question(options: argparse.Namespace) -> None:
     """Raises InputError for options that a question about a launch, or its end, would ignore."""
     for name in ('status', 'logs', 'stop'):
         if getattr(options, name):
-            ignored = ('on', 'set', 'arg', 'sweep', 'secret', 'dry_run', 'attempts', 'hours', 'prices')
+            ignored = ('on', 'set', 'arg', 'sweep', 'secret', 'dry_run', 'attempts', 'hours', 'budget', 'prices')
             arguments.refuse_ignored(options, ignored, f'not with --{name}, which is about a launch that was made')
 
 
 def _launch(options: argparse.Namespace) -> int:
     """Checks the experiment, and launches it or shows how."""
-    from bigmodel_jax import experiment_file
     from bigmodel_jax.console import terminal
-    from bigmodel_jax.launch import dry_run, launching
+    from bigmodel_jax.launch import dry_run, launching, spending
     from bigmodel_jax.launch.targets import target
     from bigmodel_jax.plan.hardware import prices
-    from bigmodel_jax.sweeps import sweep
 
     on, budget = target.parse(options.on), _budget(options)
+    text, table = arguments.budget(options), prices.table(options.prices) if options.prices else None
     given = {'settings': options.set, 'arguments': options.arg, 'secrets': options.secret}
-    verb = 'sweep' if options.sweep else 'train'
-    job, packed = launching.prepare(options.experiment, options.workdir, verb=verb, **given)
+    job, packed = launching.prepare(
+        options.experiment, options.workdir, verb='sweep' if options.sweep else 'train', **given
+    )
     on.check(job)
-    load = sweep.load if options.sweep else experiment_file.load
-    load(options.experiment, options.set, options.arg)
-    table = prices.table(options.prices) if options.prices else None
+    arms = _arms(options)
+    limit = spending.NONE if text is None else spending.hand_on(text, on, arms, sweep=options.sweep, table=table)
+    job = dataclasses.replace(job, options=limit.options)
     if options.dry_run:
         folder = str(launching.folder_of(job.workdir))
-        print(terminal.printable(dry_run.render(job, on, budget=budget, folder=folder, table=table)), end='')
+        shown = dry_run.render(job, on, budget=budget, folder=folder, table=table, spending=limit.sentence)
+        print(terminal.printable(shown), end='')
         return 0
-    _say(dry_run.price(on, budget, table))
+    for sentence in filter(None, (dry_run.price(on, budget, table), limit.sentence)):
+        _say(sentence)
     if on.foreground:
         launching.run_here(job, on, packed.root)
     try:
@@ -137,6 +142,16 @@ def _budget(options: argparse.Namespace) -> 'LaunchBudget':
     return states.LaunchBudget(**{name: value for name, value in given.items() if value is not None})
 
 
+def _arms(options: argparse.Namespace) -> 'Mapping[str, Experiment]':
+    """The experiments that are launched, checked, by name."""
+    from bigmodel_jax import experiment_file
+    from bigmodel_jax.sweeps import sweep
+
+    if options.sweep:
+        return sweep.load(options.experiment, options.set, options.arg).arms
+    return {'': experiment_file.load(options.experiment, options.set, options.arg)}
+
+
 def _say(text: str) -> None:
     from bigmodel_jax.console import terminal
 
@@ -144,8 +159,11 @@ def _say(text: str) -> None:
 
 
 def _exit_status(record: 'Record', asked_to_stop: bool = False) -> int:
+    from bigmodel_jax.hosts import exit_status
     from bigmodel_jax.launch.states import LaunchState
 
+    if record.state is LaunchState.SPENT:
+        return exit_status.SPENT
     return 0 if record.state is LaunchState.DONE or (asked_to_stop and record.state is LaunchState.STOPPED) else 1
 
 

@@ -142,7 +142,7 @@ def _check_options(options: argparse.Namespace) -> None:
         arguments.refuse_ignored(options, ('manifests', 'retry', 'budget'), 'not with --show, which trains nothing')
     elif options.manifests:
         arguments.refuse_ignored(options, ('retry', 'budget'), 'not with --manifests, which submits nothing')
-    if options.budget is None and not options.show:
+    if not options.budget and not options.show:
         arguments.refuse_ignored(options, ('topology', 'prices'), 'only with --show or --budget')
     if options.topology is None:
         arguments.refuse_ignored(options, ('prices',), 'only with --topology')

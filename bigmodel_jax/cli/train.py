@@ -101,6 +101,7 @@ def _budget(options: argparse.Namespace, experiment: 'Experiment') -> 'RunBudget
     """
     text = arguments.budget(options)
     if text is None:
+        arguments.refuse_ignored(options, ('prices',), 'only with --budget')
         return None
     from bigmodel_jax.plan import run_budget
     from bigmodel_jax.plan.hardware import prices

@@ -12,18 +12,26 @@ END = 'END_OF_FILE'
 
 
 def render(
-    job: Job, on: target.Target, *, budget: LaunchBudget, folder: str, table: prices.Prices | None = None
+    job: Job,
+    on: target.Target,
+    *,
+    budget: LaunchBudget,
+    folder: str,
+    table: prices.Prices | None = None,
+    spending: str = '',
 ) -> str:
     """A shell script: the price, what is prepared once, the files, and the commands of the first attempt.
 
     Args:
       folder: the directory of the launch, where the archive of the code is.
       table: prices; None for those of this package.
+      spending: how far the budget of the run carries, where it has one.
     """
     place = target.AttemptPlace(job, 1, folder)
     lines = [
         f'# {config.format_value(on)}',
         f'# {price(on, budget, table)}',
+        *([f'# {spending}'] if spending else []),
         f'# The code is {folder}/{target.ARCHIVE}, with the SHA-256 {job.digest}.',
     ]
     preparation = on.preparation(job)

@@ -23,6 +23,7 @@ class Job:
       verb: 'train' or 'sweep'.
       digest: SHA-256 of the archive of the code, in hexadecimal.
       framework: the folder of this package in the archive: '.' if it is in the repository of the experiment.
+      options: of the verb, such as '--budget=3chip-hours'.
       secrets: names of environment variables, or of secrets, whose values the run needs.
     """
 
@@ -33,6 +34,7 @@ class Job:
     arguments: tuple[str, ...] = ()
     verb: str = 'train'
     framework: str = '.'
+    options: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -74,6 +76,7 @@ class Job:
             *(f'--set={each}' for each in self.settings),
             *(f'--arg={each}' for each in self.arguments),
             f'--workdir={self.workdir}',
+            *self.options,
         ]
 
     @property

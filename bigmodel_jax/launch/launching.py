@@ -30,6 +30,7 @@ def prepare(
     settings: Sequence[str] = (),
     arguments: Sequence[str] = (),
     verb: str = 'train',
+    options: Sequence[str] = (),
     secrets: Sequence[str] = (),
 ) -> tuple[Job, code.PackedCode]:
     """The job of an experiment, and the code packed for it. The experiment itself is not checked here.
@@ -51,6 +52,7 @@ def prepare(
         arguments=tuple(arguments),
         verb=verb,
         framework=packed.framework,
+        options=tuple(options),
         secrets=tuple(secrets),
     ), packed
 

@@ -2,7 +2,8 @@
 
     requested -> waiting -> ready -> running -> done
          ^                                |---> preempted -> requested, with the next attempt
-         '--------------------------------'         |------> failed: the budget is spent, or it would fail again
+         '--------------------------------'         |------> failed: the launch gives up, or it would fail again
+                                                    '------> spent: the run ended by itself, with its budget
 
 An attempt has its own name. The next one is created only after the one before was seen to be gone, so that no two run
 at a time; and a state at which a launch ends is recorded only then, so that nothing is left running. Each change is
@@ -16,6 +17,7 @@ from typing import Any
 from etils import epath
 
 from bigmodel_jax import config
+from bigmodel_jax.hosts import exit_status
 from bigmodel_jax.launch import programs
 from bigmodel_jax.launch.job import Job
 from bigmodel_jax.launch.seen import Created, Phase, Seen
@@ -28,9 +30,7 @@ SETTLE_S = 2 * programs.TIMEOUT_S
 # Looks after which hosts that have not ended, while another has failed, are not waited for.
 PATIENCE = 4
 REQUESTS = 10  # Of one attempt, before it is given up.
-WRONG_INPUT = 2  # The exit status of a command that would fail again.
 CRASHES = 3  # Attempts in a row that end by themselves with an error: the next one would too.
-SIGNALS = 128  # An exit status from here on tells of a signal, which comes from outside.
 HISTORY = 200
 
 
@@ -45,10 +45,11 @@ class LaunchState(enum.Enum):
     FAILED = 'failed'
     DONE = 'done'
     STOPPED = 'stopped'
+    SPENT = 'budget spent'
 
     @property
     def is_end(self) -> bool:
-        return self in (LaunchState.FAILED, LaunchState.DONE, LaunchState.STOPPED)
+        return self in (LaunchState.FAILED, LaunchState.DONE, LaunchState.STOPPED, LaunchState.SPENT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,9 +260,12 @@ def _judge(launch: Launch, record: Record, seen: Seen, now: float) -> Record:
         bad = [0]
     if len(seen.statuses) < seen.hosts and record.doubts < PATIENCE:
         return launch.save(dataclasses.replace(record, doubts=record.doubts + 1))
-    if set(bad) == {WRONG_INPUT} and len(bad) >= seen.hosts:
+    if exit_status.SPENT in bad:
+        spent = 'it saved and stopped; a larger --budget goes on'
+        return _end(launch, record, LaunchState.SPENT, spent, now=now)
+    if set(bad) == {exit_status.WRONG_INPUT} and len(bad) >= seen.hosts:
         return _end(launch, record, LaunchState.FAILED, 'the command refused its input; --logs shows why', now=now)
-    crashed = len(seen.statuses) >= seen.hosts and all(status < SIGNALS for status in bad)
+    crashed = len(seen.statuses) >= seen.hosts and all(status < exit_status.SIGNALS for status in bad)
     record = dataclasses.replace(record, crashes=record.crashes + 1 if crashed else 0)
     if record.crashes >= CRASHES:
         again = f'exit status {bad[0]} in {CRASHES} attempts in a row; --logs shows why'

@@ -39,6 +39,7 @@ class FakeCloud:
         self._started: dict[str, int] = {}  # Name -> hosts that have started the run.
         self._ended: dict[str, list[int]] = {}  # Number of the attempt -> statuses, which the bucket keeps.
         self.crashes = 0  # Attempts from now on in which every host ends with an error of its own.
+        self.spends = False  # The run ends with its budget before its work is done.
         self.created: dict[str, int] = {}  # Name -> how often machines were made.
         self.most = 0  # Attempts that had machines, or had asked for them, at a time.
 
@@ -78,12 +79,14 @@ class FakeCloud:
             return self._unavailable()
         if words[:2] == ['gcloud', 'storage']:
             return self._bucket(words)
+        if 'pods' in words:
+            return programs.Answer(0, ' '.join(map(str, self._ended.get(self._name(command).rpartition('-')[2], []))))
         name = self._name(command)
         return {'gcloud': self._describe, 'kubectl': self._jobset, 'sky': self._jobs}[words[0]](name)
 
     def _name(self, command: list[str]) -> str:
         """Of the attempt that a command is about."""
-        words = {word for part in command for word in (part, part.partition('=')[2])}
+        words = {word for part in command for word in (part, part.rpartition('=')[2])}
         return next((word for word in words if word.startswith(f'{self._job}-')), '')
 
     # ---- requests ---------------------------------------------------------------------------------------------------
@@ -200,7 +203,8 @@ class FakeCloud:
             statuses += [1] * self._chance.randrange(1, self._hosts + 1)
         elif not statuses:
             self.work -= 1
-            statuses += [0] * self._hosts if self.work <= 0 else []
+            is_spent = self.spends and self.work == 1
+            statuses += [3 * is_spent] * self._hosts if is_spent or self.work <= 0 else []
         elif len(statuses) >= self._hosts and not self._starts_again:
             self._machines[name] = 'DELETING'  # By the host that ended last.
 

@@ -1,5 +1,6 @@
 """The states of a launch in their order, its budget, its record, and what is checked before anything is asked for."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -102,6 +103,17 @@ def test_a_run_that_fails_by_itself_again_and_again_is_given_up(crashes: int, tm
     assert record.state is (LaunchState.FAILED if crashes == states.CRASHES else LaunchState.DONE)
     assert ('exit status 1 in 3 attempts in a row' in record.reason) == (crashes == states.CRASHES)
     assert not cloud.left
+
+
+@pytest.mark.parametrize('on', ['cloud_tpu', 'gke'])
+def test_a_run_that_its_budget_ended_is_not_started_again(on: str, tmp_path: pathlib.Path) -> None:
+    about = dataclasses.replace(launch_of(tmp_path), on=target.parse(launched.TARGETS[on]))
+    about.save(states.Record())
+    cloud = cloud_of(about)
+    cloud.spends = True
+    record = to_the_end(about, cloud)
+    assert (record.state, record.attempt, cloud.left) == (LaunchState.SPENT, 1, [])
+    assert 'larger --budget' in launching.describe(record)
 
 
 def test_a_refusal_is_not_repeated(tmp_path: pathlib.Path) -> None:

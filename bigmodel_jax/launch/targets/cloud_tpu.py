@@ -126,8 +126,9 @@ class CloudTpu(target.Target):
         chips = self.slices * math.prod(self.slice.shape)
         of = f' in {self.slices} slices' if self.slices > 1 else ''
         kind = 'spot, ' if self.spot else 'reserved, ' if self.reserved else ''
-        chip = self.slice.chip.name
-        return target.Rental(f'{chips} chips {chip}{of} ({kind}{self.hosts} hosts)', chip, chips)
+        one = dataclasses.replace(self.slice, count=self.slices)
+        chip = one.chip.name
+        return target.Rental(f'{chips} chips {chip}{of} ({kind}{self.hosts} hosts)', chip, chips, str(one))
 
     def machines(self) -> target.Machines:
         """As Target.machines()."""

@@ -6,11 +6,11 @@ the bucket of the work directory and checks its hash. JobSet starts the run agai
 
 import dataclasses
 import json
-import math
 import shlex
 from typing import Any, Literal
 
 from bigmodel_jax import config
+from bigmodel_jax.hosts import exit_status
 from bigmodel_jax.launch import programs, seen, worker, zones
 from bigmodel_jax.launch.job import Job
 from bigmodel_jax.launch.targets import target
@@ -20,6 +20,7 @@ from bigmodel_jax.sweeps.engines import xpk
 XPK, MANIFEST = 'xpk.yaml', 'jobset.yaml'
 POD = '/spec/replicatedJobs/0/template/spec/template'
 EVICT = 'cluster-autoscaler.kubernetes.io~1safe-to-evict'
+EXIT_CODES = '{.items[*].status.containerStatuses[*].state.terminated.exitCode}'
 FETCH = "import fsspec, sys; fsspec.filesystem('gs').get(sys.argv[1], sys.argv[2])"
 
 
@@ -71,10 +72,10 @@ class Gke(target.Target):
 
     def cost(self) -> target.Rental:
         """As Target.cost()."""
-        one = hardware.parse(self.type)
-        chips = self.slices * math.prod(one.shape)
+        one = dataclasses.replace(hardware.parse(self.type), count=self.slices)
         of = f' in {self.slices} slices' if self.slices > 1 else ''
-        return target.Rental(f'{chips} chips {one.chip.name}{of} of the cluster {self.cluster}', one.chip.name, chips)
+        what = f'{one.chips} chips {one.chip.name}{of} of the cluster {self.cluster}'
+        return target.Rental(what, one.chip.name, one.chips, str(one))
 
     def machines(self) -> target.Machines:
         """As Target.machines()."""
@@ -164,13 +165,21 @@ class Gke(target.Target):
             status, reason = xpk.conditions({'items': [jobset]})[place.name]
         except (ValueError, KeyError, TypeError):
             return seen.Seen(seen.Phase.UNKNOWN, answer.problem)
+        if status == 0:
+            return seen.Seen(seen.Phase.ENDED, statuses=(0,))
         if status is not None:
-            return seen.Seen(seen.Phase.GIVEN_UP if status else seen.Phase.ENDED, reason, () if status else (0,))
+            spent = exit_status.SPENT in self._exit_codes(place, run)
+            return seen.Seen(seen.Phase.ENDED if spent else seen.Phase.GIVEN_UP, reason, (exit_status.SPENT,) * spent)
         if jobset['spec'].get('suspend'):
             return seen.Seen(seen.Phase.WAITING)
         jobs = jobset.get('status', {}).get('replicatedJobsStatus', [])
         is_running = bool(jobs) and all(job.get('ready', 0) for job in jobs)
         return seen.Seen(seen.Phase.RUNNING if is_running else seen.Phase.READY)
+
+    def _exit_codes(self, place: target.AttemptPlace, run: programs.Run) -> set[int]:
+        """Of the containers that ended and whose pods are still there."""
+        asked = run([*self._kubectl(), 'get', 'pods', _selector(place), f'--output=jsonpath={EXIT_CODES}'])
+        return {int(word) for word in asked.out.split() if word.isdecimal()} if asked.status == 0 else set()
 
     def is_gone(self, place: target.AttemptPlace, run: programs.Run) -> bool | None:
         """As Target.is_gone()."""
@@ -190,7 +199,7 @@ class Gke(target.Target):
         return [
             *self._kubectl(),
             'logs',
-            f'--selector=jobset.sigs.k8s.io/jobset-name={place.name}',
+            _selector(place),
             '--prefix',
             '--tail=100',
         ]
@@ -199,6 +208,11 @@ class Gke(target.Target):
         """kubectl for this cluster, whichever is the current one, by the name that get-credentials gives it."""
         context = f'gke_{self.project}_{zones.region(self.zone)}_{self.cluster}'
         return ['kubectl', f'--context={context}', f'--namespace={self.namespace}']
+
+
+def _selector(place: target.AttemptPlace) -> str:
+    """The pods of an attempt."""
+    return f'--selector=jobset.sigs.k8s.io/jobset-name={place.name}'
 
 
 def command(job: Job) -> str:

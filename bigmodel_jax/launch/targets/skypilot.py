@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 
 from bigmodel_jax import config
 from bigmodel_jax.launch import programs, seen, worker
@@ -56,7 +55,7 @@ class SkyPilot(target.Target):
         """As Target.cost()."""
         one = hardware.parse(self.type)
         spot = ' (spot)' if self.spot else ''
-        return target.Rental(f'{math.prod(one.shape)} chips {one.chip.name}{spot}', one.chip.name, math.prod(one.shape))
+        return target.Rental(f'{one.chips} chips {one.chip.name}{spot}', one.chip.name, one.chips, str(one))
 
     def machines(self) -> target.Machines:
         """As Target.machines()."""
