@@ -145,15 +145,17 @@ def _open(
         clock, batches, interrupt, checkpoints, writer, tracer, bar, files, used, spending, hooks.Hooks(())
     )
     spending.watch(interrupt, functools.partial(services.log_event, 'warning'))
-    every_step = (
-        profiler,
-        histograms.Histograms(run, clock, writer),
-        StepEnds(services),
-        Fingerprints(tracer, experiment),
-        callbacks.Caller(callback, interrupt.request_stop),
-        spending,
-    )
+    every_step = (profiler, *_watchers(run, services), callbacks.Caller(callback, interrupt.request_stop), spending)
     return services._replace(hooks=hooks.Hooks(every_step))
+
+
+def _watchers(run: preparation.PreparedRun, services: Services) -> tuple[hooks.Hook, ...]:
+    """What every session records at its steps."""
+    return (
+        histograms.Histograms(run, services.clock, services.writer),
+        StepEnds(services),
+        Fingerprints(services.tracer, run.experiment),
+    )
 
 
 def _greet(
