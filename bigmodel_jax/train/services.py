@@ -33,7 +33,7 @@ class Services(NamedTuple):
     progress: progress.Progress
     run_files: restoring.RunFiles
     utilization: utilization.Utilization
-    budget: budgets.Guard
+    budget: budgets.BudgetGuard
     hooks: hooks.Hooks
 
     def log_event(self, kind: str, number: int, *texts: str | None) -> None:
@@ -86,7 +86,7 @@ def opened(
     changes = preparation.check(experiment, directory, **how, budget=budget)
     before = processes.on_first(lambda: budgets.account(directory)) or budgets.Account()
     run = preparation.prepare_start(experiment, directory, new_segment=new_segment, programs=programs)
-    spending = budgets.Guard(budget, before, devices=run.place.mesh.size, clock=watching.Clock())
+    spending = budgets.BudgetGuard(budget, before, devices=run.place.mesh.size, clock=watching.Clock())
     processes.on_first(spending.check)
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(preparation.open_workdir(experiment, directory))
@@ -114,7 +114,7 @@ def _open(
     profile: profiling.Steps | None,
     callback: callbacks.Callback | None,
     peak_flops: float | None,
-    spending: budgets.Guard,
+    spending: budgets.BudgetGuard,
 ) -> Services:
     """The services of a session, to be closed by `stack`."""
     experiment, directory = run.experiment, checkpoints.workdir

@@ -97,7 +97,7 @@ def account(directory: epath.Path) -> Account:
     return Account(sessions.device_seconds(environment, every), step)
 
 
-class Guard(hooks.Hook):
+class BudgetGuard(hooks.Hook):
     """Stops a session when the budget of its run is spent.
 
     Args:

@@ -35,7 +35,7 @@ NOTHING = budget.Account()
 
 def guard(limit, before=NOTHING, *, devices=4):
     now = Time()
-    made = budget.Guard(limit, before, devices=devices, clock=watching.Clock(now), now=now)
+    made = budget.BudgetGuard(limit, before, devices=devices, clock=watching.Clock(now), now=now)
     return made, now
 
 
