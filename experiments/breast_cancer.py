@@ -22,6 +22,7 @@ from bigmodel_jax.sweeps.sweep import Sweep
 
 TRAIN, TEST = splits.both(held_out=0.25)
 NAMES = ('malignant', 'benign')
+SUBGROUPS = ('mean radius', 'mean texture')  # Up to the median and above it.
 
 
 def tumours(part: splits.Subset, *, batch: int) -> tabular.Features:
@@ -46,7 +47,7 @@ def experiment(hidden: tuple[int, ...] = (32,)) -> Experiment:
         optimizer=optimizers.AdamW(schedule=schedules.WarmupCosine(peak=5e-3, warmup_steps=20), weight_decay=0.1),
         evaluations=(
             loss.Loss(data=test, every_steps=100),
-            classes.Classes(data=test, every_steps=400, names=NAMES, bins=10),
+            classes.Classes(data=test, every_steps=400, names=NAMES, bins=10, subgroups=SUBGROUPS),
         ),
         checkpoints=Checkpoints(every_steps=400),
     )

@@ -50,10 +50,12 @@ class Corpus(NamedTuple):
 
 def corpus(path: str) -> Corpus:
     if path:
-        files = [sources.Tsv(path=f'{path}/{split}.tsv') for split in ('train', 'dev', 'test')]
-        return Corpus(*files, sentence=0, label=1, rows=6_920, length=48, vocabulary=4_000)
-    parts = [sources.Tfds(name='imdb_reviews', split=part) for part in ('train[:90%]', 'train[90%:]', 'test')]
-    return Corpus(*parts, sentence='text', label='label', rows=22_500, length=400, vocabulary=8_000)
+        train, dev, test = (sources.Tsv(path=f'{path}/{split}.tsv') for split in ('train', 'dev', 'test'))
+        return Corpus(train, dev, test, sentence=0, label=1, rows=6_920, length=48, vocabulary=4_000)
+    first, second, third = (
+        sources.Tfds(name='imdb_reviews', split=part) for part in ('train[:90%]', 'train[90%:]', 'test')
+    )
+    return Corpus(first, second, third, sentence='text', label='label', rows=22_500, length=400, vocabulary=8_000)
 
 
 def model(of: Corpus) -> models.SequenceClassifier:

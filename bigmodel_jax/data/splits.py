@@ -12,6 +12,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 
 Share = Annotated[float, annotated_types.Gt(0), annotated_types.Lt(1)]
+Bound = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1)]
 Names = Sequence[str] | range  # Of the members of a data set: paths of files, or numbers of rows.
 
 
@@ -99,8 +100,8 @@ class Groups(Subset):
     """
 
     column: str  # What the group of a row is called.
-    start: config.Probability
-    stop: config.Probability
+    start: Bound
+    stop: Bound
     seed: config.NonNegative = 0
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
+from bigmodel_jax.data.tabular import tabular
 from bigmodel_jax.evaluate import artifacts, class_scores, evaluation, metric
 from bigmodel_jax.objectives import objective, requirements
 from bigmodel_jax.objectives.objective import Apply
@@ -30,8 +31,11 @@ BINARY: metric.Definitions = {
     'auc': metric.Definition('higher'),
     'auc_low': metric.Definition('higher'),
     'auc_high': metric.Definition('higher'),
-    'sensitivity': metric.Definition('higher'),
-    'specificity': metric.Definition('higher'),
+    **{
+        f'{name}{end}': metric.Definition('higher')
+        for name in ('sensitivity', 'specificity')
+        for end in ('', '_low', '_high')
+    },
 }
 
 
@@ -42,17 +46,18 @@ class Classes(evaluation.Evaluation):
     Metrics: the share of wrong classes ('error', in %) and, with more than five classes, of those not among the five
     most probable ('top5_error'); 'nll' and 'brier'; and 'calibration_error' (Guo et al., 2017). With two classes, of
     which class 1 is the positive one, also the area under the ROC curve with its 95% interval ('auc', 'auc_low',
-    'auc_high'), and sensitivity and specificity at a probability of one half. All are nan if the model gives nan for a
-    row; those that a missing class leaves without meaning are nan too.
+    'auc_high'), and 'sensitivity' and 'specificity' at a probability of one half, with Wilson's ('_low', '_high'). All
+    are nan if the model gives nan for a row; those that a missing class leaves without meaning are nan too.
 
     Artifacts: the confusion matrix, precision, recall and F1 of each class with Wilson's 95% intervals, the curve of
-    calibration, and with two classes the ROC curve.
+    calibration, and with two classes the ROC curve; and of a table the same rates for its subgroups.
     """
 
     data: batches.Data
     every_steps: config.Positive
     names: tuple[str, ...] = ()  # Of the classes; empty: their numbers.
     bins: config.Positive = 15  # Of the calibration.
+    subgroups: tuple[str, ...] = ()  # Columns of a table; of many numbers, those up to the median and above it.
     name: str = 'test'
 
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
@@ -95,6 +100,7 @@ class ClassesEvaluator(evaluation.Evaluator):
     def __init__(self, of: Classes, setting: evaluation.EvaluationContext, data: batches.Batches):
         self.fingerprint = data.examples.fingerprint
         self._of, self._setting, self._data = of, setting, data
+        self._subgroups = tabular.subgroups(data.examples, of.subgroups)
         self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)
 
     def _predict(self, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
@@ -115,6 +121,9 @@ class ClassesEvaluator(evaluation.Evaluator):
         logits_NV, labels_N = logits_NV[counted_N][:, : self._of.classes], labels_N[counted_N]
         values = scores(logits_NV, labels_N, bins=self._of.bins)
         shown = pictures(logits_NV, labels_N, names=self._names, bins=self._of.bins)
+        if self._subgroups:
+            masks = {name: mask[counted_N[: len(mask)]] for name, mask in self._subgroups.items()}
+            shown = (*shown, _subgroup_table(logits_NV, labels_N, masks))
         return evaluation.EvaluationResult({name: known[name].measured(values[name]) for name in known}, shown)
 
     @property
@@ -134,13 +143,22 @@ def scores(logits_NV: np.ndarray, labels_N: np.ndarray, *, bins: int) -> dict[st
     }
     if logits_NV.shape[1] != 2:
         return values
-    positive_N, predicted_N = labels_N == 1, found_NV[:, 1] > 0.5
-    values['sensitivity'] = class_scores.rate(int((predicted_N & positive_N).sum()), int(positive_N.sum())).value
-    values['specificity'] = class_scores.rate(int((~predicted_N & ~positive_N).sum()), int((~positive_N).sum())).value
+    positive_N = labels_N == 1
+    for name, rate in rates(found_NV, positive_N).items():
+        values |= {name: rate.value, f'{name}_low': rate.low, f'{name}_high': rate.high}
     if positive_N.all() or not positive_N.any():
         return {**values, 'auc': math.nan, 'auc_low': math.nan, 'auc_high': math.nan}
     area = class_scores.auc(found_NV[:, 1], positive_N)
     return {**values, 'auc': area.value, 'auc_low': area.low, 'auc_high': area.high}
+
+
+def rates(found_NV: np.ndarray, positive_N: np.ndarray) -> dict[str, class_scores.Bounded]:
+    """Sensitivity and specificity at a probability of one half."""
+    predicted_N = found_NV[:, 1] > 0.5
+    return {
+        'sensitivity': class_scores.rate(int((predicted_N & positive_N).sum()), int(positive_N.sum())),
+        'specificity': class_scores.rate(int((~predicted_N & ~positive_N).sum()), int((~positive_N).sum())),
+    }
 
 
 def pictures(
@@ -184,6 +202,22 @@ def _table(counts: tuple[class_scores.ClassCounts, ...], names: tuple[str, ...],
         rows.append((names[i], of.actual, of.predicted, _shown(of.precision), _shown(of.recall), round(of.f1, 4)))
     columns = ('class', 'rows', 'predicted', 'precision (95%)', 'recall (95%)', 'F1')
     return artifacts.Table(title='Classes', columns=columns, rows=tuple(rows))
+
+
+def _subgroup_table(logits_NV: np.ndarray, labels_N: np.ndarray, masks: dict[str, np.ndarray]) -> artifacts.Table:
+    found_NV, binary = class_scores.probabilities(logits_NV), logits_NV.shape[1] == 2
+    rows = []
+    for name, mask_N in masks.items():
+        right = int((logits_NV[mask_N].argmax(axis=-1) == labels_N[mask_N]).sum())
+        cells: list[artifacts.Cell] = [name, int(mask_N.sum()), _shown(class_scores.rate(right, int(mask_N.sum())))]
+        if binary:
+            positive_N = labels_N[mask_N] == 1
+            cells += [_shown(each) for each in rates(found_NV[mask_N], positive_N).values()]
+            both = 0 < positive_N.sum() < len(positive_N)
+            cells.append(_shown(class_scores.auc(found_NV[mask_N, 1], positive_N)) if both else '-')
+        rows.append(tuple(cells))
+    more = ('sensitivity (95%)', 'specificity (95%)', 'AUC (95%)') if binary else ()
+    return artifacts.Table(title='Subgroups', columns=('rows of', 'rows', 'accuracy (95%)', *more), rows=tuple(rows))
 
 
 def _shown(of: class_scores.Bounded) -> str:

@@ -105,6 +105,11 @@ VALUES = Requirements(
     fields={'values': FieldRequirement(integer=False)},
     provided_by="data with 'values' and a model that gives a number, such as bert.Classifier(classes=1)",
 )
+SURVIVAL = Requirements(
+    outputs={'values': ()},
+    fields={'times': FieldRequirement(integer=False), 'events': FieldRequirement()},
+    provided_by="data with 'times' and 'events', such as survival.Survival, and a model that gives a number",
+)
 SPANS = Requirements(
     outputs={'start_logits': ('length',), 'end_logits': ('length',)},
     fields={'starts': FieldRequirement(below='start_logits'), 'ends': FieldRequirement(below='end_logits')},

@@ -83,30 +83,34 @@ class Columns:
 
 
 class Cells(NamedTuple):
-    """The cells of some columns, and the labels as they are written."""
+    """The cells of some columns, and of those that are to be predicted, as they are written."""
 
     numbers: np.ndarray  # [n, I] float64; nan where missing.
     names: list[list[str | None]]  # Of each category, of each row; None where missing.
-    labels: list[str]
+    targets: list[list[str]]  # Of each column that is predicted, of each row.
 
 
-def read(found: records.Records, columns: Columns, *, label: str | None = None) -> Cells:
-    """The cells of all rows; no labels without `label`.
+def read(found: records.Records, columns: Columns, *, targets: Sequence[str] = ()) -> Cells:
+    """The cells of all rows.
+
+    Args:
+      targets: the columns that are to be predicted.
 
     Raises:
       InputError: a column is missing; a cell is no number, or has no value and `columns.missing` refuses that.
     """
-    numbers, labels = np.zeros((len(found), len(columns.numbers))), []
+    numbers = np.zeros((len(found), len(columns.numbers)))
     names: list[list[str | None]] = [[] for _ in columns.categories]
+    written: list[list[str]] = [[] for _ in targets]
     for first, chunk in found.chunks():
         for i, record in enumerate(chunk, first):
             where = functools.partial(found.where, i)
             numbers[i] = [_number(record, column, columns.missing, where) for column in columns.numbers]
             for each, category in zip(names, columns.categories):
                 each.append(_name(record, category.column, columns.missing, where))
-            if label is not None:
-                labels.append(records.label(record, label, where))
-    return Cells(numbers, names, labels)
+            for target, column in zip(written, targets):
+                target.append(records.label(record, column, where))
+    return Cells(numbers, names, written)
 
 
 def _number(record: records.Record, column: str, missing: MissingValues, where: records.Where) -> float:

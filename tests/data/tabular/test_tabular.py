@@ -55,7 +55,7 @@ def test_missing_numbers_are_the_training_mean_and_flagged_and_unknown_categorie
         ('', '', {'missing': fitting.Refused()}, r"line 3: 'age' is '', .* say data\.missing=Imputed"),
         ('right,0', 'right,2', {}, "line 4: the label '2' is not one of 0 to 1"),
         (',1\n', ',0\n', {}, r'table\.csv: none of the 4 training rows is of class 1'),
-        ('', '', {'label': 'age'}, "'age' is the label"),
+        ('', '', {'label': 'age'}, "'age' is to be predicted"),
         ('', '', {'columns': ('size', 'size')}, "'size' is named twice"),
         ('', '', {'fitted_on': None}, r'need data\.fitted_on'),
     ],
@@ -72,7 +72,7 @@ def test_no_group_crosses_and_none_moves_when_others_are_added(tmp_path):
     before, after = (
         written(tmp_path, 'who,x\n' + ''.join(each), name) for each, name in ((rows, 'a'), (rows + more, 'b'))
     )
-    parts = splits.by_group('who', shares=(0.5, 0.3, 0.2))
+    parts = tuple(map(config.check, splits.by_group('who', shares=(0.5, 0.3, 0.2))))
     groups, counts = [], []
     for part in parts:
         found, later = ([*vary(source, {'part': part}).open()] for source in (before, after))
