@@ -93,8 +93,9 @@ class PrognosisEvaluator(evaluation.Evaluator):
         baseline = scores.baseline_hazard(risks_N - middle, times_N, events_N, horizon)
         risks_N, times_N, events_N = rows
         predicted_N = scores.survival(risks_N - middle, baseline)
+        known = (*rows, predicted_N)
         groups = np.array_split(np.argsort(-predicted_N, kind='stable'), min(self._of.groups, len(risks_N)))
-        parts = [_part(f'{number} of {len(groups)}', chosen, rows, predicted_N, horizon)
+        parts = [_part(f'{number} of {len(groups)}', chosen, known, horizon)
                  for number, chosen in enumerate(groups, 1)]  # fmt: skip
         value = scores.concordance(risks_N, times_N, events_N)
         values = {
@@ -106,9 +107,7 @@ class PrognosisEvaluator(evaluation.Evaluator):
         }
         shown: list[artifacts.Artifact] = [_calibration(parts, horizon), _table('Groups by predicted risk', parts)]
         if self._subgroups:
-            of = [
-                _part(name, np.flatnonzero(mask), rows, predicted_N, horizon) for name, mask in self._subgroups.items()
-            ]
+            of = [_part(name, np.flatnonzero(mask), known, horizon) for name, mask in self._subgroups.items()]
             shown.append(_table('Subgroups', of))
         return evaluation.EvaluationResult(
             {name: each.measured(values[name]) for name, each in DEFINITIONS.items()}, tuple(shown)
@@ -127,13 +126,13 @@ class Part(config.Value):
     concordance: Bounded
 
 
-def _part(name: str, chosen: np.ndarray, rows: tuple[np.ndarray, ...], predicted_N: np.ndarray, horizon: float) -> Part:
-    risks_N, times_N, events_N = (each[chosen] for each in rows)
+def _part(name: str, chosen: np.ndarray, rows: tuple[np.ndarray, ...], horizon: float) -> Part:
+    risks_N, times_N, events_N, predicted_N = (each[chosen] for each in rows)
     return Part(
         name,
         len(chosen),
         int(events_N.sum()),
-        float(predicted_N[chosen].mean()) if len(chosen) else math.nan,
+        float(predicted_N.mean()) if len(chosen) else math.nan,
         scores.kaplan_meier(times_N, events_N, horizon),
         scores.concordance(risks_N, times_N, events_N),
     )
