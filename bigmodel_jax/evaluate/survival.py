@@ -115,7 +115,7 @@ class PrognosisEvaluator(evaluation.Evaluator):
 
 
 @dataclasses.dataclass(frozen=True)
-class Part(config.Value):
+class GroupScores(config.Value):
     """Some of the rows."""
 
     name: str
@@ -126,9 +126,9 @@ class Part(config.Value):
     concordance: Bounded
 
 
-def _part(name: str, chosen: np.ndarray, rows: tuple[np.ndarray, ...], horizon: float) -> Part:
+def _part(name: str, chosen: np.ndarray, rows: tuple[np.ndarray, ...], horizon: float) -> GroupScores:
     risks_N, times_N, events_N, predicted_N = (each[chosen] for each in rows)
-    return Part(
+    return GroupScores(
         name,
         len(chosen),
         int(events_N.sum()),
@@ -138,14 +138,14 @@ def _part(name: str, chosen: np.ndarray, rows: tuple[np.ndarray, ...], horizon: 
     )
 
 
-def _distance(parts: list[Part]) -> float:
+def _distance(parts: list[GroupScores]) -> float:
     """The mean distance of predicted from observed survival; groups that were not observed so long are left out."""
     known = [each for each in parts if not math.isnan(each.observed.value)]
     rows = sum(each.rows for each in known)
     return sum(abs(each.predicted - each.observed.value) * each.rows for each in known) / rows if rows else math.nan
 
 
-def _calibration(parts: list[Part], horizon: float) -> artifacts.Figure:
+def _calibration(parts: list[GroupScores], horizon: float) -> artifacts.Figure:
     known = sorted((each for each in parts if not math.isnan(each.observed.value)), key=lambda each: each.predicted)
     x = tuple(each.predicted for each in known)
     lines = (
@@ -158,7 +158,7 @@ def _calibration(parts: list[Part], horizon: float) -> artifacts.Figure:
     return artifacts.Figure(title='Calibration', panels=(chart,))
 
 
-def _table(title: str, parts: list[Part]) -> artifacts.Table:
+def _table(title: str, parts: list[GroupScores]) -> artifacts.Table:
     rows = tuple(
         (each.name, each.rows, each.events, round(each.predicted, 3), _shown(each.observed), _shown(each.concordance))
         for each in parts
