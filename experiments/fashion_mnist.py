@@ -22,13 +22,11 @@ from bigmodel_jax.objectives import classification
 from bigmodel_jax.optim import optimizers, schedules
 
 NAMES = ('T-shirt', 'trousers', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag', 'ankle boot')
-BATCH, EPOCH, EPOCHS = 128, 55_000 // 128, 12
+BATCH, EPOCH, EPOCHS = 128, 55_000 // 128, 8
 NORMALIZE = transforms.Normalize(mean=(0.286,), deviation=(0.353,))
-# A pool of 2 x 2 before the residual blocks, so that a step takes a third of the time.
+# The first convolution halves the size, so that a step takes a quarter of the time.
 NETWORK = resnet.ResNet(
-    stem=resnet.Stem(
-        filters=convolution.Convolution(channels=32), pool=convolution.MaxPool(window=2, stride=2, padding=0)
-    ),
+    stem=resnet.Stem(filters=convolution.Convolution(channels=32, kernel=(5, 5), stride=2)),
     block=resnet.Basic(channels=32),
     depths=(1, 1, 1),
     channels=(32, 64, 128),
