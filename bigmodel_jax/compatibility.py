@@ -135,6 +135,8 @@ def check_parts(experiment: Experiment) -> None:
         _check_by_tracing(experiment.objective, of, fields)
     else:
         _check_objective(experiment.objective, needed, Given(of, fields, of.outputs(fields)))
+    if experiment.mesh.pipeline > 1:
+        _check_pipeline(of, fields)
     for number, each in enumerate(experiment.evaluations):
         _check_evaluation(f'evaluations.{number} ({each.name!r})', each, experiment)
 
@@ -169,6 +171,21 @@ def _check_evaluation(where: str, each: evaluation.Evaluation, experiment: Exper
             f'{where}: {type(each).__name__} needs {"; and ".join(problems)}. {given} Instead: {advice} the evaluation '
             'out.'
         )
+
+
+def _check_pipeline(of: model.Model, fields: Fields) -> None:
+    """Raises InputError if layers of a stack have state: a pipeline hands on the carry of its layers, and no state."""
+    module, batch = of.build(), _abstract(fields, model.ROWS)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    _, state = jax.eval_shape(functools.partial(model.initialize, module), key, batch)
+    for path, _ in jax.tree_util.tree_leaves_with_path(state):
+        names = [each.key for each in path]
+        if 'layers' in names[1:]:
+            raise config.InputError(
+                f'mesh.pipeline splits layers that have state: {".".join(names[1:])} of {names[0]!r}, such as the '
+                'running statistics of batch norm, which would have to be those of all microbatches. Use '
+                'mesh.pipeline=1, or a norm without state such as GroupNorm.'
+            )
 
 
 def _shown(field: batches.Field) -> str:

@@ -16,6 +16,7 @@ from bigmodel_jax.config import vary
 from bigmodel_jax.data import records, sources, splits
 from bigmodel_jax.data.vision import drawn, images, transforms
 from bigmodel_jax.evaluate import classes, loss
+from bigmodel_jax.evaluate.vision import image_gallery
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.layers import convolution, stacks
 from bigmodel_jax.models import alexnet, resnet, vit
@@ -73,7 +74,9 @@ def experiment(path: str = '') -> Experiment:
         ),
         evaluations=(
             loss.Loss(data=validation, every_steps=2 * EPOCH),
-            classes.Classes(data=test, every_steps=EPOCHS * EPOCH, names=NAMES),
+            classes.Classes(
+                data=test, every_steps=EPOCHS * EPOCH, names=NAMES, showing=image_gallery.ImageGallery()
+            ),
         ),
         checkpoints=Checkpoints(every_steps=2 * EPOCH),
         watch=Watch(log_every=20),

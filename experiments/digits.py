@@ -11,6 +11,7 @@ from bigmodel_jax.config import vary
 from bigmodel_jax.data import sources, splits
 from bigmodel_jax.data.vision import images, transforms
 from bigmodel_jax.evaluate import classes, loss
+from bigmodel_jax.evaluate.vision import image_gallery
 from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.models import resnet
 from bigmodel_jax.objectives import classification
@@ -34,7 +35,10 @@ def experiment() -> Experiment:
         model=resnet.cifar_resnet(8),
         objective=classification.Classification(label_smoothing=0.05),
         optimizer=optimizers.AdamW(schedule=schedules.WarmupCosine(peak=5e-3, warmup_steps=50), weight_decay=0.05),
-        evaluations=(loss.Loss(data=test, every_steps=200), classes.Classes(data=test, every_steps=600)),
+        evaluations=(
+            loss.Loss(data=test, every_steps=200),
+            classes.Classes(data=test, every_steps=600, showing=image_gallery.ImageGallery()),
+        ),
         checkpoints=Checkpoints(every_steps=200, keep_best='validation/loss'),
     )
 

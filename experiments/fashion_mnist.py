@@ -15,6 +15,7 @@ from bigmodel_jax.config import vary
 from bigmodel_jax.data import records, sources, splits
 from bigmodel_jax.data.vision import drawn, idx_files, images, transforms
 from bigmodel_jax.evaluate import classes, loss
+from bigmodel_jax.evaluate.vision import image_gallery
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.layers import convolution
 from bigmodel_jax.models import resnet
@@ -69,7 +70,9 @@ def experiment(path: str = '') -> Experiment:
         ),
         evaluations=(
             loss.Loss(data=validation, every_steps=EPOCH),
-            classes.Classes(data=test, every_steps=EPOCHS * EPOCH, names=NAMES),
+            classes.Classes(
+                data=test, every_steps=EPOCHS * EPOCH, names=NAMES, showing=image_gallery.ImageGallery()
+            ),
         ),
         checkpoints=Checkpoints(every_steps=EPOCH),
         watch=Watch(log_every=50),

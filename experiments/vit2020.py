@@ -19,6 +19,7 @@ from bigmodel_jax.config import vary
 from bigmodel_jax.data import sources
 from bigmodel_jax.data.vision import augmentations, drawn, images, transforms
 from bigmodel_jax.evaluate import classes, loss
+from bigmodel_jax.evaluate.vision import image_gallery
 from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.models import vit
 from bigmodel_jax.objectives import classification
@@ -98,7 +99,7 @@ def pretrain(name: str) -> Experiment:
         ),
         evaluations=(
             loss.Loss(data=test, every_steps=10 * EPOCH),
-            classes.Classes(data=test, every_steps=30 * EPOCH),
+            classes.Classes(data=test, every_steps=30 * EPOCH, showing=image_gallery.ImageGallery()),
         ),
         checkpoints=Checkpoints(every_steps=5 * EPOCH),
         workers=32,
@@ -136,7 +137,7 @@ def finetune(pretrained: str = 'runs/vit2020', size: str = 'B16', side: int = 38
         ema=ema.Ema(decay=0.9999),
         evaluations=(
             loss.Loss(data=test, every_steps=1_000),
-            classes.Classes(data=test, every_steps=5_000),
+            classes.Classes(data=test, every_steps=5_000, showing=image_gallery.ImageGallery()),
         ),
         checkpoints=Checkpoints(every_steps=1_000),
         workers=32,

@@ -15,9 +15,11 @@ from bigmodel_jax.data.sources import text_files
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.evaluate.text import classified, decoding, samples, translation
 from bigmodel_jax.experiment import Checkpoints, EarlyStopping, Watch
-from bigmodel_jax.models import bert, decoder, model, seq2seq
+from bigmodel_jax.layers import norms
+from bigmodel_jax.models import bert, decoder, model, resnet, seq2seq
 from bigmodel_jax.objectives import answer_spans, classification, language, masked, objective, regression, rngs
 from bigmodel_jax.objectives.objective import Mean
+from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import preparation
 
 INT, FLOAT = np.dtype(np.int32), np.dtype(np.float32)
@@ -264,6 +266,18 @@ def test_every_way_to_begin_checks_it(capsys):
             verb(wrong)
     assert main(argv=['show', tiny.__file__, '--set', 'objective=Classification()']) == 2
     assert capsys.readouterr().err.startswith('error: objective=Classification needs')
+
+
+def test_batch_norm_in_a_pipeline_is_refused():
+    """The statistics of stacked layers; those before the stacks are no matter, and GroupNorm has none."""
+    image = batches.Field((8, 8, 3), FLOAT, ('height', 'width', 'channels'))
+    of = resnet.cifar_resnet(14, channels=(2, 2, 2), classes=2, **{'stem.filters.channels': 2})
+    pipelined = dataclasses.replace(
+        experiment({'image': image, **LABELS}, of, CLASSES), mesh=sharding.MeshShape(pipeline=2)
+    )
+    with pytest.raises(config.InputError, match=r"mesh\.pipeline splits layers that have state: .* of 'batch_stats'"):
+        compatibility.check_parts(pipelined)
+    compatibility.check_parts(config.vary(pipelined, {'model.block.norm': norms.GroupNorm(groups=2)}))
 
 
 def asking(**changes):

@@ -44,6 +44,8 @@ RARELY = (
     'digits',
     'imdb',
     'survival',
+    'fashion_mnist',
+    'cifar10',
 )
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in RARELY else []) for file in FILES]
 

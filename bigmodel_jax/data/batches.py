@@ -78,6 +78,7 @@ class Examples:
     fingerprint: Mapping[str, Any]  # JSON-ready: what the data is (name, version, size, hash of the content).
     tokenizer: Any = None  # The data.tokenizer.Tokenizer of text; a run stores it.
     fitted: Any = None  # The data.tabular.fitting.FittedValues of a table; a run stores them.
+    views: int = 1  # So many successive examples show one thing, and an evaluation may average their predictions.
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
@@ -39,6 +41,38 @@ BINARY: metric.Definitions = {
 }
 
 
+class Predicted(NamedTuple):
+    """What was predicted, and of what.
+
+    Attributes:
+      logits_NV, labels_N: of the examples, in their order; views of one are one.
+      names: of the classes.
+      data: batches of which example i is row i * data.examples.views of one pass.
+      params: the weights of the model.
+    """
+
+    logits_NV: np.ndarray
+    labels_N: np.ndarray
+    names: tuple[str, ...]
+    data: batches.Batches
+    params: PyTree
+
+
+class Showing:
+    """Interface of the configs that show examples with what was predicted."""
+
+    def artifacts(self, found: Predicted, of: Any) -> Sequence[artifacts.Artifact]:
+        """What is shown.
+
+        Args:
+          of: the model's config.
+        """
+        raise NotImplementedError
+
+    def check(self, data: batches.Data) -> None:
+        """Raises InputError if it cannot show examples of such data."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classes(evaluation.Evaluation):
     """The predicted classes of every row of `data`, whose logits are held in memory.
@@ -49,8 +83,11 @@ class Classes(evaluation.Evaluation):
     'auc_high'), and 'sensitivity' and 'specificity' at a probability of one half, with Wilson's ('_low', '_high'). All
     are nan if the model gives nan for a row; those that a missing class leaves without meaning are nan too.
 
+    Where the data shows each example several times (images.Images.views), the probabilities of its views are averaged.
+
     Artifacts: the confusion matrix, precision, recall and F1 of each class with Wilson's 95% intervals, the curve of
-    calibration, and with two classes the ROC curve; and of a table the same rates for its subgroups.
+    calibration, and with two classes the ROC curve; of a table the same rates for its subgroups; and what `showing`
+    shows of the examples.
     """
 
     data: batches.Data
@@ -59,6 +96,7 @@ class Classes(evaluation.Evaluation):
     bins: config.Positive = 15  # Of the calibration.
     subgroups: tuple[str, ...] = ()  # Columns of a table; of many numbers, those up to the median and above it.
     name: str = 'test'
+    showing: Showing | None = None  # Such as evaluate/vision/image_gallery.py; None: no example is shown.
 
     def requires(self, of: objective.Objective, outputs: requirements.Outputs) -> requirements.Requirements | None:
         return requirements.LABELS
@@ -71,6 +109,8 @@ class Classes(evaluation.Evaluation):
             raise config.InputError(
                 f'Evaluation {self.name!r} names {len(self.names)} classes, but its data has {self.classes}.'
             )
+        if self.showing is not None:
+            self.showing.check(self.data)
         return ClassesEvaluator(self, setting, setting.open(self.data, self.name))
 
     @property
@@ -118,17 +158,33 @@ class ClassesEvaluator(evaluation.Evaluator):
         known = definitions(self._of.classes)
         if not counted_N.any() or np.isnan(logits_NV[counted_N]).any():
             return evaluation.EvaluationResult({name: each.measured(math.nan) for name, each in known.items()})
-        logits_NV, labels_N = logits_NV[counted_N][:, : self._of.classes], labels_N[counted_N]
+        views = data.examples.views
+        logits_NV = averaged(logits_NV[counted_N][:, : self._of.classes], views)
+        labels_N = labels_N[counted_N][::views]
         values = scores(logits_NV, labels_N, bins=self._of.bins)
-        shown = pictures(logits_NV, labels_N, names=self._names, bins=self._of.bins)
+        shown = list(pictures(logits_NV, labels_N, names=self._names, bins=self._of.bins))
         if self._subgroups:
             masks = {name: mask[counted_N[: len(mask)]] for name, mask in self._subgroups.items()}
-            shown = (*shown, _subgroup_table(logits_NV, labels_N, masks))
+            shown.append(_subgroup_table(logits_NV, labels_N, masks))
+        if self._of.showing is not None:
+            of = Predicted(logits_NV, labels_N, self._names, data, params)
+            shown += self._of.showing.artifacts(of, self._setting.model)
         return evaluation.EvaluationResult({name: known[name].measured(values[name]) for name in known}, shown)
 
     @property
     def _names(self) -> tuple[str, ...]:
         return self._of.names or tuple(map(str, range(self._of.classes)))
+
+
+def averaged(logits_NV: np.ndarray, views: int) -> np.ndarray:
+    """The logarithms of the mean probabilities of so many successive rows each, [N / views, V] float64.
+
+    Source: Krizhevsky et al. (2012), section 4.1: the predictions of the softmax are averaged over ten crops.
+    """
+    if views == 1:
+        return logits_NV
+    logs_NV = special.log_softmax(logits_NV.astype(np.float64), axis=-1)
+    return special.logsumexp(logs_NV.reshape(-1, views, logs_NV.shape[-1]), axis=1) - math.log(views)
 
 
 def scores(logits_NV: np.ndarray, labels_N: np.ndarray, *, bins: int) -> dict[str, float]:

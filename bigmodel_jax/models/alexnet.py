@@ -56,6 +56,9 @@ class AlexNet(model.Model):
     def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
         return classifiers.logits(self.classes, self.dtype)
 
+    def first_filters(self, params: model.PyTree) -> jax.Array:
+        return params['stages']['convolution1']['kernel']
+
 
 class ConvolutionsModule(nn.Module):
     """Owns the convolutions."""

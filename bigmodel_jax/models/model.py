@@ -16,6 +16,7 @@ from bigmodel_jax import config, precision
 from bigmodel_jax.data import batches
 from bigmodel_jax.layers.base import intermediates
 
+PyTree = Any
 ChangesState = errors.ModifyScopeVariableError  # A module changed a collection that it may only read.
 # Collections of a Flax module that belong to one batch and are no state of the model.
 OF_A_BATCH = (intermediates.LOSSES, 'intermediates', 'perturbations')
@@ -67,6 +68,10 @@ class Model:
           InputError: the module reads a field that is not there, or does not return a dict of arrays.
         """
         return traced_outputs(self, fields)
+
+    def first_filters(self, params: PyTree) -> jax.Array | None:
+        """[Y, X, Z, F]: the filters that a model of images applies to the pixels; None: it has none."""
+        return None
 
 
 ROWS = 2  # Of the batch with which a module is traced.

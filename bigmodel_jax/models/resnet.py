@@ -168,6 +168,9 @@ class ResNet(model.Model):
     def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
         return classifiers.logits(self.classes, self.dtype)
 
+    def first_filters(self, params: model.PyTree) -> jax.Array:
+        return params['backbone']['stem']['kernel']
+
     @property
     def stages(self) -> tuple[tuple[ResidualBlock, int], ...]:
         """The first block of each stage, and how many blocks it has."""

@@ -112,6 +112,9 @@ class Vit(model.Model):
     def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
         return classifiers.logits(self.classes, self.dtype)
 
+    def first_filters(self, params: model.PyTree) -> jax.Array:
+        return params['patches']['kernel']
+
 
 class PatchesModule(nn.Module):
     """Owns a matrix for the pixels of a patch and its bias: a convolution whose stride is its kernel."""

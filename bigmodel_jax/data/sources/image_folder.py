@@ -16,6 +16,7 @@ from bigmodel_jax.data import cache, libraries, preparation_progress, records, s
 from bigmodel_jax.data.sources import files
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
+LISTED = 5  # Damaged images that a message names.
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}  # Channels -> what Pillow calls such images.
 
 
@@ -25,12 +26,14 @@ class ImageFolder(records.Source):
 
     A record has `image`, [Y, X, Z] uint8, and `label`: the number of its class, in the alphabetical order of the names
     of the folders. Each image is decoded by Pillow whenever it is read; once, when the folder is first opened, all are
-    decoded to see that none is damaged.
+    decoded to see that none is damaged. Damaged ones are refused, or, with skip_damaged=True, left out and listed; a
+    fingerprint says how many.
     """
 
     path: str
     channels: Literal[1, 3, 4] = 3
     part: splits.Subset | None = None
+    skip_damaged: bool = False
 
     def open(self) -> 'FolderRecords':
         names, classes = _in_classes(files.path_of(self.path))
@@ -44,22 +47,37 @@ class FolderRecords(records.Records):
     """The images of a folder."""
 
     def __init__(self, source: ImageFolder, paths: Sequence[epath.Path], labels: np.ndarray):
-        self.name, self._paths, self._labels, self._channels = source.path, paths, labels, source.channels
+        self.name, self._paths, self._channels = source.path, paths, source.channels
         _pillow()
         self._hashes = [hashlib.sha256(files.read_bytes(path)).hexdigest() for path in paths]
-        self._sizes = self._checked()
-        self.fingerprint = {'sha256': self._hashes, 'labels': labels.tolist(), 'channels': source.channels}
+        sizes = self._checked(skip=source.skip_damaged)
+        whole = np.flatnonzero(sizes[:, 0])
+        damaged = [str(paths[i]) for i in np.flatnonzero(sizes[:, 0] == 0)]
+        _say_damaged(source.path, damaged, len(paths))
+        self._sizes, self._labels = sizes[whole], labels[whole]
+        self._paths, self._hashes = ([each[i] for i in whole] for each in (paths, self._hashes))
+        self.fingerprint = {'sha256': self._hashes, 'labels': self._labels.tolist(), 'channels': source.channels}
+        self.fingerprint |= {'damaged': len(damaged)} if damaged else {}
 
-    def _checked(self) -> np.ndarray:
-        """[n, 2] int64: the rows and columns of each image; all are decoded for it once."""
+    def _checked(self, *, skip: bool) -> np.ndarray:
+        """[n, 2] int64: the rows and columns of each image, 0 of one that is skipped; all are decoded for it once."""
+
+        def size(number: int) -> tuple[int, ...]:
+            try:
+                return self._image(number).shape[:2]
+            except DamagedImage:
+                if not skip:
+                    raise
+                return 0, 0
 
         def make(directory: pathlib.Path, parts: pathlib.Path) -> None:
             numbers = preparation_progress.track(
                 range(len(self._paths)), total=len(self._paths), what=f'Checking the images in {self.name}'
             )
-            np.save(directory / 'sizes.npy', [self._image(number).shape[:2] for number in numbers])
+            np.save(directory / 'sizes.npy', [size(number) for number in numbers])
 
         key = {'sha256': self._hashes, 'channels': self._channels, 'format': 'sizes 1'}
+        key |= {'skip_damaged': True} if skip else {}
         return np.load(cache.prepared('images', key, make) / 'sizes.npy')
 
     def __len__(self) -> int:
@@ -88,6 +106,24 @@ class FolderRecords(records.Records):
         return decode(content, self._channels, str(self._paths[number]))
 
 
+class DamagedImage(config.InputError):
+    """An image that cannot be decoded."""
+
+
+def _say_damaged(path: str, damaged: list[str], count: int) -> None:
+    """Lists the images that are left out.
+
+    Raises:
+      InputError: there is no other.
+    """
+    if len(damaged) == count:
+        raise config.InputError(f'All {count} images in {path} are damaged, such as {damaged[0]}.')
+    if damaged:
+        more = '' if len(damaged) <= LISTED else f' and {len(damaged) - LISTED} more'
+        names = ', '.join(damaged[:LISTED])
+        preparation_progress.say(f'{path}: {len(damaged)} of {count} images are damaged and left out: {names}{more}')
+
+
 def _in_classes(folder: epath.Path) -> tuple[list[str], list[str]]:
     """The images as 'class/.../name', sorted, and the names of the classes."""
     if not folder.is_dir():
@@ -108,7 +144,7 @@ def decode(content: bytes, channels: int, where: str) -> np.ndarray:
     """[Y, X, Z] uint8: the image in the bytes of a PNG or JPEG file.
 
     Raises:
-      InputError: it is damaged; `where` names it.
+      DamagedImage: it is damaged; `where` names it.
     """
     pillow = _pillow()
     try:
@@ -116,7 +152,10 @@ def decode(content: bytes, channels: int, where: str) -> np.ndarray:
             found = np.asarray(image.convert(MODES[channels]), np.uint8)
             return found.reshape(*found.shape[:2], channels)
     except (OSError, SyntaxError, pillow.DecompressionBombError) as error:  # SyntaxError: of a damaged PNG.
-        raise config.InputError(f'{where} is not a whole PNG or JPEG image: {error}') from error
+        raise DamagedImage(
+            f'{where} is not a whole PNG or JPEG image: {error}. Replace or delete it, or leave all such images out: '
+            'ImageFolder(skip_damaged=True).'
+        ) from error
 
 
 def _pillow() -> types.ModuleType:

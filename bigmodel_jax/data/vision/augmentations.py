@@ -1,4 +1,4 @@
-"""Augmentations of photographs: random resized crops and colour noise, in NumPy.
+"""Augmentations of photographs: random sizes, crops and colour noise, in NumPy.
 
 Each is a pure function of the image and of a key made from (seed, epoch, example); see data/transforms.py.
 """
@@ -34,6 +34,28 @@ class ResizeShorter(transforms.Transform):
         shorter = min(shape[:2])
         rows, columns = (round(each * self.side / shorter) for each in shape[:2])
         return (rows, columns, *shape[2:])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomResizeShorter(transforms.Transform):
+    """As ResizeShorter, to a side that is drawn between two, both included.
+
+    Source: Simonyan and Zisserman (2014), arXiv:1409.1556, section 3.1; He et al. (2015), section 3.4.
+    """
+
+    random: ClassVar[bool] = True
+    sides: tuple[config.Positive, config.Positive] = (256, 480)
+
+    def __call__(self, value: np.ndarray, key: np.ndarray) -> np.ndarray:
+        low, high = self.sides
+        return ResizeShorter(side=low + int(counter_rng.integers(high - low + 1, key, 0)))(value, key)
+
+    def shape(self, shape: transforms.Shape) -> transforms.Shape:
+        """The least that it can be: what fits into it fits always."""
+        low, high = self.sides
+        if low > high:
+            raise config.InputError(f'RandomResizeShorter(sides=({low}, {high})): give the least and then the most.')
+        return ResizeShorter(side=low).shape(shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

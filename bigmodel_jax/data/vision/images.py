@@ -8,9 +8,10 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, counter_rng, records, transforms
-from bigmodel_jax.data.transforms import Transform
+from bigmodel_jax.data.transforms import Shape, Transform
 from bigmodel_jax.data.vision.mixing import Mixing
 from bigmodel_jax.data.vision.transforms import Normalize
+from bigmodel_jax.data.vision.views import Views
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Images(batches.Data):
     image: str = 'image'  # The field of the source's records that holds the image;
     label: str = 'label'  # and the number of its class.
     mixing: Mixing | None = None  # Examples are mixed with others, for training.
+    # Each image is shown n times, for evaluation: example i is view i mod n of image i // n. Classes averages them.
+    views: Views | None = None
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
@@ -50,18 +53,31 @@ class Images(batches.Data):
     def build(self, seed: int) -> batches.Batches:
         return batches.Batches(ImageExamples(self), rows=self.batch, seed=seed)
 
+    def made_of(self, shape: Shape) -> Shape:
+        """The shape of an example of an image of that shape.
+
+        Raises:
+          InputError: a transform cannot be applied to it.
+        """
+        made = transforms.shape(self.transforms, shape)
+        return made if self.views is None else self.views.shape(made)
+
 
 class ImageExamples(batches.Examples):
     """Images that are read and transformed one by one; a pure function of (seed, epoch, example)."""
 
     def __init__(self, data: Images):
+        if data.views is not None and data.mixing is not None:
+            raise config.InputError('data.views and data.mixing exclude one another: views are for evaluation.')
         self._data, self._records = data, data.source.open()
-        self.fields = data.fields
+        self._fitting: set[tuple[int, ...]] = set()  # Shapes of images that give examples of the declared shape.
+        self.fields, self.views = data.fields, 1 if data.views is None else data.views.count
         self.fingerprint = {
             **self._records.fingerprint,
             'fields': [data.image, data.label],
             'transforms': config.to_json(data.transforms),
             **({} if data.mixing is None else {'mixing': config.to_json(data.mixing)}),
+            **({} if data.views is None else {'views': config.to_json(data.views)}),
         }
         self._check()
 
@@ -88,16 +104,37 @@ class ImageExamples(batches.Examples):
             raise config.InputError(
                 f'{self._records.where(example)}: {data.image!r} has the shape {list(shape)}, which is not an image.'
             )
-        made = transforms.shape(data.transforms, shape)
+        try:
+            made = data.made_of(shape)
+        except config.InputError as error:
+            raise config.InputError(f'{self._records.where(example)} has {_size(shape)}. {error}') from error
+        if made[-1] != data.shape[-1]:
+            raise config.InputError(
+                f'{self._records.where(example)} has {_size(shape)}, the last of which are {shape[-1]} channels, but '
+                f'data.shape={data.shape} asks for {data.shape[-1]}; use data.shape={(*data.shape[:-1], made[-1])}, or '
+                'have the source convert them: ImageFolder(channels=...) does.'
+            )
         if made != data.shape:
             raise config.InputError(
                 f'{self._records.where(example)} has {_size(shape)}, which the transforms make {_size(made)}, but '
                 f'data.shape={data.shape} asks for {_size(data.shape)}; change the shape, or add '
                 f'Resize(size={data.shape[:2]}) to the transforms.'
             )
+        self._fitting.add(shape)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records) * self.views
+
+    def pixels(self, image: np.ndarray) -> np.ndarray:
+        """[Y, X, Z] float32 in [0, 1]: an image of a batch as it is to be looked at.
+
+        What the last transform did, if it is Normalize, is undone. What lies outside of [0, 1] then, as floats may, is
+        scaled to it.
+        """
+        last = self._data.transforms[-1] if self._data.transforms else None
+        shares = last.undone(image) if isinstance(last, Normalize) else image
+        low, high = min(float(shares.min()), 0.0), max(float(shares.max()), 1.0)
+        return (shares - np.float32(low)) / np.float32(high - low)
 
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.Batch:
         images, labels = self._read(indices, epochs, seed)
@@ -117,19 +154,23 @@ class ImageExamples(batches.Examples):
 
     def _read(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> tuple[list[np.ndarray], list[int]]:
         """The images at `indices` after the transforms, and their labels."""
-        examples, epoch_of = indices.tolist(), epochs.tolist()
-        found = [
-            self._example(record, example, epoch, seed)
-            for record, example, epoch in zip(self._records.gather(examples), examples, epoch_of)
-        ]
-        return [image for image, _ in found], [label for _, label in found]
+        wanted = list(zip((indices // self.views).tolist(), epochs.tolist()))
+        distinct = list(dict.fromkeys(wanted))  # The views of an image stand side by side.
+        found = zip(self._records.gather([number for number, _ in distinct]), distinct)
+        made = {each: self._example(record, *each, seed) for record, each in found}
+        views = (indices % self.views).tolist()
+        images = [self._view(made[each][0], number) for each, number in zip(wanted, views)]
+        return images, [made[each][1] for each in wanted]
+
+    def _view(self, image: np.ndarray, number: int) -> np.ndarray:
+        return image if self._data.views is None else self._data.views(image, number)
 
     def _example(self, record: records.Record, example: int, epoch: int, seed: int) -> tuple[np.ndarray, int]:
         data = self._data
-        image = {'image': self._image(record, example)}
-        made = transforms.apply(data.transforms, image, seed=seed, epoch=epoch, example=example)['image']
-        if made.shape != data.shape:
-            self._check_shape(image['image'].shape, example)
+        image = self._image(record, example)
+        if image.shape not in self._fitting:
+            self._check_shape(image.shape, example)
+        made = transforms.apply(data.transforms, {'image': image}, seed=seed, epoch=epoch, example=example)['image']
         if made.dtype != np.float32:
             raise config.InputError(
                 f'{self._records.where(example)}: the transforms leave {made.dtype} numbers, but models take float32; '

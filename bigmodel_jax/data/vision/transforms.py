@@ -27,6 +27,11 @@ class Normalize(transforms.Transform):
         mean, deviation = np.array(self.mean, np.float32), np.array(self.deviation, np.float32)
         return (value.astype(np.float32) / np.float32(self.divisor) - mean) / deviation
 
+    def undone(self, value: np.ndarray) -> np.ndarray:
+        """pixel / divisor, in float32, of the pixels that became `value`."""
+        mean, deviation = np.array(self.mean, np.float32), np.array(self.deviation, np.float32)
+        return value * deviation + mean
+
     def shape(self, shape: transforms.Shape) -> transforms.Shape:
         if not self.divisor or not all(self.deviation):
             raise config.InputError(f'{self}: the divisor and the deviations should be above 0.')

@@ -1,11 +1,17 @@
 """Augmentations are functions of (seed, epoch, example) alone; crops, colors and mixtures are as in their papers."""
 
+import functools
+import itertools
+
+import grain
+import jax
 import numpy as np
 import pytest
 
 from bigmodel_jax import config
 from bigmodel_jax.data import counter_rng
-from bigmodel_jax.data.vision import augmentations, drawn, images, mixing, transforms
+from bigmodel_jax.data.vision import augmentations, drawn, images, mixing, rand_augment, transforms
+from bigmodel_jax.train import prefetch
 
 SHAPE = (20, 30, 3)
 IMAGE = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
@@ -15,9 +21,17 @@ def keys(count):
     return counter_rng.bits(7, np.arange(count))
 
 
-def gratings(**changes):
+CROP = (augmentations.RandomResizedCrop(size=(8, 8)), transforms.RandomFlip(), augmentations.ColorNoise())
+AUGMENT = (
+    rand_augment.RandAugment(),
+    augmentations.RandomResizeShorter(sides=(10, 16)),
+    transforms.RandomCrop(size=(9, 9)),
+    *CROP,
+)
+
+
+def gratings(augment=CROP, **changes):
     source = drawn.Gratings(count=24, shape=SHAPE, classes=4)
-    augment = (augmentations.RandomResizedCrop(size=(8, 8)), transforms.RandomFlip(), augmentations.ColorNoise())
     made = (*augment, transforms.Normalize())
     return images.Images(source=source, shape=(8, 8, 3), classes=4, batch=6, transforms=made, **changes)
 
@@ -35,6 +49,24 @@ def test_a_batch_is_that_of_its_rows_read_apart_and_after_a_resume(mixed):
                 np.testing.assert_array_equal(array, whole[step][name][rows])
     first, second = data.training(0), data.training(4)  # Of two epochs.
     assert not np.array_equal(first['image'], second['image'])
+
+
+def read_by(hosts, workers, start):
+    """What hosts of so many workers read of the steps from `start` to 5, each step's rows put together."""
+    parts = []
+    for rows in np.array_split(np.arange(6), hosts):
+        data = gratings(mixing=mixing.CutMix(), augment=AUGMENT).build(3)
+        steps = grain.MapDataset.range(start, 6).map(functools.partial(prefetch.read, data, rows=rows))
+        parts.append(list(prefetch.read_ahead(steps, workers)))
+    return [{name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in zip(*parts)]
+
+
+def test_augmentation_does_not_depend_on_hosts_workers_or_a_resume():
+    """Through the threads that read batches in training, over the end of an epoch; every transform of this room."""
+    whole = read_by(hosts=1, workers=0, start=0)
+    for hosts, (workers, start) in itertools.product((1, 2, 3), ((1, 4), (4, 0))):
+        found = read_by(hosts, workers, start)
+        jax.tree.map(np.testing.assert_array_equal, found, whole[start:])
 
 
 def test_crops_have_the_area_and_the_proportions_that_are_asked_for():
@@ -55,6 +87,14 @@ def test_crops_have_the_area_and_the_proportions_that_are_asked_for():
 def test_the_shorter_side_is_resized_and_proportions_are_kept():
     assert augmentations.ResizeShorter(side=10)(IMAGE, keys(1)[0]).shape == (10, 15, 3)
     assert augmentations.ResizeShorter(side=10).shape((30, 20, 3)) == (15, 10, 3)
+
+
+def test_a_drawn_side_lies_between_the_two():
+    resize = augmentations.RandomResizeShorter(sides=(10, 13))
+    assert {resize(IMAGE, key).shape for key in keys(60)} == {(s, round(s * 1.5), 3) for s in (10, 11, 12, 13)}
+    assert resize.shape(SHAPE) == (10, 15, 3)
+    with pytest.raises(config.InputError, match='give the least and then the most'):
+        augmentations.RandomResizeShorter(sides=(13, 10)).shape(SHAPE)
 
 
 def test_color_noise_has_the_covariance_of_the_paper():
