@@ -12,6 +12,8 @@ Run:      python experiments/cifar10.py sweep --engine local
           python experiments/cifar10.py sweep --engine local --arg path=DIR
 """
 
+from typing import Any
+
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import records, sources, splits
 from bigmodel_jax.data.vision import drawn, images, transforms
@@ -26,7 +28,7 @@ from bigmodel_jax.sweeps import arms
 from bigmodel_jax.sweeps.sweep import Sweep
 
 NAMES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
-BATCH, EPOCH, EPOCHS = 100, 50, 10
+BATCH, EPOCH, EPOCHS = 128, 5_000 // 128, 10
 NORMALIZE = transforms.Normalize(mean=(0.4914, 0.4822, 0.4465), deviation=(0.247, 0.2435, 0.2616))
 
 
@@ -48,12 +50,11 @@ VIT = vit.vit(patch=4, width=64, layers=3, heads=4, image=32, classes=10, stack=
 def parts(path: str) -> tuple[records.Source, records.Source, records.Source]:
     """The images for training, validation and the test."""
     if path:
-        train, validation = splits.Train(held_out=0.9), splits.Validation(held_out=0.02)
-        chosen = (('train', train), ('train', validation), ('test', None))
-        train, validation, test = (sources.ImageFolder(path=f'{path}/{name}', part=part) for name, part in chosen)
-    else:
-        names = 'train[:5000]', 'train[49000:]', 'test'
-        train, validation, test = (sources.Tfds(name='cifar10', split=name) for name in names)
+        chosen = (('train', splits.Train(held_out=0.9)), ('train', splits.Validation(held_out=0.02)), ('test', None))
+        folders = [sources.ImageFolder(path=f'{path}/{name}', part=part) for name, part in chosen]
+        return folders[0], folders[1], folders[2]
+    names = 'train[:5000]', 'train[49000:]', 'test'
+    train, validation, test = (sources.Tfds(name='cifar10', split=name) for name in names)
     return train, validation, test
 
 
@@ -84,7 +85,7 @@ def experiment(path: str = '') -> Experiment:
 
 
 def sweep(path: str = '') -> Sweep:
-    changes = {'resnet': {}, 'alexnet': {'model': small_alexnet()}, 'vit': {'model': VIT}}
+    changes: dict[str, dict[str, Any]] = {'resnet': {}, 'alexnet': {'model': small_alexnet()}, 'vit': {'model': VIT}}
     arms_of = arms.named(experiment(path), changes)
     return Sweep(arms=arms_of, baseline='resnet', metric='test/error', seeds=(0, 1, 2))
 

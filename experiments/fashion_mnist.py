@@ -44,8 +44,8 @@ def files(folder: str, name: str, part: splits.Subset | None = None) -> idx_file
 def parts(path: str) -> tuple[records.Source, records.Source, records.Source]:
     """The images for training, validation and the test."""
     if path:
-        train, validation = splits.both(held_out=1 / 12)
-        return files(path, 'train', train), files(path, 'train', validation), files(path, 't10k')
+        part, other = splits.both(held_out=1 / 12)
+        return files(path, 'train', part), files(path, 'train', other), files(path, 't10k')
     names = 'train[:55000]', 'train[55000:]', 'test'
     train, validation, test = (sources.Tfds(name='fashion_mnist', split=name) for name in names)
     return train, validation, test

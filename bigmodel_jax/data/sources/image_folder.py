@@ -51,11 +51,11 @@ class FolderRecords(records.Records):
         _pillow()
         self._hashes = [hashlib.sha256(files.read_bytes(path)).hexdigest() for path in paths]
         sizes = self._checked(skip=source.skip_damaged)
-        whole = np.flatnonzero(sizes[:, 0])
-        damaged = [str(paths[i]) for i in np.flatnonzero(sizes[:, 0] == 0)]
+        whole = np.flatnonzero(sizes[:, 0]).tolist()
+        damaged = [str(path) for path, rows in zip(paths, sizes[:, 0].tolist()) if not rows]
         _say_damaged(source.path, damaged, len(paths))
         self._sizes, self._labels = sizes[whole], labels[whole]
-        self._paths, self._hashes = ([each[i] for i in whole] for each in (paths, self._hashes))
+        self._paths, self._hashes = [paths[i] for i in whole], [self._hashes[i] for i in whole]
         self.fingerprint = {'sha256': self._hashes, 'labels': self._labels.tolist(), 'channels': source.channels}
         self.fingerprint |= {'damaged': len(damaged)} if damaged else {}
 
@@ -76,8 +76,7 @@ class FolderRecords(records.Records):
             )
             np.save(directory / 'sizes.npy', [size(number) for number in numbers])
 
-        key = {'sha256': self._hashes, 'channels': self._channels, 'format': 'sizes 1'}
-        key |= {'skip_damaged': True} if skip else {}
+        key = {'sha256': self._hashes, 'channels': self._channels, 'format': 'sizes 1' + ', 0 of damaged' * skip}
         return np.load(cache.prepared('images', key, make) / 'sizes.npy')
 
     def __len__(self) -> int:

@@ -50,6 +50,7 @@ class ImageGallery(classes.Showing):
 def _picture(number: int, probabilities_NV: np.ndarray, found: classes.Predicted) -> artifacts.Image:
     """Example `number`, with the class that is predicted, its probability, and the class that it is of."""
     examples = found.data.examples
+    assert isinstance(examples, images.ImageExamples), examples
     read = examples.gather(np.array([number * examples.views]), np.zeros(1, np.int64), found.data.seed)
     best, label = int(probabilities_NV[number].argmax()), int(found.labels_N[number])
     said = f'{found.names[best]} {probabilities_NV[number, best]:.0%}'
