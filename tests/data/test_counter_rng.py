@@ -41,6 +41,16 @@ def test_every_seed_has_its_own_data(draw):
     assert len({draw(seed) for seed in SEEDS}) == len(SEEDS)
 
 
+def test_the_bits_of_one_number_are_those_of_arrays():
+    for keys in ((0,), (5, 3), (2**64 - 1, np.int64(-7), np.array(2**63, np.uint64)), (np.uint64(9), 2**32 + 1, 4)):
+        arrays = [np.array([int(key) % 2**64], np.uint64) for key in keys]
+        mixed = np.zeros(1, np.uint64)
+        for each in arrays:
+            mixed = batches.mix(mixed ^ each)
+        assert counter_rng.bits(*keys) == counter_rng.bits(*arrays) == mixed
+        np.testing.assert_array_equal(counter_rng.bits(*keys, np.arange(3))[2], counter_rng.bits(*keys, 2))
+
+
 @pytest.mark.parametrize('seed', [-1, 2**64, 10**30])
 def test_what_is_no_seed_is_refused(seed):
     with pytest.raises(config.InputError, match='use a whole number from 0'):

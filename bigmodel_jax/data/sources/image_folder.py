@@ -148,7 +148,8 @@ def decode(content: bytes, channels: int, where: str) -> np.ndarray:
     pillow = _pillow()
     try:
         with pillow.open(io.BytesIO(content), formats=('PNG', 'JPEG')) as image:
-            found = np.asarray(image.convert(MODES[channels]), np.uint8)
+            wanted = image if image.mode == MODES[channels] else image.convert(MODES[channels])
+            found = np.asarray(wanted, np.uint8)
             return found.reshape(*found.shape[:2], channels)
     except (OSError, SyntaxError, pillow.DecompressionBombError) as error:  # SyntaxError: of a damaged PNG.
         raise DamagedImage(

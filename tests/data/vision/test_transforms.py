@@ -59,12 +59,21 @@ def test_normalization_is_its_formula_in_float64():
     np.testing.assert_allclose(found, expected, atol=2e-6)  # Rounding to float32 of numbers up to 3.
 
 
+def test_every_channel_is_normalized_by_its_own_numbers():
+    image = pixels(1)[0]
+    found = transforms.Normalize(divisor=16.0, mean=(0.1, 0.2, 0.3), deviation=(0.3, 0.2, 7.0))(image, key(0))
+    mean, deviation = np.float32((0.1, 0.2, 0.3)), np.float32((0.3, 0.2, 7.0))
+    np.testing.assert_array_equal(found, (image.astype(np.float32) / np.float32(16) - mean) / deviation)
+
+
 @pytest.mark.parametrize('size', [(5, 3), (5, 20), (2, 7), (17, 7), (5, 7)])
 def test_resizing_one_axis_is_what_pillow_does(size):
     pillow = pytest.importorskip('PIL.Image')
     for image in pixels(20):
         expected = np.asarray(pillow.fromarray(image).resize(size[::-1], pillow.Resampling.BILINEAR))
         np.testing.assert_array_equal(transforms.Resize(size=size)(image, key(0)), expected)
+        without = transforms._resized(image, size[1], axis=1)  # As where Pillow is not installed.
+        np.testing.assert_array_equal(transforms._resized(without, size[0], axis=0), expected)
 
 
 def test_resizing_both_axes_is_resizing_one_after_the_other():
