@@ -68,6 +68,12 @@ def on_mesh(experiment: Experiment, session: Mapping[str, Any]) -> Experiment:
             f'The run worked on {needed} devices (mesh {shape}), and here {"is 1" if there == 1 else f"are {there}"}. '
             f'Use a machine with as many, or --simulate-devices {needed} to split the CPU.'
         )
+    return with_mesh(experiment, session)
+
+
+def with_mesh(experiment: Experiment, session: Mapping[str, Any]) -> Experiment:
+    """As on_mesh(), whether or not there are so many devices."""
+    sizes = session['mesh']
     return config.vary(experiment, {f'mesh.{axis}': sizes[axis] for axis in sharding.AXES if axis in sizes})
 
 

@@ -29,8 +29,9 @@ def profiled(found: RunProfile) -> rich.console.Group:
     return rich.console.Group(
         rich.text.Text(head(found), 'bold'),
         *(rich.text.Text(line) for line in sentences(found.breakdown)),
+        *(rich.text.Text(line) for line in beside_plan(found)),
         '',
-        causes(found.breakdown),
+        causes(found),
         *_devices(found.breakdown),
         '',
         *ops(found),
@@ -79,14 +80,43 @@ def _listed(words: list[str]) -> str:
     return f'{", ".join(words[:-1])} and {words[-1]}' if len(words) > 1 else ''.join(words)
 
 
-def causes(found: breakdown.Breakdown) -> rich.table.Table:
-    """The parts of a step, which add up to it."""
-    table = _table('Step time', 'seconds', 'share')
-    for cause in breakdown.CAUSES:
-        seconds = found.seconds(cause)
-        table.add_row(WORDS[cause][1], render.seconds(seconds), f'{seconds / found.step_s:.1%}')
-    table.add_row('step', render.seconds(found.step_s), '100.0%', style='bold')
+def causes(found: RunProfile) -> rich.table.Table:
+    """The parts of a step, which add up to it; beside them what plan predicts."""
+    times, prediction = found.breakdown, found.prediction
+    planned = [] if isinstance(prediction, str) else ['plan', 'difference']
+    table = _table('Step time', 'seconds', 'share', *planned)
+    rows = [(WORDS[cause][1], times.seconds(cause), cause) for cause in breakdown.CAUSES]
+    for name, seconds, cause in [*rows, ('step', times.step_s, None)]:
+        cells = [render.seconds(seconds), f'{seconds / times.step_s:.1%}']
+        if not isinstance(prediction, str):
+            expected = prediction.parts[cause] if cause else prediction.time.seconds
+            sign = '-' if seconds < expected else '+'
+            cells += [render.seconds(expected), f'{sign}{render.seconds(abs(seconds - expected))}']
+        table.add_row(name, *cells, style='' if cause else 'bold')
     return table
+
+
+def beside_plan(found: RunProfile) -> Iterator[str]:
+    """What plan predicts, in words."""
+    prediction = found.prediction
+    if isinstance(prediction, str):
+        yield prediction
+        return
+    time, step_s = prediction.time, found.breakdown.step_s
+    parts = prediction.parts
+    more = {cause: found.breakdown.seconds(cause) - parts[cause] for cause in breakdown.CAUSES}
+    most = max(more, key=lambda cause: abs(more[cause]))
+    inside = 'within' if time.low_s <= step_s <= time.high_s else 'outside'
+    yield (
+        f'plan predicts {render.seconds(time.seconds)} on {prediction.slice} by formula: arithmetic '
+        f'{render.seconds(time.compute_s)}, memory traffic {render.seconds(time.memory_s)} (the longer one counts), '
+        f'collectives {render.seconds(time.hidden_s)} beside it and {render.seconds(time.exposed_s)} exposed. The '
+        f'step is {inside} its range of {render.seconds(time.low_s)} to {render.seconds(time.high_s)}.'
+    )
+    yield (
+        f'What differs most is {WORDS[most][1]}: {render.seconds(abs(more[most]))} '
+        f'{"more" if more[most] > 0 else "less"} than predicted.'
+    )
 
 
 def _devices(found: breakdown.Breakdown) -> Iterator[rich.console.RenderableType]:

@@ -14,9 +14,11 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.hosts import compile_cache
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.report.profile import breakdown as breakdowns
+from bigmodel_jax.report.profile import prediction as predictions
 from bigmodel_jax.report.profile import program_ops, trace_file
 from bigmodel_jax.report.profile.program_ops import ProgramOps
 from bigmodel_jax.reproduce import repeat
+from bigmodel_jax.run_directory import environment
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import loop, step
@@ -39,6 +41,8 @@ class RunProfile:
     folder: epath.Path  # Of the trace.
     breakdown: breakdowns.Breakdown
     program: ProgramOps | None  # Of the step; None: the operations were told apart by their names alone.
+    hardware: predictions.Hardware
+    prediction: predictions.Prediction | str  # A sentence if there is none.
 
     @property
     def ops(self) -> tuple[breakdowns.OpTime, ...]:
@@ -57,6 +61,8 @@ class RunProfile:
             'steps': list(found.steps),
             'step_s': found.step_s,
             'seconds': {name: found.seconds(name) for name in names},
+            'hardware': list(self.hardware),
+            'prediction': self.prediction if isinstance(self.prediction, str) else self.prediction.to_json(),
             'devices': [dataclasses.asdict(each) for each in found.devices],
             'ops': [
                 {**dataclasses.asdict(op), 'seconds': found.op_seconds(op), 'origin': self.origin(op)}
@@ -88,7 +94,7 @@ def profile(
     """
     traces = run.path / profiling.FOLDER
     if steps is None:
-        return explain(run, trace_file.newest(traces))
+        return explain(run, trace_file.newest(traces), experiment_file=experiment_file)
     asked = repeat.experiment_of(run, experiment_file)
     start = _start(run, steps, asked.steps)
     _check_writable(traces)
@@ -105,13 +111,22 @@ def profile(
             raise config.InputError(f'The training was stopped by {result.stopped_by} at step {result.step}.')
         taken = trace_file.newest(into / profiling.FOLDER)
         folder = _store(taken, traces, programs.text())
-    found = explain(run, folder)
+    found = explain(run, folder, hardware=environment.describe()['devices'], experiment_file=experiment_file)
     durable_files.write_json(folder / BREAKDOWN, found.to_json())
     return found
 
 
-def explain(run: directory.Run, folder: epath.Path) -> RunProfile:
+def explain(
+    run: directory.Run,
+    folder: epath.Path,
+    *,
+    hardware: predictions.Hardware | None = None,
+    experiment_file: str | None = None,
+) -> RunProfile:
     """What a trace says that train --profile or profile() wrote.
+
+    Args:
+      hardware: on which it was taken; None: as recorded with the trace, or else with the run.
 
     Raises:
       InputError: it cannot be read.
@@ -122,7 +137,15 @@ def explain(run: directory.Run, folder: epath.Path) -> RunProfile:
             program = program_ops.read(gzip.decompress((folder / PROGRAM).read_bytes()).decode())
         except (OSError, EOFError, ValueError) as error:
             raise config.InputError(f'{folder / PROGRAM} is damaged: {error}. Delete it, or trace again.') from error
-    return RunProfile(run, folder, breakdowns.of(trace_file.read(folder, program)), program)
+    found = breakdowns.of(trace_file.read(folder, program))
+    repeat.experiment_of(run, experiment_file)
+    first, last = found.steps
+    session = repeat.sessions_of(run, first - 1, last)[-1][1]
+    if hardware is None and durable_files.exists(folder / BREAKDOWN):
+        hardware = durable_files.read_json(folder / BREAKDOWN).get('hardware')
+    hardware = session['devices'] if hardware is None else hardware
+    prediction = predictions.of(repeat.with_mesh(repeat.made(run, first), session), hardware)
+    return RunProfile(run, folder, found, program, hardware=hardware, prediction=prediction)
 
 
 def _start(run: directory.Run, steps: profiling.Steps, last: int) -> int:

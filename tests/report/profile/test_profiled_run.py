@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from etils import epath
 
 import tiny
 from bigmodel_jax import __main__, config, verbs
 from bigmodel_jax.console import terminal
-from bigmodel_jax.report.profile import breakdown, profile_view, profiled_run, trace_file
+from bigmodel_jax.plan import roofline
+from bigmodel_jax.report.profile import breakdown, prediction, profile_view, profiled_run, trace_file
 from bigmodel_jax.run_directory import workdir
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import loop
@@ -59,6 +61,7 @@ def test_the_time_of_real_steps_is_told_apart(devices, tmp_path):
     assert any('bigmodel_jax/layers/attention.py:' in origin for origin in origins)
     stored = json.loads((found.folder / profiled_run.BREAKDOWN).read_text())
     assert sum(stored['seconds'][cause] for cause in breakdown.CAUSES) == pytest.approx(stored['step_s'])
+    assert 'plan predicts nothing' in stored['prediction']  # Of a CPU.
     again = verbs.profile(tmp_path)  # Explains the trace that is there.
     assert again.to_json() == found.to_json()
     screen = io.StringIO()
@@ -105,3 +108,54 @@ def test_a_directory_that_cannot_be_written_is_refused_before_anything_starts(be
 def test_no_such_run(tmp_path, capsys):
     assert __main__.main(argv=['profile', str(tmp_path / 'none'), '--steps', '10:13']) == 2
     assert 'there is no such directory' in capsys.readouterr().err
+
+
+def test_a_step_stands_beside_what_plan_predicts_cause_by_cause(begun):
+    time = roofline.StepTime(
+        compute_s=5e-3, memory_s=6e-3, hidden_s=7e-3, exposed_s=1e-3, slowdown=1.1, seconds=8.8e-3, low_s=8e-3,
+        high_s=11e-3, bound='links', mfu=0.4,
+    )  # fmt: skip
+    predicted = prediction.Prediction('v5e:2x2', time)
+    assert sum(predicted.parts.values()) == time.seconds
+    assert predicted.parts['compute'] == time.memory_s  # The longer one.
+    parts = {'compute': 19_200_000, 'collectives': 6_000_000, 'copies': 1_800_000, 'input': 0, 'idle': 9_000_000}
+    device = breakdown.DeviceTime(device='tpu:0', **parts, hidden=12_000_000, idle_phases=(('train', 9_000_000),))
+    times = breakdown.Breakdown(steps=(10, 12), count=3, window_ns=36_000_000, devices=(device,), ops=())
+    folder, run = epath.Path('runs/a'), directory.open_run(begun)
+    found = profiled_run.RunProfile(run, folder, times, None, hardware=(), prediction=predicted)
+    screen = io.StringIO()
+    terminal.Console(file=screen, width=200).print(profile_view.profiled(found))
+    lines = [' '.join(line.split()) for line in screen.getvalue().splitlines()]
+    assert 'Of a step, a device spent 53% computing, 25% idle, 17% in collectives' in screen.getvalue()
+    assert 'The step is outside its range of 8 ms to 11 ms.' in screen.getvalue()
+    assert 'What differs most is idle: 3 ms more than predicted.' in lines
+    for line in (
+        'compute 6.4 ms 53.3% 6 ms +400 us',
+        'collectives, exposed 2 ms 16.7% 2.8 ms -800 us',
+        'memory copies 600 us 5.0% 0 +600 us',
+        'idle 3 ms 25.0% 0 +3 ms',
+        'step 12 ms 100.0% 8.8 ms +3.2 ms',
+    ):
+        assert line in lines
+
+
+@pytest.mark.parametrize(
+    ('kind', 'count', 'name'),
+    [
+        ('TPU v5 lite', 4, 'v5e:2x2'),
+        ('TPU v4', 8, 'v4:2x2x2'),
+        ('NVIDIA H100 80GB HBM3', 16, '2*h100:8'),
+        ('cpu', 4, 'None'),
+        ('TPU v5 lite', 3, 'None'),
+    ],
+)
+def test_devices_are_a_slice(kind, count, name):
+    assert str(prediction.slice_of(kind, count)) == name
+
+
+@pytest.mark.slow
+def test_plan_predicts_the_step_of_a_run_of_tpus():
+    found = prediction.of(tiny.experiment(), [{'kind': 'TPU v5 lite', 'count': 1}])
+    assert found.slice == 'v5e:1x1'
+    assert sum(found.parts.values()) == pytest.approx(found.time.seconds)
+    assert 'plan predicts nothing for 4 x cpu' in prediction.of(tiny.experiment(), [{'kind': 'cpu', 'count': 4}])
