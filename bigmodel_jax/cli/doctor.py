@@ -20,6 +20,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         '--secret', action='append', default=[], metavar='NAME', help='a variable that the run needs; see launch --help'
     )
     parser.add_argument('--fast', action='store_true', help='the memory by formula, without the TPU compiler')
+    parser.add_argument(
+        '--hosts',
+        type=arguments.natural,
+        metavar='N',
+        help='run smoke() of the file as N processes on this machine; 0: not at all (default: as many as the '
+        'target has hosts; at most 4, and on 2 cores 2)',
+    )
     parser.add_argument('--json', action='store_true', help='print a JSON object for each check instead of a table')
 
 
@@ -46,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
         arguments=tuple(options.arg),
         secrets=tuple(options.secret),
         fast=options.fast,
+        hosts=options.hosts,
     )
     say = terminal.Console(stderr=True, style='dim').print
     found = list(doctor.examine(request, say=say))

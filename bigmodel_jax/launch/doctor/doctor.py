@@ -1,16 +1,22 @@
 """All checks of a launch, before anything is rented."""
 
 import dataclasses
+import math
+import pathlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from bigmodel_jax import compatibility, config, experiment_file
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.launch import code, launching, programs
 from bigmodel_jax.launch.doctor import fitting, manifests, reachable, results, tools, versions
+from bigmodel_jax.launch.doctor.rehearsal import judging, records, rehearsal
 from bigmodel_jax.launch.job import Job
 from bigmodel_jax.launch.targets import target
+from bigmodel_jax.parallel import sharding
 
 EXPERIMENT, CODE, TARGET = 'experiment', 'code', 'target'
+SMOKE = 'smoke'
 Say = Callable[[str], None]
 
 
@@ -22,6 +28,8 @@ class LaunchRequest:
       experiment: FILE.py[:FUNCTION[/ARM]].
       settings, arguments: as of --set and --arg.
       fast: the memory by formula, although the TPU compiler is installed.
+      hosts: how many processes rehearse; None: as many as the target has hosts, up to what this machine can take; 0:
+        nothing is rehearsed.
     """
 
     experiment: str
@@ -31,6 +39,7 @@ class LaunchRequest:
     arguments: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     fast: bool = False
+    hosts: int | None = None
 
 
 def examine(
@@ -60,6 +69,8 @@ def examine(
         yield from tools.check(request.on, job, asked)
         yield from versions.check(request.on, job, packed, asked)
         yield from manifests.check(request.on, job, asked)
+    if experiment is not None and machines is not None:
+        yield from _rehearse(request, machines, say)
 
 
 def _load(request: LaunchRequest) -> tuple[Experiment | None, Sequence[results.CheckResult]]:
@@ -103,3 +114,34 @@ def _machines(
 def _described(on: target.Target, machines: target.Machines) -> str:
     what = on.cost().what
     return what if machines.hosts == 1 or 'hosts' in what else f'{what}, {machines.hosts} hosts'
+
+
+def _rehearse(request: LaunchRequest, machines: target.Machines, say: Say) -> Iterator[results.CheckResult]:
+    """The results of running the file as several hosts."""
+    if request.hosts == 0:
+        yield results.not_checked(judging.REHEARSAL, '--hosts 0 leaves it out')
+        return
+    path, _, _ = experiment_file.parse(request.experiment)
+    if not callable(getattr(experiment_file.load_module(path), SMOKE, None)):
+        yield results.not_checked(
+            judging.REHEARSAL,
+            f'{path} has no {SMOKE}()',
+            f'Define {SMOKE}(), the experiment at a size for a laptop, as experiments/quickstart.py does.',
+        )
+        return
+    smoke = f'{path}:{SMOKE}'
+    mesh = experiment_file.load(smoke).mesh
+    devices = math.prod(getattr(mesh, axis) for axis in sharding.AXES if axis != 'data')
+    hosts = rehearsal.hosts_for(machines.hosts) if request.hosts is None else request.hosts
+    order = records.RehearsalOrder(
+        asked=request.experiment,
+        smoke=smoke,
+        settings=request.settings,
+        arguments=request.arguments,
+        hosts=hosts,
+        devices=devices,
+    )
+    say(f'running {smoke} as {hosts} of {machines.hosts} hosts on this machine, for two steps ...')
+    with tempfile.TemporaryDirectory(prefix='bigmodel_jax-doctor-') as folder:
+        outcome = rehearsal.rehearse(order, pathlib.Path(folder))
+        yield from judging.results_of(outcome, machines.hosts)
