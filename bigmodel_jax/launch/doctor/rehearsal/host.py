@@ -26,7 +26,7 @@ LEAVE_S = 1.0
 FRAMES = 40  # Of Python, that each operation of a program remembers.
 
 
-class Stopped(config.InputError):
+class HostsDiffer(config.InputError):
     """The hosts are known to differ, so that to go on would show nothing more; on all processes."""
 
 
@@ -45,7 +45,7 @@ def run(folder: pathlib.Path, host: int, coordinator: str) -> int:
     instruments.note_writes(recorder)
     try:
         _rehearse(order, folder, recorder)
-    except (Stopped, programs.Differs):
+    except (HostsDiffer, programs.Differs):
         return joining.leave(0)
     except BaseException as error:  # Code of a person's own can raise anything.
         recorder.add(records.FAILED, **_described(error))
@@ -69,7 +69,7 @@ def _described(error: BaseException) -> dict[str, Any]:
     place = None
     if frames:
         last = frames[-1]
-        place = records.Place(last.filename, last.lineno or 0, last.name, last.line or '')._asdict()
+        place = records.CodeLine(last.filename, last.lineno or 0, last.name, last.line or '')._asdict()
     text = str(error) if isinstance(error, config.InputError) else f'{type(error).__name__}: {error}'
     return {
         'message': text,
@@ -93,7 +93,7 @@ def _rehearse(order: records.RehearsalOrder, folder: pathlib.Path, recorder: rec
     recorder.add(records.BATCHES, read=read, place=_place_of_data(experiment), suspects=_suspects(order.asked))
     _same(read)
     if read[0] != read[1]:
-        raise Stopped('The batches differ from one reading to the next.')
+        raise HostsDiffer('The batches differ from one reading to the next.')
     compared = programs.ComparedPrograms(folder, recorder)
     for turn, name in enumerate(('training two steps', 'training the same two steps again')):
         recorder.add(records.STAGE, name=name)
@@ -113,10 +113,10 @@ def _suspects(file: str, more: tuple[str, ...] = ()) -> list[dict[str, Any]]:
 
 
 def _same(value: Any) -> None:
-    """Raises Stopped on all processes unless each has the same value."""
+    """Raises HostsDiffer on all processes unless each has the same value."""
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     if len(set(processes.exchange(digest))) > 1:
-        raise Stopped('The hosts differ.')
+        raise HostsDiffer('The hosts differ.')
 
 
 def sized(smoke: Experiment, *, devices: int) -> Experiment:

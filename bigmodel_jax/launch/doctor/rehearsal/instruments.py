@@ -85,7 +85,7 @@ def _written(event: str, arguments: tuple[Any, ...]) -> str | None:
     return None if text.startswith(('/dev/', '/proc/')) else text
 
 
-def own_place(frame: types.FrameType | None = None) -> records.Place | None:
+def own_place(frame: types.FrameType | None = None) -> records.CodeLine | None:
     """The line of a person's own code that called; None if this package did, or nobody's own code is there."""
     frame = frame or sys._getframe(1)
     while frame is not None:
@@ -98,9 +98,9 @@ def own_place(frame: types.FrameType | None = None) -> records.Place | None:
     return None
 
 
-def place(file: str, line: int, function: str) -> records.Place:
+def place(file: str, line: int, function: str) -> records.CodeLine:
     """A line with its text."""
-    return records.Place(file, line, function, linecache.getline(file, line).strip())
+    return records.CodeLine(file, line, function, linecache.getline(file, line).strip())
 
 
 def note_starts(recorder: records.Recorder) -> None:

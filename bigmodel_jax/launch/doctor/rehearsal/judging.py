@@ -134,8 +134,8 @@ def _failure(outcome: RehearsalOutcome) -> results.CheckResult | None:
     )
 
 
-def _place(record: dict[str, Any] | None, key: str = 'place') -> records.Place | None:
-    return records.Place(**record[key]) if record and record.get(key) else None
+def _place(record: dict[str, Any] | None, key: str = 'place') -> records.CodeLine | None:
+    return records.CodeLine(**record[key]) if record and record.get(key) else None
 
 
 # ---- one check each -----------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def _configuration(hosts: Sequence[records.HostRecords]) -> results.CheckResult 
 
 
 def _suspected(record: dict[str, Any]) -> str:
-    places = [records.Place(**each) for each in record.get('suspects', ())]
+    places = [records.CodeLine(**each) for each in record.get('suspects', ())]
     return f' It may come from {"; ".join(map(str, places))}.' if places else ''
 
 
@@ -263,11 +263,11 @@ def _writes(hosts: Sequence[records.HostRecords]) -> results.CheckResult | None:
     if not any(each.all(records.STATE) or each.all(records.WRITE) for each in hosts):
         return None
     writers: dict[str, set[int]] = collections.defaultdict(set)
-    places: dict[str, records.Place] = {}
+    places: dict[str, records.CodeLine] = {}
     for host in hosts:
         for record in host.all(records.WRITE):
             writers[record['path']].add(host.host)
-            places.setdefault(record['path'], records.Place(**record['place']))
+            places.setdefault(record['path'], records.CodeLine(**record['place']))
     shared = [path for path, who in writers.items() if len(who) > 1]
     if shared:
         who = ', '.join(map(str, sorted(writers[shared[0]])))

@@ -81,7 +81,7 @@ class ComparedPrograms(step.RunPrograms):
         raise Differs(f'The {name} is not the same program on all hosts.')
 
 
-def first_difference(one: str, other: str) -> tuple[records.Place | None, records.Place | None]:
+def first_difference(one: str, other: str) -> tuple[records.CodeLine | None, records.CodeLine | None]:
     """The first line of own code, of each of two programs, with an operation that the other program has not.
 
     Args:
@@ -97,11 +97,11 @@ class Operations:
     def __init__(self, text: str):
         lines = text.splitlines()
         self._table = {match[1]: match[2] for match in map(DEFINITION.match, lines) if match}
-        self._places: dict[str, records.Place | None] = {}
+        self._places: dict[str, records.CodeLine | None] = {}
         self._written = [line for line in lines if not line.startswith('#loc')]
         self.keys = [(NAME.sub('', REFERENCE.sub('', line)), self._place(line)) for line in self._written]
 
-    def beyond(self, other: 'Operations') -> records.Place | None:
+    def beyond(self, other: 'Operations') -> records.CodeLine | None:
         """The line of own code of the first operation that the other program does not have as often."""
         left = collections.Counter(other.keys)
         for number, key in enumerate(self.keys):
@@ -113,7 +113,7 @@ class Operations:
             left[key] -= 1
         return None
 
-    def _place_of_use(self, number: int) -> records.Place | None:
+    def _place_of_use(self, number: int) -> records.CodeLine | None:
         """The line of own code that first uses what an operation gives, such as a constant, which has none itself."""
         made = NAME.match(self._written[number].strip())
         if made is None:
@@ -122,7 +122,7 @@ class Operations:
         later = zip(self._written[number + 1 :], self.keys[number + 1 :])
         return next((place for line, (_, place) in later if place is not None and uses.search(line)), None)
 
-    def _place(self, line: str) -> records.Place | None:
+    def _place(self, line: str) -> records.CodeLine | None:
         found = REFERENCE.findall(line)
         if not found:
             return None
@@ -130,7 +130,7 @@ class Operations:
             self._places[found[-1]] = self._innermost(found[-1])
         return self._places[found[-1]]
 
-    def _innermost(self, name: str) -> records.Place | None:
+    def _innermost(self, name: str) -> records.CodeLine | None:
         waiting, seen = [name], set()
         while waiting:
             name = waiting.pop(0)

@@ -44,7 +44,7 @@ class RehearsalOrder(config.Value):
         return cls(**made | {name: tuple(made[name]) for name in ('settings', 'arguments')})
 
 
-class Place(NamedTuple):
+class CodeLine(NamedTuple):
     """A line of a person's own code."""
 
     file: str

@@ -24,13 +24,13 @@ WITH_KEYS = ('jax.random.', 'random.key')  # They give the same for the same key
 ALL = (*CLOCK, *HOST, *ENVIRONMENT, *CHANCE, *ORDER)
 
 
-def found(modules: Iterable[types.ModuleType], words: Iterable[str] = ALL) -> list[records.Place]:
+def found(modules: Iterable[types.ModuleType], words: Iterable[str] = ALL) -> list[records.CodeLine]:
     """At most MOST lines of the modules, and of those that they import, in which one of `words` is used."""
     places = [place for file in own_modules.closure(modules).values() for place in _in(file, tuple(words))]
     return list(dict.fromkeys(places))[:MOST]
 
 
-def _in(file: pathlib.Path, words: tuple[str, ...]) -> Iterator[records.Place]:
+def _in(file: pathlib.Path, words: tuple[str, ...]) -> Iterator[records.CodeLine]:
     tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call | ast.Subscript):
