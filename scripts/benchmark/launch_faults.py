@@ -1,4 +1,4 @@
-"""Launches in a cloud where anything may go wrong, with gcloud, kubectl, xpk and sky as programs on the PATH.
+"""Launches in a cloud where anything may go wrong, with gcloud, kubectl, xpk, sky and Slurm's as programs on the PATH.
 
 The programs are fakes that ask one cloud in memory (tests/launch/fake_cloud.py). Quotas, missing capacity, preemptions
 at any moment, slices that boot only in part, failing hosts, errors of the API, slow answers, requests that are carried
@@ -25,7 +25,7 @@ from launch import fake_cloud, random_events
 
 from bigmodel_jax.launch import programs
 
-PROGRAMS = ('gcloud', 'kubectl', 'xpk', 'sky')
+PROGRAMS = ('gcloud', 'kubectl', 'xpk', 'sky', 'sbatch', 'squeue', 'scancel')
 TIMEOUT_S = 0.5  # In place of minutes: after it a program that gives no answer is killed.
 KILLED = 77  # A fake ends with it where the launching process is to be killed.
 FAKE = """\

@@ -1,4 +1,4 @@
-"""A cloud in memory that answers the commands of launch: gcloud, kubectl, xpk and sky, with all that goes wrong there.
+"""A cloud in memory that answers gcloud, kubectl, xpk, sky and the commands of Slurm, with all that goes wrong there.
 
 Called with a command it returns what the program would print and its exit status. Between two commands machines come
 up, are preempted, boot only in part, and compute; a command may fail before or after it took effect, take too long, or
@@ -6,7 +6,9 @@ be carried out minutes later; and the process that gave it may be killed.
 """
 
 import json
+import pathlib
 import random
+import re
 
 from bigmodel_jax.launch import programs
 
@@ -35,6 +37,7 @@ class FakeCloud:
         self._late: list[tuple[float, str]] = []  # (when, name)
         self._machines: dict[str, str] = {}  # Name -> state as of queued resources.
         self._rendered = ''
+        self._folder: pathlib.Path | None = None  # Of the script that sbatch was given.
         self._starts_again = False  # JobSet and SkyPilot start a preempted run again by themselves.
         self._started: dict[str, int] = {}  # Name -> hosts that have started the run.
         self._ended: dict[str, list[int]] = {}  # Number of the attempt -> statuses, which the bucket keeps.
@@ -68,12 +71,16 @@ class FakeCloud:
         words = [word for word in command if not word.startswith('-')]
         if words[0] == 'xpk':
             self._rendered = self._name(command)  # kubectl is given the file, which holds the name.
+        if words[0] == 'cat':
+            return self._file(pathlib.Path(words[1]))
         if words[0] in ('bash', 'xpk') or words[:3] == ['gcloud', 'storage', 'cp'] or 'patch' in words:
             return self._unavailable() if self._goes_wrong() else programs.Answer(0)
+        if words[0] == 'sbatch':
+            return self._submit(pathlib.Path(words[1]))
         if 'create' in words or words[:3] == ['sky', 'jobs', 'launch']:
             self._starts_again = words[0] != 'gcloud'
             return self._create(self._name(command) or self._rendered)
-        if 'delete' in words or 'cancel' in words:
+        if {'delete', 'cancel', 'scancel'} & set(words):
             return self._delete(self._name(command), words[0])
         if self._goes_wrong():
             return self._unavailable()
@@ -82,6 +89,8 @@ class FakeCloud:
         if 'pods' in words:
             return programs.Answer(0, ' '.join(map(str, self._ended.get(self._name(command).rpartition('-')[2], []))))
         name = self._name(command)
+        if words[0] == 'squeue':
+            return self._queue(name, is_all='--states=all' in command)
         return {'gcloud': self._describe, 'kubectl': self._jobset, 'sky': self._jobs}[words[0]](name)
 
     def _name(self, command: list[str]) -> str:
@@ -108,6 +117,16 @@ class FakeCloud:
         self._make(name)
         return programs.Answer(0)
 
+    def _submit(self, script: pathlib.Path) -> programs.Answer:
+        """sbatch; it would take the same name twice."""
+        self._starts_again, self._folder = True, script.parent
+        name = re.search(r'--job-name=(\S+)', script.read_text())[1]
+        answer = self._create(name)
+        if 'ALREADY_EXISTS' in answer.err:
+            self.created[name] += 1
+            return programs.Answer(0)
+        return answer
+
     def _make(self, name: str) -> None:
         if name not in self._machines:
             self._machines[name] = 'WAITING_FOR_RESOURCES'
@@ -115,7 +134,8 @@ class FakeCloud:
 
     def _delete(self, name: str, program: str) -> programs.Answer:
         if name not in self._machines:
-            return programs.Answer(0 if program == 'kubectl' else 1, err=f'ERROR: NOT_FOUND: {name} was not found')
+            status = 0 if program in ('kubectl', 'scancel') else 1
+            return programs.Answer(status, err=f'ERROR: NOT_FOUND: {name} was not found')
         if self._goes_wrong():
             return self._unavailable()
         self._machines[name] = 'DELETING'
@@ -124,7 +144,7 @@ class FakeCloud:
     def _unavailable(self) -> programs.Answer:
         if self._chance.random() < 0.3:
             return programs.Answer(None, err='no answer in time')
-        return programs.Answer(1, err='ERROR: UNAVAILABLE: the service is currently unavailable')
+        return programs.Answer(1, err='ERROR: UNAVAILABLE: Unable to contact the service')
 
     # ---- answers ----------------------------------------------------------------------------------------------------
 
@@ -165,6 +185,22 @@ class FakeCloud:
             if statuses:  # SkyPilot frees the machines of a job that has ended.
                 self._machines.pop(each, None)
         return programs.Answer(0, '\n'.join(lines))
+
+    def _queue(self, name: str, is_all: bool) -> programs.Answer:
+        """squeue; without --states=all it shows no job that has ended."""
+        statuses = self._ended.get(name.rpartition('-')[2], [])
+        if statuses:
+            self._machines.pop(name, None)  # A job that has ended has no nodes.
+        now = {'WAITING_FOR_RESOURCES': 'PENDING', 'ACTIVE': 'RUNNING', None: ''}
+        state = now.get(self._machines.get(name), 'COMPLETING')
+        ended = 'CANCELLED' if not statuses else 'FAILED' if any(statuses) else 'COMPLETED'
+        return programs.Answer(0, state or (ended if is_all and name in self.created else ''))
+
+    def _file(self, path: pathlib.Path) -> programs.Answer:
+        """The status that the script of a job writes at its end."""
+        if self._goes_wrong() or not path.exists():
+            return programs.Answer(1, err=f'cat: {path}: No such file or directory')
+        return programs.Answer(0, path.read_text())
 
     # ---- the world --------------------------------------------------------------------------------------------------
 
@@ -207,6 +243,9 @@ class FakeCloud:
             statuses += [3 * is_spent] * self._hosts if is_spent or self.work <= 0 else []
         elif len(statuses) >= self._hosts and not self._starts_again:
             self._machines[name] = 'DELETING'  # By the host that ended last.
+        if statuses and self._folder is not None:
+            attempt = name.rpartition('-')[2]
+            (self._folder / f'status-{attempt}').write_text(f'{max(statuses)}\n')
 
     def _suspend(self, name: str) -> None:
         self._machines[name] = 'WAITING_FOR_RESOURCES' if self._starts_again else 'SUSPENDED'

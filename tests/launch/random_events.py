@@ -14,6 +14,7 @@ TARGETS = (
     "CloudTpu(type='v5litepod-16', zone='us-west4-a', project='p', slices=2)",
     "Gke(cluster='c', project='p', zone='us-west4-a', type='v5litepod-16', image='i')",
     "SkyPilot(type='v5litepod-16')",
+    "SlurmNodes(partition='main')",
 )
 TURN_S = 30.0
 TURNS = 3_000
@@ -35,6 +36,7 @@ class Sequence:
         self.cloud = fake_cloud.FakeCloud(
             self.job.name, chance, troubles=chance.randrange(20), hosts=hosts, work=chance.randrange(1, 8)
         )
+        self.cloud.spends = chance.random() < 0.15
         self.folder, self._turns = folder, turns
         self._stop_at = chance.choice((None, None, chance.randrange(5), chance.randrange(50)))
         self.record = states.Record()
@@ -70,6 +72,8 @@ class Sequence:
         twice = [name for name, count in self.cloud.created.items() if count > 1]
         if twice:
             found.append(f'{twice} were created twice')
+        if self.record.state is states.LaunchState.SPENT and not self.cloud.spends:
+            found.append('it is called spent, and has no budget')
         if self.record.state is states.LaunchState.DONE and self.cloud.work > 0:
             found.append('it is called done, and is not')
         return found
