@@ -66,32 +66,43 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Launches, or asks about a launch.
+    """Launches, or asks about a launch, which needs no JAX.
 
     Returns:
-      0 if the run is done, or what was asked was answered; else 1.
+      0 if the run is done, or what was asked was answered; 3 if its budget ended it; 2 for wrong input; else 1.
     """
+    if not (options.status or options.logs or options.stop):
+        from bigmodel_jax.cli import process
+
+        return process.run(VERB._replace(run=_launch), options)
     from bigmodel_jax import config
-    from bigmodel_jax.cli import process
+    from bigmodel_jax.console import terminal
+
+    try:
+        return _answer(options)
+    except config.InputError as error:
+        terminal.explain(error, debug=options.debug)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _answer(options: argparse.Namespace) -> int:
+    """Says how a launch is, shows its logs, or ends it; returns the exit status."""
     from bigmodel_jax.launch import launching
 
-    process.use_cpu()  # The accelerators are for the run.
     _check_question(options)
     folder = launching.folder_of(options.workdir)
-    if options.status:
-        record = launching.open_launch(folder)[1]
-        for line in launching.history(record):
-            _say(line)
-        _say(launching.describe(record))
-        return 0
     if options.logs:
         _say(launching.logs(folder))
         return 0
     if options.stop:
         return _exit_status(launching.stop(folder, say=_say), asked_to_stop=True)
-    if options.experiment is None or options.on is None:
-        raise config.InputError('Name what to launch and where: launch EXPERIMENT --on "TARGET(...)" --workdir DIR.')
-    return _launch(options)
+    record = launching.open_launch(folder)[1]
+    for line in launching.history(record):
+        _say(line)
+    _say(launching.describe(record))
+    return 0
 
 
 def _check_question(options: argparse.Namespace) -> None:
@@ -103,12 +114,17 @@ def _check_question(options: argparse.Namespace) -> None:
 
 
 def _launch(options: argparse.Namespace) -> int:
-    """Checks the experiment, and launches it or shows how."""
+    """Checks the experiment, and launches it or shows how; returns the exit status."""
+    from bigmodel_jax import config
+    from bigmodel_jax.cli import process
     from bigmodel_jax.console import terminal
     from bigmodel_jax.launch import dry_run, launching, spending
     from bigmodel_jax.launch.targets import target
     from bigmodel_jax.plan.hardware import prices
 
+    process.use_cpu()  # The accelerators are for the run.
+    if options.experiment is None or options.on is None:
+        raise config.InputError('Name what to launch and where: launch EXPERIMENT --on "TARGET(...)" --workdir DIR.')
     on, budget = target.parse(options.on), _budget(options)
     text, table = arguments.budget(options), prices.table(options.prices) if options.prices else None
     given = {'settings': options.set, 'arguments': options.arg, 'secrets': options.secret}
@@ -167,4 +183,10 @@ def _exit_status(record: 'Record', asked_to_stop: bool = False) -> int:
     return 0 if record.state is LaunchState.DONE or (asked_to_stop and record.state is LaunchState.STOPPED) else 1
 
 
-VERB = Verb('start a run on other machines, and start it again when it is preempted', _add_arguments, run, EPILOG)
+VERB = Verb(
+    'start a run on other machines, and start it again when it is preempted',
+    _add_arguments,
+    run,
+    EPILOG,
+    uses_jax=False,  # Only a launch itself does.
+)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from etils import epath
 
-from bigmodel_jax import config, experiment_file
+from bigmodel_jax import config
 from bigmodel_jax.launch import code, programs, states
 from bigmodel_jax.launch.job import Job
 from bigmodel_jax.launch.states import Launch, LaunchBudget, Record
@@ -38,6 +38,8 @@ def prepare(
     Raises:
       InputError: the code cannot be packed, or a name is wrong.
     """
+    from bigmodel_jax import experiment_file  # Imports JAX, which takes seconds.
+
     path, function, arm = experiment_file.parse(experiment)
     file = pathlib.Path(path).expanduser().resolve()
     if not file.is_file():

@@ -11,7 +11,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.sweeps import summaries, sweep_directory
-from bigmodel_jax.sweeps.engines import xpk
+from bigmodel_jax.sweeps.engines import jobsets, xpk
 
 # What xpk 1.16.0 made of TRIALS[1]: scripts and people can see what reaches Kubernetes without having xpk.
 MANIFEST = pathlib.Path(__file__).parent / 'xpk_manifest.yaml'
@@ -113,7 +113,7 @@ def test_a_workload_is_over_when_kubernetes_says_that_its_jobset_completed_or_fa
             'broken', {'type': 'Failed', 'status': 'True', 'message': 'jobset failed due to reaching max restarts.'}
         ),
     ]
-    found = xpk.conditions({'items': listed})
+    found = jobsets.conditions({'items': listed})
     assert {name: status for name, (status, _) in found.items()} == {
         'new': None, 'waiting': None, 'resumed': None, 'done': 0, 'broken': 1,
     }  # fmt: skip

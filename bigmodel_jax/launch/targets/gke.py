@@ -15,7 +15,7 @@ from bigmodel_jax.launch import programs, seen, worker, zones
 from bigmodel_jax.launch.job import Job
 from bigmodel_jax.launch.targets import target
 from bigmodel_jax.plan.hardware import slices as hardware
-from bigmodel_jax.sweeps.engines import xpk
+from bigmodel_jax.sweeps.engines import jobsets
 
 XPK, MANIFEST = 'xpk.yaml', 'jobset.yaml'
 POD = '/spec/replicatedJobs/0/template/spec/template'
@@ -90,6 +90,8 @@ class Gke(target.Target):
 
     def ready(self, job: Job, run: programs.Run) -> list[str]:
         """As Target.ready(): xpk and kubectl are there, and the cluster has the queue."""
+        from bigmodel_jax.sweeps.engines import xpk  # A question about a launch starts without JAX.
+
         target.need(run, ['xpk', 'version'], f'{xpk.INSTALL}.')
         advice = f'`{shlex.join(self.preparation(job)[0])}` gives kubectl the credentials of the cluster.'
         queue = [*self._kubectl(), 'get', 'localqueues.kueue.x-k8s.io', self.queue, '--output=name']
@@ -98,6 +100,8 @@ class Gke(target.Target):
 
     def manifest(self, place: target.AttemptPlace) -> target.Manifest:
         """As Target.manifest(): xpk renders it, and kubectl adds what xpk has no option for."""
+        from bigmodel_jax.sweeps.engines import xpk  # A question about a launch starts without JAX.
+
         rendered, final = f'{place.folder}/{XPK}', f'{place.folder}/{MANIFEST}'
         patch = [
             'kubectl', 'patch', '--local', f'--filename={rendered}', '--type=json',
@@ -120,7 +124,7 @@ class Gke(target.Target):
         return target.Manifest(
             file=final,
             render=[render, ['bash', '-c', f'{shlex.join(patch)} > {shlex.quote(final)}']],
-            schema=[*self._kubectl(), 'get', 'customresourcedefinitions', xpk.JOBSETS, '--output=json'],
+            schema=[*self._kubectl(), 'get', 'customresourcedefinitions', jobsets.JOBSETS, '--output=json'],
             rehearse=[*self._kubectl(), 'create', '--dry-run=server', '--validate=strict', f'--filename={final}'],
         )
 
@@ -162,7 +166,7 @@ class Gke(target.Target):
             return seen.Seen(seen.Phase.ABSENT)
         try:
             jobset: Any = json.loads(answer.out) if answer.status == 0 else None
-            status, reason = xpk.conditions({'items': [jobset]})[place.name]
+            status, reason = jobsets.conditions({'items': [jobset]})[place.name]
         except (ValueError, KeyError, TypeError):
             return seen.Seen(seen.Phase.UNKNOWN, answer.problem)
         if status == 0:
@@ -187,12 +191,12 @@ class Gke(target.Target):
         return True if '(NotFound)' in answer.err else False if answer.status == 0 else None
 
     def _get(self, place: target.AttemptPlace, run: programs.Run) -> programs.Answer:
-        return run([*self._kubectl(), 'get', xpk.JOBSETS, place.name, '--output=json'])
+        return run([*self._kubectl(), 'get', jobsets.JOBSETS, place.name, '--output=json'])
 
     def delete(self, place: target.AttemptPlace) -> list[list[str]]:
         """As Target.delete()."""
         how = ['--ignore-not-found', '--cascade=foreground', '--wait=false']
-        return [[*self._kubectl(), 'delete', xpk.JOBSETS, place.name, *how]]
+        return [[*self._kubectl(), 'delete', jobsets.JOBSETS, place.name, *how]]
 
     def logs(self, place: target.AttemptPlace) -> list[str]:
         """As Target.logs()."""

@@ -9,7 +9,6 @@ from bigmodel_jax.launch import programs, seen, worker
 from bigmodel_jax.launch.job import Job
 from bigmodel_jax.launch.targets import target
 from bigmodel_jax.plan.hardware import slices as hardware
-from bigmodel_jax.sweeps.engines import slurm
 
 SCRIPT, WORKER = 'job.sh', 'worker.sh'
 WAITING = {'PENDING', 'CONFIGURING', 'REQUEUED', 'REQUEUE_HOLD', 'REQUEUE_FED', 'SPECIAL_EXIT', 'RESV_DEL_HOLD'}
@@ -81,6 +80,8 @@ class SlurmNodes(target.Target):
 
     def ready(self, job: Job, run: programs.Run) -> list[str]:
         """As Target.ready()."""
+        from bigmodel_jax.sweeps.engines import slurm  # A question about a launch starts without JAX.
+
         advice = 'Launch on a login node of the cluster.'
         target.need(run, ['sbatch', '--version'], advice)
         slurm.check_partition(target.need(run, slurm.PARTITIONS, advice).out, self.partition, self.minutes)
@@ -88,6 +89,8 @@ class SlurmNodes(target.Target):
 
     def files(self, place: target.AttemptPlace) -> dict[str, str]:
         """As Target.files(): what sbatch gets, and what each node runs."""
+        from bigmodel_jax.sweeps.engines import slurm  # A question about a launch starts without JAX.
+
         job = place.job
         options = {
             'job-name': place.name, 'partition': self.partition, 'account': self.account, 'qos': self.qos,

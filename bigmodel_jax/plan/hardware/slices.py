@@ -7,13 +7,14 @@ import itertools
 import math
 import os
 import re
-
-import jax
-from jax.experimental import topologies
+import typing
 
 from bigmodel_jax import config
 from bigmodel_jax.hosts import chips
 from bigmodel_jax.train import device_memory
+
+if typing.TYPE_CHECKING:
+    import jax
 
 NAME = re.compile(r'(?:(\d+)\*)?([a-z]\w*?)(?::(\d+(?:x\d+)*)|-(\d+))', re.IGNORECASE)
 ALIASES = {'v5litepod': 'v5e', 'v5': 'v5p', 'trillium': 'v6e', 'ironwood': 'tpu7x', 'v7x': 'tpu7x'}
@@ -69,7 +70,7 @@ class Slice:
             return (all(size % 4 == 0 for size in self.shape),) * 3
         return tuple(size == 16 for size in self.shape)
 
-    def devices(self) -> list[jax.Device]:
+    def devices(self) -> 'list[jax.Device]':
         """Devices to compile for, in the slices' order; they cannot hold arrays.
 
         Raises:
@@ -88,7 +89,9 @@ class Slice:
 
 
 @functools.cache
-def _devices(of: Slice) -> list[jax.Device]:
+def _devices(of: Slice) -> 'list[jax.Device]':
+    from jax.experimental import topologies  # Names of slices are read without JAX.
+
     for name, value in ENVIRONMENT.items() if not device_memory.has_tpu() else ():
         os.environ.setdefault(name, value)
     cores_apart = of.chip.devices > 1 or of.chip.torus == 2

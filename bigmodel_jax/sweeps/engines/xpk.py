@@ -25,7 +25,7 @@ from etils import epath
 from bigmodel_jax import config
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.sweeps import worker
-from bigmodel_jax.sweeps.engines import engine
+from bigmodel_jax.sweeps.engines import engine, jobsets
 from bigmodel_jax.sweeps.sweep_directory import SweepDirectory, TrialEntry
 
 FOLDER = 'xpk'
@@ -35,7 +35,6 @@ COMMAND_S = 600  # xpk asks GKE several times.
 NAME_LENGTH = 40  # xpk allows no more: the names of pods are longer, and Kubernetes ends them at 63.
 GRACE_S = 300  # From SIGTERM to SIGKILL: time for a checkpoint.
 INSTALL = '`uv tool install xpk==1.16.0` or `pipx install xpk==1.16.0` installs it in an environment of its own'
-JOBSETS = 'jobsets.jobset.x-k8s.io'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +179,7 @@ class XpkJobs(engine.Jobs):
 
     def submit(self, entries: Sequence[TrialEntry], *, stop_after: int | None = None) -> None:
         """As Jobs.submit(); what the trials print is in Cloud Logging."""
-        there = conditions(_jobsets())
+        there = jobsets.conditions(_jobsets())
         by_name = {workload(self._directory, each): each for each in entries}
         new = {name: each for name, each in by_name.items() if there.get(name) is None or there[name][0] is not None}
         folder = self._directory.path / FOLDER
@@ -203,7 +202,7 @@ class XpkJobs(engine.Jobs):
             return []
         self._asked_s = time.monotonic()
         try:
-            there = conditions(_jobsets())
+            there = jobsets.conditions(_jobsets())
         except config.InputError:  # GKE does not answer for now; its workloads go on.
             return []
         found = []
@@ -254,32 +253,9 @@ def workload(directory: SweepDirectory, entry: TrialEntry) -> str:
     return f'{begin[: NAME_LENGTH - len(end)].rstrip("-")}{end}'
 
 
-def conditions(jobsets: Mapping[str, Any]) -> dict[str, tuple[int | None, str]]:
-    """Name of a workload -> (status, reason) as of EndedJob; the status is None while it waits or runs.
-
-    Args:
-      jobsets: the list of JobSets as Kubernetes gives it in JSON (API jobset.x-k8s.io/v1alpha2).
-    """
-    found: dict[str, tuple[int | None, str]] = {}
-    for each in jobsets['items']:
-        name = each['metadata']['name']
-        true = {one['type']: one for one in each.get('status', {}).get('conditions', []) if one['status'] == 'True'}
-        if 'Completed' in true:
-            found[name] = (0, '')
-        elif 'Failed' in true:
-            said = true['Failed'].get('message', '').rstrip('.')
-            found[name] = (
-                1,
-                f'GKE: {said}; `kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}` has its last lines',
-            )
-        else:
-            found[name] = (None, '')
-    return found
-
-
 def _jobsets() -> Any:
     """Raises InputError if the cluster does not answer."""
-    done = _run('kubectl', 'get', JOBSETS, '--output=json')
+    done = _run('kubectl', 'get', jobsets.JOBSETS, '--output=json')
     if done.returncode:
         raise config.InputError(f'The cluster does not answer: {_problem(done)}.')
     return json.loads(done.stdout)
