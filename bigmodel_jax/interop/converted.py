@@ -10,8 +10,9 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import reference
-from bigmodel_jax.models import seq2seq
-from bigmodel_jax.objectives import language
+from bigmodel_jax.models import seq2seq, vit
+from bigmodel_jax.objectives import classification, language
+from bigmodel_jax.objectives.objective import Objective
 from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.parallel import sharding
 
@@ -41,16 +42,45 @@ class Elsewhere(batches.Data):
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ElsewhereImages(Elsewhere):
+    """The same of labelled images."""
+
+    image: tuple[config.Positive, config.Positive]  # Rows and columns.
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        return {
+            'image': batches.Field((*self.image, 3), np.dtype(np.float32), ('height', 'width', 'channels')),
+            'labels': batches.Field((), np.dtype(np.int32), (), self.vocab),
+        }
+
+    @property
+    def units(self) -> batches.Units:
+        return batches.Units('images', 1)
+
+
 def experiment(name: str, model: Any) -> Experiment:
     """The experiment under which converted weights are kept."""
+    if isinstance(model, vit.Vit):
+        # As many patches as there are positions; in a row, since these do not say how many rows there are.
+        patches = reference.learned_length(model.positions) - model.pooling.extra
+        image = (model.patch, patches * model.patch)
+        data: Elsewhere = ElsewhereImages(names=(), vocab=model.classes, image=image)
+        return _experiment(name, model, data, classification.Classification())
     names = ('source', 'inputs') if isinstance(model, seq2seq.Seq2Seq) else ('inputs',)
+    # As long as the model's band of attention, which longer data alone makes sense of.
+    data = Elsewhere(names=names, vocab=model.vocab, length=reference.attention_of(model).window or 1)
+    return _experiment(name, model, data, language.LanguageModel())
+
+
+def _experiment(name: str, model: Any, data: Elsewhere, objective: Objective) -> Experiment:
     return Experiment(
         name=name,
         steps=1,
-        # As long as the model's band of attention, which longer data alone makes sense of.
-        data=Elsewhere(names=names, vocab=model.vocab, length=reference.attention_of(model).window or 1),
+        data=data,
         model=model,
-        objective=language.LanguageModel(),
+        objective=objective,
         optimizer=optimizers.AdamW(schedule=schedules.Constant(peak=0.0)),
         mesh=sharding.MeshShape(data=1),
     )

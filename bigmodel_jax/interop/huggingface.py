@@ -13,7 +13,7 @@ from etils import epath
 
 from bigmodel_jax import config
 from bigmodel_jax.interop import family, matching
-from bigmodel_jax.interop.families import bert, gpt2, llama, marian, t5
+from bigmodel_jax.interop.families import bert, gpt2, llama, marian, t5, vit
 from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
 
@@ -25,6 +25,7 @@ FAMILIES: tuple[family.Family, ...] = (
     llama.Mixtral(),
     marian.Marian(),
     t5.T5(),
+    vit.ViT(),
 )
 
 
@@ -67,7 +68,7 @@ class PretrainedModel:
 
         Args:
           inputs: 'input_ids' [B, T], and as the family has them 'attention_mask', 'token_type_ids', 'position_ids',
-            'decoder_input_ids', 'labels', 'next_sentence_label'.
+            'decoder_input_ids', 'labels', 'next_sentence_label'; of images 'pixel_values' [B, 3, Y, X].
 
         Returns:
           'logits' [B, T, V] (of BERT 'prediction_logits', 'seq_relationship_logits'), 'hidden_states/0' ..., 'loss' if

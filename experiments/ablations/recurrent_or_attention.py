@@ -9,8 +9,12 @@ Run:      python experiments/ablations/recurrent_or_attention.py sweep --engine 
 
 The width of the LSTM is chosen so that the parameters of the two agree within 1%; then their FLOPs do within 2%. Both
 read rows of 64 tokens, neither sees the row before, and both end with a layer norm, which Zaremba's has not. The LSTM
-draws its embeddings as theirs does: with the smaller ones of GPT-2 it learns more slowly.
+draws its embeddings as theirs does: with the smaller ones of GPT-2 it learns more slowly. Each has the best learning
+rate of 3e-3, 5e-3 and 1e-2 by the validation loss of seed 0: 3.73, 4.28 and 4.29 of the Transformer, 4.16, 3.97 and
+3.73 of the LSTM.
 """
+
+from typing import Any
 
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import records, sources
@@ -54,7 +58,7 @@ def experiment() -> Experiment:
         ),
         objective=language.LanguageModel(),
         optimizer=optimizers.AdamW(
-            schedule=schedules.WarmupCosine(peak=1e-2, warmup_steps=40, final=1e-3), weight_decay=0.1, clip_norm=1.0
+            schedule=schedules.WarmupCosine(peak=3e-3, warmup_steps=40, final=3e-4), weight_decay=0.1, clip_norm=1.0
         ),
         mesh=sharding.MeshShape(data=1),
         checkpoints=Checkpoints(every_steps=STEPS),
@@ -69,9 +73,15 @@ def experiment() -> Experiment:
 def sweep() -> Sweep:
     """The Transformer, and an LSTM whose width makes it as large."""
     lstm = recurrent.Lstm(bias_init=recurrent.ForgetBias())
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         'transformer': {},
-        'lstm': {'model.block': lstm, 'model.positions': None, 'model.embedding.init': weights.Uniform(limit=0.1)},
+        'lstm': {
+            'model.block': lstm,
+            'model.positions': None,
+            'model.embedding.init': weights.Uniform(limit=0.1),
+            'optimizer.schedule.peak': 1e-2,
+            'optimizer.schedule.final': 1e-3,
+        },
     }
     made = equal.equal_parameters(arms.named(experiment(), changes), 'transformer', by='model.width')
     return Sweep(arms=made.arms, baseline='transformer', metric='validation/loss', seeds=(0, 1, 2))

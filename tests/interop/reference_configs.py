@@ -21,6 +21,7 @@ CLASSES = {
     'mistral': 'MistralConfig',
     'mixtral': 'MixtralConfig',
     't5': 'T5Config',
+    'vit': 'ViTConfig',
 }
 
 
