@@ -98,19 +98,15 @@ class ViT(family.Family):
     def model(self, fields: fields.Fields) -> vit.Vit:
         patch, width = fields.whole('patch_size'), fields.whole('hidden_size')
         rows, columns = _sides(fields.value('image_size'), patch)
-        return vit.vit(
-            patch=patch,
-            width=width,
-            layers=fields.whole('num_hidden_layers'),
-            heads=fields.whole('num_attention_heads'),
-            **{
-                'positions.length': rows * columns + 1,
-                'block.ffn.hidden': fields.whole('intermediate_size'),
-                'block.ffn.activation': fields.choice('hidden_act', reference.ACTIVATIONS),
-                'block.residual.norm': norms.LayerNorm(epsilon=fields.number('layer_norm_eps')),
-                'classes': _classes(fields),
-            },
-        )
+        changes: dict[str, Any] = {
+            'positions.length': rows * columns + 1,
+            'block.ffn.hidden': fields.whole('intermediate_size'),
+            'block.ffn.activation': fields.choice('hidden_act', reference.ACTIVATIONS),
+            'block.residual.norm': norms.LayerNorm(epsilon=fields.number('layer_norm_eps')),
+            'classes': _classes(fields),
+        }
+        layers, heads = fields.whole('num_hidden_layers'), fields.whole('num_attention_heads')
+        return vit.vit(patch=patch, width=width, layers=layers, heads=heads, **changes)
 
     def config(self, model: vit.Vit) -> dict[str, Any]:
         mlp = reference.need(model.block.ffn, ffn.Mlp, 'model.block.ffn')
