@@ -1,11 +1,15 @@
 """The command line: wrong input gets one message, exit status 2, no traceback and no half-written run."""
 
+import argparse
 import pathlib
 
+import jax
 import pytest
 
 import tiny
 from bigmodel_jax.__main__ import main
+from bigmodel_jax.cli import process
+from bigmodel_jax.cli.verb import Verb
 
 FILE = tiny.__file__
 
@@ -224,3 +228,31 @@ def test_a_number_out_of_its_range_is_refused_with_the_range(command, capfd, arg
         command('plan', FILE, '--topology', 'v5e-4', '--search', *arguments.split())
     assert ended.value.code == 2
     assert 'is not a whole number from 1 to 2,147,483,647' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 91.6 GiB.\n  a table'),
+        jax.errors.JaxRuntimeError('INTERNAL: Error dispatching computation: Out of memory allocating 4e12 bytes.'),
+        MemoryError('Unable to allocate 149 GiB for an array with shape (200000, 100000)'),
+    ],
+)
+def test_too_little_memory_is_one_message_with_what_needs_less(error, capsys):
+    def run(options):
+        raise error
+
+    verb = Verb('fails', lambda parser: None, run)
+    assert process.run(verb, argparse.Namespace(debug=False)) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith('error: out of memory: ')
+    assert printed.count('\n') == 1
+    assert 'A smaller data.batch' in printed
+
+
+def test_another_failure_keeps_its_traceback(capsys):
+    def run(options):
+        raise jax.errors.JaxRuntimeError('INTERNAL: a fault')
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match='a fault'):
+        process.run(Verb('fails', lambda parser: None, run), argparse.Namespace(debug=False))

@@ -25,6 +25,12 @@ from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import device_memory
 from bigmodel_jax.train.metrics import Anomalous
 
+NO_ROOM = ('RESOURCE_EXHAUSTED', 'Out of memory')  # What XLA says of the memory of a device; the second on the CPU.
+MEMORY_ADVICE = (
+    '`plan` says what a step needs. A smaller data.batch, gradients=Microbatches(parts=N), remat or a mesh that cuts '
+    'the weights needs less.'
+)
+
 
 def run(verb: Verb, options: argparse.Namespace) -> int:
     """Runs a verb; wrong input becomes one message and exit status 2."""
@@ -61,10 +67,8 @@ def run(verb: Verb, options: argparse.Namespace) -> int:
         leaving.tell('it was stopped by SIGINT.', 128 + signal.SIGINT)
         return leaving.leave(128 + signal.SIGINT)
     except BaseException as error:
-        if isinstance(error, OSError | ValueError) and durable_files.is_of_the_storage(
-            error
-        ):  # TensorStore: ValueError.
-            problem = f'{durable_files.brief(error)}. {durable_files.ADVICE}'
+        problem = _known(error)
+        if problem is not None:
             leaving.tell(problem, 1)
             print(f'error: {_host()}{problem}', file=sys.stderr)
             return leaving.leave(1)
@@ -72,6 +76,16 @@ def run(verb: Verb, options: argparse.Namespace) -> int:
             _fail(error, debug=options.debug)
         raise
     return status or 0
+
+
+def _known(error: BaseException) -> str | None:
+    """What went wrong and what to do, of a failure that is no fault in the code; None of any other."""
+    if isinstance(error, OSError | ValueError) and durable_files.is_of_the_storage(error):  # TensorStore: ValueError.
+        return f'{durable_files.brief(error)}. {durable_files.ADVICE}'
+    no_room = isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in NO_ROOM)
+    if no_room or isinstance(error, MemoryError):
+        return f'out of memory: {durable_files.brief(error).rstrip(".")}. {MEMORY_ADVICE}'
+    return None
 
 
 def _fail(error: BaseException, *, debug: bool) -> None:

@@ -68,6 +68,11 @@ class ArrayRecords(records.Records):
 
 
 def _arrays(path: epath.Path, content: bytes, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+    if content.startswith(np.lib.format.MAGIC_PREFIX):
+        raise config.InputError(
+            f'{path} is an .npy file, which holds one array without a name. Write the arrays with their names: '
+            'numpy.savez(FILE, image=..., label=...).'
+        )
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as kept:
             names = list(kept)

@@ -116,6 +116,12 @@ def test_arrays_are_images(tmp_path):
     np.testing.assert_array_equal(batch['image'][..., 0], floats.astype(np.float32))
 
 
+def test_an_npy_file_is_told_apart_from_an_npz_file(tmp_path):
+    np.save(tmp_path / 'a.npy', pixels())
+    with pytest.raises(config.InputError, match=r'a\.npy is an \.npy file, which holds one array without a name'):
+        sources.Npz(path=str(tmp_path / 'a.npy')).open()
+
+
 @pytest.mark.parametrize(
     ('arrays', 'message'),
     [
