@@ -4,6 +4,7 @@
 const EVERY_MS = 1000; // Between two questions.
 const SLOW_MS = 2500; // Between two updates of what is below the charts.
 const LOADING_MS = 4000; // Between two drawings of the charts while logs are still being read.
+const ROWS = 20; // Rows of the table that are changed before the browser draws.
 const DRAG = 8; // Pixels; less is a click.
 const body = document.body;
 const run = body.dataset.run || '';
@@ -21,6 +22,7 @@ let slowAt = -Infinity;
 let drawnAt = -Infinity;
 let slowStale = true;
 let listStale = true;
+let filled = Promise.resolve(); // Until all rows of the table are there.
 
 // ---- the address says what is chosen ----
 
@@ -61,8 +63,9 @@ if (metrics) {
       if (!chosen.has('metric')) chosen.append('metric', 'none');
     }));
 }
-table.addEventListener('change', (event) => {
+table.addEventListener('change', async (event) => {
   if (event.target.name !== 'pick') return;
+  await filled;
   const boxes = [...table.querySelectorAll('input[name=pick]')];
   const picked = boxes.filter((each) => each.checked).map((each) => each.value);
   choose((chosen) => {
@@ -95,6 +98,9 @@ function say(error) {
 }
 
 const pause = () => new Promise((done) => setTimeout(done, 0));
+
+// Ends after the browser has drawn.
+const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
 
 function put(place, text) {
   if (place.lastText === text) return;
@@ -300,6 +306,42 @@ table.addEventListener('pointerleave', () => {
 
 // ---- what is below the charts, which may change a little later ----
 
+// Replaces what has changed, some rows at a time: the browser lays out a table of hundreds of rows for long.
+async function putTable(text) {
+  if (table.lastText === text) return;
+  table.lastText = text;
+  const made = document.createElement('template');
+  made.innerHTML = text; // As in put().
+  const part = (of, selector) => of.querySelector('.runs ' + selector);
+  const rows = [...made.content.querySelectorAll('.runs tbody tr')];
+  rows.forEach((row) => { row.lastText = row.outerHTML; });
+  const head = part(table, 'thead');
+  const same = head && rows.length > 0 && head.outerHTML === part(made.content, 'thead').outerHTML;
+  if (rows.length) part(made.content, 'tbody').replaceChildren();
+  if (same) {
+    // The table itself stays, with its rows and where it is scrolled to; what is around it is replaced.
+    const kept = table.querySelector('.runs');
+    [...table.children].forEach((each) => { if (each !== kept) each.remove(); });
+    const parts = [...made.content.children];
+    const at = parts.findIndex((each) => each.classList.contains('runs'));
+    kept.before(...parts.slice(0, at));
+    kept.after(...parts.slice(at + 1));
+  } else {
+    table.replaceChildren(made.content);
+  }
+  const place = part(table, 'tbody');
+  let changed = 0;
+  for (const [i, row] of rows.entries()) {
+    const old = place.rows[i];
+    if (old && old.lastText === row.lastText) continue;
+    if (old) old.replaceWith(row);
+    else place.append(row);
+    changed += 1;
+    if (changed % ROWS === 0) await frame();
+  }
+  while (place && place.rows.length > rows.length) place.lastElementChild.remove();
+}
+
 async function refreshSlow() {
   if (!slowStale || performance.now() - slowAt < SLOW_MS) return;
   const began = performance.now();
@@ -315,11 +357,8 @@ async function refreshSlow() {
       });
     }
   } else {
-    const scrolled = table.querySelector('.runs');
-    const place = scrolled ? [scrolled.scrollTop, scrolled.scrollLeft] : [0, 0];
-    put(table, await (await ask('/table')).text());
-    const now = table.querySelector('.runs');
-    if (now) [now.scrollTop, now.scrollLeft] = place;
+    filled = putTable(await (await ask('/table')).text());
+    await filled;
   }
   // What takes long to read is asked for less often.
   slowAt = performance.now() + 5 * (performance.now() - began);
