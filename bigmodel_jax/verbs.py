@@ -30,6 +30,7 @@ from bigmodel_jax.catalogue import catalogue
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.interop import certifying, conversion, huggingface
+from bigmodel_jax.launch.doctor import doctor as examining
 from bigmodel_jax.papers import checks
 from bigmodel_jax.papers import judge as judging
 from bigmodel_jax.parallel import sharding
@@ -147,6 +148,8 @@ def confirm(
     return [planning.make(varied, on, table=table, say=say) for varied, on in chosen]
 
 
+# doctor(LaunchRequest(...)): what would go wrong in a launch, a CheckResult each; see doctor.examine().
+doctor = examining.examine
 sweep = sweeping.sweep
 search = searching.search
 # check(experiments, only=None): what the paper says of each, claim by claim, against what it is; see checks.check().

@@ -21,6 +21,8 @@ targets, each with its fields as in Python; bigmodel_jax.launch.targets describe
   Gke(cluster='pods', project='PROJECT', zone='us-west4-a', type='v5litepod-16', image='IMAGE', slices=2)
   SkyPilot(type='v5litepod-16')
 
+Before anything is rented, `doctor` with the same arguments looks for what would go wrong.
+
 The code that runs is the repository of the experiment with its uncommitted changes, which each host compares with its
 hash. The same command goes on watching a launch; Ctrl-C only ends the watching. While nobody watches, a preempted run
 is not started again, except by Slurm, GKE and SkyPilot, which do so themselves.

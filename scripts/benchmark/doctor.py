@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -74,8 +75,8 @@ MISTAKES = (
 )
 
 
-def found(mistake: Mistake, folder: pathlib.Path) -> tuple[float, dict[str, str] | None]:
-    """The seconds of the command, and the fault that it found."""
+def found(mistake: Mistake, folder: pathlib.Path) -> tuple[float, float, dict[str, str] | None]:
+    """The seconds of the command by the clock, those of all its processes on a core, and the fault that it found."""
     binaries = folder / f'bin-{mistake.name}'
     binaries.mkdir()
     (binaries / 'git').symlink_to(_which('git'))
@@ -91,14 +92,20 @@ def found(mistake: Mistake, folder: pathlib.Path) -> tuple[float, dict[str, str]
         f'--on={mistake.on}', f'--workdir={mistake.workdir or folder / "run"}', '--json', '--fast',
         *(f'--set={each}' for each in mistake.settings),
     ]  # fmt: skip
-    begun = time.monotonic()
+    begun, used = time.monotonic(), _cpu_s()
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {'PATH': str(binaries)}, check=False
     )
-    seconds = time.monotonic() - begun
+    seconds, used = time.monotonic() - begun, _cpu_s() - used
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
     faults = [each for each in results if each['level'] == 'fault' and each['check'] == mistake.check]
-    return seconds, faults[0] if faults and done.returncode == 1 else None
+    return seconds, used, faults[0] if faults and done.returncode == 1 else None
+
+
+def _cpu_s() -> float:
+    """Of all processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _which(name: str) -> pathlib.Path:
@@ -113,11 +120,11 @@ def main() -> int:
     is_right = True
     with tempfile.TemporaryDirectory() as folder:
         for mistake in (each for each in MISTAKES if each.name in options.only):
-            seconds, fault = found(mistake, pathlib.Path(folder))
+            seconds, used, fault = found(mistake, pathlib.Path(folder))
             is_right &= fault is not None and seconds <= LIMIT_S
             said = 'NOT FOUND' if fault is None else f'{fault["message"]} -> {fault["advice"]}'
-            load = os.getloadavg()[0]
-            print(f'{mistake.name:16} {mistake.check:14} {seconds:5.1f} s (load {load:.1f})  {said}', flush=True)
+            took = f'{seconds:5.1f} s, {used:5.1f} s of a core (load {os.getloadavg()[0]:.1f})'
+            print(f'{mistake.name:16} {mistake.check:14} {took}  {said}', flush=True)
     return 0 if is_right else 1
 
 

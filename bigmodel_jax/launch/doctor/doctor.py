@@ -130,7 +130,11 @@ def _rehearse(request: LaunchRequest, machines: target.Machines, say: Say) -> It
         )
         return
     smoke = f'{path}:{SMOKE}'
-    mesh = experiment_file.load(smoke).mesh
+    try:
+        mesh = experiment_file.load(smoke).mesh
+    except config.InputError as error:
+        yield results.fault(judging.REHEARSAL, str(error))
+        return
     devices = math.prod(getattr(mesh, axis) for axis in sharding.AXES if axis != 'data')
     hosts = rehearsal.hosts_for(machines.hosts) if request.hosts is None else request.hosts
     order = records.RehearsalOrder(
