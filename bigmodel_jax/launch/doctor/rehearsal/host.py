@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import sys
-import time
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -16,13 +15,12 @@ import numpy as np
 from bigmodel_jax import config, experiment_file
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.hosts import joining, processes
+from bigmodel_jax.hosts import joining, leaving, processes
 from bigmodel_jax.launch.doctor.rehearsal import instruments, programs, records, suspects
 from bigmodel_jax.train import loop
 from bigmodel_jax.user_code import own_errors
 
 STEPS = 2
-LEAVE_S = 1.0
 FRAMES = 40  # Of Python, that each operation of a program remembers.
 
 
@@ -46,18 +44,16 @@ def run(folder: pathlib.Path, host: int, coordinator: str) -> int:
     try:
         _rehearse(order, folder, recorder)
     except (HostsDiffer, programs.Differs):
-        return joining.leave(0)
+        return leaving.leave(0)
     except BaseException as error:  # Code of a person's own can raise anything.
         recorder.add(records.FAILED, **_described(error))
         if order.hosts > 1:
             traceback.print_exc()
-        joining.leave(1)
+        leaving.leave(1)
         raise
     recorder.add(records.DONE)
     processes.exchange('done')
-    if processes.is_first():
-        time.sleep(LEAVE_S)  # The others end at once without the first, which keeps what they exchange.
-    return joining.leave(0)
+    return leaving.leave(0)
 
 
 def _described(error: BaseException) -> dict[str, Any]:
