@@ -1,10 +1,11 @@
-"""A residual network on Fashion-MNIST, trained in a quarter of an hour on two CPU cores.
+"""A small residual network on Fashion-MNIST, trained in a quarter of an hour on two CPU cores.
 
 Question: how far does a small network come on 70,000 grey pictures of clothes, with shifts and reflections?
 Source:   Xiao et al. (2017), arXiv:1708.07747, for the images; He et al. (2015), arXiv:1512.03385, for the network and
           for the augmentation, which is that of its section 4.2 with shifts of 2 pixels.
-Target:   93% of the 10,000 test images. Of the 60,000 training images 5,000 are for validation, by which this recipe
-          was chosen; the test images are only looked at once, at the end.
+Target:   93% of the 10,000 test images, which one run of these 8 epochs missed: 91.7%, and 92.8% of the 5,000 training
+          images that are kept for validation. It took 13 minutes of processor time, with pauses, on a busy machine; two
+          idle cores have room for twice the epochs in a quarter of an hour, which was not tried.
 Data:     TFDS fashion_mnist, or a folder with the four files of the authors, such as that of Debian's package
           dataset-fashion-mnist, /usr/share/datasets/fashion-mnist.
 Run:      python -m bigmodel_jax train experiments/fashion_mnist.py --workdir runs/fashion_mnist

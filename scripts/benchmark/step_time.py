@@ -42,13 +42,14 @@ to it): processor time on one core / wall time on two, ms, the least of about 40
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import multiprocessing
 import multiprocessing.connection
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -219,15 +220,15 @@ def torch_step(size: Size) -> Step:
 
 SIDES: dict[str, Callable[[Size], Step]] = {
     'torch': torch_step,
-    'jax': lambda size: our_step(size, scan=False),
-    'jax, scanned': lambda size: our_step(size, scan=True),
+    'jax': functools.partial(our_step, scan=False),
+    'jax, scanned': functools.partial(our_step, scan=True),
 }
 
 
-def worker(side: str, size: Size, connection: multiprocessing.connection.Connection) -> None:
+def worker(make: Callable[[], Step], connection: multiprocessing.connection.Connection) -> None:
     """Sends the seconds to the end of the first step; then, for each number received, the seconds of so many steps."""
     began = time.perf_counter()
-    run = SIDES[side](size)
+    run = make()
     run()
     connection.send(time.perf_counter() - began)
     while steps := connection.recv():
@@ -240,18 +241,23 @@ def timed(run: Step) -> Times:
     return Times(time.perf_counter() - wall, time.process_time() - processor)
 
 
-def compare(name: str, sides: list[str], rounds: int) -> None:
-    """Prints the times of one model on each side, and their ratios to the first side."""
-    size, context = SIZES[name], multiprocessing.get_context('spawn')
+def compare(name: str, makers: Mapping[str, Callable[[], Step]], *, rounds: int, turn_steps: int) -> None:
+    """Prints the times of one model on each side, and their ratios to the first side.
+
+    Args:
+      makers: side -> what makes its step, in a process of its own.
+      turn_steps: how many steps a turn takes.
+    """
+    sides, context = list(makers), multiprocessing.get_context('spawn')
     ends: dict[str, multiprocessing.connection.Connection] = {}
     for side in sides:
         ends[side], theirs = context.Pipe()
-        context.Process(target=worker, args=(side, size, theirs), daemon=True).start()
+        context.Process(target=worker, args=(makers[side], theirs), daemon=True).start()
         print(f'{name}: {side}: the first step was done after {ends[side].recv():.1f} s', flush=True)
     times: dict[str, list[Times]] = {side: [] for side in sides}
     for turn in range(rounds + 1):
         for side, end in ends.items():
-            end.send(size.turn)
+            end.send(turn_steps)
             times[side] += end.recv() if turn else end.recv()[:0]  # The first turn warms up.
     for end in ends.values():
         end.send(0)
@@ -269,19 +275,28 @@ def summary(times: list[Times]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0], allow_abbrev=False)
-    parser.add_argument('--models', nargs='+', choices=SIZES, default=list(SIZES), help='default: all')
+    options = arguments(__doc__, SIZES, SIDES)
+    for name in options.models:
+        size = SIZES[name]
+        makers = {side: functools.partial(SIDES[side], size) for side in options.sides}
+        compare(name, makers, rounds=options.rounds, turn_steps=size.turn)
+
+
+def arguments(doc: str, models: Iterable[str], sides: Iterable[str]) -> argparse.Namespace:
+    """The options of the command line, with `sides` that are installed; keeps to as many cores as are asked for."""
+    parser = argparse.ArgumentParser(description=doc.partition('\n')[0], allow_abbrev=False)
+    parser.add_argument('--models', nargs='+', choices=list(models), default=list(models), help='default: all')
     parser.add_argument('--rounds', type=int, default=10, help='turns of each side (default: 10)')
-    parser.add_argument('--only', nargs='+', choices=SIDES, help='sides to measure; default: all that are installed')
+    parser.add_argument('--only', nargs='+', choices=sides, help='sides to measure; default: all that are installed')
     parser.add_argument('--cores', type=int, help='use only so many cores (Linux); 1 is fair on a busy machine')
     options = parser.parse_args()
     if options.cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # The processes below inherit it.
-    installed = [side for side in SIDES if side != 'torch' or importlib.util.find_spec('torch')]
+    installed = [side for side in sides if side != 'torch' or importlib.util.find_spec('torch')]
     if 'torch' not in installed:
         print('PyTorch is not installed, so there is nothing to compare with: pip install torch')
-    for name in options.models:
-        compare(name, options.only or installed, options.rounds)
+    options.sides = options.only or installed
+    return options
 
 
 if __name__ == '__main__':
