@@ -128,7 +128,8 @@ class CloudTpu(target.Target):
         kind = 'spot, ' if self.spot else 'reserved, ' if self.reserved else ''
         one = dataclasses.replace(self.slice, count=self.slices)
         chip = one.chip.name
-        return target.Rental(f'{chips} chips {chip}{of} ({kind}{self.hosts} hosts)', chip, chips, str(one))
+        hosts = f'{self.hosts} host{"" if self.hosts == 1 else "s"}'
+        return target.Rental(f'{chips} chips {chip}{of} ({kind}{hosts})', chip, chips, str(one))
 
     def machines(self) -> target.Machines:
         """As Target.machines()."""
