@@ -136,6 +136,9 @@ def _panel(panel: artifacts.Chart | artifacts.Heatmap) -> Panel:
 
 
 def _series(panel: artifacts.Chart) -> Iterator[curves.Series]:
+    several = len(panel.lines) > 2  # Two are told apart by the looks of training and evaluation.
     for number, line in enumerate(panel.lines):
         if line.x and np.isfinite(line.x).all():
-            yield curves.Series(line.name, np.array(line.x), np.array(line.y, np.float64), sparse=number > 0)
+            color = number % curves.COLORS if several else None
+            x, y = np.array(line.x), np.array(line.y, np.float64)
+            yield curves.Series(line.name, x, y, sparse=number > 0, color=color)

@@ -9,7 +9,7 @@ import pytest
 from bigmodel_jax import config, verbs
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import sources, splits
-from bigmodel_jax.data.sources import parquet
+from bigmodel_jax.data.sources import parquet, scikit_learn
 from bigmodel_jax.data.tabular import fitting, tabular
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.experiment import Checkpoints, Experiment
@@ -127,3 +127,14 @@ def test_a_run_is_resumed_and_evaluated_by_the_values_that_it_was_trained_with(t
         verbs.train(vary(experiment, {'steps': 3}), tmp_path / 'run')
     written(tmp_path)
     assert verbs.train(vary(experiment, {'steps': 3}), tmp_path / 'run').step == 3
+
+
+def test_the_progression_of_diabetes_is_a_regression():
+    datasets = pytest.importorskip('sklearn.datasets')
+    source = sources.ScikitLearn(name='diabetes', part=splits.Train(held_out=0.2))
+    names = scikit_learn.columns('diabetes')
+    data = tabular.Features(source=source, fitted_on=source, columns=names, label='label', classes=1, batch=442)
+    found = data.build(0).eval_batch(0)
+    of = splits.Train(held_out=0.2).select(range(442), '')
+    np.testing.assert_array_equal(found['values'][: len(of)], datasets.load_diabetes().target[of])
+    np.testing.assert_allclose(found['features'][: len(of)].std(axis=0), 1, rtol=1e-5)  # Float32.
