@@ -34,7 +34,7 @@ class ColumnGroup(NamedTuple):
 
     heading: str
     first: int
-    count: int
+    width: int  # In columns.
 
 
 class ResultTable(NamedTuple):

@@ -65,11 +65,11 @@ def _latex(table: ResultTable) -> str:
         return f'    {" & ".join(texts)} \\\\'
 
     above = [
-        rf'\multicolumn{{{group.count}}}{{{"c" if group.heading else "l"}}}{{{escape_latex(group.heading)}}}'
+        rf'\multicolumn{{{group.width}}}{{{"c" if group.heading else "l"}}}{{{escape_latex(group.heading)}}}'
         for group in table.groups
     ]
     rules = [
-        rf'\cmidrule(lr){{{group.first + 1}-{group.first + group.count}}}' for group in table.groups if group.heading
+        rf'\cmidrule(lr){{{group.first + 1}-{group.first + group.width}}}' for group in table.groups if group.heading
     ]
     alignment = ''.join('r' if column.right else 'l' for column in table.columns)
     notes = [f'  \\par\\smallskip\\footnotesize {escape_latex(note)}' for note in table.notes]

@@ -31,7 +31,7 @@ def _fitting(table: ResultTable) -> list[ResultTable]:
         return [table]
     found = []
     for group in groups:
-        which = (0, *range(group.first, group.first + group.count))
+        which = (0, *range(group.first, group.first + group.width))
         rows = tuple(tuple(row[index] for index in which) for row in table.rows)
         columns = tuple(table.columns[index]._replace(group='') for index in which)
         notes = table.notes if group == groups[-1] else ()
