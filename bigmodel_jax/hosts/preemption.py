@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 
-from bigmodel_jax.hosts import exit_status, processes
+from bigmodel_jax.hosts import exit_status, leaving, processes
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.storage import appending
 
@@ -78,7 +78,8 @@ class Interrupt:
         elif number == signal.SIGINT:
             appending.say(f'{SHOW_CURSOR if sys.stderr.isatty() else ""}{name} again: stopped at once')
             # Whatever is being written is left as by a kill, which the next start copes with.
-            os._exit(128 + number)
+            leaving.tell('it was stopped at once by a second SIGINT.', 128 + number)
+            os._exit(leaving.leave(128 + number))
 
 
 class Agreement(Interrupt):

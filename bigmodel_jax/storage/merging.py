@@ -4,13 +4,34 @@ Orbax finds the files of the processes by a listing that takes a failure of the 
 then merged would be no checkpoint.
 """
 
-from collections.abc import Collection
+import glob
+import os
+from collections.abc import Collection, Iterator
 
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
+from etils.epath import gpath
 
 from bigmodel_jax.storage import durable_files
+
+
+class _LiteralPath(gpath.PosixGPath):
+    """A local path of which every character means itself; epath takes a directory a[1] for a pattern, as Orbax does."""
+
+    def glob(self, pattern: str) -> Iterator[epath.Path]:
+        yield from epath.Path(glob.escape(os.fspath(self))).glob(pattern)
+
+
+def literal(directory: epath.Path) -> epath.Path:
+    """The same directory, for Orbax to merge."""
+    return directory if durable_files.is_remote(directory) else _LiteralPath(directory)
+
+
+def base(directory: epath.Path) -> str | dict[str, str]:
+    """Where TensorStore finds a directory; not as the URL file://, in which '?' and '%' have a meaning."""
+    path = f'{str(directory).rstrip("/")}/'
+    return path if durable_files.is_remote(directory) else {'driver': 'file', 'path': path}
 
 
 def merge(directory: epath.Path, handler: ocp.PyTreeCheckpointHandler, *, arrays: Collection[str], count: int) -> None:
@@ -24,7 +45,7 @@ def merge(directory: epath.Path, handler: ocp.PyTreeCheckpointHandler, *, arrays
     Raises:
       OSError: the database does not hold all that was written.
     """
-    handler.finalize(directory)
+    handler.finalize(literal(directory))
     parts = [directory / f'ocdbt.process_{index}' for index in range(count)]
     written = {key for part in parts if durable_files.exists(part) for key in _keys(part)}
     merged = _keys(directory)
@@ -34,6 +55,5 @@ def merge(directory: epath.Path, handler: ocp.PyTreeCheckpointHandler, *, arrays
 
 
 def _keys(directory: epath.Path) -> set[str]:
-    base = str(directory) if durable_files.is_remote(directory) else f'file://{directory}'
-    store = ts.KvStore.open({'driver': 'ocdbt', 'base': f'{base}/'}).result()
+    store = ts.KvStore.open({'driver': 'ocdbt', 'base': base(directory)}).result()
     return {key.decode() for key in store.list().result()}

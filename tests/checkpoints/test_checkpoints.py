@@ -76,6 +76,16 @@ def test_a_state_is_the_same_on_every_mesh(tmp_path, run, state, mesh):
     assert jax.tree.map(lambda x: x.dtype, again) == jax.tree.map(lambda x: x.dtype, state)
 
 
+def test_the_path_of_a_run_may_hold_any_character(tmp_path, run, state):
+    """Those of patterns, of URLs, and of neither."""
+    directory = tmp_path / 'lr[0.1] *? %41#{x}é'
+    with opened(directory) as store:
+        save(store, state, 3)
+    with opened(directory, None) as store:
+        there, _ = store.restore_newest(run.spec.abstract, run.spec.shardings)
+    assert digest.digest(there) == digest.digest(state)
+
+
 def test_what_is_saved_is_the_state_at_the_call(tmp_path, run, state):
     """The next steps take over the memory of the state while it is being written."""
     step = jax.jit(lambda tree: jax.tree.map(lambda x: x + x.dtype.type(1), tree), donate_argnums=0)

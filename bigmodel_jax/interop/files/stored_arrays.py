@@ -15,6 +15,7 @@ from etils import epath
 from bigmodel_jax.checkpoints import saving
 from bigmodel_jax.interop import rules
 from bigmodel_jax.run_directory import digest
+from bigmodel_jax.storage import merging
 
 SUMMED = 2**16  # Numbers whose checksum is taken at a time; they take 20 bytes each meanwhile.
 GOLDEN = np.uint32(2_654_435_769)  # As in run_directory/digest.py.
@@ -33,7 +34,7 @@ def make(directory: epath.Path, forms: Mapping[str, Form]) -> None:
     seeds = {name: np.zeros((1,) * len(form.shape), form.dtype) for name, form in forms.items()}
     handler = saving.handler()
     handler.save(directory, args=ocp.args.PyTreeSave(seeds))
-    handler.finalize(directory)
+    handler.finalize(merging.literal(directory))
     for name, form in forms.items():
         chunk = [*[1] * form.leading, *form.shape[form.leading :]]
         metadata = {
@@ -46,8 +47,7 @@ def make(directory: epath.Path, forms: Mapping[str, Form]) -> None:
 
 
 def _spec(directory: epath.Path, name: str) -> dict[str, Any]:
-    base = str(directory) if '://' in str(directory) else f'file://{directory}'
-    store = {'driver': 'ocdbt', 'base': f'{base.rstrip("/")}/', 'path': f'{name}/'}
+    store = {'driver': 'ocdbt', 'base': merging.base(directory), 'path': f'{name}/'}
     # Orbax takes a chunk that is not stored for damage, so that one of zeros is stored too.
     return {'driver': 'zarr3', 'kvstore': store, 'store_data_equal_to_fill_value': True}
 
