@@ -326,8 +326,10 @@ class Checkpointer:
     ) -> tuple[dict[str, PyTree], dict[str, Any]]:
         """The fields of a state that are in `items`, and the position."""
         targets = {item: _targets(abstract, shardings, item) for item in items}
-        ours, partly = lineage.Lineage.of(self.workdir).made, () if self.anew is None else ('optimizer',)
-        found, position = restore.read(self._path(step), targets, step=step, ours=ours, cast=cast, partly=partly)
+        how: dict[str, Any] = {'cast': cast, 'partly': () if self.anew is None else ('optimizer',)}
+        # The first process alone reads the run's own record, and tells the others.
+        how['ours'] = lambda *checkpoint: lineage.Lineage.of(self.workdir).made(*checkpoint)
+        found, position = restore.read(self._path(step), targets, step=step, **how)
         fields: dict[str, PyTree] = {}
         for item, arrays in found.items():
             self.begun_anew = [name for name in targets[item] if name not in arrays]

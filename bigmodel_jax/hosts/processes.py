@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import jax
+
 # JAX shows its key-value store nowhere else. It works before the devices do, and waits without using them.
 from jax._src import distributed
 
@@ -16,6 +18,10 @@ from bigmodel_jax import config, differences
 
 # The first may prepare data for hours. That a process died is told by its heartbeat, not by this.
 WAIT_MS = 24 * 3_600_000
+
+# How long a process that failed waits for the others to come to the same point and say how they fared. They may be
+# waiting for it at an exchange within what it did; then it fails alone, and tells them so as it ends.
+SETTLE_MS = 20_000
 
 T = TypeVar('T')
 
@@ -47,14 +53,16 @@ def _store() -> Any:
 
 def exchange(value: Any) -> list[Any]:
     """The values that the processes give, in the order of their numbers. JSON-ready and small."""
-    if count() == 1:
-        return [value]
-    client, key = _store(), f'bigmodel_jax/{next(_numbers)}'
+    return [value] if count() == 1 else _exchange(value, next(_numbers), WAIT_MS)
+
+
+def _exchange(value: Any, number: int, wait_ms: int) -> list[Any]:
+    client, key = _store(), f'bigmodel_jax/{number}'
     client.key_value_set(f'{key}/{index()}', json.dumps(value))
     if is_first():
-        texts = [client.blocking_key_value_get(f'{key}/{i}', WAIT_MS) for i in range(count())]
+        texts = [client.blocking_key_value_get(f'{key}/{i}', wait_ms) for i in range(count())]
         client.key_value_set(f'{key}/all', f'[{",".join(texts)}]')
-    return json.loads(client.blocking_key_value_get(f'{key}/all', WAIT_MS))
+    return json.loads(client.blocking_key_value_get(f'{key}/all', wait_ms))
 
 
 def from_first(value: Any) -> Any:
@@ -83,11 +91,13 @@ def run_on_all(action: Callable[[], T]) -> T:
 
     Raises:
       CollectiveError: it raised InputError on any of them; on all, with the words of each.
+      InputError: it raised that here, and the others did not come to its end in time; they wait for this process.
     """
     if count() == 1:
         return action()
+    number = next(_numbers)  # Before the exchanges of the action, of which this process may not come to all.
     result, problem = _try(action)
-    _settle(problem)
+    _settle(problem, number)
     return result
 
 
@@ -125,7 +135,8 @@ def check_same(facts: Mapping[str, Any], advice: str) -> None:
     theirs = from_first(facts)
     found = differences.between(theirs, json.loads(json.dumps(facts)))
     lines = '\n'.join(f'  {each}' for each in found[:8])
-    _settle(f'differs from host 0. Host 0 -> here:\n{lines}\n{advice}' if found else None)
+    problem = f'differs from host 0. Host 0 -> here:\n{lines}\n{advice}' if found else None
+    _settle(problem, next(_numbers))
 
 
 def _try(action: Callable[[], T]) -> tuple[Any, str | None]:
@@ -136,9 +147,14 @@ def _try(action: Callable[[], T]) -> tuple[Any, str | None]:
         return None, str(error)
 
 
-def _settle(problem: str | None) -> None:
+def _settle(problem: str | None, number: int) -> None:
     """Raises CollectiveError on every process if any has a problem."""
-    problems = exchange(problem)
+    try:
+        problems = _exchange(problem, number, WAIT_MS if problem is None else SETTLE_MS)
+    except jax.errors.JaxRuntimeError:
+        if problem is None:
+            raise
+        raise config.InputError(problem) from None
     if len(set(problems)) == 1 and problem is not None:
         raise CollectiveError(problem)
     hosts: dict[str, list[str]] = {}

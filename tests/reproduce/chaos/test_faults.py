@@ -27,6 +27,8 @@ OF_TWO_HOSTS = (
     'fresh:2:0:mkdir:2:EIO:once:/checkpoints/#.partial/optimizer/array_metadatas',
     'fresh:2:1:mkdir:1:EIO:lasting:/checkpoints/#.partial/model/ocdbt.process_1',
     'resumed:2:0:open:2:EIO:lasting:/checkpoints/#/optimizer/array_metadatas',
+    'resumed:2:1:read:7:EIO:lasting:/SHA256SUMS',
+    'resumed:2:1:read:9:EIO:lasting:/SHA256SUMS',
 )
 
 
