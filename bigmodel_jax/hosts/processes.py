@@ -53,10 +53,12 @@ def _store() -> Any:
 
 def exchange(value: Any) -> list[Any]:
     """The values that the processes give, in the order of their numbers. JSON-ready and small."""
-    return [value] if count() == 1 else _exchange(value, next(_numbers), WAIT_MS)
+    return _exchange(value, next(_numbers), WAIT_MS)
 
 
 def _exchange(value: Any, number: int, wait_ms: int) -> list[Any]:
+    if count() == 1:
+        return [value]
     client, key = _store(), f'bigmodel_jax/{number}'
     client.key_value_set(f'{key}/{index()}', json.dumps(value))
     if is_first():
