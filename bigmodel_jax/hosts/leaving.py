@@ -4,6 +4,7 @@ The first failure is kept in the key-value store that the processes share, and a
 there. Process 0 serves the store, and JAX aborts every process that loses it: process 0 ends last, whoever failed.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -21,7 +22,7 @@ from bigmodel_jax.hosts import processes
 from bigmodel_jax.storage import appending
 
 FAILURE, LEFT = 'bigmodel_jax/failure', 'left'
-WAIT_MS = 24 * 3_600_000
+LISTEN_S = 0.5  # Between two looks for a failure.
 # How long process 0 waits for the others to end. One that was killed never says that it does.
 LAST_S = 5.0
 SETTLE_S = 0.25  # What a process takes to end once it has said that it does.
@@ -31,22 +32,34 @@ TOLD_S = 2.0
 
 # Held by the thread that says how this process ends; never released.
 _ending = threading.Lock()
+_ended = threading.Event()  # Set when the interpreter ends.
 
 
 def listen() -> None:
     """Starts the thread that ends this process when another one fails; once the processes have found each other."""
-    threading.Thread(target=_listen, name='failures', daemon=True).start()
+    thread = threading.Thread(target=_listen, name='failures', daemon=True)
+    thread.start()
+    # Python ends a thread that is in a call of the store while the interpreter ends, and the whole process with it.
+    atexit.register(_stop_listening, thread)
+
+
+def _stop_listening(thread: threading.Thread) -> None:
+    _ended.set()
+    thread.join(10)
 
 
 def _listen() -> None:
-    client: Any = distributed.global_state.client
-    try:
-        failure = json.loads(client.blocking_key_value_get(FAILURE, WAIT_MS))
-    except jax.errors.JaxRuntimeError:
-        return  # This process is ending, or process 0 is gone.
-    _ending.acquire()
-    appending.say(f'stopped: host {failure["host"]} failed: {failure["reason"]}')
-    _end(failure['status'])
+    found: list[tuple[str, str]] = []
+    while not found and not _ended.wait(LISTEN_S):
+        try:
+            found = _client().key_value_dir_get(FAILURE)
+        except jax.errors.JaxRuntimeError:
+            return  # Process 0 is gone.
+    if found:
+        failure = json.loads(found[0][1])
+        _ending.acquire()
+        appending.say(f'stopped: host {failure["host"]} failed: {failure["reason"]}')
+        _end(failure['status'])
 
 
 def tell(reason: str, status: int) -> None:
@@ -63,7 +76,7 @@ def tell(reason: str, status: int) -> None:
     _ending.acquire()
     failure = json.dumps({'host': processes.index(), 'reason': reason, 'status': status})
     with _without_store():  # Another one may have failed first, or nobody serves the store any more.
-        _client().key_value_set(FAILURE, failure)
+        _client().key_value_set(f'{FAILURE}/first', failure)
 
 
 def await_reason() -> None:
