@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from bigmodel_jax import tree
 from bigmodel_jax.report import artifact_views, facts, figures, key_numbers, next_commands
+from bigmodel_jax.report.profile import stored
 from bigmodel_jax.run_directory import event_log
 from bigmodel_jax.runs import directory, goodput
 
@@ -67,7 +68,7 @@ def details(
     return {
         'run': run,
         'evaluations': key_numbers.evaluation_table(run),
-        'shown': artifact_views.by_evaluation(run, embed),
+        'shown': artifact_views.by_evaluation(run, embed) | stored.shown(run.path),
         'heading': key_numbers.title,
         'messages': said[:SHOWN_MESSAGES],
         'message_count': len(said),

@@ -15,7 +15,7 @@ from bigmodel_jax.hosts import compile_cache
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.report.profile import breakdown as breakdowns
 from bigmodel_jax.report.profile import prediction as predictions
-from bigmodel_jax.report.profile import program_ops, trace_file
+from bigmodel_jax.report.profile import program_ops, stored, trace_file
 from bigmodel_jax.report.profile.program_ops import ProgramOps
 from bigmodel_jax.reproduce import repeat
 from bigmodel_jax.run_directory import environment
@@ -28,7 +28,7 @@ from bigmodel_jax.train.state import StateSpec, TrainState
 Say = Callable[[str], None]
 WARM_UP = 1  # Steps of a session before the traced ones: the first one compiles.
 MOST_STEPS_AGAIN = 200  # That are trained before the traced ones from the beginning, where there is no checkpoint.
-PROGRAM, BREAKDOWN = 'program.hlo.gz', 'breakdown.json'
+PROGRAM = 'program.hlo.gz'
 SHOWN_OPS = 10
 WRITABLE = 'The trace is kept there: make it writable, or copy the run and profile the copy.'
 
@@ -112,7 +112,7 @@ def profile(
         taken = trace_file.newest(into / profiling.FOLDER)
         folder = _store(taken, traces, programs.text())
     found = explain(run, folder, hardware=environment.describe()['devices'], experiment_file=experiment_file)
-    durable_files.write_json(folder / BREAKDOWN, found.to_json())
+    durable_files.write_json(folder / stored.BREAKDOWN, found.to_json())
     return found
 
 
@@ -141,8 +141,8 @@ def explain(
     repeat.experiment_of(run, experiment_file)
     first, last = found.steps
     session = repeat.sessions_of(run, first - 1, last)[-1][1]
-    if hardware is None and durable_files.exists(folder / BREAKDOWN):
-        hardware = durable_files.read_json(folder / BREAKDOWN).get('hardware')
+    if hardware is None and durable_files.exists(folder / stored.BREAKDOWN):
+        hardware = durable_files.read_json(folder / stored.BREAKDOWN).get('hardware')
     hardware = session['devices'] if hardware is None else hardware
     prediction = predictions.of(repeat.with_mesh(repeat.made(run, first), session), hardware)
     return RunProfile(run, folder, found, program, hardware=hardware, prediction=prediction)

@@ -11,7 +11,7 @@ import tiny
 from bigmodel_jax import __main__, config, verbs
 from bigmodel_jax.console import terminal
 from bigmodel_jax.plan import roofline
-from bigmodel_jax.report.profile import breakdown, prediction, profile_view, profiled_run, trace_file
+from bigmodel_jax.report.profile import breakdown, prediction, profile_view, profiled_run, stored, trace_file
 from bigmodel_jax.run_directory import workdir
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import loop
@@ -59,9 +59,11 @@ def test_the_time_of_real_steps_is_told_apart(devices, tmp_path):
     assert {name.rstrip('0123456789.') for name in collectives} >= ({'psum', 'all-gather'} if devices > 1 else set())
     origins = [found.origin(op) for op in times.ops]
     assert any('bigmodel_jax/layers/attention.py:' in origin for origin in origins)
-    stored = json.loads((found.folder / profiled_run.BREAKDOWN).read_text())
-    assert sum(stored['seconds'][cause] for cause in breakdown.CAUSES) == pytest.approx(stored['step_s'])
-    assert 'plan predicts nothing' in stored['prediction']  # Of a CPU.
+    written = json.loads((found.folder / stored.BREAKDOWN).read_text())
+    assert sum(written['seconds'][cause] for cause in breakdown.CAUSES) == pytest.approx(written['step_s'])
+    assert 'plan predicts nothing' in written['prediction']  # Of a CPU.
+    ((table,),) = [each.views for each in stored.shown(epath.Path(tmp_path))[stored.NAME]]
+    assert table.artifact.rows[-1][0] == 'step'
     again = verbs.profile(tmp_path)  # Explains the trace that is there.
     assert again.to_json() == found.to_json()
     screen = io.StringIO()
@@ -159,3 +161,20 @@ def test_plan_predicts_the_step_of_a_run_of_tpus():
     assert found.slice == 'v5e:1x1'
     assert sum(found.parts.values()) == pytest.approx(found.time.seconds)
     assert 'plan predicts nothing for 4 x cpu' in prediction.of(tiny.experiment(), [{'kind': 'cpu', 'count': 4}])
+
+
+def test_the_report_shows_the_newest_profile_and_nothing_that_lies_elsewhere(tmp_path):
+    assert stored.shown(epath.Path(tmp_path)) == {}
+    folder = tmp_path / 'profile' / 'plugins' / 'profile' / 'now'
+    folder.mkdir(parents=True)
+    (folder / stored.BREAKDOWN).write_text(
+        json.dumps({'steps': [10, 13], 'step_s': 0.5, 'seconds': {'compute': 0.4, 'idle': 0.1, 'hidden': 0.2}})
+    )
+    ((table,),) = [each.views for each in stored.shown(epath.Path(tmp_path))[stored.NAME]]
+    assert table.artifact.rows == (('compute', '0.4', '80.0%'), ('idle', '0.1', '20.0%'), ('step', '0.5', '100.0%'))
+    (folder / stored.BREAKDOWN).write_text('{"steps": 3}')
+    ((table,),) = [each.views for each in stored.shown(epath.Path(tmp_path))[stored.NAME]]
+    assert 'is damaged' in table.problem
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / 'profile').symlink_to(tmp_path / 'profile')
+    assert stored.shown(epath.Path(tmp_path / 'other')) == {}
