@@ -67,7 +67,7 @@ MISTAKES = (
     Mistake('seed_of_clock', 'configuration'),
     Mistake('data_order', 'batches'),
     Mistake('chance', 'determinism'),
-    Mistake('starts', 'processes'),
+    Mistake('starts', 'experiment'),
     Mistake('odd_batch', 'batch', TPU, 'gs://bucket/x'),
     Mistake('too_large', 'memory', TPU, 'gs://bucket/x'),
     Mistake('missing_program', 'tools', GKE, 'gs://bucket/x', programs=('gcloud', 'kubectl'), file='base'),
@@ -91,6 +91,7 @@ def found(mistake: Mistake, folder: pathlib.Path) -> tuple[float, float, dict[st
         sys.executable, '-m', 'bigmodel_jax', 'doctor', str(PLANTED / f'{mistake.file or mistake.name}.py'),
         f'--on={mistake.on}', f'--workdir={mistake.workdir or folder / "run"}', '--json', '--fast',
         *(f'--set={each}' for each in mistake.settings),
+        *([] if mistake.on == HOSTS else ['--hosts=0']),  # They are found before the file runs.
     ]  # fmt: skip
     begun, used = time.monotonic(), _cpu_s()
     done = subprocess.run(

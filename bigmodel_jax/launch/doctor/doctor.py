@@ -10,7 +10,7 @@ from bigmodel_jax import compatibility, config, experiment_file
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.launch import code, launching, programs
 from bigmodel_jax.launch.doctor import fitting, manifests, reachable, results, tools, versions
-from bigmodel_jax.launch.doctor.rehearsal import judging, records, rehearsal
+from bigmodel_jax.launch.doctor.rehearsal import instruments, judging, records, rehearsal
 from bigmodel_jax.launch.job import Job
 from bigmodel_jax.launch.targets import target
 from bigmodel_jax.parallel import sharding
@@ -75,7 +75,8 @@ def examine(
 
 def _load(request: LaunchRequest) -> tuple[Experiment | None, Sequence[results.CheckResult]]:
     try:
-        found = experiment_file.load(request.experiment, request.settings, request.arguments)
+        with instruments.refusing_starts():
+            found = experiment_file.load(request.experiment, request.settings, request.arguments)
         compatibility.check(found)
     except config.InputError as error:
         return None, [results.fault(EXPERIMENT, str(error))]

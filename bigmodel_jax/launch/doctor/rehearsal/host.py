@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from bigmodel_jax.train import loop
 from bigmodel_jax.user_code import own_errors
 
 STEPS = 2
+APART_S = 2.0  # Between two times of loading: what depends on the second is another then.
 FRAMES = 40  # Of Python, that each operation of a program remembers.
 
 
@@ -39,10 +41,10 @@ def run(folder: pathlib.Path, host: int, coordinator: str) -> int:
     recorder.add(records.STAGE, name='finding the other hosts')
     if order.hosts > 1:
         joining.join(coordinator, order.hosts, host)
-    instruments.note_starts(recorder)
     instruments.note_writes(recorder)
     try:
-        _rehearse(order, folder, recorder)
+        with instruments.refusing_starts(recorder):
+            _rehearse(order, folder, recorder)
     except (HostsDiffer, programs.Differs):
         return leaving.leave(0)
     except BaseException as error:  # Code of a person's own can raise anything.
@@ -78,6 +80,7 @@ def _described(error: BaseException) -> dict[str, Any]:
 def _rehearse(order: records.RehearsalOrder, folder: pathlib.Path, recorder: records.Recorder) -> None:
     recorder.add(records.STAGE, name='loading the experiment')
     asked = experiment_file.load(order.asked, order.settings, order.arguments)
+    loaded_s = time.monotonic()
     smoke = experiment_file.load(order.smoke)
     recorder.add(records.PROCESSES, count=jax.process_count(), devices=jax.device_count())
     whole = {'asked': config.to_json(asked), 'smoke': config.to_json(smoke)}
@@ -90,15 +93,18 @@ def _rehearse(order: records.RehearsalOrder, folder: pathlib.Path, recorder: rec
     _same(read)
     if read[0] != read[1]:
         raise HostsDiffer('The batches differ from one reading to the next.')
+    recorder.add(records.STAGE, name='loading the experiment again')
+    time.sleep(max(loaded_s + APART_S - time.monotonic(), 0.0))
+    again = config.to_json(experiment_file.load(order.asked, order.settings, order.arguments))
+    recorder.add(records.AGAIN, asked=again)
+    if any(processes.exchange(again != whole['asked'])):
+        raise HostsDiffer('The experiment changes.')
     compared = programs.ComparedPrograms(folder, recorder)
     for turn, name in enumerate(('training two steps', 'training the same two steps again')):
         recorder.add(records.STAGE, name=name)
         each = experiment if turn == 0 else without_evaluations(experiment)
         made = loop.train(each, folder / f'run-{turn}', stop_after=STEPS, programs=compared)
         recorder.add(records.STATE, digest=made.digest, suspects=_suspects(order.asked, suspects.CALLBACKS))
-    recorder.add(records.STAGE, name='loading the experiment again')
-    again = experiment_file.load(order.asked, order.settings, order.arguments)
-    recorder.add(records.AGAIN, asked=config.to_json(again))
 
 
 def _suspects(file: str, more: tuple[str, ...] = ()) -> list[dict[str, Any]]:

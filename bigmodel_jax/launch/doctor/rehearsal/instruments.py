@@ -103,19 +103,29 @@ def place(file: str, line: int, function: str) -> records.CodeLine:
     return records.CodeLine(file, line, function, linecache.getline(file, line).strip())
 
 
-def note_starts(recorder: records.Recorder) -> None:
-    """From now on jax.distributed.initialize() of a person's own code is recorded and refused; this one has joined."""
+@contextlib.contextmanager
+def refusing_starts(recorder: records.Recorder | None = None) -> Iterator[None]:
+    """Within this context jax.distributed.initialize() of a person's own code is recorded and refused.
+
+    It would wait for hosts that are not here; or, in a process that has joined the others, fail.
+    """
     import jax
 
     def refuse(*arguments: Any, **named: Any) -> None:
         where = own_place()
-        recorder.add(records.STARTS, place=None if where is None else where._asdict())
+        if recorder is not None:
+            recorder.add(records.STARTS, place=None if where is None else where._asdict())
         raise config.InputError(
             'jax.distributed.initialize() is called once, by train, before the experiment file is loaded. Leave the '
             'call out of the file.'
         )
 
-    jax.distributed.initialize = functools.wraps(jax.distributed.initialize)(refuse)
+    real = jax.distributed.initialize
+    jax.distributed.initialize = functools.wraps(real)(refuse)
+    try:
+        yield
+    finally:
+        jax.distributed.initialize = real
 
 
 def own_frames(dump: str) -> Iterator[tuple[str, int, str]]:
