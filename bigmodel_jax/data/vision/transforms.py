@@ -53,7 +53,8 @@ class Normalize(transforms.Transform):
 
 def _in_a_line(of_channels: tuple[float, ...], shape: transforms.Shape) -> np.ndarray:
     """A number for each pixel and channel of a line of an image, or one for all."""
-    return np.array(of_channels, np.float32) if len(of_channels) == 1 else np.tile(np.float32(of_channels), shape[1])
+    numbers = np.array(of_channels, np.float32)
+    return numbers if len(numbers) == 1 else np.tile(numbers, shape[1])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
