@@ -1,5 +1,6 @@
 """Starts the processes of a rehearsal, and ends them in bounded time, whatever they do."""
 
+import collections
 import contextlib
 import dataclasses
 import os
@@ -20,6 +21,8 @@ LIMIT_S = 300.0
 IDLE_S = 10.0  # Of hosts of which none computes or reads: they wait for each other for ever.
 GRACE_S = 8.0  # What the others have to end by themselves when one has failed.
 POLL_S = 0.2
+# Of the looks within IDLE_S. Hosts that wait for ever still send heartbeats, and look whether another one failed.
+BUSY_SHARE = 0.25
 BUSY = 'RD'  # States of a thread in /proc: it runs or could, or it waits for a disk.
 WITH_PROC = pathlib.Path('/proc/self/task').exists()
 
@@ -100,7 +103,7 @@ def _ending(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 def _wait(processes: list[subprocess.Popen[bytes]], folder: pathlib.Path, deadline: float) -> bool:
     """Waits until all have ended, one failed, none does anything any more, or it is late; whether they are stuck."""
-    busy = time.monotonic()
+    looks: collections.deque[bool] = collections.deque(maxlen=round(IDLE_S / POLL_S))
     while True:
         statuses = [process.poll() for process in processes]
         if None not in statuses:
@@ -108,11 +111,11 @@ def _wait(processes: list[subprocess.Popen[bytes]], folder: pathlib.Path, deadli
         now = time.monotonic()
         if any(statuses):
             deadline = min(deadline, now + GRACE_S)
-        if _any_busy(processes):
-            busy = now
-        if now - busy > IDLE_S or now > deadline:
+        looks.append(_any_busy(processes))
+        idle = len(looks) == looks.maxlen and sum(looks) < BUSY_SHARE * len(looks)
+        if idle or now > deadline:
             _dump(processes, folder)
-            return now - busy > IDLE_S and not any(statuses)
+            return idle and not any(statuses)
         time.sleep(POLL_S)
 
 
