@@ -8,10 +8,10 @@ runs are compared: the losses of every report and of the evaluation, and the dig
 On the CPU the order of sums depends on the number of cores of a process, so that the states are compared at one process
 at a time alone.
 
-Figures with --steps 60, on two cores of an x86-64 machine with jax 0.10.2 and some other work: one seed 43 s of the
-clock and 36 s of the processors; eight seeds in one process 63 s and 79 s, which is 1.5 times and 2.2 times one seed;
-eight processes, two at a time, 94 s and 132 s, which is 1.5 times and 1.7 times the one process. Trials of one process
-and of processes of their own, with as many cores, ended with the same states.
+Figures with --steps 60, on two cores of an x86-64 machine with jax 0.10.2 and no other work: one seed 25 s of the clock
+and 33 s of the processors; eight seeds in one process 52 s and 70 s, which is 2.0 times and 2.1 times one seed; eight
+processes, one at a time, 103 s and 126 s; two at a time, 62 s and 116 s, which is 1.2 times and 1.7 times the one
+process. Trials of one process and of processes of their own, with as many cores, ended with the same states.
 
 Run: .venv/bin/python scripts/benchmark/seeds_together.py [--seeds 8] [--steps 200] [--at-a-time 1 2] [--workdir DIR]
 """
