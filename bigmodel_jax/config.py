@@ -53,6 +53,20 @@ def is_config(value: object) -> bool:
     return not isinstance(value, type) and is_config_class(type(value))
 
 
+def with_children(node: Any, replaced: Callable[[Any], Any]) -> Any:
+    """`node` with `replaced(child)` for each field of a config and each item of a tuple or mapping; else itself."""
+    if isinstance(node, tuple):
+        return tuple(replaced(each) for each in node)
+    if isinstance(node, Mapping):
+        return {key: replaced(each) for key, each in node.items()}
+    if not is_config(node):
+        return node
+    old = {field.name: getattr(node, field.name) for field in dataclasses.fields(node) if field.init}
+    new = {name: replaced(value) for name, value in old.items()}
+    changed = {name: value for name, value in new.items() if value is not old[name] and value != old[name]}
+    return dataclasses.replace(node, **changed) if changed else node
+
+
 class Value:
     """Base of the frozen dataclasses that are results, such as an artifact, and no part of an experiment."""
 

@@ -34,16 +34,7 @@ def substitute(node: Any, saved: Saved, kinds: Sequence[Mapping[str, Any]]) -> A
     """A config with every vocabulary of one of `kinds`, which kinds_in() gives, replaced by `saved`."""
     if isinstance(node, tokenizers.Vocabulary):
         return saved if _kind(node) in kinds else node
-    if isinstance(node, tuple):
-        return tuple(substitute(each, saved, kinds) for each in node)
-    if isinstance(node, Mapping):
-        return {key: substitute(each, saved, kinds) for key, each in node.items()}
-    if not config.is_config(node):
-        return node
-    old = {field.name: getattr(node, field.name) for field in dataclasses.fields(node) if field.init}
-    new = {name: substitute(value, saved, kinds) for name, value in old.items()}
-    changed = {name: value for name, value in new.items() if value is not old[name] and value != old[name]}
-    return dataclasses.replace(node, **changed) if changed else node
+    return config.with_children(node, lambda each: substitute(each, saved, kinds))
 
 
 def kinds_in(stored: Any) -> list[dict[str, Any]]:

@@ -13,10 +13,8 @@ from scipy import special
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.data.tabular import tabular
-from bigmodel_jax.evaluate import artifacts, class_scores, evaluation, metric
+from bigmodel_jax.evaluate import all_rows, artifacts, class_scores, evaluation, metric
 from bigmodel_jax.objectives import objective, requirements
-from bigmodel_jax.objectives.objective import Apply
-from bigmodel_jax.parallel import sharding
 
 PyTree = Any
 SHOWN = 32  # Classes of a confusion matrix and of a table; of more, those that are confused most.
@@ -141,19 +139,11 @@ class ClassesEvaluator(evaluation.Evaluator):
         self.fingerprint = data.examples.fingerprint
         self._of, self._setting, self._data = of, setting, data
         self._subgroups = tabular.subgroups(data.examples, of.subgroups)
-        self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)
-
-    def _predict(self, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
-        with sharding.use(self._setting.place):
-            outputs, _ = Apply(self._setting.module, params, model_state)(batch)
-        return outputs['logits'].astype(jnp.float32), batch['labels'], batch[batches.EXAMPLE_WEIGHTS]
+        self._predict = all_rows.AllRows(setting, _logits)
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
-        data, place, found = self._data, self._setting.place, []
-        for index in range(data.steps_per_pass):
-            batch = place.put_batch(data.eval_batch(index, place.local_rows(data.rows)), data.rows)
-            found.append(jax.device_get(self._step(params, model_state, batch)))
-        logits_NV, labels_N, weights_N = (np.concatenate(parts) for parts in zip(*found))
+        data = self._data
+        logits_NV, labels_N, weights_N = self._predict(data, params, model_state)
         counted_N = weights_N > 0
         known = definitions(self._of.classes)
         if not counted_N.any() or np.isnan(logits_NV[counted_N]).any():
@@ -174,6 +164,10 @@ class ClassesEvaluator(evaluation.Evaluator):
     @property
     def _names(self) -> tuple[str, ...]:
         return self._of.names or tuple(map(str, range(self._of.classes)))
+
+
+def _logits(outputs: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+    return outputs['logits'].astype(jnp.float32), batch['labels'], batch[batches.EXAMPLE_WEIGHTS]
 
 
 def averaged(logits_NV: np.ndarray, views: int) -> np.ndarray:

@@ -11,12 +11,10 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.data.tabular import tabular
-from bigmodel_jax.evaluate import artifacts, evaluation, metric
+from bigmodel_jax.evaluate import all_rows, artifacts, evaluation, metric
 from bigmodel_jax.evaluate import survival_scores as scores
 from bigmodel_jax.evaluate.class_scores import Bounded
 from bigmodel_jax.objectives import objective, requirements
-from bigmodel_jax.objectives.objective import Apply
-from bigmodel_jax.parallel import sharding
 
 PyTree = Any
 DEFINITIONS: metric.Definitions = {
@@ -58,6 +56,10 @@ class Prognosis(evaluation.Evaluation):
         return PrognosisEvaluator(self, setting, setting.open(self.data, self.name))
 
 
+def _risks(outputs: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+    return outputs['values'].astype(jnp.float32), batch['times'], batch['events']
+
+
 class PrognosisEvaluator(evaluation.Evaluator):
     """Predicts all rows, and those of the training data, in order, and scores them on the host."""
 
@@ -65,20 +67,12 @@ class PrognosisEvaluator(evaluation.Evaluator):
         self.fingerprint = data.examples.fingerprint
         self._of, self._setting, self._data = of, setting, data
         self._subgroups = tabular.subgroups(data.examples, of.subgroups)
-        self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)
-
-    def _predict(self, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
-        with sharding.use(self._setting.place):
-            outputs, _ = Apply(self._setting.module, params, model_state)(batch)
-        return outputs['values'].astype(jnp.float32), batch['times'], batch['events'], batch[batches.EXAMPLE_WEIGHTS]
+        self._predict = all_rows.AllRows(setting, _risks)
 
     def _rows(self, data: batches.Batches, params: PyTree, model_state: PyTree) -> tuple[np.ndarray, ...]:
         """Risks, times and events of all rows, [N] each."""
-        place, found = self._setting.place, []
-        for index in range(data.steps_per_pass):
-            batch = place.put_batch(data.eval_batch(index, place.local_rows(data.rows)), data.rows)
-            found.append(jax.device_get(self._step(params, model_state, batch)))
-        risks_N, times_N, events_N, _ = (np.concatenate(parts)[: len(data.examples)] for parts in zip(*found))
+        found = self._predict(data, params, model_state)
+        risks_N, times_N, events_N = (each[: len(data.examples)] for each in found)
         return risks_N.astype(np.float64), times_N.astype(np.float64), events_N.astype(bool)
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:

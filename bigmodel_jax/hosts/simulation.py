@@ -35,7 +35,7 @@ def run(command: Sequence[str], *, hosts: int, devices: int) -> int:
       The exit status: 0, or that of the first that failed.
     """
     started: list[subprocess.Popen[bytes]] = []
-    with _forwarding(started), _ending(started):
+    with _forwarding(started), ending(started):
         for flags in told(hosts=hosts, devices=devices):
             started.append(_start([*command, *flags]))
         readers = [reader for host, process in enumerate(started) for reader in _readers(host, process)]
@@ -105,7 +105,7 @@ def _forwarding(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+def ending(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Kills what still runs when the context ends, with the processes that it started."""
     try:
         yield

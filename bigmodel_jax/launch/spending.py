@@ -54,7 +54,7 @@ def hand_on(
     hours = math.floor(given.amount / price * 1e6) / 1e6
     option = f'--budget={hours:.6f}'.rstrip('0').rstrip('.') + 'chip-hours'
     paid = f', {hours:.3g} chip-hours at ${price:.2f}' if given.unit == 'usd' else ''
-    one = slices.parse(rented.topology) if rented.topology else None
+    one = on.machines().chips
     carried = [math.inf if one is None else _steps(each, one, hours) for each in arms.values()]
     if not hours or not any(carried):
         where = '' if one is None else f' on {one} by the formulas of plan'

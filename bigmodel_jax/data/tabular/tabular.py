@@ -180,14 +180,7 @@ def with_fit(data: Any, saved: fitting.SavedFit, columns: fitting.Columns) -> An
     if isinstance(data, TableData):
         same = data.fitted_on is not None and data.seen == columns
         return dataclasses.replace(data, fitted_on=saved) if same else data
-    if isinstance(data, tuple):
-        return tuple(with_fit(each, saved, columns) for each in data)
-    if not config.is_config(data):
-        return data
-    old = {field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.init}
-    new = {name: with_fit(value, saved, columns) for name, value in old.items()}
-    changed = {name: value for name, value in new.items() if value is not old[name] and value != old[name]}
-    return dataclasses.replace(data, **changed) if changed else data
+    return config.with_children(data, lambda each: with_fit(each, saved, columns))
 
 
 # ---- subgroups ------------------------------------------------------------------------------------------------------

@@ -11,10 +11,8 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches, libraries
-from bigmodel_jax.evaluate import evaluation, metric
+from bigmodel_jax.evaluate import all_rows, evaluation, metric
 from bigmodel_jax.objectives import objective, requirements
-from bigmodel_jax.objectives.objective import Apply
-from bigmodel_jax.parallel import sharding
 
 PyTree = Any
 
@@ -116,29 +114,25 @@ class Classified(evaluation.Evaluation):
         return ClassifiedEvaluator(self, setting, data)
 
 
+def _labels(outputs: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """The label of each row, the prediction, whether that is a number, and the weight of the row; [B] each."""
+    weights = batch[batches.EXAMPLE_WEIGHTS]
+    if 'values' in outputs:
+        return batch['values'], outputs['values'], jnp.isfinite(outputs['values']), weights
+    known = ~jnp.isnan(outputs['logits']).any(axis=-1)
+    return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), known, weights
+
+
 class ClassifiedEvaluator(evaluation.Evaluator):
     """Predicts all rows, in order, and scores them on the host."""
 
     def __init__(self, classified: Classified, setting: evaluation.EvaluationContext, data: batches.Batches):
         self.fingerprint = data.examples.fingerprint
         self._classified, self._setting, self._data = classified, setting, data
-        self._step = jax.jit(self._predict, out_shardings=setting.place.replicated)
-
-    def _predict(self, params: PyTree, model_state: PyTree, batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
-        """The label of each row, the prediction, whether that is a number, and the weight of the row; [B] each."""
-        with sharding.use(self._setting.place):
-            outputs, _ = Apply(self._setting.module, params, model_state)(batch)
-        if 'values' in outputs:
-            return batch['values'], outputs['values'], jnp.isfinite(outputs['values']), batch['example_weights']
-        known = ~jnp.isnan(outputs['logits']).any(axis=-1)
-        return batch['labels'], jnp.argmax(outputs['logits'], axis=-1), known, batch['example_weights']
+        self._predict = all_rows.AllRows(setting, _labels)
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
-        data, place, found = self._data, self._setting.place, []
-        for index in range(data.steps_per_pass):
-            batch = place.put_batch(data.eval_batch(index, place.local_rows(data.rows)), data.rows)
-            found.append(self._step(params, model_state, batch))
-        truth, predicted, known, weights = (np.concatenate(parts) for parts in zip(*jax.device_get(found)))
+        truth, predicted, known, weights = self._predict(self._data, params, model_state)
         counted = weights > 0
         # A prediction that is not a number has no score, and neither has an empty set of rows.
         scored = counted.any() and known[counted].all()

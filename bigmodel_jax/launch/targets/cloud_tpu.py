@@ -126,10 +126,9 @@ class CloudTpu(target.Target):
         chips = self.slices * math.prod(self.slice.shape)
         of = f' in {self.slices} slices' if self.slices > 1 else ''
         kind = 'spot, ' if self.spot else 'reserved, ' if self.reserved else ''
-        one = dataclasses.replace(self.slice, count=self.slices)
-        chip = one.chip.name
+        chip = self.slice.chip.name
         hosts = f'{self.hosts} host{"" if self.hosts == 1 else "s"}'
-        return target.Rental(f'{chips} chips {chip}{of} ({kind}{hosts})', chip, chips, str(one))
+        return target.Rental(f'{chips} chips {chip}{of} ({kind}{hosts})', chip, chips)
 
     def machines(self) -> target.Machines:
         """As Target.machines()."""

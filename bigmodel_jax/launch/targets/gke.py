@@ -75,7 +75,7 @@ class Gke(target.Target):
         one = dataclasses.replace(hardware.parse(self.type), count=self.slices)
         of = f' in {self.slices} slices' if self.slices > 1 else ''
         what = f'{one.chips} chips {one.chip.name}{of} of the cluster {self.cluster}'
-        return target.Rental(what, one.chip.name, one.chips, str(one))
+        return target.Rental(what, one.chip.name, one.chips)
 
     def machines(self) -> target.Machines:
         """As Target.machines()."""
@@ -107,7 +107,6 @@ class Gke(target.Target):
             'kubectl', 'patch', '--local', f'--filename={rendered}', '--type=json',
             f'--patch={json.dumps(self._patch())}', '--output=yaml',
         ]  # fmt: skip
-        capacity = {'': (), 'spot': ('--spot',), 'on-demand': ('--on-demand',)}
         render = xpk.create_workload(
             'xpk',
             {
@@ -119,7 +118,7 @@ class Gke(target.Target):
                 'restart-on-exit-codes': 1, 'termination-grace-period-seconds': xpk.GRACE_S,
                 'output-manifest-file': rendered,
             },
-            *capacity.get(self.capacity, (f'--reservation={self.capacity}',)), '--dry-run', '--skip-validation',
+            *xpk.capacity_flags(self.capacity), '--dry-run', '--skip-validation',
         )  # fmt: skip
         return target.Manifest(
             file=final,

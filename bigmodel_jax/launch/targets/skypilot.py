@@ -55,7 +55,7 @@ class SkyPilot(target.Target):
         """As Target.cost()."""
         one = hardware.parse(self.type)
         spot = ' (spot)' if self.spot else ''
-        return target.Rental(f'{one.chips} chips {one.chip.name}{spot}', one.chip.name, one.chips, str(one))
+        return target.Rental(f'{one.chips} chips {one.chip.name}{spot}', one.chip.name, one.chips)
 
     def machines(self) -> target.Machines:
         """As Target.machines()."""

@@ -23,7 +23,6 @@ class Rental(NamedTuple):
     what: str  # '16 chips v5e on 4 hosts'
     chip: str  # Of plan/hardware/prices.json; '' where nothing is rented.
     chips: int = 0
-    topology: str = ''  # As of plan; '' where nothing is rented.
 
 
 class Machines(NamedTuple):

@@ -99,11 +99,8 @@ class Xpk(engine.Engine):
             'restart-on-exit-codes': 1,
             'termination-grace-period-seconds': GRACE_S,
         }
-        capacity = {'': [], 'spot': ['--spot'], 'on-demand': ['--on-demand']}.get(
-            self.capacity, [f'--reservation={self.capacity}']
-        )
         place = {'cluster': self.cluster, 'project': self.project, 'zone': self.zone}
-        return create_workload(self.program, place | given, *capacity)[1:]
+        return create_workload(self.program, place | given, *capacity_flags(self.capacity))[1:]
 
     def command(self, directory: SweepDirectory, entry: TrialEntry, *, stop_after: int | None = None) -> str:
         """What a shell in the container runs.
@@ -234,6 +231,12 @@ class XpkJobs(engine.Jobs):
         about = self._about
         slices = f'{about.slices} slices {about.tpu_type}' if about.slices > 1 else about.tpu_type
         return f'GKE, cluster {about.cluster}, {slices} a trial, priority {about.priority}'
+
+
+def capacity_flags(capacity: str) -> tuple[str, ...]:
+    """What xpk is told of 'spot', 'on-demand' or the name of a reservation; nothing of ''."""
+    known = {'': (), 'spot': ('--spot',), 'on-demand': ('--on-demand',)}
+    return known.get(capacity, (f'--reservation={capacity}',))
 
 
 def create_workload(program: str, options: Mapping[str, object], *flags: str) -> list[str]:

@@ -92,21 +92,16 @@ def decode(dry: bool) -> dict[str, Any]:
     return {f'{rows} texts': decoding_rates(size, rows, 8 if dry else 128) for rows in (1, 32)}
 
 
-def script(name: str, *arguments: str) -> dict[str, Any]:
-    """The last lines that another script of the benchmarks prints."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / name), *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode not in (0, 1):
-        raise SystemExit(f'{name}: status {done.returncode}: {done.stderr[-1_000:]}')
-    return {'output': done.stdout.splitlines()[-8:]}
-
-
 def checkpoint(dry: bool) -> dict[str, Any]:
-    """How long a save blocks the step, and how fast a state is written and read beside dd."""
+    """How long a save blocks the step, and the speed of writing and reading beside dd: what checkpoints.py prints."""
     with tempfile.TemporaryDirectory() as directory:
         gigabytes = '0.01' if dry else '2'
-        return script('checkpoints.py', '--directory', directory, '--gigabytes', gigabytes, '--rounds', '1')
+        options = ['--directory', directory, '--gigabytes', gigabytes, '--rounds', '1']
+        command = [sys.executable, str(SCRIPTS / 'checkpoints.py'), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):  # 1: slower than it promises, which is a result.
+        raise SystemExit(f'checkpoints.py: status {done.returncode}: {done.stderr[-1_000:]}')
+    return {'output': done.stdout.splitlines()[-8:]}
 
 
 def seeds(dry: bool) -> dict[str, Any]:

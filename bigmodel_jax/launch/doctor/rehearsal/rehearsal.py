@@ -5,12 +5,11 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from bigmodel_jax import config
 from bigmodel_jax.hosts import simulation
@@ -64,7 +63,7 @@ def rehearse(order: records.RehearsalOrder, folder: pathlib.Path) -> RehearsalOu
     order.write(folder)
     begun = time.monotonic()
     started: list[subprocess.Popen[bytes]] = []
-    with _ending(started):
+    with simulation.ending(started):
         coordinator = f'127.0.0.1:{simulation.free_port()}'
         for host in range(order.hosts):
             started.append(_start(folder, host, coordinator))
@@ -87,18 +86,6 @@ def _start(folder: pathlib.Path, host: int, coordinator: str) -> subprocess.Pope
             start_new_session=True,
             preexec_fn=simulation.end_with_parent if simulation.ENDS_WITH_PARENT else None,
         )
-
-
-@contextlib.contextmanager
-def _ending(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Kills what still runs when the context ends, with the processes that it started."""
-    try:
-        yield
-    finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], folder: pathlib.Path, deadline: float) -> bool:
