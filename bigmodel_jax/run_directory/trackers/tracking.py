@@ -75,9 +75,16 @@ class Tracker:
         import wandb  # An extra; see check().
 
         self._run: Any = None
+        # Its files belong to the run: in the current directory they would be untracked files beside the user's code.
+        local = None if durable_files.is_remote(workdir) else str(workdir)
         try:
             self._run = wandb.init(
-                project=project, id=identity(workdir), name=name(workdir), config=dict(details), resume='allow'
+                project=project,
+                id=identity(workdir),
+                name=name(workdir),
+                config=dict(details),
+                resume='allow',
+                dir=local,
             )
         except wandb.errors.UsageError as error:
             raise config.InputError(

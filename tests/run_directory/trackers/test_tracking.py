@@ -54,6 +54,7 @@ def test_runs_of_equal_leaf_names_are_two_runs_and_a_resumed_one_is_the_same(tmp
     ids = [run.options['id'] for run in runs]
     assert ids[0] == ids[2] != ids[1]
     assert [run.options['name'] for run in runs] == ['a/seed0', 'b/seed0', 'a/seed0']
+    assert runs[1].options['dir'] == str(tmp_path / 'b/seed0')  # Beside the user's code they would count as changes.
 
 
 def test_a_directory_that_was_moved_is_the_same_run_and_a_name_used_anew_another(tmp_path, runs):
