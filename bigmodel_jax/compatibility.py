@@ -98,6 +98,24 @@ def direction(name: str, experiment: Experiment, *, field: str) -> metric.Direct
     return evaluation.direction(name, experiment.evaluations, of=experiment.objective, measured=measured, field=field)
 
 
+def _check_requirements(experiment: Experiment) -> None:
+    """Whether each requirement bounds a metric of an evaluation on the side on which it is worse.
+
+    Raises:
+      InputError: no evaluation measures it, or the bound is on the other side.
+    """
+    measured = functools.partial(_measured, experiment)
+    for number, each in enumerate(experiment.requires):
+        how: dict[str, Any] = {'of': experiment.objective, 'measured': measured, 'field': f'requires.{number}.metric'}
+        better = evaluation.definition(each.metric, experiment.evaluations, **how).direction
+        if better is not None and (better == 'higher') != (each.at_most is None):
+            other, bound = ('at_least', each.at_most) if better == 'higher' else ('at_most', each.at_least)
+            raise config.InputError(
+                f'requires.{number}: of {each.metric} a {better} value is better, so that a requirement is {other}='
+                f'{bound:g}, and not {each}.'
+            )
+
+
 def metrics(each: evaluation.Evaluation, experiment: Experiment) -> metric.Definitions | None:
     """The metrics of an evaluation of an experiment, known without data; None where it does not declare them."""
     return each.metrics(experiment.objective, functools.partial(_measured, experiment))
@@ -120,7 +138,7 @@ def _abstract(fields: Fields, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def check_parts(experiment: Experiment) -> None:
-    """Checks that data, model, objective and evaluations fit one another.
+    """Checks that data, model, objective, evaluations and requirements fit one another.
 
     Raises:
       InputError: a part lacks what another one needs; it says which field of the experiment, what it needs, what there
@@ -139,6 +157,7 @@ def check_parts(experiment: Experiment) -> None:
         _check_pipeline(of, fields)
     for number, each in enumerate(experiment.evaluations):
         _check_evaluation(f'evaluations.{number} ({each.name!r})', each, experiment)
+    _check_requirements(experiment)
 
 
 def _check_objective(chosen: objective.Objective, needed: requirements.Requirements, given: Given) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from bigmodel_jax import config
 
 # Fields of an experiment that say where and how often, not what: they may change within a run.
-CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'workers', 'claims')
+CIRCUMSTANCES = ('mesh', 'checkpoints', 'watch', 'workers', 'claims', 'requires')
 
 
 def between(left: Any, right: Any, path: str = '') -> list[config.Difference]:

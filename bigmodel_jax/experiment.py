@@ -15,6 +15,7 @@ from bigmodel_jax.optim import anomaly_policy, optimizers
 from bigmodel_jax.optim import ema as averaging
 from bigmodel_jax.optim import gradients as methods
 from bigmodel_jax.parallel import sharding
+from bigmodel_jax.requirement import Requirement
 
 EveryMinutes = Annotated[
     config.PositiveFloat, bounds.Advice('It would save after every step. Use None to save by steps alone.')
@@ -77,6 +78,7 @@ class Experiment:
     watch: Watch = Watch()
     workers: config.NonNegative = 1  # Threads that read batches ahead, on each host; 0: none, each is read when needed.
     claims: tuple[papers.Claim, ...] = ()  # What its paper says of it.
+    requires: tuple[Requirement, ...] = ()  # What a run must reach before its model is exported or served.
 
     def __repr__(self) -> str:
         return tree.render(self).plain
@@ -101,6 +103,8 @@ def check(experiment: Experiment) -> Experiment:
         )
     evaluation.check_names([each.name for each in experiment.evaluations])
     _check_best(experiment.checkpoints, experiment.evaluations)
+    for number, each in enumerate(experiment.requires):
+        evaluation.named(each.metric, experiment.evaluations, field=f'requires.{number}.metric')
     if experiment.watch.early_stopping is not None:
         evaluation.named(experiment.watch.early_stopping.metric, experiment.evaluations, field=STOPPING)
     return experiment

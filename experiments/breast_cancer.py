@@ -18,6 +18,7 @@ from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.models import perceptron
 from bigmodel_jax.objectives import classification
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.requirement import Requirement
 from bigmodel_jax.sweeps.sweep import Sweep
 
 TRAIN, TEST = splits.both(held_out=0.25)
@@ -50,6 +51,7 @@ def experiment(hidden: tuple[int, ...] = (32,)) -> Experiment:
             classes.Classes(data=test, every_steps=400, names=NAMES, bins=10, subgroups=SUBGROUPS),
         ),
         checkpoints=Checkpoints(every_steps=400),
+        requires=(Requirement('test/auc', at_least=0.99),),
     )
 
 

@@ -16,6 +16,7 @@ from bigmodel_jax.experiment import Checkpoints, Experiment
 from bigmodel_jax.models import resnet
 from bigmodel_jax.objectives import classification
 from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.requirement import Requirement
 
 TRAIN, TEST = splits.both(held_out=0.2)
 
@@ -40,6 +41,7 @@ def experiment() -> Experiment:
             classes.Classes(data=test, every_steps=600, showing=image_gallery.ImageGallery()),
         ),
         checkpoints=Checkpoints(every_steps=200, keep_best='validation/loss'),
+        requires=(Requirement('validation/accuracy', at_least=0.985),),
     )
 
 

@@ -20,7 +20,7 @@ ORDER = (
     ('migrations', 'field_types'),
     ('config',),
     ('console', 'differences'),
-    ('settings', 'claims', 'initialization'),
+    ('settings', 'claims', 'requirement', 'initialization'),
     ('tree', 'user_code'),
     ('parallel',),
     ('kernels', 'data'),

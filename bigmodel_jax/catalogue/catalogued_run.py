@@ -33,6 +33,7 @@ FACTS = {
     'digest': 'of the final state: equal digests mean identical runs',
     'sessions': 'starts and resumptions',
     'segments': 'experiments that it had, one after another',
+    'requirements': 'whether it meets what its experiment requires: met, not met or not measured',
     'damage': 'what could not be read',
 }
 

@@ -157,7 +157,8 @@ def defaults(runs: Sequence[CataloguedRun]) -> list[str]:
     differing = [name for name in fields.differing(stored) if name != 'steps'] if stored else []
     metrics = main_metrics(runs)
     evaluated = [name for name in metrics if '/' in name] or metrics
-    shown = [*differing, *evaluated[:SHOWN_METRICS]]
+    required = ['requirements'] if any(run.facts.get('requirements') for run in runs) else []
+    shown = [*differing, *required, *evaluated[:SHOWN_METRICS]]
     return list(dict.fromkeys(['path', 'state', 'step', *shown]))
 
 

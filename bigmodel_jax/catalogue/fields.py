@@ -13,7 +13,7 @@ from bigmodel_jax import config, migrations, settings
 
 CLASS = config.CLASS_KEY
 MOST_FIELDS = 20_000  # Of an experiment; those of published models have some hundreds.
-UNCOMPARED = ('claims', 'class')  # What a paper says of a run makes no run another.
+UNCOMPARED = ('claims', 'requires', 'class')  # What is said or required of a run makes no run another.
 MISSING = object()
 
 Fields = Mapping[str, Any]  # Path -> number, text, bool or None; and [] or {} for what is empty.

@@ -11,7 +11,7 @@ from bigmodel_jax import config
 from bigmodel_jax.catalogue import catalogued_run, fields
 from bigmodel_jax.evaluate import metric
 from bigmodel_jax.run_directory import event_log
-from bigmodel_jax.runs import directory
+from bigmodel_jax.runs import directory, requirements
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train.monitoring import sessions as sessions_lib
 
@@ -56,6 +56,7 @@ def _read(path: epath.Path) -> catalogued_run.CataloguedRun:
         'digest': run.digest,
         'sessions': len(environment),
         'segments': segments,
+        'requirements': requirements.overall(requirements.judge(run)),
         'damage': damage
         if len(damage) <= SHOWN_DAMAGE
         else [*damage[:SHOWN_DAMAGE], f'And {len(damage) - SHOWN_DAMAGE:,} more.'],

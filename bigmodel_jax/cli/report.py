@@ -23,11 +23,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes the report and prints its path; before that, what came of the paper's claims, or of a sweep's arms."""
+    """Writes the report and prints its path; before that, the verdicts on the run, or a sweep's arms."""
     from bigmodel_jax import verbs
     from bigmodel_jax.cli import process
     from bigmodel_jax.console import terminal
     from bigmodel_jax.papers import claims_screen
+    from bigmodel_jax.runs import requirements
 
     process.use_cpu()
     if verbs.is_sweep(options.run):
@@ -38,6 +39,9 @@ def run(options: argparse.Namespace) -> None:
     _note(verbs.open_run(options.run))
     if found:
         terminal.Console().print(claims_screen.judged(found), soft_wrap=True)
+    required = requirements.judge(verbs.open_run(options.run))
+    if required:
+        terminal.Console().print(claims_screen.required(required), soft_wrap=True, end='')
     print(verbs.write_report(options.run, seeds=options.seeds))
 
 
@@ -68,8 +72,9 @@ def _note(run: 'Run') -> None:
 
 
 VERB = Verb(
-    'write report.html: curves, samples, experiment, environment, and a verdict on each claim of the paper; '
-    'of a sweep, the arms against the baseline, with tables and plots',
+    'write report.html: curves, samples, experiment, environment, a verdict on each claim of the paper, and '
+    'whether the run meets what its experiment requires; of a sweep, the arms against the baseline, with tables '
+    'and plots',
     _add_arguments,
     run,
     file_as='option',

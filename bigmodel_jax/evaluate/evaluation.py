@@ -181,25 +181,39 @@ def named(name: str, evaluations: Sequence[Evaluation], *, field: str) -> Evalua
     return by_name[where]
 
 
-def direction(
+def definition(
     name: str, evaluations: Sequence[Evaluation], *, of: objective.Objective, measured: MeasuredNames, field: str
-) -> metric.Direction:
-    """The direction in which the metric `name` is better, such as 'validation/loss'.
+) -> metric.Definition:
+    """What the metric `name` is, such as 'validation/loss'.
 
     Args:
       of, measured: as of Evaluation.metrics().
       field: the field of the experiment that asks for the metric, for the message.
 
     Raises:
-      InputError: no evaluation measures it, or none says in which direction it is better.
+      InputError: no evaluation measures it.
     """
     where, _, own = name.partition('/')
     definitions = named(name, evaluations, field=field).metrics(of, measured)
-    found = (metric.known(own) if definitions is None else definitions.get(own, metric.Definition())).direction
-    if definitions is not None and own not in definitions:
+    if definitions is None:
+        return metric.known(own)
+    if own not in definitions:
         near = config.nearest(own, definitions) if definitions else ' It measures nothing that is a number.'
         raise config.InputError(f'{field}={name!r}: the evaluation {where!r} has no metric {own!r}.{near}')
+    return definitions[own]
+
+
+def direction(
+    name: str, evaluations: Sequence[Evaluation], *, of: objective.Objective, measured: MeasuredNames, field: str
+) -> metric.Direction:
+    """The direction in which the metric `name` is better; see definition().
+
+    Raises:
+      InputError: no evaluation measures it, or none says in which direction it is better.
+    """
+    found = definition(name, evaluations, of=of, measured=measured, field=field).direction
     if found is None:
+        own = name.partition('/')[2]
         raise config.InputError(
             f'{field}={name!r}: nothing says whether a high or a low {own!r} is better. Declare it: in an objective as '
             f"directions = {{{own!r}: 'higher'}} or 'lower', in an evaluation as a metric.Definition in metrics()."

@@ -1,10 +1,11 @@
-"""What claims look like on a terminal: a table, no entry of which is ever cut."""
+"""What claims, and requirements, look like on a terminal: a table, no entry of which is ever cut."""
 
 from collections.abc import Sequence
 
 from rich import text
 
 from bigmodel_jax.papers import checks, judge
+from bigmodel_jax.runs import requirements
 
 COLUMNS = ('arm', 'quantity', 'where', 'paper', 'ours', 'verdict')
 GOOD, BAD, DOUBTFUL, OPEN = 'good', 'bad', 'doubtful', 'open'
@@ -16,6 +17,8 @@ LOOKS = {
     judge.MATCHED: GOOD,
     judge.WITHIN_NOISE: DOUBTFUL,
     judge.NOT_REPRODUCED: BAD,
+    requirements.MET: GOOD,
+    requirements.NOT_MET: BAD,
 }
 STYLES = {GOOD: 'green', BAD: 'bold red', DOUBTFUL: 'bold yellow', OPEN: 'dim'}
 WIDEST = 50  # Of a column; what is longer moves the rest of its own line.
@@ -37,6 +40,12 @@ def judged(found: Sequence[judge.Judged]) -> text.Text:
     lines = [COLUMNS[1:]]
     lines += [(each.quantity, each.claim.where, each.said, each.ours, each.verdict) for each in found]
     return table(lines, [each.reason for each in found]).append(f'\n{judge.summary(found)}', style='bold')
+
+
+def required(found: Sequence[requirements.RequirementVerdict]) -> text.Text:
+    """Whether a run meets what its experiment requires, for rich.console.Console.print(..., soft_wrap=True)."""
+    lines = [('requirement', 'ours', 'verdict'), *((str(each.requirement), each.shown, each.verdict) for each in found)]
+    return table(lines, [''] * len(found))
 
 
 def table(lines: Sequence[Sequence[str]], notes: Sequence[str]) -> text.Text:

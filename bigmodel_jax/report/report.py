@@ -7,7 +7,7 @@ from etils import epath
 from bigmodel_jax import config, tree
 from bigmodel_jax.papers import claims_screen, judge
 from bigmodel_jax.report import figures, pages, sections
-from bigmodel_jax.runs import directory
+from bigmodel_jax.runs import directory, requirements
 from bigmodel_jax.storage import durable_files
 
 FILE = 'report.html'
@@ -52,6 +52,7 @@ def render(run: directory.Run, seeds: Sequence[directory.Run] = ()) -> str:
             **{name: value for name, value in sections.details(run, rows).items() if name != 'run'},
             claims=judge.judge(run, seeds),
             claims_text=judge.summary,
+            required=requirements.judge(run),
             look=claims_screen.LOOKS,
             loss=figures.of_run(run, 'loss', figures.ChartView(figures.LARGE)),
             narrow_loss=figures.of_run(run, 'loss', figures.ChartView()),

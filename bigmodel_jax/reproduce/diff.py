@@ -16,7 +16,7 @@ from bigmodel_jax.runs import directory, traces
 from bigmodel_jax.storage import durable_files
 
 # Of the circumstances, which may change within a run (differences.CIRCUMSTANCES), only these can change a number.
-NO_EFFECT = ('name', 'checkpoints', 'watch', 'workers', 'claims')
+NO_EFFECT = ('name', 'checkpoints', 'watch', 'workers', 'claims', 'requires')
 MESH, POLICY = 'mesh', 'watch.anomalies'
 # What a session records of its data: the field, the word for it, and for what a difference speaks if not for the data.
 FINGERPRINTS = (

@@ -21,11 +21,14 @@ ARGUMENTS = (SCHEDULE, WEIGHT_DECAY)
 # Optimizers whose states were equal bit for bit when these were arguments (on a CPU). Those of Muon and Adafactor were
 # not; and an optimizer of a person's own may use the numbers in Python.
 SAME_BITS = (optimizers.AdamW, optimizers.Sgd, optimizers.Lion)
-OUTSIDE = ('seed', 'name', 'data', 'initialization', 'evaluations', 'checkpoints', 'workers', 'claims', 'watch')
+OUTSIDE = (
+    'seed', 'name', 'data', 'initialization', 'evaluations', 'checkpoints', 'workers', 'claims', 'requires', 'watch',
+)  # fmt: skip
 INSIDE = ('watch.anomalies',)  # Of the fields in OUTSIDE.
 MAY_DIFFER = (
     'seed, optimizer.schedule and optimizer.weight_decay (of AdamW, Sgd and Lion), the examples of data, and what is '
-    'no part of a step: name, initialization, evaluations, checkpoints, watch (not watch.anomalies), workers, claims'
+    'no part of a step: name, initialization, evaluations, checkpoints, watch (not watch.anomalies), workers, claims, '
+    'requires'
 )
 
 
