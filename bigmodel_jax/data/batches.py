@@ -6,15 +6,14 @@ where an example is padding; data whose positions do not all count also has `los
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import arrays as checking
+from bigmodel_jax.data import order
 
 Batch = dict[str, np.ndarray]
 ROW_HASH = 'row_hash'  # The field in which the rows on the devices say which examples they are; see row_hashes().
@@ -157,13 +156,6 @@ class Batches:
         """The arrays of a batch."""
         return batch_fields(self.examples.fields)
 
-    @functools.cached_property
-    def _order(self) -> grain.MapDataset:
-        # Grain's shuffle is a stateless permutation, another in each epoch; only indices go through it.
-        order = grain.MapDataset.range(len(self.examples)).seed(self.seed).shuffle().repeat()
-        order[0]  # Sets up Grain's statistics, which several threads must not do at once.
-        return order
-
     def _positions(self, index: int, rows: Rows | None) -> np.ndarray:
         """[n] int64: where the rows of batch `index` stand in the whole stream of examples."""
         positions = np.arange(index * self.rows, (index + 1) * self.rows)
@@ -171,7 +163,7 @@ class Batches:
 
     def ids_at(self, positions: np.ndarray) -> np.ndarray:
         """[n] int64: the examples at `positions` [n] of the stream."""
-        return np.array([self._order[position] for position in positions.tolist()], np.int64)
+        return order.ids_at(positions, len(self.examples), self.seed)
 
     def epochs_at(self, positions: np.ndarray) -> np.ndarray:
         """[n] int64: the pass over its data that each example at `positions` [n] of the stream belongs to."""
