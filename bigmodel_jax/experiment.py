@@ -15,6 +15,7 @@ from bigmodel_jax.optim import anomaly_policy, optimizers
 from bigmodel_jax.optim import ema as averaging
 from bigmodel_jax.optim import gradients as methods
 from bigmodel_jax.parallel import sharding
+from bigmodel_jax.quantization.quantization import Quantization
 from bigmodel_jax.requirement import Requirement
 
 EveryMinutes = Annotated[
@@ -71,6 +72,7 @@ class Experiment:
     initialization: Initialization | None = None  # Where its initial weights come from; None: all are random.
     seed: config.Seed = 0  # Of the initial weights, the order of the data, and dropout.
     gradients: methods.Gradients = methods.WholeBatch()  # How a step's gradient is made from its batch.
+    quantization: Quantization | None = None  # Which weights are of few bits; None: none.
     ema: averaging.Ema | None = None  # A moving average of the weights, kept beside them; None: none.
     evaluations: tuple[evaluation.Evaluation, ...] = ()
     mesh: sharding.MeshShape = sharding.MeshShape()

@@ -22,6 +22,7 @@ ORDER = (
     ('console', 'differences'),
     ('settings', 'claims', 'requirement', 'initialization'),
     ('tree', 'user_code'),
+    ('quantization',),
     ('parallel',),
     ('kernels', 'data'),
     ('layers',),

@@ -259,7 +259,7 @@ class AttentionModule(nn.Module):
             weights_BHTS = weights_BGRTS.reshape(-1, c.heads, *weights_BGRTS.shape[3:])
             intermediates.sow(self, intermediates.ATTENTION_WEIGHTS, 'weights', weights_BHTS)
         axes = {'heads': c.heads, 'head': c.width_of_head(D), 'embed': D}
-        out_HKD = weights.weight(self, 'out', axes, init=c.out_init or c.init, inputs=('heads', 'head'), dtype=dtype)
+        out_HKD = weights.matrix(self, 'out', axes, init=c.out_init or c.init, inputs=('heads', 'head'), dtype=dtype)
         y_BTD = collective_matmul.matmul_reducescatter('BTHK,HKD->BTD', y_BTHK, out_HKD, cut='heads')
         if c.bias:
             y_BTD = y_BTD + weights.vector(self, 'out_bias', {'embed': D}, value=0.0, dtype=dtype)
@@ -280,7 +280,7 @@ class AttentionModule(nn.Module):
         for name, heads in zip(names, head_axes):
             axes = {'embed': D, **heads, 'head': c.width_of_head(D)}
             init = c.query_init(D) if name == 'query' else c.init
-            matrices.append(weights.weight(self, name, axes, init=init, inputs=('embed',), dtype=dtype))
+            matrices.append(weights.matrix(self, name, axes, init=init, inputs=('embed',), dtype=dtype))
         subscripts = ('BTD,DHK->BTHK',) * len(names)
         cuts = tuple(next(iter(heads)) for heads in head_axes)
         found = list(collective_matmul.allgather_matmul(x_BTD, subscripts, tuple(matrices), cuts=cuts))

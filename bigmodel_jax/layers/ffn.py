@@ -77,9 +77,9 @@ class MlpModule(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         c, D, F = self.config, x_BTD.shape[-1], self.config.hidden
         dtype, bias_F = x_BTD.dtype, None
-        up_DF = weights.weight(self, 'up', {'embed': D, 'hidden': F}, init=c.init, inputs=('embed',), dtype=dtype)
+        up_DF = weights.matrix(self, 'up', {'embed': D, 'hidden': F}, init=c.init, inputs=('embed',), dtype=dtype)
         out_init = c.out_init or c.init
-        down_FD = weights.weight(
+        down_FD = weights.matrix(
             self, 'down', {'hidden': F, 'embed': D}, init=out_init, inputs=('hidden',), dtype=dtype
         )
         if c.bias:
@@ -110,9 +110,9 @@ class GatedModule(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         c, D, F, dtype = self.config, x_BTD.shape[-1], self.config.hidden, x_BTD.dtype
         wide, out_init = {'embed': D, 'hidden': F}, c.out_init or c.init
-        gate_DF = weights.weight(self, 'gate', wide, init=c.init, inputs=('embed',), dtype=dtype)
-        up_DF = weights.weight(self, 'up', wide, init=c.init, inputs=('embed',), dtype=dtype)
-        down_FD = weights.weight(
+        gate_DF = weights.matrix(self, 'gate', wide, init=c.init, inputs=('embed',), dtype=dtype)
+        up_DF = weights.matrix(self, 'up', wide, init=c.init, inputs=('embed',), dtype=dtype)
+        down_FD = weights.matrix(
             self, 'down', {'hidden': F, 'embed': D}, init=out_init, inputs=('hidden',), dtype=dtype
         )
         return gated_ffn(x_BTD, gate_DF, up_DF, down_FD, activation=c.activation)

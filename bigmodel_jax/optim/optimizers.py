@@ -1,6 +1,7 @@
 """Optimizers: configs over Optax, each with its schedule, clipping and the weights it decays."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import optax
@@ -38,8 +39,11 @@ class Optimizer:
         """
         raise NotImplementedError
 
-    def assign(self, axes: PyTree) -> parameter_groups.Assigned:
+    def assign(self, axes: PyTree, *, frozen: Sequence[str] = ()) -> parameter_groups.Assigned:
         """What the groups say of the parameters whose logical axes are `axes`.
+
+        Args:
+          frozen: paths of parameters that cannot be trained, whatever the groups say.
 
         Raises:
           InputError: they do not fit the parameters or one another.
@@ -56,7 +60,8 @@ class Optimizer:
                 f'optimizer.groups: {config.format_value(weighted[0])}: the decay of {type(self).__name__} is a part '
                 'of the gradient and has no multiple; leave weight_decay_multiple out.'
             )
-        return parameter_groups.assign(self.groups, axes)
+        fixed = [parameter_groups.Group(match=path, frozen=True) for path in frozen]
+        return parameter_groups.assign([*self.groups, *fixed], axes)
 
     def build(self, steps: int, assigned: parameter_groups.Assigned) -> optax.GradientTransformation:
         """The whole transformation of gradients into updates, for a run of `steps` updates.

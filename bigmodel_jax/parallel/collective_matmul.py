@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax import precision
 from bigmodel_jax.parallel import einsum, per_device, sharding
+from bigmodel_jax.quantization.operand import WeightOperand
 
 AXIS = 'tensor'
 WORTH = 2**24  # Bytes of a device's piece of the residual stream from which the ring is faster than one gather.
@@ -33,7 +34,8 @@ def allgather_matmul(
     Args:
       cuts: the logical axis along which each weight is sharded; the first after D.
     """
-    if not _pays(x_BTD, cuts):
+    # A weight of few bits is multiplied in its own way, without the ring.
+    if any(isinstance(each, WeightOperand) for each in matrices) or not _pays(x_BTD, cuts):
         x_BTD = sharding.constrain(x_BTD, 'batch', 'length', 'embed')  # Once, for all products.
         return tuple(_einsum(each, x_BTD, matrix) for each, matrix in zip(subscripts, matrices))
     rest = [(None,) * (matrix.ndim - 2) for matrix in matrices]
@@ -51,6 +53,8 @@ def matmul_reducescatter(subscripts: str, y: jax.Array, matrix: jax.Array, *, cu
     Args:
       cut: the logical axis along which `y`, in its third dimension, and the weight, in its first, are sharded.
     """
+    if isinstance(matrix, WeightOperand):
+        return _einsum(subscripts, y, matrix)
     if not _pays(jax.eval_shape(functools.partial(_product, subscripts), y, matrix), (cut,)):
         return _einsum(subscripts, y, matrix)
     more = (None,) * (y.ndim - 3)

@@ -186,7 +186,7 @@ def check(
     wanted = _wanted(spec)
     source.check(wanted)
     if tokenizer is not None:
-        axes = jax.tree.leaves(spec.axes, is_leaf=lambda node: isinstance(node, tuple))
+        axes = jax.tree.leaves(spec.storage.axes, is_leaf=lambda node: isinstance(node, tuple))
         by_id = {name: wanted[name] for name, names in zip(wanted, axes) if 'vocab' in names}
         source.check_tokenizer(tokenizer.fingerprint, by_id)
 
@@ -204,7 +204,8 @@ def begin(
         return drawn, None
     wanted = _wanted(spec)
     found = source.read(wanted)
-    params = checkpoints.unflatten(checkpoints.flatten(drawn.params) | found.arrays, drawn.params)
+    arrays = checkpoints.flatten(spec.storage.stored(found.arrays))
+    params = checkpoints.unflatten(checkpoints.flatten(drawn.params) | arrays, drawn.params)
     by_chance = [path for path in wanted if path not in found.arrays]
     record = found.origin | {'by_chance': by_chance}
     return spec.started_from(drawn, params), json.loads(json.dumps(record))
@@ -217,8 +218,4 @@ def sentence(record: dict[str, Any]) -> str:
 
 
 def _wanted(spec: state.StateSpec) -> dict[str, jax.ShapeDtypeStruct]:
-    places = checkpoints.flatten(spec.shardings.params)
-    return {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
-        for name, leaf in checkpoints.flatten(spec.abstract.params).items()
-    }
+    return spec.storage.wanted(spec.shardings.params)

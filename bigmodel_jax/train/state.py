@@ -16,7 +16,7 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.models import model
 from bigmodel_jax.optim import anomaly_policy, parameter_groups
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.train import placement
+from bigmodel_jax.train import placement, weight_storage
 
 PyTree = Any
 
@@ -57,7 +57,8 @@ class StateSpec:
     module: nn.Module
     optimizer: optax.GradientTransformation
     rate: Callable[[jax.Array], jax.Array]  # The learning rate after so many updates.
-    axes: PyTree  # The logical axes of each parameter.
+    axes: PyTree  # The logical axes of each array of the parameters.
+    storage: weight_storage.WeightStorage  # Which parameters are stored in few bits.
     groups: parameter_groups.Assigned  # What is trained, and how.
     abstract: TrainState  # Shapes and dtypes.
     shardings: TrainState
@@ -104,12 +105,13 @@ def specify(experiment: Experiment, place: sharding.ShardingContext) -> StateSpe
     key_data = counter_rng.key_data(experiment.seed)
     boxed = jax.eval_shape(variables, key_data)
     axes = jax.tree.map(_axes_of, boxed['params'], is_leaf=_is_boxed)
-    groups = experiment.optimizer.assign(axes)
+    storage = weight_storage.of(experiment.quantization, boxed['params'], axes)
+    groups = experiment.optimizer.assign(axes, frozen=storage.quantized)
     optimizer = experiment.optimizer.build(experiment.steps, groups)
 
     def init(key_data: jax.Array) -> TrainState:
         collections = dict(nn.meta.unbox(variables(key_data)))
-        params = collections.pop('params')
+        params = storage.stored(collections.pop('params'))
         stats = anomaly_policy.RunningStats.initial()
         average = _copy(groups.trained(params)) if experiment.ema is not None else ()
         return TrainState(jnp.int32(0), params, optimizer.init(params), collections, stats, average)
@@ -117,10 +119,11 @@ def specify(experiment: Experiment, place: sharding.ShardingContext) -> StateSpe
     abstract = jax.eval_shape(init, key_data)
     groups.check(abstract.params)
     experiment.gradients.check_model_state(abstract.model_state)
+    axes = storage.array_axes(abstract.params)
     shardings = shardings_of(place, abstract, axes)
     rate = experiment.optimizer.schedule.build(experiment.steps)
     initialized = jax.jit(init, out_shardings=shardings)
-    return StateSpec(module, optimizer, rate, axes, groups, abstract, shardings, initialized, key_data)
+    return StateSpec(module, optimizer, rate, axes, storage, groups, abstract, shardings, initialized, key_data)
 
 
 def _copy(tree: PyTree) -> PyTree:

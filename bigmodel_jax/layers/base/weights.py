@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from bigmodel_jax import config
+from bigmodel_jax.quantization.operand import WeightOperand
 
 
 class Initializer:
@@ -94,6 +96,12 @@ class Times(Initializer):
         return self.factor * self.init.deviation(fan_in, fan_out)
 
 
+class Declared(nn.LogicallyPartitioned):
+    """A weight with its logical axes, as Flax keeps them, and which of them are contracted with the input."""
+
+    inputs: tuple[str, ...] = struct.field(default=(), pytree_node=False)
+
+
 def weight(
     module: nn.Module,
     name: str,
@@ -109,16 +117,57 @@ def weight(
       axes: logical axis -> size, in order: {'embed': D, 'heads': H, 'head': K}.
       inputs: the axes that are contracted with the input; the others are its outputs.
     """
+    found: Any = matrix(module, name, axes, init=init, inputs=inputs, dtype=dtype)
+    return found.array(dtype) if isinstance(found, WeightOperand) else found
+
+
+def matrix(
+    module: nn.Module,
+    name: str,
+    axes: dict[str, int],
+    *,
+    init: Initializer,
+    inputs: tuple[str, ...],
+    dtype: jnp.dtype,
+) -> jax.Array:
+    """As weight(), for a matrix that the caller only multiplies by, with parallel/einsum.py.
+
+    It may be a quantization.operand.WeightOperand, which einsum() knows how to multiply.
+    """
+    stored: Any = module.get_variable('params', name) if module.has_variable('params', name) else None
+    if isinstance(stored, WeightOperand):  # Flax would compare its arrays with the shape of the weight.
+        return cast(Any, stored.astype(dtype))
     shape = tuple(axes.values())
     fan_in = math.prod(axes[axis] for axis in inputs)
     # Each expert is a matrix of its own.
     fan_out = math.prod(shape) // fan_in // axes.get('experts', 1)
 
-    def draw(key: jax.Array) -> jax.Array:
-        return init.draw(key, shape, fan_in, fan_out)
+    def draw(key: jax.Array) -> Declared:
+        return Declared(init.draw(key, shape, fan_in, fan_out), tuple(axes), inputs=inputs)
 
-    drawn: Any = module.param(name, nn.with_logical_partitioning(draw, tuple(axes)))
+    drawn: Any = module.param(name, draw)
     return drawn.astype(dtype)
+
+
+def input_axes(boxed: Any) -> dict[str, tuple[int, ...]]:
+    """Path of each weight() of a model -> which of its axes are contracted with the input.
+
+    Args:
+      boxed: the parameters as module.init() gives them, or their shapes.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda node: isinstance(node, Declared))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='.'): tuple(
+            index for index, axis in enumerate(leaf.names) if axis in leaf.inputs
+        )
+        for path, leaf in leaves
+        if isinstance(leaf, Declared)
+    }
+
+
+def unboxed(boxed: Any) -> Any:
+    """The arrays (or shapes) of parameters as module.init() gives them."""
+    return nn.meta.unbox(boxed)
 
 
 def vector(module: nn.Module, name: str, axes: dict[str, int], *, value: float, dtype: jnp.dtype) -> jax.Array:

@@ -1,0 +1,1 @@
+"""Weights and products of few bits: how a model's matrices are rounded, stored, and multiplied."""
