@@ -52,7 +52,7 @@ def prepared(kind: str, key: Mapping[str, Any], make: Make) -> pathlib.Path:
     Raises:
       InputError: the cache cannot be written, or its disk is full.
     """
-    final = root() / kind / digest(key)[:32]
+    final = _entry(kind, key)
     problem = damage(final)
     if problem and final.exists():
         preparation_progress.say(f'{final} is damaged ({problem}); preparing it again.')
@@ -60,6 +60,16 @@ def prepared(kind: str, key: Mapping[str, Any], make: Make) -> pathlib.Path:
     if problem:
         _prepare(final, key, make)
     return final
+
+
+def find(kind: str, key: Mapping[str, Any]) -> pathlib.Path | None:
+    """The directory that prepared() made of these arguments; None if there is none yet, or it is damaged."""
+    final = _entry(kind, key)
+    return None if damage(final) else final
+
+
+def _entry(kind: str, key: Mapping[str, Any]) -> pathlib.Path:
+    return root() / kind / digest(key)[:32]
 
 
 def damage(directory: pathlib.Path) -> str | None:

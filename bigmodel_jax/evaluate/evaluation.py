@@ -100,6 +100,7 @@ class Evaluator:
     """An evaluation that is ready to run."""
 
     fingerprint: Mapping[str, Any] = {}  # JSON-ready: what the data is that it reads, if it has any of its own.
+    data: batches.Batches | None = None  # On which it runs the objective, if it does.
 
     def run(self, params: PyTree, model_state: PyTree) -> EvaluationResult:
         """Evaluates the model with these weights."""

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -51,19 +51,24 @@ class Loss(evaluation.Evaluation):
 class LossEvaluator(evaluation.Evaluator):
     """Adds up the first `count` batches on the devices and reads the sums once, at the end."""
 
+    data: batches.Batches
+
     def __init__(self, setting: evaluation.EvaluationContext, data: batches.Batches, count: int):
-        self.fingerprint = data.examples.fingerprint
-        self._setting, self._place, self._data, self._count = setting, setting.place, data, count
+        self._setting, self._place, self.data, self._count = setting, setting.place, data, count
         step = functools.partial(eval_step, setting=setting)
         self._step = jax.jit(step, donate_argnums=0, out_shardings=setting.place.replicated)
         zeros = functools.partial(_zeros, step)
         self._zeros = jax.jit(zeros, out_shardings=setting.place.replicated)
 
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:  # type: ignore[override]  # It grows when a reference is given.
+        return self.data.examples.fingerprint
+
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
-        rows, totals = self._data.rows, None
+        rows, totals = self.data.rows, None
         mine = self._place.local_rows(rows)
         for index in range(self._count):
-            batch = self._place.put_batch(self._data.eval_batch(index, mine), rows)
+            batch = self._place.put_batch(self.data.eval_batch(index, mine), rows)
             totals = self._zeros(params, model_state, batch, number=index) if totals is None else totals
             totals = self._step(totals, params, model_state, batch, number=index)
         found = means(jax.device_get(totals))

@@ -120,6 +120,15 @@ TARGETS = Requirements(
     fields={'targets': FieldRequirement(axes=('length',), below='logits', like='logits')},
     provided_by='data of text with the model decoder.Decoder or seq2seq.Seq2Seq',
 )
+PREFERENCES = Requirements(
+    methods=('features', 'head'),
+    fields={
+        'targets': FieldRequirement(axes=('length',), below='logits', like='logits'),
+        'segments': FieldRequirement(axes=('length',)),
+        'reference_log_probabilities': FieldRequirement(axes=('length',), integer=False),
+    },
+    provided_by='the data preferences.Preferences with the model decoder.Decoder',
+)
 MASKED = Requirements(
     outputs={'mlm_logits': ('length', 'vocab')},
     fields={'targets': FieldRequirement(axes=('length',), below='mlm_logits', like='mlm_logits')},

@@ -183,11 +183,11 @@ def check(
     own = directory / durable_files.CHECKPOINTS
     if source is None or durable_files.names_in(own):
         return
-    wanted = _wanted(spec)
-    source.check(wanted)
+    asked = wanted(spec)
+    source.check(asked)
     if tokenizer is not None:
         axes = jax.tree.leaves(spec.storage.axes, is_leaf=lambda node: isinstance(node, tuple))
-        by_id = {name: wanted[name] for name, names in zip(wanted, axes) if 'vocab' in names}
+        by_id = {name: asked[name] for name, names in zip(asked, axes) if 'vocab' in names}
         source.check_tokenizer(tokenizer.fingerprint, by_id)
 
 
@@ -202,11 +202,11 @@ def begin(
     drawn = spec.init()
     if source is None:
         return drawn, None
-    wanted = _wanted(spec)
-    found = source.read(wanted)
+    asked = wanted(spec)
+    found = source.read(asked)
     arrays = checkpoints.flatten(spec.storage.stored(found.arrays))
     params = checkpoints.unflatten(checkpoints.flatten(drawn.params) | arrays, drawn.params)
-    by_chance = [path for path in wanted if path not in found.arrays]
+    by_chance = [path for path in asked if path not in found.arrays]
     record = found.origin | {'by_chance': by_chance}
     return spec.started_from(drawn, params), json.loads(json.dumps(record))
 
@@ -217,5 +217,6 @@ def sentence(record: dict[str, Any]) -> str:
     return f'begins with weights of {what}; initialized at random: {initialization.listed(record["by_chance"])}'
 
 
-def _wanted(spec: state.StateSpec) -> dict[str, jax.ShapeDtypeStruct]:
+def wanted(spec: state.StateSpec) -> dict[str, jax.ShapeDtypeStruct]:
+    """The parameters of a run, as a source of initial weights is asked for them."""
     return spec.storage.wanted(spec.shardings.params)

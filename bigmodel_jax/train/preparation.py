@@ -30,6 +30,7 @@ from bigmodel_jax.train.evaluating import early_stopping
 from bigmodel_jax.train.monitoring import budget as budgets
 from bigmodel_jax.train.monitoring import profiling
 from bigmodel_jax.train.recovery import continuing, rollback
+from bigmodel_jax.train.reference import log_probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,10 @@ def _setting(
 def prepare(experiment: Experiment, workdir: epath.Path | None = None) -> PreparedRun:
     """build() by every process: the first prepares the data, then the others find it, and an error of one is of all."""
     jax.devices()  # They start together: each waits here for all.
-    return processes.first_then_others(lambda: build(experiment, workdir))
+    run = processes.first_then_others(lambda: build(experiment, workdir))
+    opened = [run.data, *(each.data for each in run.evaluators)]
+    log_probabilities.attach(experiment, run.spec, run.place, opened=opened, directory=workdir)
+    return run
 
 
 def evaluators_of(
@@ -132,7 +136,7 @@ def evaluators_of(
         identity.check({'data': dict(found.examples.fingerprint)}, workdir, experiment)
         return found
 
-    def build_all() -> tuple[evaluation.Evaluator, ...]:
+    def build_all() -> tuple[tuple[evaluation.Evaluator, ...], state.StateSpec]:
         experiments.check(experiment)
         opened = functools.cache(open_training)
         tokenizer = identity.tokenizer_of(workdir)
@@ -144,11 +148,13 @@ def evaluators_of(
             found = identity.opened(lambda: tuple(each.build(setting) for each in own.evaluations), experiment, workdir)
         known = {each.name: dict(one.fingerprint) for each, one in zip(experiment.evaluations, found)}
         identity.check({'evaluations': known}, workdir, experiment)
-        return found
+        return found, spec
 
     jax.devices()
     own = identity.with_own(experiment, workdir)
-    return processes.first_then_others(build_all)
+    found, spec = processes.first_then_others(build_all)
+    log_probabilities.attach(experiment, spec, place, opened=[each.data for each in found], directory=workdir)
+    return found
 
 
 def check(

@@ -32,7 +32,12 @@ class Encoded(NamedTuple):
     """A conversation as tokens."""
 
     ids: np.ndarray  # [n] int32.
-    answers: np.ndarray  # [n] bool: the tokens of the answers, which the model should learn to write.
+    turns: np.ndarray  # [n] int32: 1, 2 ... in the tokens of the first answer, the second ...; 0 in all others.
+
+    @property
+    def answers(self) -> np.ndarray:
+        """[n] bool: the tokens of the answers, which the model should learn to write."""
+        return self.turns > 0
 
 
 Where = Callable[[int], str]  # Says where the conversation of that number stands.
@@ -70,7 +75,7 @@ class Plain(Template):
         return [self._encode(each, tokenizer, functools.partial(where, i)) for i, each in enumerate(conversations)]
 
     def _encode(self, messages: Sequence[Message], tokenizer: Tokenizer, where: Callable[[], str]) -> Encoded:
-        ids, answers, before = [tokenizer.begin], [False], ''
+        ids, turns, before = [tokenizer.begin], [0], ''
         for message in messages:
             if message['role'] != 'assistant':
                 before += self._heading(message, where) + message['content'] + self.separator
@@ -78,9 +83,9 @@ class Plain(Template):
             prompt = tokenizer.encode(before + self.assistant).tolist()
             answer = [*tokenizer.encode(message['content']).tolist(), tokenizer.end]
             ids += prompt + answer
-            answers += [False] * len(prompt) + [True] * len(answer)
+            turns += [0] * len(prompt) + [max(turns) + 1] * len(answer)
             before = ''
-        return Encoded(np.array(ids, np.int32), np.array(answers))
+        return Encoded(np.array(ids, np.int32), np.array(turns, np.int32))
 
     def _heading(self, message: Message, where: Callable[[], str]) -> str:
         headings = {'system': self.system, 'user': self.user}
@@ -119,10 +124,10 @@ class Jinja(Template):
             if 'error' in each:
                 raise config.InputError(f'{where(i)}: the chat template fails: {each["error"]}.')
             ids, places = tokenizer.encode_rendered(each['text'])
-            answers = np.zeros(len(ids), bool)
-            for start, end in each['spans']:
-                answers |= (places[:, 1] > start) & (places[:, 0] < end) & (places[:, 1] > places[:, 0])
-            encoded.append(Encoded(ids, answers))
+            turns = np.zeros(len(ids), np.int32)
+            for turn, (start, end) in enumerate(each['spans'], 1):
+                turns[(places[:, 1] > start) & (places[:, 0] < end) & (places[:, 1] > places[:, 0])] = turn
+            encoded.append(Encoded(ids, turns))
         return encoded
 
     def encode_prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> np.ndarray:

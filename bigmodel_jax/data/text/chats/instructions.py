@@ -1,21 +1,14 @@
 """Instruction data: conversations, whose answers a language model is trained to write."""
 
 import dataclasses
-import functools
-import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, cache, preparation_progress, records
+from bigmodel_jax.data import batches, preparation_progress, records
 from bigmodel_jax.data.text import packing, text, tokenizers
-from bigmodel_jax.data.text.chats import chat_templates
-
-CHUNK = 2_048  # Conversations that are written at a time.
-FIELDS = ('role', 'content')  # Of a message.
-TOKENS, ANSWERS, STARTS = 'tokens.bin', 'answers.bin', 'starts.npy'
+from bigmodel_jax.data.text.chats import chat_records, chat_templates, encoded_chats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,22 +47,13 @@ class Instructions(batches.Data):
         return text.TextBatches(InstructionExamples(self), rows=self.batch, seed=seed)
 
 
-class Conversations(NamedTuple):
-    """All conversations as tokens, one after the other."""
-
-    tokens: np.ndarray  # [N] uint32, mapped from the disk.
-    answers: np.ndarray  # [N] uint8: 1 in an answer.
-    starts: np.ndarray  # [conversations + 1] int64.
-    fingerprint: Mapping[str, Any]
-
-
 class InstructionExamples(batches.Examples):
     """Rows of whole conversations."""
 
     def __init__(self, data: Instructions):
         self.tokenizer, self.length = data.tokenizer.build(), data.length
         found = data.source.open()
-        conversations = encoded(found, self.tokenizer, data.template)
+        conversations = encoded_chats.encoded('instructions', found, (self.tokenizer, data.template), _whole)
         starts, lengths = _fitting(conversations, found, data)
         self._plan = packing.packed(starts, lengths, length=data.length)
         self._tokens, self._answers = np.asarray(conversations.tokens), np.asarray(conversations.answers)
@@ -94,7 +78,13 @@ class InstructionExamples(batches.Examples):
         }
 
 
-def _fitting(found: Conversations, source: records.Records, data: Instructions) -> tuple[np.ndarray, np.ndarray]:
+def _whole(record: records.Record, where: records.Where) -> list[encoded_chats.Dialogue]:
+    return [encoded_chats.Dialogue(chat_records.messages_of(record, where))]
+
+
+def _fitting(
+    found: encoded_chats.Conversations, source: records.Records, data: Instructions
+) -> tuple[np.ndarray, np.ndarray]:
     """Where each conversation that goes into a row starts, and its pairs of input and target.
 
     Raises:
@@ -120,98 +110,3 @@ def _fitting(found: Conversations, source: records.Records, data: Instructions) 
     if not left.any():
         raise config.InputError(f'No conversation has an answer within {data.length} tokens; use a larger length.')
     return starts[left], lengths[left]
-
-
-# ---- reading ------------------------------------------------------------------------------------------------------
-
-
-def encoded(
-    found: records.Records, tokenizer: tokenizers.Tokenizer, template: chat_templates.Template
-) -> Conversations:
-    """All conversations as tokens, made once and kept in the cache.
-
-    Raises:
-      InputError: a record is no conversation, or the template cannot write it.
-    """
-    fingerprint = {
-        'records': dict(found.fingerprint), 'tokenizer': tokenizer.fingerprint,
-        'template': config.to_json(template), 'template_text': template.text(tokenizer),
-    }  # fmt: skip
-
-    def make(directory: pathlib.Path, parts: pathlib.Path) -> None:
-        lengths = [0]
-        with (directory / TOKENS).open('wb') as tokens, (directory / ANSWERS).open('wb') as answers:
-            for each in _encode_all(found, tokenizer, template):
-                tokens.write(each.ids.astype(np.uint32).tobytes())
-                answers.write(each.answers.astype(np.uint8).tobytes())
-                lengths.append(len(each.ids))
-        np.save(directory / STARTS, np.cumsum(lengths))
-
-    directory = cache.prepared('instructions', fingerprint | {'format': 1}, make)
-    fingerprint |= {'sha256': cache.contents(directory)['files'][TOKENS]['sha256']}
-    return Conversations(
-        np.memmap(directory / TOKENS, np.uint32, 'r'),
-        np.memmap(directory / ANSWERS, np.uint8, 'r'),
-        np.load(directory / STARTS),
-        fingerprint,
-    )
-
-
-def _encode_all(
-    found: records.Records, tokenizer: tokenizers.Tokenizer, template: chat_templates.Template
-) -> Iterator[chat_templates.Encoded]:
-    chunks = preparation_progress.track(
-        found.chunks(CHUNK), total=-(-len(found) // CHUNK), what=f'Tokenizing {found.name}'
-    )
-    for first, chunk in chunks:
-        conversations = [
-            messages_of(record, functools.partial(found.where, i)) for i, record in enumerate(chunk, first)
-        ]
-        where = functools.partial(_where, found, first)
-        for i, each in enumerate(template.encode(conversations, tokenizer, where)):
-            if not each.answers[1:].any():
-                raise config.InputError(f'{where(i)} has no answer of at least one token.')
-            yield each
-
-
-def _where(found: records.Records, first: int, number: int) -> str:
-    return found.where(first + number)
-
-
-def messages_of(record: records.Record, where: records.Where) -> list[chat_templates.Message]:
-    """The messages of a record, in any of the three forms.
-
-    Raises:
-      InputError: it has none of them, or no answer.
-    """
-    if 'messages' in record:
-        return _messages(record['messages'], where)
-    for asked, answered in (('instruction', 'output'), ('prompt', 'completion')):
-        if asked in record and answered in record:
-            question = records.text(record, asked, where)
-            if asked == 'instruction' and record.get('input'):
-                question += '\n\n' + records.text(record, 'input', where)
-            answer = records.text(record, answered, where)
-            return [{'role': 'user', 'content': question}, {'role': 'assistant', 'content': answer}]
-    raise config.InputError(
-        f'{where()} is not a conversation: it should have "messages", or "instruction" and "output", or "prompt" and '
-        f'"completion". It has: {", ".join(map(str, record)) or "nothing"}.'
-    )
-
-
-def _messages(given: Any, where: records.Where) -> list[chat_templates.Message]:
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise config.InputError(f'{where()}: "messages" is a {type(given).__name__}, not a list.')
-    found: list[chat_templates.Message] = []
-    for number, message in enumerate(given, 1):
-        if not isinstance(message, Mapping):
-            raise config.InputError(f'{where()}: message {number} is a {type(message).__name__}, not an object.')
-        role, content = (records.text(message, name, functools.partial(_in, where, number)) for name in FIELDS)
-        found.append({'role': role, 'content': content})
-    if not any(message['role'] == 'assistant' for message in found):
-        raise config.InputError(f'{where()} has no message of the role "assistant", whose text is trained on.')
-    return found
-
-
-def _in(where: records.Where, number: int) -> str:
-    return f'{where()}, message {number}'

@@ -15,6 +15,7 @@ import numpy as np
 
 from bigmodel_jax import config, experiment_file
 from bigmodel_jax.data import batches
+from bigmodel_jax.data.text.chats import preferences
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.hosts import joining, leaving, processes
 from bigmodel_jax.launch.doctor.rehearsal import instruments, programs, records, suspects
@@ -149,7 +150,11 @@ def _batches(experiment: Experiment) -> list[dict[str, str]]:
 
 
 def _contents(found: batches.Batches, step: int) -> dict[str, str]:
-    return {name: _digest({name: array}) for name, array in sorted(found.training(step).items())}
+    if isinstance(found, preferences.PreferenceBatches):
+        rows = found.examples.rows(found.ids(step))  # Their reference is computed when the run is trained.
+    else:
+        rows = found.training(step)
+    return {name: _digest({name: array}) for name, array in sorted(rows.items())}
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
