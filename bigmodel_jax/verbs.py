@@ -16,6 +16,8 @@ verbs.replay('runs/a', 1_234).losses
 verbs.profile('runs/a', (10, 13)).breakdown
 verbs.sweep(sweep.Sweep(arms={'baseline': a, 'wide': b}), 'runs/widths')
 verbs.convert('gpt2', 'runs/gpt2')
+verbs.export(run, 'exported')
+verbs.open_export('exported').trained.sample(['The '])
 verbs.certify('gpt2', 'io.npz').first
 verbs.load_pretrained('gpt2').apply({'input_ids': [[1, 2, 3]]})['logits']
 """
@@ -28,6 +30,7 @@ from etils import epath
 from bigmodel_jax import compatibility, config
 from bigmodel_jax.catalogue import catalogue
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.export import exporting, opened
 from bigmodel_jax.hosts import processes
 from bigmodel_jax.interop import certifying, conversion, huggingface
 from bigmodel_jax.launch.doctor import doctor as examining
@@ -58,6 +61,8 @@ find_runs = catalogue.find_runs
 watch = server.LivePage
 load_pretrained = huggingface.load_pretrained
 convert, certify = conversion.convert, certifying.certify
+# export(run, destination, ExportOptions(...)): a directory that works without this package; open_export() reads it.
+export, open_export = exporting.export, opened.open_export
 write_report = report.write_report
 is_sweep, write_answer = sweep_directory.is_sweep, writing.write_answer
 

@@ -44,6 +44,7 @@ ORDER = (
     ('papers',),
     ('report',),
     ('interop',),
+    ('export',),
     ('sweeps',),
     ('launch',),
     ('verbs',),

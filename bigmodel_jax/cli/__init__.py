@@ -23,6 +23,7 @@ VERBS = (
     'verify',
     'replay',
     'profile',
+    'export',
     'convert',
     'certify',
 )

@@ -22,5 +22,6 @@ VERB = Verb(
     'convert a Hugging Face model to a run, or a run to a Hugging Face model, one tensor at a time',
     _add_arguments,
     run,
+    epilog='A model without this package, as programs for CPU, GPU and TPU: export RUN DIR.',
     file_as=None,
 )

@@ -57,7 +57,12 @@ VISIBLE = 'visible_pairs_'  # The prefix of a scope's name; the rest is the shar
 
 
 def visible_share(case: Case) -> contextlib.AbstractContextManager[None]:
-    """A scope whose name says which share of the scores is not masked, for the count of FLOPs."""
+    """A scope whose name says which share of the scores is not masked, for the count of FLOPs.
+
+    A program for every length, such as an exported one, has no such share and needs none.
+    """
+    if not isinstance(case.q.shape[1], int) or not isinstance(case.k.shape[1], int):
+        return contextlib.nullcontext()
     share = case.scores.visible_share(case.q.shape[1], case.k.shape[1])
     return jax.named_scope(f'{VISIBLE}{share:.9f}')
 

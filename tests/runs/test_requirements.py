@@ -83,9 +83,9 @@ def test_requirements_are_no_part_of_what_a_run_is(made):
     (made / 'experiment.json').write_text(json.dumps(old))
     assert config.normalized(old)['requires'] == []
     before = integrity.fingerprint(old, differences.CIRCUMSTANCES)
-    assert lineage.Lineage.of(path).made(before)
+    assert lineage.Lineage.of(path).made(path / 'checkpoints' / '2000', before)
     changed = requiring(made, Requirement(LOSS, at_most=0.5))
-    assert lineage.Lineage.of(path).made(before)
+    assert lineage.Lineage.of(path).made(path / 'checkpoints' / '2000', before)
     changes = differences.between(config.normalized(old), changed.stored)
     assert {each.path for each in changes} == {'requires'}
     continuing.check(path, changes, consent=False)

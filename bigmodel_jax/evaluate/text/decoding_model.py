@@ -93,11 +93,14 @@ class Cached(DecodingModel):
     """
 
     def begin(self, prompts: Prompts, *, slots: int) -> tuple[jax.Array, PyTree]:
-        B, T = prompts.tokens_BT.shape
-        here_1T = jnp.arange(T)[None]
+        return self.read(prompts, self.model.initial_state(prompts.tokens_BT.shape[0], slots))
+
+    def read(self, prompts: Prompts, empty: PyTree) -> tuple[jax.Array, PyTree]:
+        """begin() with a cache that is given, which is that before the first token."""
+        here_1T = jnp.arange(prompts.tokens_BT.shape[1])[None]
         is_token_BT = (here_1T < prompts.lengths_B[:, None]).astype(jnp.int32)
         batch = {'inputs': prompts.tokens_BT, 'positions': here_1T, 'segments': is_token_BT}
-        return self.logits(batch, _last(prompts), self.model.initial_state(B, slots))
+        return self.logits(batch, _last(prompts), empty)
 
     def next(self, tokens_B: jax.Array, positions_B: jax.Array, cache: PyTree) -> tuple[jax.Array, PyTree]:
         batch = {'inputs': tokens_B[:, None], 'positions': positions_B[:, None]}
