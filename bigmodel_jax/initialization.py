@@ -8,8 +8,24 @@ import jax
 
 from bigmodel_jax import config
 
-Wanted = Mapping[str, jax.ShapeDtypeStruct]  # Path of a parameter ('blocks.layers.ffn.up') -> shape, dtype, sharding.
+# Path of a parameter ('blocks.layers.ffn.up'), or of state of the model (see STATE) -> shape, dtype, sharding.
+Wanted = Mapping[str, jax.ShapeDtypeStruct]
 SHOWN = 4  # Paths that a sentence names.
+# Arrays that are state of the model and no parameters, such as the statistics of batch norm, have paths that begin so:
+# 'model_state.batch_stats.backbone.stem_norm.mean'.
+STATE = 'model_state.'
+
+
+def stored_name(path: str) -> str:
+    """What an array is called in a checkpoint."""
+    return path if path.startswith(STATE) else f'params.{path}'
+
+
+def path_of(stored: str) -> str | None:
+    """The path of an array of a checkpoint; None where it is neither a parameter nor state of the model."""
+    if stored.startswith(STATE):
+        return stored
+    return stored.removeprefix('params.') if stored.startswith('params.') else None
 
 
 class ResolvedWeights(NamedTuple):

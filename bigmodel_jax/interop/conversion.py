@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import config, differences
+from bigmodel_jax import config, differences, initialization
 from bigmodel_jax import experiment as experiments
 from bigmodel_jax.interop import converted, exported, family, huggingface, matching, rules
 from bigmodel_jax.interop.files import folder, stored_arrays, tensor_file
@@ -22,7 +22,7 @@ from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity
 
 STEP = 0  # Of the checkpoint of converted weights.
-ITEM, BELOW, AVERAGE = 'model', 'params.', 'ema.'
+ITEM, AVERAGE = 'model', 'ema.'
 SHARD_BYTES = 5_000_000_000  # As the reference implementation cuts its files.
 
 
@@ -89,15 +89,15 @@ def _bring(source: pathlib.Path, partial: pathlib.Path, destination: pathlib.Pat
     leading = {path: len(each.leading(found.sizes)) for each in found.table.rules for path in each.paths}
     forms = {path: stored_arrays.Form(shape, kinds[path], leading[path]) for path, shape in shapes.items()}
     forms |= {path: stored_arrays.Form(shape, np.dtype(np.float32), 0) for path, shape in absent.items()}
-    forms = {BELOW + path: form for path, form in forms.items()}
+    forms = {initialization.stored_name(path): form for path, form in forms.items()}
     step = epath.Path(partial) / durable_files.CHECKPOINTS / str(STEP)
     stored_arrays.make(step / ITEM, forms)
     store = stored_arrays.Arrays(step / ITEM, {name: form.shape for name, form in forms.items()})
     for path in shapes:
         for index, part in matching.slices(found, opened, path):
-            store.write(BELOW + path, index, part)
+            store.write(initialization.stored_name(path), index, part)
     for path, shape in absent.items():
-        store.write(BELOW + path, (), np.zeros(shape, np.float32))
+        store.write(initialization.stored_name(path), (), np.zeros(shape, np.float32))
     _seal(step, forms, store, config.to_json(experiment))
     told = exported.bring_tokenizer(source, epath.Path(partial))
     missing = [f'The files hold no {name}; it is zeros.' for name in found.family.absent(found.table)]
@@ -213,9 +213,7 @@ def _naming(source: pathlib.Path, run: directory.Run) -> Naming:
             kept['config'], known, table, {key: np.dtype(name) for key, name in kept['copies'].items()}, is_ours=False
         )
     problems = []
-    for known in huggingface.FAMILIES:
-        if not isinstance(model, known.kind):
-            continue
+    for known in exported.families(run):
         try:
             values = known.config_of(model) | exported.other_fields(run, known)
             return Naming(values, known, known.tables(model)[0], {})
@@ -227,7 +225,7 @@ def _naming(source: pathlib.Path, run: directory.Run) -> Naming:
 
 
 def _dtype(stored: Mapping[str, Any], tensor: rules.Tensor) -> str:
-    kinds = {stored[BELOW + slot.path]['dtype'] for slot in tensor.slots}
+    kinds = {stored[initialization.stored_name(slot.path)]['dtype'] for slot in tensor.slots}
     if len(kinds) > 1:
         raise config.InputError(f'{tensor.key} holds parameters of {", ".join(sorted(kinds))}; convert them to one.')
     return kinds.pop()
@@ -235,7 +233,7 @@ def _dtype(stored: Mapping[str, Any], tensor: rules.Tensor) -> str:
 
 def _check_arrays(step: epath.Path, stored: Mapping[str, Any], shapes: Mapping[str, rules.Shape]) -> None:
     there = {name: tuple(facts['shape']) for name, facts in stored.items() if not name.startswith(AVERAGE)}
-    wanted = {BELOW + path: shape for path, shape in shapes.items()}
+    wanted = {initialization.stored_name(path): shape for path, shape in shapes.items()}
     wrong = sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name))
     if wrong:
         name = wrong[0]
@@ -247,7 +245,7 @@ def _check_arrays(step: epath.Path, stored: Mapping[str, Any], shapes: Mapping[s
 
 def _name(stored: Mapping[str, Any], path: str, *, average: bool) -> str:
     """The array that is written for a parameter: its moving average, if that is asked for and there is one."""
-    return AVERAGE + path if average and AVERAGE + path in stored else BELOW + path
+    return AVERAGE + path if average and AVERAGE + path in stored else initialization.stored_name(path)
 
 
 def _check_sums(

@@ -10,11 +10,13 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import reference
-from bigmodel_jax.models import seq2seq, vit
+from bigmodel_jax.models import alexnet, resnet, seq2seq, vit
 from bigmodel_jax.objectives import classification, language
 from bigmodel_jax.objectives.objective import Objective
 from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.parallel import sharding
+
+SIDES = (224, 224)  # Of the images that models were made for that read any; those of the papers of AlexNet and ResNet.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,9 @@ def experiment(name: str, model: Any) -> Experiment:
         patches = reference.learned_length(model.positions) - model.pooling.extra
         image = (model.patch, patches * model.patch)
         data: Elsewhere = ElsewhereImages(names=(), vocab=model.classes, image=image)
+        return _experiment(name, model, data, classification.Classification())
+    if isinstance(model, alexnet.AlexNet | resnet.ResNet):
+        data = ElsewhereImages(names=(), vocab=model.classes, image=SIDES)
         return _experiment(name, model, data, classification.Classification())
     names = ('source', 'inputs') if isinstance(model, seq2seq.Seq2Seq) else ('inputs',)
     # As long as the model's band of attention, which longer data alone makes sense of.

@@ -23,6 +23,13 @@ KEPT = (
 )  # fmt: skip
 
 
+def families(run: directory.Run) -> list[family.Family]:
+    """The families that have models like that of a run; first the one of the directory that the run began with."""
+    found = [known for known in huggingface.FAMILIES if isinstance(run.experiment.model, known.kind)]
+    begun = (_begun_with(run) or {}).get('model_type')
+    return sorted(found, key=lambda known: begun not in known.model_types)
+
+
 def other_fields(run: directory.Run, known: family.Family) -> dict[str, Any]:
     """What a config.json says beside what the model is; what it does not say would mean the reference's default.
 
@@ -33,16 +40,21 @@ def other_fields(run: directory.Run, known: family.Family) -> dict[str, Any]:
     if 'max_position_embeddings' in known.config_fields and 'inputs' in run.experiment.data.fields:
         fields['max_position_embeddings'] = run.experiment.data.fields['inputs'].shape[0]
     tokenizer = identity.tokenizer_of(run.path)
-    if not known.is_paired:
+    if not known.is_paired and 'inputs' in run.experiment.data.fields:
         fields['bos_token_id'] = None if tokenizer is None else tokenizer.begin
         fields['eos_token_id'] = None if tokenizer is None else tokenizer.end
-    said = next((each['start'].get('config') for each in _sessions(run) if 'start' in each), None)
+    said = _begun_with(run)
     if said and said.get('model_type') in known.model_types:
         fields |= {name: said[name] for name in KEPT if name in said}
     learned = getattr(getattr(run.experiment.model, 'positions', None), 'length', None)
     if learned is not None:
         fields.pop('max_position_embeddings', None)  # The model itself has it.
     return fields
+
+
+def _begun_with(run: directory.Run) -> dict[str, Any] | None:
+    """The config.json of the directory that a run began with, if it was one of Hugging Face."""
+    return next((each['start'].get('config') for each in _sessions(run) if 'start' in each), None)
 
 
 def max_length(run: epath.Path, experiment: Experiment) -> int | None:

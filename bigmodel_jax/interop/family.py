@@ -17,7 +17,7 @@ from bigmodel_jax.models import model as models
 Arrays = Mapping[str, Any]
 # Fields of our configs that say how something is computed or how it was drawn, not what it is once it is trained.
 LENGTHS = ('n_positions', 'max_position_embeddings')  # Fields of config.json, of which a family has one.
-NOT_STORED = ('init', 'out_init', 'dropout', 'dtype', 'stack', 'kernel', 'balance', 'z_loss')
+NOT_STORED = ('init', 'out_init', 'dropout', 'dtype', 'stack', 'kernel', 'balance', 'z_loss', 'momentum')
 
 
 class Family:
@@ -68,6 +68,10 @@ class Family:
     def outputs(self, model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The reference's outputs by name; a pure function of arrays. `batch` is as batch() made it."""
         raise NotImplementedError
+
+    def stateful_outputs(self, model: Any, params: Any, state: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """outputs() of a model that has state besides its parameters, such as the statistics of batch norm."""
+        return self.outputs(model, params, batch)
 
     def settled(self, model: Any, source: folder.Folder) -> Any:
         """The model, where its config.json alone does not settle what it is."""

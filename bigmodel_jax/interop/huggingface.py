@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import config, initialization
 from bigmodel_jax.interop import family, matching
-from bigmodel_jax.interop.families import bert, gpt2, llama, marian, t5, vit
+from bigmodel_jax.interop.families import alexnet, bert, gpt2, llama, marian, resnet, t5, vit
 from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
 
@@ -26,7 +26,13 @@ FAMILIES: tuple[family.Family, ...] = (
     marian.Marian(),
     t5.T5(),
     vit.ViT(),
+    resnet.HuggingFaceResNet(),
+    resnet.TorchvisionResNet(),
+    alexnet.TorchvisionAlexNet(),
 )
+
+
+Arrays = Mapping[str, jax.Array]  # By path.
 
 
 class PretrainedModel:
@@ -34,14 +40,17 @@ class PretrainedModel:
 
     Attributes:
       model: its config.
-      params: its parameters, as model.build().apply({'params': ...}) takes them.
+      params: its parameters, as model.build().apply({'params': ..., **state}) takes them.
+      state: its other collections, such as the statistics of batch norm; of most models there are none.
       values: its config.json.
       notes: what of the directory was not used, a sentence each.
       absent: first names of parameters that its files do not have, such as a head; they are zeros.
     """
 
-    def __init__(self, found: matching.Match, model: models.Model, params: Any, values: Mapping[str, Any]):
-        self.model, self.params, self.values = model, params, values
+    def __init__(self, found: matching.Match, model: models.Model, arrays: Arrays, values: Mapping[str, Any]):
+        tree = matching.nested(arrays)
+        self.state = tree.pop(initialization.STATE.removesuffix('.'), {})
+        self.model, self.params, self.values = model, tree, values
         self._found = found
         self.absent = found.family.absent(found.table)
         self.notes = found.notes + [f'The files hold no {each}; its outputs are left out.' for each in self.absent]
@@ -53,12 +62,12 @@ class PretrainedModel:
 
     @functools.cached_property
     def _forward(self) -> Any:
-        return jax.jit(functools.partial(self._found.family.outputs, self.model))
+        return jax.jit(functools.partial(self._found.family.stateful_outputs, self.model))
 
     @functools.cached_property
     def _backward(self) -> Any:
-        def loss(params: Any, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            found = self._found.family.outputs(self.model, params, batch)
+        def loss(params: Any, state: Any, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            found = self._found.family.stateful_outputs(self.model, params, state, batch)
             return found['loss'], found
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -78,7 +87,7 @@ class PretrainedModel:
           InputError: an input is unknown, missing, or does not fit the model.
         """
         with precision(self.model):
-            found = self._forward(self.params, self._batch(inputs))
+            found = self._forward(self.params, self.state, self._batch(inputs))
         return self._there(found)
 
     def gradients(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, jax.Array], dict[str, np.ndarray]]:
@@ -91,8 +100,9 @@ class PretrainedModel:
         if 'labels' not in batch or self._needs_absent('loss'):
             raise config.InputError('There is a gradient of a loss only; pass labels, to a model with an output layer.')
         with precision(self.model):
-            (_, found), tree = self._backward(self.params, batch)
-        gradients = dict(matching.file_tensors(jax.device_get(tree), self._found.tensors))
+            (_, found), tree = self._backward(self.params, self.state, batch)
+        trained = {key: each for key, each in self._found.tensors.items() if not each.is_state}
+        gradients = dict(matching.file_tensors(jax.device_get(tree), trained))
         return self._there(found), gradients
 
     def _there(self, found: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -126,8 +136,8 @@ def load_pretrained(directory: epath.PathLike, *, dtype: models.Dtype = 'float32
         for path, shape in whole(model, found.family).items():
             flat.setdefault(path, np.zeros(shape, np.float32))
         kept = dtype == 'bfloat16'
-        params = {path: jnp.asarray(array, None if kept else dtype) for path, array in flat.items()}
-    return PretrainedModel(found, model, matching.nested(params), source.config)
+        arrays = {path: jnp.asarray(array, None if kept else dtype) for path, array in flat.items()}
+    return PretrainedModel(found, model, arrays, source.config)
 
 
 def precision(model: Any) -> contextlib.AbstractContextManager[None]:
@@ -136,5 +146,5 @@ def precision(model: Any) -> contextlib.AbstractContextManager[None]:
 
 
 def whole(model: models.Model, known: Any) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every parameter of a model, whatever its files hold."""
+    """Path -> shape of every parameter of a model, and of its state, whatever its files hold."""
     return known.tables(model)[0].shapes(known.sizes(model))

@@ -5,8 +5,10 @@ A Rule says it for one pattern of keys:
   Rule('h.{layer}.attn.c_attn.weight', 'D (3 H K) -> D H K', 'blocks.layers.attention.query', ...key, ...value)
 
 The pattern stands for one key per layer, and our parameter has a leading axis for each name in braces. Left of the
-arrow are the axes of the file's tensor, right those of ours; what stands in brackets is one axis there, and a number is
-how many parameters of ours it holds side by side. Sizes of the letters and of the names come from the model.
+arrow are the axes of the file's tensor, right those of ours; what stands in brackets is one axis, and a number is how
+many parameters of ours it holds side by side. Sizes of the letters and of the names come from the model, but for a
+letter with a number, such as F64, which says its size itself. Paths that begin with initialization.STATE are state of
+the model and no parameters.
 """
 
 import dataclasses
@@ -19,6 +21,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from bigmodel_jax import initialization
 
 Sizes = Mapping[str, int]
 Shape = tuple[int, ...]
@@ -39,6 +43,7 @@ class Rule:
     axes: str
     paths: tuple[str, ...]
     inside: bool = True  # The key stands below the prefix of the base model, where the file has one.
+    first: int = 0  # The number with which each name of the key begins to count.
 
     @property
     def names(self) -> list[str]:
@@ -50,7 +55,8 @@ class Rule:
         names = self.names
         for index in itertools.product(*(range(sizes[name]) for name in names)):
             slots = tuple(Slot(path, index) for path in self.paths)
-            yield Tensor(self.key.format(**dict(zip(names, index))), slots, self.layout(sizes))
+            numbers = {name: self.first + i for name, i in zip(names, index)}
+            yield Tensor(self.key.format(**numbers), slots, self.layout(sizes))
 
     def layout(self, sizes: Sizes) -> 'TensorLayout':
         """How the axes change, with numbers for the letters."""
@@ -61,9 +67,9 @@ class Rule:
         return tuple(sizes[name] for name in self.names)
 
 
-def rule(key: str, axes: str, *paths: str, inside: bool = True) -> Rule:
+def rule(key: str, axes: str, *paths: str, inside: bool = True, first: int = 0) -> Rule:
     """A Rule, as it is written in a table."""
-    return Rule(key, axes, paths, inside)
+    return Rule(key, axes, paths, inside, first)
 
 
 class TensorLayout(NamedTuple):
@@ -93,26 +99,38 @@ class Tensor(NamedTuple):
     slots: tuple[Slot, ...]
     layout: TensorLayout
 
+    @property
+    def is_state(self) -> bool:
+        """Whether it holds state of the model, which has no gradient."""
+        return self.slots[0].path.startswith(initialization.STATE)
+
 
 @functools.lru_cache(maxsize=1_024)
 def _layout(axes: str, sizes: tuple[tuple[str, int], ...], parts: int) -> TensorLayout:
     size = dict(sizes)
-    left, right = (side.strip() for side in axes.split('->'))
-    # 'D (3 H K)' -> [['D'], ['3', 'H', 'K']]
-    groups = [(grouped or single).split() for grouped, single in re.findall(r'\(([^)]*)\)|(\S+)', left)]
+    groups, ours = (_groups(side) for side in axes.split('->'))
     names = [name for group in groups for name in group]
     numbers = [name for name in names if name.isdigit() and name != '1']
     assert [int(name) for name in numbers] == ([] if parts == 1 else [parts]), axes
-    known = {name: size[name] if name.isalpha() else int(name) for name in names}
-    ours = right.split()
+    known = {name: _axis(name, size) for name in names}
     first = [names.index(name) for name in numbers]
     ones = [i for i, name in enumerate(names) if name == '1']
-    order = (*first, *ones, *(names.index(name) for name in ours))
+    order = (*first, *ones, *(names.index(name) for group in ours for name in group))
     split = tuple(known[name] for name in names)
     if not first:  # A part of its own, so that reading and writing need not ask.
         split, order = (1, *split), (0, *(axis + 1 for axis in order))
-    file = tuple(math.prod(known[name] for name in group) for group in groups)
-    return TensorLayout(file, split, order, tuple(known[name] for name in ours))
+    file, here = (tuple(math.prod(known[name] for name in group) for group in side) for side in (groups, ours))
+    return TensorLayout(file, split, order, here)
+
+
+def _groups(side: str) -> list[list[str]]:
+    """'D (3 H K)' -> [['D'], ['3', 'H', 'K']]."""
+    return [(grouped or single).split() for grouped, single in re.findall(r'\(([^)]*)\)|(\S+)', side)]
+
+
+def _axis(name: str, sizes: Mapping[str, int]) -> int:
+    """'H' -> as the model has it; 'F64' -> 64; '3' -> 3."""
+    return sizes[name] if name.isalpha() else int(name.lstrip(string.ascii_letters))
 
 
 class NamedBy(NamedTuple):
@@ -173,7 +191,7 @@ class TensorRules:
             used |= {match.string for match in matches}
             empty += not matches
             for name in each.names:
-                counts[name] |= {int(match[name]) for match in matches}
+                counts[name] |= {number for match in matches if (number := int(match[name])) >= each.first}
         return NamedBy({name: len(numbers) for name, numbers in counts.items()}, len(keys) - len(used) + empty)
 
     def shapes(self, sizes: Sizes) -> dict[str, Shape]:

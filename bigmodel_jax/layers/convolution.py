@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from bigmodel_jax import config, precision
@@ -55,6 +56,12 @@ def convolve_rows(x_BTD: jax.Array, kernel_NDF: jax.Array) -> jax.Array:
 
 def max_pool(x_BYXZ: jax.Array, *, window: int, stride: int, padding: int = 0) -> jax.Array:
     """The largest number of each window; rows and columns that fill no window are left out."""
+    if stride == window and not padding:
+        # Several times as fast as a window that moves, whose gradient XLA computes by one number after another on CPUs.
+        B, Y, X, Z = x_BYXZ.shape
+        rows, columns = Y // window, X // window
+        parts = x_BYXZ[:, : rows * window, : columns * window].reshape(B, rows, window, columns, window, Z)
+        return parts.max(axis=(2, 4))
     pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     return jax.lax.reduce_window(x_BYXZ, -jnp.inf, jax.lax.max, (1, window, window, 1), (1, stride, stride, 1), pads)
 
@@ -65,6 +72,27 @@ def average_pool(x_BYXZ: jax.Array, *, window: int, stride: int) -> jax.Array:
         precision.raised(x_BYXZ), 0.0, jax.lax.add, (1, window, window, 1), (1, stride, stride, 1), 'VALID'
     )
     return (sums / window**2).astype(x_BYXZ.dtype)
+
+
+def adaptive_average_pool(x_BYXZ: jax.Array, size: Size) -> jax.Array:
+    """[B, T, S, Z]: the means over T x S windows that cover the image and may overlap, in float32 or float64.
+
+    Window t of T is the rows from floor(t Y / T) to ceil((t + 1) Y / T), as in PyTorch's AdaptiveAvgPool2d.
+    """
+    if x_BYXZ.shape[1:3] == size:
+        return x_BYXZ
+    x = precision.raised(x_BYXZ)
+    rows_TY, columns_SX = (jnp.asarray(_means(b, a), x.dtype) for b, a in zip(x.shape[1:3], size))
+    return jnp.einsum('BYXZ,TY,SX->BTSZ', x, rows_TY, columns_SX).astype(x_BYXZ.dtype)
+
+
+def _means(before: int, after: int) -> np.ndarray:
+    """[after, before]: each row averages a window."""
+    found = np.zeros((after, before))
+    for i in range(after):
+        window = slice(i * before // after, -(-(i + 1) * before // after))
+        found[i, window] = 1 / len(range(*window.indices(before)))
+    return found
 
 
 def local_response_norm(x_BYXZ: jax.Array, *, size: int, bias: float, alpha: float, beta: float) -> jax.Array:

@@ -32,6 +32,7 @@ class AlexNet(model.Model):
     """Stages of convolutions, then wide layers that see the whole image. Batch: 'image' [B, Y, X, Z] float32."""
 
     stages: tuple[Stage, ...]
+    pooled: convolution.Pair | None = None  # Rows and columns that the wide layers see, of averages; None: as they are.
     hidden: tuple[config.Positive, ...] = (4_096, 4_096)  # Units of the wide layers.
     classes: config.Positive = 1_000
     activation: activations.Activation = activations.Relu()
@@ -85,6 +86,8 @@ class AlexNetModule(nn.Module):
         """{'logits': [B, V]}."""
         c, images_BYXZ = self.config, batch['image'].astype(self.config.dtype)
         x_BYXZ = ConvolutionsModule(c, name='stages')(images_BYXZ)
+        if c.pooled is not None:
+            x_BYXZ = convolution.adaptive_average_pool(x_BYXZ, c.pooled)
         x_BD = x_BYXZ.reshape(x_BYXZ.shape[0], -1)
         for number, units in enumerate(c.hidden, 1):
             if c.drops_input:
@@ -144,4 +147,4 @@ def one_tower(*, channels: tuple[int, ...] = (64, 192, 384, 256, 256), **changes
 
 
 ALEXNET_2012 = two_groups()
-ALEXNET_ONE_TOWER = one_tower()
+ALEXNET_ONE_TOWER = one_tower(pooled=(6, 6))

@@ -23,12 +23,11 @@ from bigmodel_jax.train import state
 PyTree = Any
 # Of the record of where the weights come from: what has a sentence of its own, and what is not for people.
 TOLD_ELSEWHERE = ('by_chance', 'digest', 'config')
-PARAMS = 'params.'  # What the paths of parameters begin with in a checkpoint.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FromRun(initialization.Initialization):
-    """The parameters of another run, those that both models have, by path and shape.
+    """The parameters of another run, and the state of its model, those that both models have, by path and shape.
 
     Moments of the optimizer, the step and the position in the data are not taken: this is another run.
     """
@@ -62,9 +61,9 @@ class FromRun(initialization.Initialization):
         path, step = self._find()
 
         def choose(stored: partial_state.Arrays) -> dict[str, jax.ShapeDtypeStruct]:
-            there = {name.removeprefix(PARAMS): shape for name, (shape, _) in stored.items() if name.startswith(PARAMS)}
+            there = _by_path({name: shape for name, (shape, _) in stored.items()})
             names = initialization.match(wanted, there, without=self.without, where=str(path))
-            return {PARAMS + name: wanted[name] for name in names}
+            return {initialization.stored_name(name): wanted[name] for name in names}
 
         try:
             found = restore.read_some(
@@ -72,7 +71,7 @@ class FromRun(initialization.Initialization):
             )
         except integrity.DamagedCheckpoint as error:
             raise config.InputError(f'initialization: {error}. Use another step, with initialization.step.') from error
-        arrays = {name.removeprefix(PARAMS): array for name, array in found.items()}
+        arrays = _by_path(found)
         origin = {'run': self.run, 'step': step, 'parameters': len(arrays), 'digest': digest.digest(arrays)}
         return initialization.ResolvedWeights(arrays, origin)
 
@@ -152,7 +151,13 @@ def _shapes(path: epath.Path, step: int) -> dict[str, list[int]]:
             f'initialization: {path} is damaged: {error}. Use another step, with initialization.step.'
         ) from error
     stored = record['arrays']['model']
-    return {name.removeprefix(PARAMS): each['shape'] for name, each in stored.items() if name.startswith(PARAMS)}
+    return _by_path({name: each['shape'] for name, each in stored.items()})
+
+
+def _by_path(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What belongs to the arrays of a checkpoint, by their paths; without those of its moving average."""
+    found = {initialization.path_of(name): value for name, value in stored.items()}
+    return {path: value for path, value in found.items() if path is not None}
 
 
 def _tokenizer(path: epath.Path, step: int) -> dict[str, Any] | None:
@@ -204,11 +209,15 @@ def begin(
         return drawn, None
     asked = wanted(spec)
     found = source.read(asked)
-    arrays = checkpoints.flatten(spec.storage.stored(found.arrays))
-    params = checkpoints.unflatten(checkpoints.flatten(drawn.params) | arrays, drawn.params)
+    state_of_model = _state(drawn.model_state)
+    own = {path: array for path, array in found.arrays.items() if path not in state_of_model}
+    params = checkpoints.flatten(drawn.params) | checkpoints.flatten(spec.storage.stored(own))
+    state_of_model |= {path: array for path, array in found.arrays.items() if path in state_of_model}
+    named = {path.removeprefix(initialization.STATE): array for path, array in state_of_model.items()}
+    drawn = drawn._replace(model_state=checkpoints.unflatten(named, drawn.model_state))
     by_chance = [path for path in asked if path not in found.arrays]
     record = found.origin | {'by_chance': by_chance}
-    return spec.started_from(drawn, params), json.loads(json.dumps(record))
+    return spec.started_from(drawn, checkpoints.unflatten(params, drawn.params)), json.loads(json.dumps(record))
 
 
 def sentence(record: dict[str, Any]) -> str:
@@ -218,5 +227,15 @@ def sentence(record: dict[str, Any]) -> str:
 
 
 def wanted(spec: state.StateSpec) -> dict[str, jax.ShapeDtypeStruct]:
-    """The parameters of a run, as a source of initial weights is asked for them."""
-    return spec.storage.wanted(spec.shardings.params)
+    """The parameters of a run, and then the state of its model, as a source of initial weights is asked for them."""
+    places = _state(spec.shardings.model_state)
+    of_model = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path])
+        for path, leaf in _state(spec.abstract.model_state).items()
+    }
+    return spec.storage.wanted(spec.shardings.params) | of_model
+
+
+def _state(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree like the state of a model, by path."""
+    return {initialization.STATE + name: leaf for name, leaf in checkpoints.flatten(tree).items()}

@@ -20,6 +20,7 @@ CLASSES = {
     'marian': 'MarianConfig',
     'mistral': 'MistralConfig',
     'mixtral': 'MixtralConfig',
+    'resnet': 'ResNetConfig',
     't5': 'T5Config',
     'vit': 'ViTConfig',
 }

@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -148,3 +149,24 @@ def test_a_convolution_of_rows_is_the_correlation_of_its_tokens_whatever_padding
 def test_a_convolution_of_rows_needs_a_width_that_its_sizes_divide():
     with pytest.raises(config.InputError, match='among its 3 sizes of filters'):
         convolution.RowConvolution().check(64, 10)
+
+
+def test_windows_side_by_side_are_those_of_a_window_that_moves():
+    x_BYXZ = jnp.asarray(np.random.default_rng(0).standard_normal((2, 7, 9, 3)), jnp.float32)
+
+    def moved(x_BYXZ):
+        return jax.lax.reduce_window(x_BYXZ, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID')
+
+    found, pull = jax.vjp(lambda x_BYXZ: convolution.max_pool(x_BYXZ, window=2, stride=2), x_BYXZ)
+    wanted, other = jax.vjp(moved, x_BYXZ)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(pull(wanted)[0], other(wanted)[0])
+
+
+def test_adaptive_windows_cover_the_image():
+    """Windows of 5 rows in 3 parts are the rows 0 and 1, 1 to 3, and 3 and 4."""
+    x_BYXZ = np.random.default_rng(0).standard_normal((2, 5, 4, 3))
+    found = convolution.adaptive_average_pool(jnp.asarray(x_BYXZ, jnp.float32), (3, 2))
+    rows, columns = ((0, 2), (1, 4), (3, 5)), ((0, 2), (2, 4))
+    wanted = [[x_BYXZ[:, a:b, c:d].mean(axis=(1, 2)) for c, d in columns] for a, b in rows]
+    np.testing.assert_allclose(found, np.array(wanted).transpose(2, 0, 1, 3), rtol=0, atol=1e-6)  # Float32's rounding.

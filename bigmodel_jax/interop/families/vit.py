@@ -9,7 +9,7 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
-from bigmodel_jax.interop import family, fields, reference, rules
+from bigmodel_jax.interop import family, fields, images, reference, rules
 from bigmodel_jax.layers import ffn, norms
 from bigmodel_jax.models import vit
 
@@ -103,7 +103,7 @@ class ViT(family.Family):
             'block.ffn.hidden': fields.whole('intermediate_size'),
             'block.ffn.activation': fields.choice('hidden_act', reference.ACTIVATIONS),
             'block.residual.norm': norms.LayerNorm(epsilon=fields.number('layer_norm_eps')),
-            'classes': _classes(fields),
+            'classes': images.classes_of(fields),
         }
         layers, heads = fields.whole('num_hidden_layers'), fields.whole('num_attention_heads')
         return vit.vit(patch=patch, width=width, layers=layers, heads=heads, **changes)
@@ -123,7 +123,7 @@ class ViT(family.Family):
             'layer_norm_eps': norm.epsilon,
             'image_size': side * model.patch,  # Of a square, the only one that the number of positions tells.
             'patch_size': model.patch,
-            'id2label': {str(number): f'LABEL_{number}' for number in range(model.classes)},
+            'id2label': images.names_of(model.classes),
         }
 
     def sizes(self, model: vit.Vit) -> dict[str, int]:
@@ -146,7 +146,7 @@ class ViT(family.Family):
         return TABLE, dataclasses.replace(TABLE, spellings=SPELLINGS)
 
     def batch(self, inputs: Mapping[str, np.ndarray], model: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return images_of(inputs, classes=model.classes)
+        return images.batch_of(inputs, classes=model.classes)
 
     def check(self, batch: Mapping[str, np.ndarray], model: Any) -> None:
         axes = ('height', 'width', 'channels')
@@ -162,48 +162,6 @@ class ViT(family.Family):
         if 'labels' in batch:
             found['loss'] = reference.mean_nll(logits_BV[:, None], batch['labels'][:, None])
         return found
-
-
-def images_of(inputs: Mapping[str, np.ndarray], *, classes: int) -> dict[str, np.ndarray]:
-    """Our batch of 'pixel_values' [B, Z, Y, X], and 'labels' [B] if there are any.
-
-    Raises:
-      InputError: an input is unknown, missing, or not as it should be.
-    """
-    for name in inputs:
-        if name not in ('pixel_values', 'labels'):
-            raise config.InputError(
-                f'The model has no input {name!r}.{config.nearest(name, ("pixel_values", "labels"))}'
-            )
-    if 'pixel_values' not in inputs:
-        raise config.InputError(f'The inputs lack pixel_values; there are {", ".join(inputs) or "none"}.')
-    pixels = np.asarray(inputs['pixel_values'])
-    if pixels.ndim != 4 or pixels.dtype.kind != 'f' or pixels.shape[1] != 3 or 0 in pixels.shape:
-        raise config.InputError(
-            f'The input pixel_values is {pixels.dtype}{list(pixels.shape)}; it should be floats [images, 3, '
-            'height, width].'
-        )
-    found = {'image': pixels.transpose(0, 2, 3, 1)}
-    if 'labels' in inputs:
-        labels = np.asarray(inputs['labels'])
-        whole = labels.shape == pixels.shape[:1] and labels.dtype.kind in 'iu'
-        if not whole or labels.min() < 0 or labels.max() >= classes:
-            raise config.InputError(
-                f'The input labels is {labels.dtype}{list(labels.shape)}; it should be integers [{len(pixels)}] from 0 '
-                f'to {classes - 1}.'
-            )
-        found['labels'] = labels.astype(np.int32)
-    return found
-
-
-def _classes(fields: fields.Fields) -> int:
-    """How many classes there are: two, where a file says nothing of them, as in the reference."""
-    names, count = fields.value('id2label'), fields.optional('num_labels')
-    if names is not None and not (isinstance(names, dict) and names):
-        raise config.InputError(f'config.json: id2label={names!r} should be an object of the classes, or null.')
-    if names is not None and count is not None:
-        fields.agree({'num_labels': count, 'the length of id2label': len(names)})
-    return len(names) if names is not None else count or 2
 
 
 def _sides(size: Any, patch: int) -> tuple[int, int]:
