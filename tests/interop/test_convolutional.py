@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from interop import published
 
-from bigmodel_jax import config, initialization, verbs
-from bigmodel_jax.interop import certifying, finetuning, huggingface
+from bigmodel_jax import config, verbs
+from bigmodel_jax.interop import certifying, converted, finetuning, huggingface
 from bigmodel_jax.interop.families import alexnet, resnet
 from bigmodel_jax.layers import norms
 from bigmodel_jax.models import alexnet as alexnets
 from bigmodel_jax.models import resnet as resnets
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.train import initial_state, state
 
 # As the cases of tests/oracles were made.
 VALUES = {
@@ -133,15 +135,17 @@ def test_names_of_torchvision_are_the_same_model(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, (left.params, left.state), (right.params, right.state))
 
 
-def test_weights_to_begin_with_bring_the_statistics(tmp_path):
+@pytest.mark.slow
+def test_a_run_that_begins_with_them_has_their_statistics(tmp_path):
     directory = directory_of('resnet_basic', tmp_path / 'basic')
     pretrained = huggingface.load_pretrained(directory)
-    path = f'{initialization.STATE}{norms.STATISTICS}.backbone.stem_norm.mean'
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {path: jax.ShapeDtypeStruct((8,), np.float32, sharding=place)}
-    found = finetuning.Weights(path=str(directory)).read(wanted)
-    mean = pretrained.state[norms.STATISTICS]['backbone']['stem_norm']['mean']
-    np.testing.assert_array_equal(found.arrays[path], mean)
+    experiment = converted.experiment('basic', pretrained.model)
+    place = experiment.mesh.build()
+    with sharding.use(place):
+        begun, record = initial_state.begin(finetuning.Weights(path=str(directory)), state.specify(experiment, place))
+    assert record['by_chance'] == []
+    jax.tree.map(np.testing.assert_array_equal, begun.params, pretrained.params)
+    jax.tree.map(np.testing.assert_array_equal, dict(begun.model_state), pretrained.state)
 
 
 def test_models_of_ours_have_a_config_and_others_are_refused():
