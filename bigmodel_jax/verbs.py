@@ -29,6 +29,7 @@ from etils import epath
 
 from bigmodel_jax import compatibility, config
 from bigmodel_jax.catalogue import catalogue
+from bigmodel_jax.data.text.chats import loss_mask
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.export import exporting, opened
 from bigmodel_jax.hosts import processes
@@ -90,6 +91,11 @@ def describe(experiment: Experiment) -> dict[str, list[descriptions.ArrayRow]]:
         'optimizer state': descriptions.rows(abstract.opt_state, None, shardings.opt_state),
         'model state': descriptions.rows(abstract.model_state, None, shardings.model_state),
     }
+
+
+def tokens(experiment: Experiment, rows: int) -> list[loss_mask.TokenRow]:
+    """The documents in the first rows of the training data, token by token, and which tokens carry loss."""
+    return loss_mask.shown(experiment.data.open(experiment.seed), rows)
 
 
 def diff(left: epath.PathLike, right: epath.PathLike) -> differing.Diff:

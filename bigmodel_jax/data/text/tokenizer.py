@@ -61,6 +61,10 @@ class Tokenizer:
         """The text of `ids`, without those that stand for none, as `end`. Half a character becomes U+FFFD."""
         raise NotImplementedError
 
+    def piece(self, i: int) -> str:
+        """The text of the token with the id `i` for people; of a special token its name, such as '<|im_end|>'."""
+        return self.decode([i]) or ('<end>' if i == self.end else f'<{i}>')
+
     @property
     def begin(self) -> int:
         """What a model reads before the first token of a document: `end`, unless there is a token of its own (BOS)."""

@@ -107,6 +107,14 @@ class PretrainedBase(Tokenizer):
         before, after = [self._bos] if self._add_bos else [], [self.end] if self._add_eos else []
         return np.array([*before, *self.encode(text), *after], np.int32)
 
+    def piece(self, i: int) -> str:
+        token, text = self._token(i), self.decode([i])
+        if token is None:
+            return f'<{i}>'
+        if token.startswith(SPACE):  # Decoding takes the space in front of a text away.
+            return token.replace(SPACE, ' ')
+        return token if not text or '\N{REPLACEMENT CHARACTER}' in text else text
+
     def id_of(self, token: str) -> int | None:
         """The id of a special token; BERT's names mean the tokens of their roles: '[MASK]' may be '<mask>' here."""
         role = {'[PAD]': 'pad', '[UNK]': 'unk', '[CLS]': 'cls', '[SEP]': 'sep', '[MASK]': 'mask'}.get(token)
