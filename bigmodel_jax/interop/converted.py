@@ -75,7 +75,7 @@ def experiment(name: str, model: Any) -> Experiment:
         return _experiment(name, model, data, classification.Classification())
     names = ('source', 'inputs') if isinstance(model, seq2seq.Seq2Seq) else ('inputs',)
     # As long as the model's band of attention, which longer data alone makes sense of.
-    data = Elsewhere(names=names, vocab=model.vocab, length=reference.attention_of(model).window or 1)
+    data = Elsewhere(names=names, vocab=model.vocab, length=max(reference.windows(model), default=1))
     return _experiment(name, model, data, language.LanguageModel())
 
 

@@ -93,8 +93,8 @@ class Family:
         if 'positions' in fields:  # As long as the last position, whatever is left out before it.
             longest = max(fields['inputs'].shape[0], fields['positions'].upper_bound or 0)
             fields['inputs'] = dataclasses.replace(fields['inputs'], shape=(longest,))
-        if reference.attention_of(model).window is not None:  # Which may be longer than what is asked here.
-            model = config.vary(model, {'block.mixer.window': None})
+        if reference.windows(model):  # Which may be longer than what is asked here.
+            model = reference.without_windows(model)
         model.check(fields)
 
     def absent(self, table: rules.TensorRules) -> tuple[str, ...]:

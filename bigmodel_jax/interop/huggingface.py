@@ -13,17 +13,23 @@ from etils import epath
 
 from bigmodel_jax import config, initialization
 from bigmodel_jax.interop import family, matching
-from bigmodel_jax.interop.families import alexnet, bert, gpt2, llama, marian, resnet, t5, vit
+from bigmodel_jax.interop.families import alexnet, bert, gemma, gpt2, llama, marian, phi, qwen, resnet, t5, vit
 from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
 
 FAMILIES: tuple[family.Family, ...] = (
     bert.BertFamily(),
+    gemma.Gemma(),
+    gemma.Gemma2(),
+    gemma.Gemma3(),
     gpt2.Gpt2(),
     llama.Llama(),
     llama.Mistral(),
     llama.Mixtral(),
     marian.Marian(),
+    phi.Phi3(),
+    qwen.Qwen2(),
+    qwen.Qwen3(),
     t5.T5(),
     vit.ViT(),
     resnet.HuggingFaceResNet(),

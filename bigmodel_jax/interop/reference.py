@@ -57,6 +57,21 @@ def attention_of(model: Any) -> attention.Attention:
     return mixer
 
 
+def windows(model: Any) -> list[int]:
+    """The widths of the bands of attention of a model's layers, where they have any."""
+    mixers = [getattr(each, 'mixer', None) for each in (block_of(model), *getattr(model, 'interleaved', ()))]
+    return [each.window for each in mixers if isinstance(each, attention.Attention) and each.window is not None]
+
+
+def without_windows(model: Any) -> Any:
+    """The model whose layers attend to all earlier positions."""
+    dense = config.vary(model, {'block.mixer.window': None})
+    others = getattr(model, 'interleaved', ())
+    if not others:
+        return dense
+    return config.vary(dense, {'interleaved': tuple(config.vary(each, {'mixer.window': None}) for each in others)})
+
+
 def learned_length(known: Any) -> int:
     """How many positions are learned."""
     return need(known, positions.Learned, 'model.positions').length

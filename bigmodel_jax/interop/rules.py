@@ -6,9 +6,10 @@ A Rule says it for one pattern of keys:
 
 The pattern stands for one key per layer, and our parameter has a leading axis for each name in braces. Left of the
 arrow are the axes of the file's tensor, right those of ours; what stands in brackets is one axis, and a number is how
-many parameters of ours it holds side by side. Sizes of the letters and of the names come from the model, but for a
-letter with a number, such as F64, which says its size itself. Paths that begin with initialization.STATE are state of
-the model and no parameters.
+many parameters of ours it holds side by side. Where they are of several sizes, each has axes of its own, with '|'
+between them, and they lie one after another along the first axis of the file. Sizes of the letters and of the names
+come from the model, but for a letter with a number, such as F64, which says its size itself. Paths that begin with
+initialization.STATE are state of the model and no parameters.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from bigmodel_jax import initialization
 
 Sizes = Mapping[str, int]
 Shape = tuple[int, ...]
+LAYER = 'layer'  # The name of what counts the layers of a model with one stack.
 
 
 class Slot(NamedTuple):
@@ -44,6 +46,7 @@ class Rule:
     paths: tuple[str, ...]
     inside: bool = True  # The key stands below the prefix of the base model, where the file has one.
     first: int = 0  # The number with which each name of the key begins to count.
+    layers: range | None = None  # The layers that the parameters are of; None: all, from 0 on.
 
     @property
     def names(self) -> list[str]:
@@ -53,18 +56,36 @@ class Rule:
     def tensors(self, sizes: Sizes) -> Iterator['Tensor']:
         """A Tensor for each key that the pattern stands for."""
         names = self.names
-        for index in itertools.product(*(range(sizes[name]) for name in names)):
+        for numbered in itertools.product(*(enumerate(self._numbers(name, sizes)) for name in names)):
+            index, numbers = (tuple(each) for each in zip(*numbered)) if numbered else ((), ())
             slots = tuple(Slot(path, index) for path in self.paths)
-            numbers = {name: self.first + i for name, i in zip(names, index)}
-            yield Tensor(self.key.format(**numbers), slots, self.layout(sizes))
+            yield Tensor(self.key.format(**dict(zip(names, numbers))), slots, self.layout(sizes))
 
-    def layout(self, sizes: Sizes) -> 'TensorLayout':
+    def _numbers(self, name: str, sizes: Sizes) -> range:
+        """What stands for a name in the keys, in the order of the leading axis of our parameters."""
+        if name == LAYER and self.layers is not None:
+            return self.layers
+        return range(self.first, self.first + sizes[name])
+
+    def layout(self, sizes: Sizes) -> 'TensorLayout | JoinedLayout':
         """How the axes change, with numbers for the letters."""
-        return _layout(self.axes, tuple(sorted(sizes.items())), len(self.paths))
+        known = tuple(sorted(sizes.items()))
+        if '|' in self.axes:
+            return JoinedLayout(tuple(_layout(each, known, 1) for each in self.axes.split('|')))
+        return _layout(self.axes, known, len(self.paths))
+
+    def shapes(self, sizes: Sizes) -> list[Shape]:
+        """Of each parameter, without its leading axes."""
+        layout = self.layout(sizes)
+        return (
+            [each.ours for each in layout.layouts]
+            if isinstance(layout, JoinedLayout)
+            else [layout.ours] * len(self.paths)
+        )
 
     def leading(self, sizes: Sizes) -> Shape:
         """The leading axes of our parameters: layers, experts."""
-        return tuple(sizes[name] for name in self.names)
+        return tuple(len(self._numbers(name, sizes)) for name in self.names)
 
 
 def rule(key: str, axes: str, *paths: str, inside: bool = True, first: int = 0) -> Rule:
@@ -92,12 +113,32 @@ class TensorLayout(NamedTuple):
         return stacked.reshape(turned).transpose(np.argsort(self.order)).reshape(self.file)
 
 
+class JoinedLayout(NamedTuple):
+    """How a tensor of a file is laid out that holds parameters of several sizes one after another."""
+
+    layouts: tuple[TensorLayout, ...]
+
+    @property
+    def file(self) -> Shape:
+        """The tensor in the file."""
+        return (sum(each.file[0] for each in self.layouts), *self.layouts[0].file[1:])
+
+    def read(self, tensor: np.ndarray) -> list[np.ndarray]:
+        """Our parameters of the file's tensor: views of it, where that can be."""
+        ends = itertools.accumulate(each.file[0] for each in self.layouts)
+        return [each.read(tensor[end - each.file[0] : end])[0] for each, end in zip(self.layouts, ends)]
+
+    def write(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """The file's tensor of our parameters."""
+        return np.concatenate([each.write([part]) for each, part in zip(self.layouts, parts)])
+
+
 class Tensor(NamedTuple):
     """One tensor of a file: its key, which places of our parameters it holds, and how."""
 
     key: str
     slots: tuple[Slot, ...]
-    layout: TensorLayout
+    layout: TensorLayout | JoinedLayout
 
     @property
     def is_state(self) -> bool:
@@ -196,7 +237,11 @@ class TensorRules:
 
     def shapes(self, sizes: Sizes) -> dict[str, Shape]:
         """Path -> shape of every parameter of ours."""
-        return {path: (*each.leading(sizes), *each.layout(sizes).ours) for each in self.rules for path in each.paths}
+        return {
+            path: (*each.leading(sizes), *ours)
+            for each in self.rules
+            for path, ours in zip(each.paths, each.shapes(sizes))
+        }
 
     def copied(self) -> dict[str, Copy]:
         """Key -> Copy, with `of` under the name that it has in the file."""

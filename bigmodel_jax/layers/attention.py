@@ -4,9 +4,8 @@ kernels/context.py defines which keys a query attends to; kernels/paths.py choos
 """
 
 import dataclasses
-import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from bigmodel_jax import config, precision
 from bigmodel_jax.kernels import kernel as kernels
 from bigmodel_jax.kernels import paths
 from bigmodel_jax.kernels.context import Context, Query, Scores, scale_of
-from bigmodel_jax.layers import kv_cache, positions
+from bigmodel_jax.layers import kv_cache, norms, positions
 from bigmodel_jax.layers.base import dropout, intermediates, layer, weights
 from bigmodel_jax.parallel import collective_matmul, sharding
 
@@ -118,6 +117,7 @@ class DotProduct:
     soft_cap: config.PositiveFloat | None = (
         None  # Scores are squashed to (-soft_cap, soft_cap) by tanh (Gemma 2, section 2).
     )
+    norm: ClassVar[norms.RmsNorm | None] = None  # Of queries and keys; see variants/.
 
     def scale_for(self, head_width: int) -> float | None:
         """The scale for heads of width K; None for 1 / sqrt(K)."""
@@ -164,6 +164,11 @@ class Attention(layer.Mixer):
 
     label = 'attention'
 
+    @property
+    def out_bias(self) -> bool:
+        """Whether the output projection has a bias."""
+        return self.bias
+
     def build(self, name: str | None = None) -> nn.Module:
         return AttentionModule(self, name=name)
 
@@ -196,8 +201,8 @@ class Attention(layer.Mixer):
         if self.heads % (self.kv_heads or self.heads):
             raise config.InputError(f'attention.kv_heads={self.kv_heads} does not divide attention.heads={self.heads}.')
         head_width = self.head_width or width // self.heads
-        if self.rotary is not None and head_width % 2:
-            raise config.InputError(f'Rotary positions need heads of even width, but each has {head_width} channels.')
+        if self.rotary is not None:
+            self.rotary.check(head_width)
         if self.scores.scale == 0:
             raise config.InputError('attention.scores.scale=0 makes all scores alike; leave it out for 1 / sqrt(K).')
         return head_width
@@ -240,11 +245,13 @@ class AttentionModule(nn.Module):
             q_BTHK, k_BSGK, v_BSGK = self._project(x_BTD, 'query', 'key', 'value')
         else:
             (q_BTHK,), (k_BSGK, v_BSGK) = self._project(x_BTD, 'query'), self._project(memory_BSD, 'key', 'value')
+        if c.scores.norm is not None:
+            q_BTHK = c.scores.norm.build('query_norm', axis='head')(q_BTHK)
+            k_BSGK = c.scores.norm.build('key_norm', axis='head')(k_BSGK)
         if c.rotary is not None:
-            rotate = functools.partial(positions.rotary, base=c.rotary.base, scaling=c.rotary.scaling)
-            q_BTHK = rotate(q_BTHK, context.query_positions_BT)
+            q_BTHK = c.rotary.rotate(q_BTHK, context.query_positions_BT)
             # Keys of this call have the query positions; those in the cache were rotated when they were stored.
-            k_BSGK = rotate(k_BSGK, context.key_positions_BS if state is None else context.query_positions_BT)
+            k_BSGK = c.rotary.rotate(k_BSGK, context.key_positions_BS if state is None else context.query_positions_BT)
         query = Query(q_BTHK, k_BSGK, v_BSGK, context, self._scores(D))
         if state is None:
             y_BTHK = paths.attend(query, plain=Plain(), forced=c.kernel, layer='/'.join(self.path))
@@ -261,7 +268,7 @@ class AttentionModule(nn.Module):
         axes = {'heads': c.heads, 'head': c.width_of_head(D), 'embed': D}
         out_HKD = weights.matrix(self, 'out', axes, init=c.out_init or c.init, inputs=('heads', 'head'), dtype=dtype)
         y_BTD = collective_matmul.matmul_reducescatter('BTHK,HKD->BTD', y_BTHK, out_HKD, cut='heads')
-        if c.bias:
+        if c.out_bias:
             y_BTD = y_BTD + weights.vector(self, 'out_bias', {'embed': D}, value=0.0, dtype=dtype)
         return y_BTD, state
 

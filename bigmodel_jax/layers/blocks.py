@@ -21,6 +21,7 @@ class Residual:
 
     norm: norms.Norm
     dropout: float
+    output_norm: norms.Norm | None = None  # Of a sublayer's output, before it is joined.
 
     def join(self, x_BTD: jax.Array, sublayer: Sublayer, *, norm: Sublayer, drop: Sublayer) -> jax.Array:
         """The residual stream after the sublayer."""
@@ -102,13 +103,16 @@ class BlockModule(nn.Module):
     def _join(self, name: str, x_BTD: jax.Array, sublayer: Sublayer, *, entry: str = 'post_mixer') -> jax.Array:
         residual = self.config.residual
         norm = residual.norm.build(f'{name}_norm')
+        after = residual.output_norm
+        output_norm = None if after is None else after.build(f'{name}_output_norm')
         x_BTD = ad_checkpoint.checkpoint_name(x_BTD, entry)  # Rematerialisation policies know it by this name.
 
         def on_all_positions(y_BTD: jax.Array) -> jax.Array:
             # The norms, the sums and dropout see 1 / tensor of the positions, the sublayers all (Korthikanti et al.,
             # 2022, arXiv:2205.05198, figure 5): they gather on the way in; on the way out it is summed and scattered.
             y_BTD = sublayer(sharding.constrain(y_BTD, 'batch', 'residual_length', 'embed'))
-            return sharding.constrain(y_BTD, 'batch', 'residual_length', 'embed')
+            y_BTD = sharding.constrain(y_BTD, 'batch', 'residual_length', 'embed')
+            return y_BTD if output_norm is None else output_norm(y_BTD)
 
         x_BTD = residual.join(
             x_BTD, on_all_positions, norm=norm, drop=lambda y_BTD: dropout.drop(self, y_BTD, residual.dropout)

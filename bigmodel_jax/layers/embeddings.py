@@ -18,6 +18,7 @@ class Head(NamedTuple):
 
     matrix_VD: jax.Array
     bias_V: jax.Array | None = None
+    soft_cap: jax.Array | None = None  # [], of the logits, which are squashed to (-soft_cap, soft_cap) by tanh.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Embedding:
     scaled: bool = False  # Embeddings are multiplied by sqrt(D) (Vaswani et al., 2017, section 3.4).
     output_scaled: bool = False  # The output matrix is the weights divided by sqrt(D) (T5 v1.0's code).
     output_multiple: config.PositiveFloat = 1.0  # The output matrix is the weights times this (muP: see mup.py).
+    output_soft_cap: config.PositiveFloat | None = None  # Logits are squashed to (-cap, cap) by tanh (Gemma 2).
     output_bias: bool = False  # A learned bias is added to the logits (BERT, Marian).
     padding: config.NonNegative | None = None  # A token whose row learns nothing as an input (PyTorch's padding_idx).
     dropout: config.Probability = 0.0  # On the sum of embeddings and positions.
@@ -73,7 +75,9 @@ class EmbeddingModule(nn.Module):
             matrix_VD = matrix_VD * jnp.asarray(self.width**-0.5, self.dtype)
         if self.config.output_multiple != 1:
             matrix_VD = matrix_VD * jnp.asarray(self.config.output_multiple, self.dtype)
-        return Head(matrix_VD, self.output_bias_V if self.config.output_bias else None)
+        cap = self.config.output_soft_cap
+        soft_cap = None if cap is None else jnp.asarray(cap, precision.sums(self.dtype))
+        return Head(matrix_VD, self.output_bias_V if self.config.output_bias else None, soft_cap)
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V], float32 or float64."""
@@ -86,4 +90,6 @@ def unembed(x_BTD: jax.Array, head: Head) -> jax.Array:
     logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, head.matrix_VD, preferred_element_type=dtype)
     if head.bias_V is not None:
         logits_BTV = logits_BTV + head.bias_V
+    if head.soft_cap is not None:
+        logits_BTV = head.soft_cap * jnp.tanh(logits_BTV / head.soft_cap)
     return sharding.constrain(logits_BTV, 'batch', 'length', 'vocab')

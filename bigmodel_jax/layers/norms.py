@@ -3,7 +3,7 @@ the batch."""
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,20 +116,35 @@ class RmsNorm(Norm):
 
     epsilon: config.PositiveFloat = 1e-6
 
-    def build(self, name: str | None = None) -> nn.Module:
-        return RmsNormModule(self, name=name)
+    offset: ClassVar[float] = 0.0  # Added to the weights to make the scale.
+
+    def build(self, name: str | None = None, *, axis: str = 'embed') -> nn.Module:
+        """As of every norm; `axis` is the logical axis of the channels, 'head' where they are those of a head."""
+        return RmsNormModule(self, axis, name=name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OffsetRmsNorm(RmsNorm):
+    """The same with a scale of 1 plus the weights, which start at 0 and which weight decay pulls towards 0.
+
+    Source: the released code of Gemma (2024), arXiv:2403.08295.
+    """
+
+    offset: ClassVar[float] = 1.0
 
 
 class RmsNormModule(nn.Module):
     """Owns scale_D."""
 
     config: RmsNorm
+    axis: str = 'embed'
 
     @nn.compact
     def __call__(self, x: jax.Array, weights_B: jax.Array | None = None) -> jax.Array:
-        y = rms_norm(x, epsilon=self.config.epsilon)
-        scale = weights.vector(self, 'scale', {'embed': x.shape[-1]}, value=1.0, dtype=y.dtype)
-        return (y * scale).astype(x.dtype)
+        c = self.config
+        y = rms_norm(x, epsilon=c.epsilon)
+        scale = weights.vector(self, 'scale', {self.axis: x.shape[-1]}, value=1.0 - c.offset, dtype=y.dtype)
+        return (y * (scale + c.offset if c.offset else scale)).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -34,9 +34,7 @@ def sinusoid_table(length: int, *, width: int, base: float) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :width].astype(np.float32)
 
 
-def rotary(
-    x_BTHK: jax.Array, positions_BT: jax.Array, *, base: float, scaling: 'Llama3Scaling | None' = None
-) -> jax.Array:
+def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, *, base: float, scaling: 'Scaling | None' = None) -> jax.Array:
     """Rotates channel i of each head with channel i + K/2 by an angle position * base^(-2i/K); keeps the dtype.
 
     Args:
@@ -210,8 +208,26 @@ class RelativeModule(PositionsModule):
         return jnp.moveaxis(table[bucket_BTS], -1, 1)
 
 
+class Scaling:
+    """Interface: other frequencies of rotary positions, for rows longer than those of the first training."""
+
+    def __call__(self, frequencies: jax.Array) -> jax.Array:
+        """The frequencies [K/2], in radians per position, as they are used."""
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Llama3Scaling:
+class LinearScaling(Scaling):
+    """All rotations slower by `factor` (Chen et al., 2023, arXiv:2306.15595, equation 4; Gemma 3's global layers)."""
+
+    factor: config.PositiveFloat
+
+    def __call__(self, frequencies: jax.Array) -> jax.Array:
+        return frequencies / self.factor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Llama3Scaling(Scaling):
     """Slower rotations, so that a model reads rows `factor` times longer than the `length` it was trained on first.
 
     Channels that turn less than `low` times within that length are slowed down by `factor`, those that turn more than
@@ -246,4 +262,35 @@ class Rotary:
     """Rotates queries and keys inside attention; owns nothing."""
 
     base: config.AboveOne = 10_000.0
-    scaling: Llama3Scaling | None = None
+    scaling: Scaling | None = None
+
+    def check(self, head_width: int) -> None:
+        """Raises InputError if heads of this width cannot be rotated."""
+        if head_width % 2:
+            raise config.InputError(f'Rotary positions need heads of even width, but each has {head_width} channels.')
+
+    def rotate(self, x_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """The heads of queries or keys at these positions, rotated."""
+        return rotary(x_BTHK, positions_BT, base=self.base, scaling=self.scaling)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartialRotary(Rotary):
+    """Rotates the first int(fraction K) channels of each head, and leaves the others as they are (GPT-NeoX, Phi).
+
+    Source: Black et al. (2022), arXiv:2204.06745, section 2.1.1.
+    """
+
+    fraction: config.PositiveFraction
+
+    def check(self, head_width: int) -> None:
+        rotated = int(head_width * self.fraction)
+        if not rotated or rotated % 2:
+            raise config.InputError(
+                f'rotary.fraction={self.fraction:g} rotates {rotated} of the {head_width} channels of a head; '
+                'use a fraction that gives an even number of them, at least 2.'
+            )
+
+    def rotate(self, x_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        first, rest = jnp.split(x_BTHK, [int(x_BTHK.shape[-1] * self.fraction)], axis=-1)
+        return jnp.concatenate([super().rotate(first, positions_BT), rest], axis=-1)

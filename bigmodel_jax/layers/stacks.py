@@ -23,7 +23,7 @@ Name = Literal['residual_stream', 'post_mixer', 'query', 'key', 'value', 'attent
 Policy = Callable[..., Any]
 PyTree = Any
 Pattern = tuple[layer.Layer, ...]  # The kinds of layers, in turn; mostly one.
-State = tuple[PyTree, ...]  # Of each layer of the pattern; see initial_state().
+State = tuple[PyTree, ...]  # Of each layer of the pattern, and of those that remain; see initial_state().
 Call = Callable[..., tuple[PyTree, PyTree]]
 
 _named = jax.checkpoint_policies.save_only_these_names
@@ -67,7 +67,10 @@ class Stack:
     remat: Literal['none', 'full', 'attention', 'heads', 'projections', 'dots', 'offload'] | tuple[Name, ...] = 'none'
 
     def build(self, pattern: Pattern, layers: int, name: str | None = None) -> nn.Module:
-        """The module of `layers` layers: layer i is the (i mod n)-th of the n layers of `pattern`."""
+        """The module of `layers` layers: layer i is the (i mod n)-th of the n layers of `pattern`.
+
+        Where `layers` is no multiple of n, the layers that remain follow the last whole pattern.
+        """
         return StackModule(self, pattern=pattern, layers=layers, name=name)
 
     @property
@@ -108,7 +111,7 @@ class PatternModule(nn.Module):
 
 class StackModule(nn.Module):
     """Owns the weights of `layers` layers, stacked along a leading 'layers' axis; of a pattern of n layers each has its
-    own, layers / n copies."""
+    own, layers / n copies. Layers that remain of a pattern are in 'tail', with a leading axis of 1."""
 
     config: Stack
     pattern: Pattern
@@ -125,9 +128,22 @@ class StackModule(nn.Module):
         place = sharding.current()
         if place is not None and place.shards('layers') > 1 and state is None and not self.is_initializing():
             return self._pipelined(place, carry, inputs), None
-        repeats = self.layers // len(self.pattern)
-        scanned = nn.scan(
-            self._repeated_call(),
+        kinds, repeats, rest = len(self.pattern), *divmod(self.layers, len(self.pattern))
+        scanned, repeated = self._scanned(self._repeated_call(), repeats), self._repeated(name='layers')
+        if kinds == 1:
+            carry, after = scanned(repeated, carry, inputs, None if state is None else state[0])
+            return carry, None if state is None else (after,)
+        carry, after = scanned(repeated, carry, inputs, None if state is None else state[:kinds])
+        if not rest:
+            return carry, after
+        tail = PatternModule(self.config, self.pattern[:rest], name=intermediates.TAIL)
+        carry, last = self._scanned(_call, 1)(tail, carry, inputs, None if state is None else state[kinds:])
+        return carry, None if state is None else (*after, *last)
+
+    def _scanned(self, call: Call, repeats: int) -> Call:
+        """`call` of a module that is repeated so often, each time with weights of its own."""
+        scanned: Call = nn.scan(
+            call,
             variable_axes={True: 0},
             split_rngs={True: True},
             in_axes=(nn.broadcast, 0),
@@ -135,11 +151,7 @@ class StackModule(nn.Module):
             unroll=1 if self.config.scan else repeats,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )
-        repeated = self._repeated(name='layers')
-        if len(self.pattern) > 1:
-            return scanned(repeated, carry, inputs, state)
-        carry, after = scanned(repeated, carry, inputs, None if state is None else state[0])
-        return carry, None if state is None else (after,)
+        return scanned
 
     def _repeated(self, name: str | None) -> nn.Module:
         """The module that is repeated: a layer, or one layer of each kind."""
@@ -153,6 +165,11 @@ class StackModule(nn.Module):
 
     def _pipelined(self, place: sharding.ShardingContext, x_BTD: jax.Array, inputs: PyTree) -> jax.Array:
         """The residual stream after all layers, each stage of them on its own devices."""
+        if self.layers % len(self.pattern):
+            raise config.InputError(
+                f'The {self.layers} layers are no multiple of the {len(self.pattern)} of the interleaved pattern, and '
+                'cannot be split into stages of a pipeline; use mesh.pipeline=1.'
+            )
         if any(intermediates.requested(self, collection) for collection in intermediates.COLLECTIONS):
             raise config.InputError(
                 f'{", ".join(intermediates.COLLECTIONS)} are not available with a pipeline of layers; '
@@ -180,19 +197,25 @@ class StackModule(nn.Module):
 def initial_state(pattern: Pattern, layers: int, rows: int, length: int, *, width: int, dtype: str) -> State:
     """The state of all layers before the first token of `rows` sequences of up to `length` tokens.
 
-    One tree for each layer of the pattern; its arrays have a leading axis of layers / n, then the rows.
+    One tree for each layer of the pattern, whose arrays have a leading axis of layers / n, then the rows; and one for
+    each layer that remains, with a leading axis of 1.
     """
-    repeats = layers // len(pattern)
-    states = tuple(each.initial_state(rows, length, width=width, dtype=dtype) for each in pattern)
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], repeats, axis=0), states)
+    repeats, rest = divmod(layers, len(pattern))
+
+    def of(some: Pattern, repeats: int) -> State:
+        states = tuple(each.initial_state(rows, length, width=width, dtype=dtype) for each in some)
+        repeated: State = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], repeats, axis=0), states)
+        return repeated
+
+    return of(pattern, repeats) + of(pattern[:rest], 1)
 
 
 def check(pattern: Pattern, layers: int, *, width: int, length: int) -> None:
     """Raises InputError where `layers` layers of a model of this width, for inputs of this length, cannot be these."""
-    if layers % len(pattern):
+    if layers < len(pattern):
         raise config.InputError(
-            f'layers={layers} does not divide into the {len(pattern)} layers of the interleaved pattern; '
-            f'use a multiple of {len(pattern)}.'
+            f'layers={layers} is less than the {len(pattern)} layers of the interleaved pattern; '
+            f'use at least {len(pattern)} layers, or a shorter pattern.'
         )
     for each in pattern:
         each.check(width, length)

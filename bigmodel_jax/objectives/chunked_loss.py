@@ -14,7 +14,8 @@ from bigmodel_jax.parallel import per_device, sharding
 PyTree = Any
 Leaves = tuple[jax.Array, ...]
 ROWS = ('batch', 'length')
-HEAD = {2: ('vocab', 'embed'), 1: ('vocab',)}  # Logical axes of the arrays of an output layer, by their rank.
+# Logical axes of the arrays of an output layer, by their rank.
+HEAD: dict[int, tuple[str, ...]] = {2: ('vocab', 'embed'), 1: ('vocab',), 0: ()}
 Part = Callable[..., tuple[Mean, dict[str, Mean]]]  # (head, x, *others) -> loss and metrics.
 
 
@@ -28,7 +29,7 @@ def summed(
     the devices once, not once for each piece.
 
     Args:
-      head: the output layer: arrays [V, D] and [V], which may be split over 'tensor'.
+      head: the output layer: arrays [V, D], [V] and [], which may be split over 'tensor'.
       x_BTD: the features. Gradients pass to both from the total of the loss alone; not from counts and metrics.
       others: [B, T] arrays without a gradient.
     """

@@ -15,11 +15,17 @@ from typing import Any
 
 CLASSES = {
     'bert': 'BertConfig',
+    'gemma': 'GemmaConfig',
+    'gemma2': 'Gemma2Config',
+    'gemma3_text': 'Gemma3TextConfig',
     'gpt2': 'GPT2Config',
     'llama': 'LlamaConfig',
     'marian': 'MarianConfig',
     'mistral': 'MistralConfig',
     'mixtral': 'MixtralConfig',
+    'phi3': 'Phi3Config',
+    'qwen2': 'Qwen2Config',
+    'qwen3': 'Qwen3Config',
     'resnet': 'ResNetConfig',
     't5': 'T5Config',
     'vit': 'ViTConfig',

@@ -23,6 +23,7 @@ LLAMA3 = {
     'high_freq_factor': 4.0,
     'original_max_position_embeddings': 512,
 }
+LLAMA3_SCALED = ('llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'gemma', 'gemma2')
 # A model of each family that is made from little, so that one change shows.
 SMALL = {'llama': 'llama2_mha', 't5': 't5_v1_0', 'marian': 'marian_vaswani', 'bert': 'bert_pretraining'}
 
@@ -73,7 +74,9 @@ def test_what_a_file_does_not_say_is_the_default_of_the_reference(name):
 @pytest.mark.parametrize('name', FAMILIES)
 def test_every_field_that_is_used_is_read(name):
     family, seen = FAMILIES[name], set()
-    rotary = [{'rope_parameters': LLAMA3}] if 'rope_parameters' in family.config_fields else []
+    rotary = [{'rope_parameters': LLAMA3}] if name in LLAMA3_SCALED else []
+    if name == 'gemma3_text':
+        rotary = [{'rope_parameters': {'full_attention': LLAMA3}}]
     for values in ({}, *rotary):
         complete = {**RECORDED['families'][name]['complete'], **values}
         read = family.read(complete, 'config.json')
@@ -121,6 +124,32 @@ def test_what_is_not_implemented_or_contradicts_itself_is_refused_by_name(name, 
         values.pop('rope_parameters', None)
     with pytest.raises(config.InputError, match=message):
         describe(name, values | changes)
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'message'),
+    [
+        ('qwen2', {'attention_bias': False}, 'attention_bias=False changes the computation'),
+        ('qwen2', {'layer_types': ['sliding_attention'] * 2, 'num_hidden_layers': 2}, 'but there is no window'),
+        ('qwen3', {'layer_types': ['full_attention']}, 'should be a list of 32 names'),
+        ('qwen3', {'layer_types': ['chunked_attention'] * 32}, 'are implemented'),
+        ('qwen2', {'max_window_layers': -1}, 'max_window_layers=-1 should be'),
+        ('gemma', {'use_bidirectional_attention': True}, 'use_bidirectional_attention=True changes the computation'),
+        ('gemma2', {'sliding_window': None}, 'sliding_window=None should be a positive integer'),
+        ('gemma3_text', {'attn_logit_softcapping': 50.0}, 'attn_logit_softcapping=50.0 changes the computation'),
+        ('gemma3_text', {'rope_parameters': {'rope_type': 'default'}}, 'rope_type=.* is not known here'),
+        (
+            'gemma3_text',
+            {'rope_local_base_freq': 2e4, 'rope_parameters': {'sliding_attention': {'rope_theta': 1e4}}},
+            'contradict each other',
+        ),
+        ('phi3', {'rope_parameters': {'rope_type': 'longrope', 'short_factor': [1.0]}}, 'short_factor'),
+        ('phi3', {'partial_rotary_factor': 0.01}, 'gives an even number'),
+    ],
+)
+def test_what_the_younger_families_have_not_is_refused(name, changes, message):
+    with pytest.raises(config.InputError, match=message):
+        describe(name, changes)
 
 
 def test_null_is_not_the_same_as_missing():

@@ -11,6 +11,7 @@ import drawing
 from bigmodel_jax import config
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import attention, blocks, ffn, stacks
+from bigmodel_jax.layers.base import intermediates
 from bigmodel_jax.models import decoder
 from bigmodel_jax.parallel import pipeline, sharding
 
@@ -131,10 +132,33 @@ def test_the_band_does_matter():
 @pytest.mark.parametrize(
     ('kinds', 'layers', 'message'),
     [
-        ((DENSE, BANDED), 3, 'layers=3 does not divide into the 2 layers of the interleaved pattern'),
+        ((DENSE, BANDED), 1, 'layers=1 is less than the 2 layers of the interleaved pattern'),
         ((DENSE, config.vary(BANDED, {'mixer.window': 9})), 4, 'window=9 is longer than the data \\(8 tokens\\)'),
     ],
 )
 def test_turns_that_cannot_be_are_refused(kinds, layers, message):
     with pytest.raises(config.InputError, match=message):
         stacks.check(kinds, layers, width=WIDTH, length=LENGTH)
+
+
+def test_layers_that_remain_of_a_pattern_are_one_layer_after_another():
+    """Three layers of a pattern of two: the third has weights of its own, a state of its own, and is in the stream."""
+    module, weights = built(layers=3), jax.tree.map(lambda leaf: leaf[:3], plain())
+    turns = {name: jax.tree.map(lambda leaf: leaf[None], each) for name, each in by_turns(weights, 3).items()}
+    first = {name: jax.tree.map(lambda leaf: leaf[0], turns[name]) for name in ('turn0', 'turn1')}
+    tail = {'turn0': jax.tree.map(lambda leaf: leaf[0], turns['turn2'])}
+    params = {'layers': first, 'tail': tail}
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(
+        jnp.shape, drawing.variables(module, X_BTD, CONTEXT)['params']
+    )
+    (y_BTD, _), kept = module.apply({'params': params}, X_BTD, CONTEXT, mutable=['residual_stream'])
+    expected_BTD = jnp.asarray(X_BTD)
+    stream = [expected_BTD]
+    for layer in range(3):
+        block = BANDED if layer % 2 else DENSE
+        params = jax.tree.map(lambda leaf: leaf[layer], weights)  # noqa: B023
+        expected_BTD, _ = block.build().apply({'params': params}, expected_BTD, CONTEXT)
+        stream.append(expected_BTD)
+    np.testing.assert_allclose(y_BTD, expected_BTD, rtol=1e-5, atol=2e-5)
+    found = intermediates.residual_streams({'blocks': kept['residual_stream']})['blocks']
+    np.testing.assert_allclose(found, jnp.stack(stream), rtol=1e-5, atol=2e-5)

@@ -1,5 +1,9 @@
-"""Llama, Mistral and Mixtral as transformers stores them: matrices [out, in], the halves of a head rotated."""
+"""Llama, Mistral and Mixtral as transformers stores them: matrices [out, in], the halves of a head rotated.
 
+Qwen, Gemma and Phi-3 (in files beside this one) are Llamas with changes.
+"""
+
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -8,21 +12,35 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.interop import family, fields, reference, rules
-from bigmodel_jax.interop.families import gpt2
-from bigmodel_jax.layers import ffn, moe, norms, positions
+from bigmodel_jax.interop.families import gpt2, interleaved, rope
+from bigmodel_jax.layers import attention, ffn, moe, norms, positions
 from bigmodel_jax.models import decoder
 
 rule = rules.rule
 ATTENTION, FFN = 'blocks.layers.attention', 'blocks.layers.ffn'
-COMMON = (
+OUTSIDE = (
     rule('embed_tokens.weight', 'V D -> V D', 'embedding.table'),
-    rule('layers.{layer}.input_layernorm.weight', 'D -> D', 'blocks.layers.attention_norm.scale'),
+    rule('norm.weight', 'D -> D', 'norm.scale'),
+)
+PROJECTIONS = (
     rule('layers.{layer}.self_attn.q_proj.weight', '(H K) D -> D H K', f'{ATTENTION}.query'),
     rule('layers.{layer}.self_attn.k_proj.weight', '(G K) D -> D G K', f'{ATTENTION}.key'),
     rule('layers.{layer}.self_attn.v_proj.weight', '(G K) D -> D G K', f'{ATTENTION}.value'),
-    rule('layers.{layer}.self_attn.o_proj.weight', 'D (H K) -> H K D', f'{ATTENTION}.out'),
+)
+BIASES = (
+    rule('layers.{layer}.self_attn.q_proj.bias', '(H K) -> H K', f'{ATTENTION}.query_bias'),
+    rule('layers.{layer}.self_attn.k_proj.bias', '(G K) -> G K', f'{ATTENTION}.key_bias'),
+    rule('layers.{layer}.self_attn.v_proj.bias', '(G K) -> G K', f'{ATTENTION}.value_bias'),
+)
+OUT = (rule('layers.{layer}.self_attn.o_proj.weight', 'D (H K) -> H K D', f'{ATTENTION}.out'),)
+OUT_BIAS = (rule('layers.{layer}.self_attn.o_proj.bias', 'D -> D', f'{ATTENTION}.out_bias'),)
+HEAD_NORMS = (
+    rule('layers.{layer}.self_attn.q_norm.weight', 'K -> K', f'{ATTENTION}.query_norm.scale'),
+    rule('layers.{layer}.self_attn.k_norm.weight', 'K -> K', f'{ATTENTION}.key_norm.scale'),
+)
+NORMS = (
+    rule('layers.{layer}.input_layernorm.weight', 'D -> D', 'blocks.layers.attention_norm.scale'),
     rule('layers.{layer}.post_attention_layernorm.weight', 'D -> D', 'blocks.layers.ffn_norm.scale'),
-    rule('norm.weight', 'D -> D', 'norm.scale'),
 )
 DENSE = (
     rule('layers.{layer}.mlp.gate_proj.weight', 'F D -> D F', f'{FFN}.gate'),
@@ -64,7 +82,7 @@ LLAMA: fields.Table = {
     'rope_theta': fields.Used(10_000.0),
     'original_max_position_embeddings': fields.Used(None),
     'partial_rotary_factor': fields.Only(1.0, None),
-    'attention_bias': fields.Only(False),
+    'attention_bias': fields.Used(False),
     'mlp_bias': fields.Only(False),
     'sliding_window': fields.Only(None),
     'pretraining_tp': fields.Only(1, None),  # How many pieces of each matrix are multiplied apart.
@@ -75,6 +93,7 @@ MISTRAL: fields.Table = {
     'num_key_value_heads': fields.Used(8),
     'max_position_embeddings': fields.Used(131_072),
     'sliding_window': fields.Used(4_096),
+    'attention_bias': fields.Only(False),  # It has none, whatever is said here.
 }
 MIXTRAL: fields.Table = {
     **MISTRAL,
@@ -87,20 +106,7 @@ MIXTRAL: fields.Table = {
     'router_aux_loss_coef': fields.Used(0.001),
     'router_jitter_noise': fields.WITHOUT,  # In training alone.
 }
-ROTARY: fields.Table = {
-    'rope_type': fields.Used(None),
-    'type': fields.Used(None),  # Its old name.
-    'rope_theta': fields.Used(None),
-    'partial_rotary_factor': fields.Only(1.0),
-}
-LLAMA3: fields.Table = {
-    **ROTARY,
-    'factor': fields.Used(None),
-    'low_freq_factor': fields.Used(None),
-    'high_freq_factor': fields.Used(None),
-    'original_max_position_embeddings': fields.Used(None),
-}
-FREQUENCIES = (r'(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq',)
+FREQUENCIES = (r'(layers\.\d+\.self_attn\.)?rotary_emb(_local)?\.inv_freq',)
 
 
 class Llama(family.Family):
@@ -110,11 +116,12 @@ class Llama(family.Family):
     architectures: tuple[str, ...] = ('LlamaForCausalLM',)
     old_architectures = ('LLaMAForCausalLM',)
     config_fields: fields.Table = LLAMA
+    rotary_kinds: rope.Kinds = rope.KINDS
     kind = decoder.Decoder
 
     def model(self, fields: fields.Fields) -> decoder.Decoder:
         heads, epsilon = fields.whole('num_attention_heads'), fields.number('rms_norm_eps')
-        turned = rotary(fields)
+        turned = self.rotary(fields)
         fields.whole('max_position_embeddings')
         base = decoder.llama(
             vocab=fields.whole('vocab_size'),
@@ -129,6 +136,7 @@ class Llama(family.Family):
             'block.mixer.head_width': fields.optional('head_dim'),
             'block.mixer.rotary': turned,
             'block.mixer.window': self.window(fields),
+            'block.mixer.bias': self.bias(fields),
             'block.residual.norm.epsilon': epsilon,
             'norm.epsilon': epsilon,
             'embedding.tied': fields.flag('tie_word_embeddings'),
@@ -136,9 +144,17 @@ class Llama(family.Family):
         }
         return config.vary(base, changes)
 
+    def rotary(self, fields: fields.Fields) -> positions.Rotary:
+        """The rotary positions of a layer without a window."""
+        return rope.rotary(fields, self.rotary_kinds)
+
     def window(self, fields: fields.Fields) -> int | None:
         """The width of the band of attention."""
         return None
+
+    def bias(self, fields: fields.Fields) -> bool:
+        """Whether the projections of attention have biases."""
+        return fields.flag('attention_bias')
 
     def ffn(self, fields: fields.Fields) -> ffn.Ffn:
         """The feed-forward layer."""
@@ -149,9 +165,10 @@ class Llama(family.Family):
         shape = reference.attention_of(model)
         turned = reference.need(shape.rotary, positions.Rotary, 'model.block.mixer.rotary')
         last = reference.need(model.norm, norms.RmsNorm, 'model.norm')
+        known = self.config_fields
         values = {
             'model_type': self.model_types[0],
-            'architectures': [f'{self.model_types[0].title()}ForCausalLM'],
+            'architectures': [self.architectures[0]],
             'vocab_size': model.vocab,
             'hidden_size': model.width,
             'intermediate_size': getattr(reference.block_of(model).ffn, 'hidden', None),
@@ -161,9 +178,9 @@ class Llama(family.Family):
             'head_dim': shape.head_width,
             'hidden_act': reference.activation_name(getattr(reference.block_of(model).ffn, 'activation', None)),
             'rms_norm_eps': last.epsilon,
-            'rope_theta': turned.base,
-            'rope_scaling': None if turned.scaling is None else scaling_values(turned.scaling),
-            **({'sliding_window': shape.window} if 'sliding_window' in self.config_fields else {}),
+            **rope.values(turned),
+            **({'sliding_window': shape.window} if isinstance(known['sliding_window'], fields.Used) else {}),
+            **({'attention_bias': shape.bias} if isinstance(known['attention_bias'], fields.Used) else {}),
             'tie_word_embeddings': model.embedding.tied,
         }
         return {name: value for name, value in values.items() if value is not None or name == 'sliding_window'}
@@ -190,6 +207,9 @@ class Mistral(Llama):
 
     def window(self, fields: fields.Fields) -> int | None:
         return fields.optional('sliding_window')
+
+    def bias(self, fields: fields.Fields) -> bool:
+        return False
 
 
 class Mixtral(Mistral):
@@ -245,63 +265,28 @@ class Mixtral(Mistral):
         return found
 
 
-def table(model: decoder.Decoder, layers: tuple[rules.Rule, ...]) -> rules.TensorRules:
-    """The table of a Llama with these feed-forward layers."""
-    tied = model.embedding.tied
-    every = (*COMMON, *layers) if tied else (*COMMON, *layers, OUTPUT)
+def table(
+    model: decoder.Decoder,
+    layers: tuple[rules.Rule, ...],
+    *,
+    projections: tuple[rules.Rule, ...] = PROJECTIONS,
+    norms: tuple[rules.Rule, ...] = NORMS,
+) -> rules.TensorRules:
+    """The table of a Llama with these feed-forward layers, projections of queries, keys and values, and norms."""
+    tied, shape = model.embedding.tied, reference.attention_of(model)
+    of_layers = (
+        *norms,
+        *projections,
+        *(BIASES if shape.bias else ()),
+        *OUT,
+        *(OUT_BIAS if shape.out_bias else ()),
+        *(HEAD_NORMS if shape.scores.norm is not None else ()),
+        *layers,
+    )
+    every = (*OUTSIDE, *interleaved.of_pattern(of_layers, model), *(() if tied else (OUTPUT,)))
     return rules.TensorRules(every, copies=(TIED,) if tied else (), buffers=FREQUENCIES, prefix='model.')
 
 
-def rotary(fields: fields.Fields) -> positions.Rotary:
-    """Rotary positions: of 'rope_parameters' (transformers 5), or 'rope_theta' and 'rope_scaling'."""
-    given = {name: fields.value(name) for name in ('rope_parameters', 'rope_scaling')}
-    given = {name: value for name, value in given.items() if value not in (None, {})}
-    fields.agree(given or {'rope_parameters': None})
-    name = next(iter(given), 'rope_parameters')
-    kind = _rope_type(given.get(name))
-    inner = fields.within(name, LLAMA3 if kind == 'llama3' else ROTARY)
-    named = [inner.value(each) for each in ('rope_type', 'type') if inner.has(each)]
-    kinds = {'default': None, 'llama3': None}
-    for each in ('rope_type', 'type'):
-        if inner.has(each):
-            inner.choice(each, kinds)
-    if len(named) == 2:
-        inner.agree({'rope_type': named[0], 'type': named[1]})
-    inside = inner.has('rope_theta')
-    if inside and fields.has('rope_theta'):
-        fields.agree({'rope_theta': fields.value('rope_theta'), f'rope_theta in {name}': inner.value('rope_theta')})
-    base = (inner if inside else fields).number('rope_theta', above=0.0)
-    return positions.Rotary(base=base, scaling=_llama3(fields, inner) if kind == 'llama3' else None)
-
-
-def _rope_type(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return None
-    return value.get('rope_type', value.get('type'))
-
-
-def _llama3(fields: fields.Fields, inner: fields.Fields) -> positions.Llama3Scaling:
-    length = 'original_max_position_embeddings'
-    given = {each: source.value(length) for each, source in ((length, fields), (f'{length} inside', inner))}
-    given = {each: value for each, value in given.items() if value is not None}
-    fields.agree(given or {length: None})
-    source, name = (
-        (inner if inner.value(length) is not None else fields),
-        length if given else 'max_position_embeddings',
-    )
-    low, high = inner.number('low_freq_factor', above=0.0), inner.number('high_freq_factor', above=0.0)
-    if high <= low:
-        raise config.InputError(f'config.json: high_freq_factor={high:g} should be more than low_freq_factor={low:g}.')
-    factor = inner.number('factor', above=0.0)
-    return positions.Llama3Scaling(factor=factor, low=low, high=high, length=source.whole(name))
-
-
-def scaling_values(scaling: positions.Llama3Scaling) -> dict[str, Any]:
-    """The 'rope_scaling' of a config.json."""
-    return {
-        'rope_type': 'llama3',
-        'factor': scaling.factor,
-        'low_freq_factor': scaling.low,
-        'high_freq_factor': scaling.high,
-        'original_max_position_embeddings': scaling.length,
-    }
+def bare(mixer: attention.Attention) -> dict[str, Any]:
+    """The fields of an attention, for one of another class."""
+    return {each.name: getattr(mixer, each.name) for each in dataclasses.fields(attention.Attention)}

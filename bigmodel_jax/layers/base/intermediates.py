@@ -19,6 +19,7 @@ ROUTER_LOGITS = 'router_logits'  # The logits [B, T, E] of each router.
 LOSSES = 'losses'  # Auxiliary losses, [] float32, or stacks of them; an objective asks for it and adds them.
 COLLECTIONS = (RESIDUAL_STREAM, ATTENTION_WEIGHTS, ROUTER_LOGITS)
 TURN = 'turn'  # The layers of an interleaved pattern are called turn0, turn1 ...
+TAIL = 'tail'  # Those that remain after the last whole pattern.
 
 
 def requested(module: nn.Module, collection: str) -> bool:
@@ -41,7 +42,7 @@ def residual_streams(kept: Mapping[str, Any]) -> dict[str, jax.Array]:
     """
     found = {}
     for name, stack in kept.items():
-        after = _in_order(stack['layers'], _reader('after'))
+        after = _of_all(stack, _reader('after'))
         found[name] = jnp.concatenate([stack['before'][None], after])
     return found
 
@@ -58,7 +59,7 @@ def attention_weights(kept: Mapping[str, Any]) -> dict[str, dict[str, jax.Array]
     for name, stack in kept.items():
         layers = stack['layers']
         sublayers = next(iter(_turns(layers)), layers)
-        found[name] = {each: _in_order(layers, _reader(each, 'weights')) for each in sublayers}
+        found[name] = {each: _of_all(stack, _reader(each, 'weights')) for each in sublayers}
     return found
 
 
@@ -68,12 +69,18 @@ def router_logits(kept: Mapping[str, Any]) -> dict[str, jax.Array]:
     Args:
       kept: the collection ROUTER_LOGITS.
     """
-    return {name: _in_order(stack['layers'], _reader('ffn', 'logits')) for name, stack in kept.items()}
+    return {name: _of_all(stack, _reader('ffn', 'logits')) for name, stack in kept.items()}
 
 
 def _reader(*path: str) -> Callable[[Any], jax.Array]:
     """A function: the value that a layer stored at `path`."""
     return lambda layer: functools.reduce(lambda node, name: node[name], path, layer)
+
+
+def _of_all(stack: Mapping[str, Any], read: Callable[[Any], jax.Array]) -> jax.Array:
+    """What all layers of a stack that have it sow, [L, ...]."""
+    found = _in_order(stack['layers'], read)
+    return jnp.concatenate([found, _in_order(stack[TAIL], read)]) if TAIL in stack else found
 
 
 def _in_order(layers: Mapping[str, Any], read: Callable[[Any], jax.Array]) -> jax.Array:
