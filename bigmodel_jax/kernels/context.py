@@ -27,6 +27,19 @@ class EncoderOutput(NamedTuple):
     context: 'Context'  # The positions and segments of cross-attention: keys are positions of the encoder's input.
 
 
+class Pages(NamedTuple):
+    """Keys and values of earlier positions, in pages of one pool that the rows of a batch share; see kernels/paged.py.
+
+    Position p of row b is slot p % S of page table_BN[b, p // S], of each layer. Pages may be listed that a row has not
+    reached yet, and of a row without any positions the table means nothing.
+    """
+
+    k_LNSGK: jax.Array  # The pool: N pages of S positions in each layer.
+    v_LNSGK: jax.Array
+    table_BN: jax.Array  # int32: the pages of each row, in order.
+    lengths_B: jax.Array  # int32: how many positions of each row are in its pages.
+
+
 class Context(NamedTuple):
     """What all layers read beside the residual stream: the positions and segments of queries and keys.
 
@@ -43,6 +56,7 @@ class Context(NamedTuple):
     bias_BHTS: jax.Array | None = None
     order: PositionOrder = PositionOrder.UNKNOWN
     memory: EncoderOutput | None = None
+    pages: Pages | None = None  # Where a decoder reads on from, with a paged cache.
 
     @property
     def segments(self) -> tuple[jax.Array, jax.Array] | None:

@@ -14,7 +14,7 @@ from jax import ad_checkpoint
 
 from bigmodel_jax import config, precision
 from bigmodel_jax.kernels import kernel as kernels
-from bigmodel_jax.kernels import paths
+from bigmodel_jax.kernels import paged, paths
 from bigmodel_jax.kernels.context import Context, Query, Scores, scale_of
 from bigmodel_jax.layers import kv_cache, norms, positions
 from bigmodel_jax.layers.base import dropout, intermediates, layer, weights
@@ -235,7 +235,8 @@ class AttentionModule(nn.Module):
         """Attends from `x_BTD` to itself, or to `memory_BSD` (cross-attention).
 
         Args:
-          state: earlier keys and values; this call's are stored at the query positions, and all are attended to.
+          state: earlier keys and values; this call's are stored at the query positions, and all are attended to. With
+            pages in the context, the number of this layer in them; the keys and values of this call come back alone.
 
         Returns:
           [B, T, D], and the state with the new keys and values.
@@ -255,6 +256,8 @@ class AttentionModule(nn.Module):
         query = Query(q_BTHK, k_BSGK, v_BSGK, context, self._scores(D))
         if state is None:
             y_BTHK = paths.attend(query, plain=Plain(), forced=c.kernel, layer='/'.join(self.path))
+        elif context.pages is not None:
+            y_BTHK, state = paged.attend(query, layer=state), kv_cache.KeyValueCache(k_BSGK, v_BSGK)
         else:
             state = state.updated(k_BSGK, v_BSGK, context.query_positions_BT)
             query = query._replace(k_BSGK=state.k_BSGK.astype(dtype), v_BSGK=state.v_BSGK.astype(dtype))

@@ -1,0 +1,350 @@
+"""The engine: many texts generated at once, each bit for bit as it would be alone.
+
+A row enters and leaves at any step (continuous batching; Yu et al., 2022, Orca, section 4) and has its keys and values
+in pages of one pool (Kwon et al., 2023, arXiv:2309.06180, section 4). What a row computes is the same at any load:
+
+  * every program has one shape; a row's numbers depend neither on the other rows of a call nor on its place among them,
+    which check_rows() measures on the machine at hand;
+  * a prompt is cut at multiples of the chunk, whatever else is read, and pages are reserved for all tokens of a text
+    when it begins, so that nothing is ever put out and computed again in another way;
+  * a token is drawn with a key of (seed, choice, position).
+
+Offline and served texts come from this one engine. One thread uses it.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from bigmodel_jax import config
+from bigmodel_jax.data import counter_rng
+from bigmodel_jax.evaluate.engine import engine_shape, page_pool, programs
+from bigmodel_jax.evaluate.engine.generation_request import Draw, Generation, GenerationRequest
+from bigmodel_jax.parallel import sharding
+
+PyTree = Any
+CHUNKS = 4  # Chunks of prompts that are read between two tokens of the rows that generate, at most.
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineWeights:
+    """A model with its weights, and where they lie; None: on one device."""
+
+    model: Any
+    params: PyTree
+    model_state: PyTree | None = None
+    place: sharding.ShardingContext | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineLimits:
+    """How much an engine holds at a time: it decides speed and memory, and no bit of a result.
+
+    Attributes:
+      rows: texts that are generated at a time; rounded up to whole groups.
+      length: tokens of a text at most, prompt and continuation; None: what the model reads.
+      positions: of all texts together that the cache has room for; None: half of rows times length.
+    """
+
+    rows: int = 32
+    length: int | None = None
+    positions: int | None = None
+
+
+class _Row:
+    """A text that is being generated: its pages, and how much of the prompt was read."""
+
+    def __init__(self, generation: Generation, number: int, pages: list[int]):
+        self.generation, self.number, self.pages = generation, number, pages
+        self.key_data = counter_rng.key_data(generation.request.draw.seed)
+        self.read = 0
+        self.features: list[np.ndarray] = []  # Sums over each chunk.
+
+    @property
+    def request(self) -> GenerationRequest:
+        return self.generation.request
+
+    @property
+    def is_reading(self) -> bool:
+        return self.read < len(self.request.prompt)
+
+
+class Engine:
+    """Generates the texts of requests, in the order in which they come as far as there is room.
+
+    Raises:
+      InputError: the model does not generate in this way; or a limit is too small for it.
+    """
+
+    def __init__(
+        self,
+        weights: EngineWeights,
+        shape: engine_shape.EngineShape = engine_shape.DEFAULT,
+        limits: EngineLimits = EngineLimits(),
+    ):
+        reason = engine_shape.unsupported_reason(weights.model)
+        if reason is not None:
+            raise config.InputError(f'The engine does not generate with this model: {reason}.')
+        place = sharding.MeshShape(data=1).build() if weights.place is None else weights.place
+        self.model, self.shape = weights.model, shape
+        known = engine_shape.longest(weights.model)
+        # The last new token is never read.
+        self.length = min(limits.length or known + 1, known + 1)
+        self.groups = -(-limits.rows // shape.group)
+        self._wide = -(-self.length // shape.page)
+        rows = self.groups * shape.group
+        positions = limits.positions or max(rows * self.length // 2, self.length)
+        self.pages = page_pool.FreePages(-(-positions // shape.page) + 1)
+        self._plan = programs.EnginePlan(weights.model, place)
+        self._run = programs.programs(self._plan)
+        self._weights = (weights.params, weights.model_state or {})
+        self._pool = self._plan.empty_pool(self.pages.count + 1, shape)
+        self._rows: list[_Row | None] = [None] * rows
+        self._table = np.full((rows, self._wide), page_pool.SCRATCH, np.int32)
+        self._waiting: collections.deque[Generation] = collections.deque()
+
+    # ---- requests -----------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests that have begun and not ended."""
+        return sum(row is not None for row in self._rows)
+
+    def check(self, request: GenerationRequest) -> None:
+        """Raises InputError if a request cannot be generated, however long it waits."""
+        prompt, vocab = request.prompt, self.model.vocab
+        if not len(prompt) or request.tokens < (0 if request.scored else 1):
+            raise config.InputError(
+                f'There is nothing to generate: a prompt of {len(prompt)} tokens, {request.tokens} new ones.'
+            )
+        if prompt.min() < 0 or prompt.max() >= vocab:
+            raise config.InputError(
+                f'The token ids of the prompt reach from {prompt.min()} to {prompt.max()}, but the model knows 0 to '
+                f'{vocab - 1}; use the tokenizer that it was trained with.'
+            )
+        if len(prompt) + request.tokens > self.length:
+            raise config.InputError(
+                f'A prompt of {len(prompt)} tokens and {request.tokens} new ones are {len(prompt) + request.tokens} '
+                f'tokens, but a text has {self.length} at most here; shorten the prompt, or ask for '
+                f'{max(self.length - len(prompt), 0)} tokens at most.'
+            )
+        if self._pages_of(request) > self.pages.count:
+            raise config.InputError(
+                f'{len(prompt) + request.tokens} tokens do not fit in the cache, which has room for '
+                f'{self.pages.count * self.shape.page}; ask for fewer, or make the cache larger.'
+            )
+
+    def submit(self, request: GenerationRequest, changed: Callable[[], None] | None = None) -> Generation:
+        """The generation of a request, which step() brings on.
+
+        Args:
+          changed: called by step() when the generation has something new.
+
+        Raises:
+          InputError: as of check().
+        """
+        self.check(request)
+        generation = Generation(request, changed)
+        self._waiting.append(generation)
+        return generation
+
+    def cancel(self, generation: Generation) -> None:
+        """Ends a generation, if it has not ended, and frees its row and pages."""
+        if generation.ending is not None:
+            return
+        if generation in self._waiting:
+            self._waiting.remove(generation)
+        generation.ending = 'cancelled'
+        for row in self._rows:
+            if row is not None and row.generation is generation:
+                self._leave(row)
+        generation.tell()
+
+    def complete(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """The generations of some requests, when all have ended."""
+        for request in requests:
+            self.check(request)
+        found = [self.submit(request) for request in requests]
+        while self.step():
+            pass
+        return found
+
+    # ---- steps --------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Reads some chunks of prompts, then draws one more token for each text; False if there was nothing to do."""
+        self._enter()
+        reading = [row for row in self._rows if row is not None and row.is_reading]
+        for row in reading[:CHUNKS]:
+            self._read_chunk(row)
+        G, busy = self.shape.group, bool(reading)
+        for start in range(0, len(self._rows), G):
+            group = [row for row in self._rows[start : start + G] if row is not None and not row.is_reading]
+            if group:
+                self._advance(group, start)
+                busy = True
+        return busy
+
+    def _pages_of(self, request: GenerationRequest) -> int:
+        return -(-(len(request.prompt) + max(request.tokens - 1, 0)) // self.shape.page)
+
+    def _enter(self) -> None:
+        """Gives rows and pages to those that wait, in their order."""
+        free = [number for number, row in enumerate(self._rows) if row is None]
+        while self._waiting and free:
+            pages = self.pages.take(self._pages_of(self._waiting[0].request))
+            if pages is None:
+                return  # Those behind it wait as well, so that a long text is not put off for ever.
+            row = _Row(self._waiting.popleft(), free.pop(0), pages)
+            self._rows[row.number] = row
+            self._table[row.number] = page_pool.SCRATCH
+            self._table[row.number, : len(pages)] = pages
+
+    def _leave(self, row: _Row) -> None:
+        self.pages.give_back(row.pages)
+        self._table[row.number] = page_pool.SCRATCH
+        self._rows[row.number] = None
+
+    def _read_chunk(self, row: _Row) -> None:
+        """Reads the next chunk of a prompt, and draws the first token after the last one."""
+        request, C = row.request, self.shape.chunk
+        chunk = request.prompt[row.read : row.read + C]
+        tokens_BT = np.zeros((1, C), np.int32)
+        tokens_BT[0, : len(chunk)] = chunk
+        table_BN = self._table[row.number : row.number + 1]
+        rows = programs.Rows(tokens_BT, np.array([row.read], np.int32), np.array([len(chunk)], np.int32), table_BN)
+        if request.scored:
+            logits_BV = self._score_chunk(row, rows)
+        else:
+            self._pool, logits_BV = self._run.read(self._pool, self._weights, rows)
+        row.read += len(chunk)
+        if row.is_reading:
+            return
+        if request.tokens:
+            self._draw(logits_BV, [row], np.zeros(1, int))
+        else:
+            self._end(row)
+
+    def _score_chunk(self, row: _Row, rows: programs.Rows) -> jax.Array:
+        following = row.request.prompt[row.read + 1 : row.read + 1 + self.shape.chunk]
+        targets_BT = np.zeros_like(rows.tokens_BT)
+        targets_BT[0, : len(following)] = following
+        self._pool, (logits_BV, log_p_BT, sums_BD) = self._run.score(
+            self._pool, self._weights, rows._replace(targets_BT=targets_BT)
+        )
+        generation = row.generation
+        generation.prompt_log_ps += np.asarray(log_p_BT)[0, : len(following)].tolist()
+        row.features.append(np.asarray(sums_BD[0]))
+        if row.read + len(rows.tokens_BT[0]) >= len(row.request.prompt):
+            total = np.sum(np.array(row.features, np.float64), axis=0)
+            generation.embedding = (total / len(row.request.prompt)).astype(np.float32)
+        return logits_BV
+
+    def _advance(self, group: list[_Row], start: int) -> None:
+        """One more token for the rows of a group, whose first row has the number `start`."""
+        G = self.shape.group
+        tokens_BT, lengths_B, counts_B = np.zeros((G, 1), np.int32), np.zeros(G, np.int32), np.zeros(G, np.int32)
+        table_BN = np.full((G, self._wide), page_pool.SCRATCH, np.int32)
+        for row in group:
+            at = row.number - start
+            tokens_BT[at], counts_B[at] = row.generation.tokens[-1], 1
+            lengths_B[at] = len(row.request.prompt) + len(row.generation.tokens) - 1
+            table_BN[at] = self._table[row.number]
+        rows = programs.Rows(tokens_BT, lengths_B, counts_B, table_BN)
+        self._pool, logits_BV = self._run.read(self._pool, self._weights, rows)
+        self._draw(logits_BV, group, np.array([row.number - start for row in group]))
+
+    def _draw(self, logits_BV: jax.Array, rows: list[_Row], places: np.ndarray) -> None:
+        """The token after each of `rows`, which are the rows of `logits_BV` in these places."""
+        B, V = logits_BV.shape
+        drawing = programs.Drawing(
+            np.zeros(B, np.float32), np.zeros((B, 2), np.uint32), np.zeros(B, np.int32), np.zeros(B, np.int32)
+        )
+        only = programs.Restriction(np.ones(B, np.float32), np.full(B, V, np.int32), np.ones(B, np.float32))
+        for row, at in zip(rows, places):
+            draw = row.request.draw
+            drawing.temperature_B[at], drawing.choice_B[at] = draw.temperature, draw.choice
+            drawing.key_data[at] = row.key_data
+            drawing.positions_B[at] = len(row.request.prompt) + len(row.generation.tokens)
+            if draw.is_restricted:
+                only.temperature_B[at] = draw.temperature
+                only.top_k_B[at], only.top_p_B[at] = min(draw.top_k or V, V), draw.top_p or 1.0
+        allowed_BV = logits_BV
+        if any(row.request.draw.is_restricted for row in rows):
+            allowed_BV = self._run.restrict(logits_BV, only)
+        tokens_B, log_p_B = jax.device_get(self._run.draw(logits_BV, allowed_BV, drawing))
+        best = None
+        if any(row.request.best for row in rows):
+            best = jax.device_get(self._run.best(logits_BV))
+        for row, at in zip(rows, places):
+            generation, count = row.generation, row.request.best
+            generation.tokens.append(int(tokens_B[at]))
+            generation.log_ps.append(float(log_p_B[at]))
+            if best is not None and count:
+                log_p_BN, token_BN = best
+                generation.best.append(list(zip(token_BN[at, :count].tolist(), log_p_BN[at, :count].tolist())))
+            self._end(row)
+
+    def _end(self, row: _Row) -> None:
+        """Tells of a new token, and lets the row go after the last one."""
+        generation, request = row.generation, row.request
+        if generation.tokens and generation.tokens[-1] == request.end:
+            generation.ending = 'stop'
+        elif len(generation.tokens) >= request.tokens:
+            generation.ending = 'length'
+        if generation.ending is not None:
+            self._leave(row)
+        generation.tell()
+
+    # ---- at the start -------------------------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """Compiles every program for every shape that it will ever have, and calls it once.
+
+        Raises:
+          InputError: as of check_rows().
+        """
+        prompt = np.zeros(1, np.int32)
+        draws = [Draw(seed=2**32), Draw(top_k=1, top_p=0.5)]
+        requests = [
+            GenerationRequest(prompt=prompt, tokens=min(2, self.length - 1), end=-1, draw=draw, best=1, scored=scored)
+            for draw, scored in zip(draws, (True, False))
+        ]
+        self.complete(requests[:1])
+        self.complete(requests[1:])
+        self.check_rows()
+
+    def check_rows(self) -> None:
+        """Measures that the logits of a row depend neither on its place in a group nor on the other rows.
+
+        Raises:
+          InputError: they do on this platform with this model, so that served texts could differ from those alone.
+        """
+        G, V, draw = self.shape.group, self.model.vocab, np.random.default_rng(0)
+        others = programs.Rows(
+            draw.integers(0, V, (G, 1), np.int32), np.zeros(G, np.int32), np.ones(G, np.int32),
+            np.full((G, self._wide), page_pool.SCRATCH, np.int32),
+        )  # fmt: skip
+        alone = others._replace(counts_B=np.zeros(G, np.int32), tokens_BT=np.zeros((G, 1), np.int32))
+        probe, found = others.tokens_BT[0].copy(), []
+        for at, rows in ((0, alone), *((place, others) for place in sorted({0, 1, G // 2, G - 1} & set(range(G))))):
+            tokens_BT = rows.tokens_BT.copy()
+            tokens_BT[at] = probe
+            self._pool, logits_BV = self._run.read(self._pool, self._weights, rows._replace(tokens_BT=tokens_BT))
+            found.append(np.asarray(logits_BV)[at])
+        if any(not np.array_equal(found[0], each, equal_nan=True) for each in found):
+            worst = max(float(np.abs(found[0] - each).max()) for each in found)
+            raise config.InputError(
+                f'On this platform what {type(self.model).__name__} computes for a row depends on the rows beside it '
+                f'(by {worst:.1e}), so texts could differ from what they are alone. Use a group of one row: '
+                'EngineShape(group=1), or --group 1 of `serve`.'
+            )

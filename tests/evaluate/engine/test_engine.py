@@ -1,0 +1,125 @@
+"""What an engine generates for a request does not depend on what else it generates."""
+
+import jax
+import numpy as np
+import pytest
+
+from bigmodel_jax import config
+from bigmodel_jax.evaluate.engine import engine as engines
+from bigmodel_jax.evaluate.engine import engine_shape, page_pool
+from bigmodel_jax.evaluate.engine.generation_request import Draw, GenerationRequest
+from bigmodel_jax.evaluate.text import decoding, likelihood
+from bigmodel_jax.models import decoder
+
+SHAPE = engine_shape.EngineShape(group=4, chunk=8, page=4)
+MODEL = decoder.llama(vocab=50, width=16, layers=2, heads=4, kv_heads=2, hidden=32, rope_base=10_000.0)
+MODEL = config.vary(MODEL, {'interleaved': (config.vary(MODEL.block, {'mixer.window': 6}),)})
+END = 3
+
+
+@pytest.fixture(scope='module')
+def params():
+    tokens = np.zeros((1, 4), np.int32)
+    return MODEL.build().init(jax.random.key(1), {'inputs': tokens})['params']
+
+
+def made(params, rows=8, **limits):
+    weights = engines.EngineWeights(MODEL, params)
+    return engines.Engine(weights, SHAPE, engines.EngineLimits(rows=rows, length=48, **limits))
+
+
+def requests(count):
+    rng = np.random.default_rng(5)
+    for number in range(count):
+        temperature, top_k, top_p = ((0.0, None, None), (1.0, None, None), (0.7, 9, None), (1.3, None, 0.8))[number % 4]
+        draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p, seed=number, choice=number % 3)
+        prompt = rng.integers(0, 50, rng.integers(1, 20), np.int32)
+        tokens = int(rng.integers(1, 25))
+        yield GenerationRequest(
+            prompt=prompt, tokens=tokens, end=END, draw=draw, best=number % 2 * 3, scored=number % 5 == 0
+        )
+
+
+def content(generation):
+    return generation.tokens, generation.log_ps, generation.best, generation.prompt_log_ps, generation.ending
+
+
+@pytest.fixture(scope='module')
+def asked():
+    return list(requests(12))
+
+
+@pytest.fixture(scope='module')
+def alone(params, asked):
+    """Each by itself, in an engine of another size."""
+    engine = made(params, rows=1)
+    return [engine.complete([each])[0] for each in asked]
+
+
+def test_texts_among_others_are_those_alone_bit_for_bit(params, asked, alone):
+    engine = made(params, positions=120)  # Too few pages for all at once.
+    found = [engine.submit(each) for each in asked]
+    cancelled = [engine.submit(each) for each in asked]
+    while engine.step():
+        if cancelled and engine.running:
+            engine.cancel(cancelled.pop())
+    assert [content(each) for each in found] == [content(each) for each in alone]
+    assert engine.running == engine.waiting == 0
+    assert len(engine.pages) == engine.pages.count
+
+
+def test_nothing_that_others_left_in_the_pages_matters(params, asked, alone):
+    engine = made(params, rows=1, positions=48)
+    engine._pool = jax.tree.map(lambda x: x * np.nan, engine._pool)
+    assert content(engine.complete(asked[3:4])[0]) == content(alone[3])
+
+
+def test_tokens_and_log_probabilities_are_those_of_the_whole_text_read_at_once(params, asked, alone):
+    scorer = likelihood.Scorer(MODEL, params, rows=4)
+    scores = scorer([likelihood.Request(each.request.prompt, np.array(each.tokens)) for each in alone])
+    # Sums in another order; float32.
+    np.testing.assert_allclose([each.log_p for each in alone], [each.log_p for each in scores], rtol=2e-5)
+    for each, score in zip(alone, scores):
+        if each.request.draw.temperature == 0:
+            assert score.is_greedy
+        if each.request.scored and len(each.request.prompt) > 1:
+            (whole,) = scorer([likelihood.Request(each.request.prompt[:1], each.request.prompt[1:])])
+            assert sum(each.prompt_log_ps) == pytest.approx(whole.log_p, rel=2e-5)
+
+
+def test_draws_are_those_of_sampling(params):
+    prompts = [np.array([7, 8, 9], np.int32)] * 3
+    how = decoding.Sampling(temperature=0.8, top_p=0.9)
+    rows = decoding.decode(MODEL, params, prompts, tokens=12, decoding=how, end=END, seed=11)
+    draws = [Draw(temperature=0.8, top_p=0.9, seed=11, choice=choice) for choice in range(3)]
+    found = made(params).complete([
+        GenerationRequest(prompt=prompt, tokens=12, end=END, draw=draw) for prompt, draw in zip(prompts, draws)
+    ])  # fmt: skip
+    assert [each.tokens for each in found] == [row[0].tokens.tolist() for row in rows]
+
+
+def test_warming_up_measures_that_rows_do_not_meet(params):
+    engine = made(params)
+    engine.warm_up()
+    assert len(engine.pages) == engine.pages.count
+
+
+def test_what_does_not_fit_is_refused_before_it_waits(params):
+    engine = made(params, positions=20)
+    prompt = np.arange(10, dtype=np.int32)
+    with pytest.raises(config.InputError, match='48 at most'):
+        engine.submit(GenerationRequest(prompt=prompt, tokens=39, end=END))
+    with pytest.raises(config.InputError, match='do not fit in the cache'):
+        engine.submit(GenerationRequest(prompt=prompt, tokens=30, end=END))
+    with pytest.raises(config.InputError, match='0 to 49'):
+        engine.submit(GenerationRequest(prompt=np.array([50]), tokens=3, end=END))
+    assert engine.waiting == 0
+
+
+def test_pages_are_taken_once():
+    pages = page_pool.FreePages(4)
+    taken = pages.take(2)
+    assert page_pool.SCRATCH not in taken
+    assert pages.take(2) is None
+    pages.give_back(taken)
+    assert len(pages) == 3
