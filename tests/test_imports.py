@@ -47,6 +47,7 @@ ORDER = (
     ('export',),
     ('sweeps',),
     ('launch',),
+    ('serve',),
     ('verbs',),
     ('cli',),
     ('__main__',),

@@ -19,6 +19,7 @@ VERBS = (
     'report',
     'runs',
     'watch',
+    'serve',
     'diff',
     'verify',
     'replay',

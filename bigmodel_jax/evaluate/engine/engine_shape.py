@@ -19,7 +19,7 @@ class EngineShape:
     Two engines of equal shapes give the same bits, whatever else they generate and however many rows they hold.
     """
 
-    group: config.Positive = 16  # Rows that one call of the decoding program continues.
+    group: config.Positive = 16  # RowInputs that one call of the decoding program continues.
     chunk: config.Positive = 32  # Tokens of a prompt that one call reads; prompts are cut at its multiples.
     page: config.Positive = 32  # Positions in a page of the cache.
 
@@ -65,9 +65,12 @@ def cache_shape(model: Any) -> CacheShape:
     return CacheShape(sum(len(each.k_BSGK) for each in caches), G, K, str(caches[0].k_BSGK.dtype))
 
 
-def longest(model: Any) -> int:
-    """Tokens of a row at most: what the model has learned positions for, or else UNLIMITED_LENGTH."""
-    return likelihood.longest(model) or UNLIMITED_LENGTH
+def longest(model: Any, limit: int | None = None) -> int:
+    """Tokens of a text at most: `limit` (None: UNLIMITED_LENGTH), or what the model has learned positions for."""
+    known = likelihood.longest(model)
+    if known is None:
+        return limit or UNLIMITED_LENGTH
+    return min(limit or known + 1, known + 1)  # The last new token is never read.
 
 
 def _caches(model: Any) -> list[Any]:

@@ -54,8 +54,8 @@ class EnginePlan:
         return made
 
 
-class Rows(NamedTuple):
-    """Rows that read tokens on. All are int32; a row that does nothing has length 0, and SCRATCH for all its pages."""
+class RowInputs(NamedTuple):
+    """What rows read on, all int32. A row that does nothing has length 0, and SCRATCH for all its pages."""
 
     tokens_BT: Any
     lengths_B: Any  # Positions that are in the pages already; the tokens stand after them.
@@ -81,7 +81,7 @@ class Restriction(NamedTuple):
     top_p_B: Any  # float32; 1 for all.
 
 
-class Programs(NamedTuple):
+class EnginePrograms(NamedTuple):
     """The programs, jitted; see the top of the file."""
 
     read: Callable[..., Any]
@@ -92,14 +92,14 @@ class Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def programs(plan: EnginePlan) -> Programs:
+def programs(plan: EnginePlan) -> EnginePrograms:
     """The programs of a plan; they compile when they are first called with a shape."""
     whole, pool = plan.place.replicated, (plan.pool_sharding,) * 2
 
     def jitted(function: Callable[..., Any], outputs: Any) -> Callable[..., Any]:
         return jax.jit(functools.partial(function, plan), donate_argnums=0, out_shardings=outputs)
 
-    return Programs(
+    return EnginePrograms(
         jitted(_read, (pool, whole)),
         jitted(_score, (pool, whole)),
         jax.jit(restricted, out_shardings=whole),
@@ -112,7 +112,7 @@ def programs(plan: EnginePlan) -> Programs:
 
 
 def _features(
-    plan: EnginePlan, pool: Pool, weights: tuple[PyTree, PyTree], rows: Rows
+    plan: EnginePlan, pool: Pool, weights: tuple[PyTree, PyTree], rows: RowInputs
 ) -> tuple[objective.Apply, Pool, jax.Array]:
     """The features [B, T, D] of tokens that follow what is in the pages, and the pool with their keys and values."""
     apply = objective.Apply(plan.model.build(), *weights)
@@ -128,7 +128,7 @@ def _features(
     return apply, _stored(pool, new, rows), x_BTD
 
 
-def _stored(pool: Pool, new: tuple[kv_cache.KeyValueCache, ...], rows: Rows) -> Pool:
+def _stored(pool: Pool, new: tuple[kv_cache.KeyValueCache, ...], rows: RowInputs) -> Pool:
     """The pool with the keys and values of this call, [L / n, B, T, G, K] for each of n layers of the pattern."""
     S, T = pool[0].shape[2], rows.tokens_BT.shape[1]
     offset_BT = rows.lengths_B[:, None] + jnp.arange(T)
@@ -143,14 +143,14 @@ def _stored(pool: Pool, new: tuple[kv_cache.KeyValueCache, ...], rows: Rows) -> 
     return stored[0], stored[1]
 
 
-def _last_logits(apply: objective.Apply, x_BTD: jax.Array, rows: Rows) -> jax.Array:
+def _last_logits(apply: objective.Apply, x_BTD: jax.Array, rows: RowInputs) -> jax.Array:
     """Logits [B, V] after the last token of each row, in float32 at least."""
     last_B = jnp.maximum(rows.counts_B - 1, 0)
     logits_B1V, _ = apply(jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1), method='unembed')
     return precision.raised(logits_B1V[:, 0])
 
 
-def _read(plan: EnginePlan, pool: Pool, weights: tuple[PyTree, PyTree], rows: Rows) -> tuple[Pool, jax.Array]:
+def _read(plan: EnginePlan, pool: Pool, weights: tuple[PyTree, PyTree], rows: RowInputs) -> tuple[Pool, jax.Array]:
     """The pool with the keys and values of some tokens, and the logits [B, V] after the last of each row."""
     with sharding.use(plan.place):
         apply, pool, x_BTD = _features(plan, pool, weights, rows)
@@ -158,7 +158,7 @@ def _read(plan: EnginePlan, pool: Pool, weights: tuple[PyTree, PyTree], rows: Ro
 
 
 def _score(
-    plan: EnginePlan, pool: Pool, weights: tuple[PyTree, PyTree], rows: Rows
+    plan: EnginePlan, pool: Pool, weights: tuple[PyTree, PyTree], rows: RowInputs
 ) -> tuple[Pool, tuple[jax.Array, jax.Array, jax.Array]]:
     """As _read(), and log p of each target [B, T], and the sum of the features of the tokens [B, D] float32."""
     with sharding.use(plan.place):

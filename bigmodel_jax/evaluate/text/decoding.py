@@ -12,6 +12,7 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import counter_rng
+from bigmodel_jax.evaluate.engine import text_request
 from bigmodel_jax.evaluate.text import beam_search, decoding_model
 from bigmodel_jax.models import model as models
 from bigmodel_jax.objectives import objective
@@ -42,6 +43,10 @@ class Decoding:
         """Texts of up to `tokens` new tokens; traced once, so a pure function of its arguments."""
         raise NotImplementedError
 
+    def draw(self, seed: int, row: int) -> text_request.Draw | None:
+        """How an engine draws the tokens of a row; None of a method that compares several texts."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Greedy(Decoding):
@@ -60,6 +65,9 @@ class Greedy(Decoding):
             return logits_BV.argmax(axis=-1).astype(jnp.int32)
 
         return beam_search.one_by_one(model, prompts, pick, tokens=tokens, end=end)
+
+    def draw(self, seed: int, row: int) -> text_request.Draw | None:
+        return text_request.Draw(temperature=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +94,10 @@ class Sampling(Decoding):
             return jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in)(keys_B, positions_B), logits_BV)
 
         return beam_search.one_by_one(model, prompts, pick, tokens=tokens, end=end)
+
+    def draw(self, seed: int, row: int) -> text_request.Draw | None:
+        how = {'temperature': self.temperature, 'top_k': self.top_k, 'top_p': self.top_p}
+        return text_request.Draw(**how, seed=seed, choice=row)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

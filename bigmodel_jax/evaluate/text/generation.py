@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_jax.data.text import tokenizers
+from bigmodel_jax.evaluate.engine import engine_shape, text_engine, text_request
 from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.models import model as models
 from bigmodel_jax.parallel import sharding
@@ -40,18 +41,19 @@ def generate(
       InputError: a prompt is too long, or holds what the tokenizer cannot encode.
     """
     ids = prompt_ids(tokenizer, prompts, encode)
-    found = decoding.decode(
-        model,
-        params,
-        ids,
-        tokens=tokens,
-        decoding=how,
-        end=tokenizer.end,
-        seed=seed,
-        model_state=model_state,
-        place=place,
-    )
-    return [_continuation(tokenizer, prompt, texts[0].tokens) for prompt, texts in zip(ids, found)]
+    draws = [how.draw(seed, row) for row in range(len(ids))]
+    if None not in draws and engine_shape.unsupported_reason(model) is None:
+        decoding.check(model, ids, tokens=tokens, end=tokenizer.end)
+        end = tokenizer.end
+        requests = [text_request.TextRequest(prompt=each, tokens=tokens, end=end, draw=draw)
+                    for each, draw in zip(ids, draws) if draw is not None]  # fmt: skip
+        weights = text_engine.EngineWeights(model, params, model_state, place)
+        new = [np.array(each.tokens, np.int32) for each in text_engine.complete(weights, requests)]
+    else:
+        where: dict[str, Any] = {'seed': seed, 'model_state': model_state, 'place': place}
+        found = decoding.decode(model, params, ids, tokens=tokens, decoding=how, end=tokenizer.end, **where)
+        new = [texts[0].tokens for texts in found]
+    return [continuation(tokenizer, prompt, each) for prompt, each in zip(ids, new)]
 
 
 def prompt_ids(
@@ -63,7 +65,7 @@ def prompt_ids(
     return [encode(prompt) for prompt in prompts]
 
 
-def _continuation(tokenizer: tokenizers.Tokenizer, prompt: np.ndarray, new: np.ndarray) -> str:
+def continuation(tokenizer: tokenizers.Tokenizer, prompt: np.ndarray, new: np.ndarray) -> str:
     """The text of the new tokens as it reads after the prompt, whose last character they may complete."""
     new = new[new < tokenizer.size]  # A vocabulary that was rounded up has ids that stand for nothing.
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])

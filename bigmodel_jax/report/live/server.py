@@ -87,7 +87,7 @@ class LivePage:
     def __init__(self, *roots: epath.PathLike, address: Address = Address()):
         uvicorn = _uvicorn()
         self._runs = LiveRuns(roots or ('runs',))
-        self._socket = _listen(address)
+        self._socket = listen(address)
         self.count = len(self._runs.runs)
         app = application(self._runs, address)
         settings = uvicorn.Config(
@@ -139,7 +139,12 @@ def _uvicorn() -> types.ModuleType:
     return uvicorn
 
 
-def _listen(address: Address) -> socket.socket:
+def listen(address: Address) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+      InputError: another program does, or it is no address of this machine.
+    """
     try:
         family = socket.AF_INET6 if ':' in address.host else socket.AF_INET
         made = socket.create_server((address.host, address.port), family=family)

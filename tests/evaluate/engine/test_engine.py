@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.evaluate.engine import engine as engines
 from bigmodel_jax.evaluate.engine import engine_shape, page_pool
-from bigmodel_jax.evaluate.engine.generation_request import Draw, GenerationRequest
+from bigmodel_jax.evaluate.engine import text_engine as engines
+from bigmodel_jax.evaluate.engine.text_request import Draw, TextRequest
 from bigmodel_jax.evaluate.text import decoding, likelihood
 from bigmodel_jax.models import decoder
 
@@ -25,7 +25,7 @@ def params():
 
 def made(params, rows=8, **limits):
     weights = engines.EngineWeights(MODEL, params)
-    return engines.Engine(weights, SHAPE, engines.EngineLimits(rows=rows, length=48, **limits))
+    return engines.TextEngine(weights, SHAPE, engines.EngineLimits(rows=rows, length=48, **limits))
 
 
 def requests(count):
@@ -35,13 +35,11 @@ def requests(count):
         draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p, seed=number, choice=number % 3)
         prompt = rng.integers(0, 50, rng.integers(1, 20), np.int32)
         tokens = int(rng.integers(1, 25))
-        yield GenerationRequest(
-            prompt=prompt, tokens=tokens, end=END, draw=draw, best=number % 2 * 3, scored=number % 5 == 0
-        )
+        yield TextRequest(prompt=prompt, tokens=tokens, end=END, draw=draw, best=number % 2 * 3, scored=number % 5 == 0)
 
 
-def content(generation):
-    return generation.tokens, generation.log_ps, generation.best, generation.prompt_log_ps, generation.ending
+def content(continuation):
+    return continuation.tokens, continuation.log_ps, continuation.best, continuation.prompt_log_ps, continuation.ending
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +91,7 @@ def test_draws_are_those_of_sampling(params):
     rows = decoding.decode(MODEL, params, prompts, tokens=12, decoding=how, end=END, seed=11)
     draws = [Draw(temperature=0.8, top_p=0.9, seed=11, choice=choice) for choice in range(3)]
     found = made(params).complete([
-        GenerationRequest(prompt=prompt, tokens=12, end=END, draw=draw) for prompt, draw in zip(prompts, draws)
+        TextRequest(prompt=prompt, tokens=12, end=END, draw=draw) for prompt, draw in zip(prompts, draws)
     ])  # fmt: skip
     assert [each.tokens for each in found] == [row[0].tokens.tolist() for row in rows]
 
@@ -108,11 +106,11 @@ def test_what_does_not_fit_is_refused_before_it_waits(params):
     engine = made(params, positions=20)
     prompt = np.arange(10, dtype=np.int32)
     with pytest.raises(config.InputError, match='48 at most'):
-        engine.submit(GenerationRequest(prompt=prompt, tokens=39, end=END))
+        engine.submit(TextRequest(prompt=prompt, tokens=39, end=END))
     with pytest.raises(config.InputError, match='do not fit in the cache'):
-        engine.submit(GenerationRequest(prompt=prompt, tokens=30, end=END))
+        engine.submit(TextRequest(prompt=prompt, tokens=30, end=END))
     with pytest.raises(config.InputError, match='0 to 49'):
-        engine.submit(GenerationRequest(prompt=np.array([50]), tokens=3, end=END))
+        engine.submit(TextRequest(prompt=np.array([50]), tokens=3, end=END))
     assert engine.waiting == 0
 
 

@@ -49,7 +49,7 @@ class Draw:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
+class TextRequest:
     """A prompt to be continued.
 
     Attributes:
@@ -68,7 +68,7 @@ class GenerationRequest:
     scored: bool = False
 
 
-class Generation:
+class Continuation:
     """What was generated for a request so far; the engine alone changes it.
 
     Attributes:
@@ -81,7 +81,7 @@ class Generation:
       failure: why it could not go on, if so.
     """
 
-    def __init__(self, request: GenerationRequest, changed: Callable[[], None] | None = None):
+    def __init__(self, request: TextRequest, changed: Callable[[], None] | None = None):
         self.request = request
         self.tokens: list[int] = []
         self.log_ps: list[float] = []
@@ -89,6 +89,7 @@ class Generation:
         self.prompt_log_ps: list[float] = []
         self.embedding: np.ndarray | None = None
         self.ending: Ending | None = None
+        self.is_unwanted = False  # Whether it was cancelled, and is to end.
         self._changed = changed
 
     @property

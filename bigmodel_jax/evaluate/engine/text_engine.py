@@ -9,7 +9,7 @@ in pages of one pool (Kwon et al., 2023, arXiv:2309.06180, section 4). What a ro
     when it begins, so that nothing is ever put out and computed again in another way;
   * a token is drawn with a key of (seed, choice, position).
 
-Offline and served texts come from this one engine. One thread uses it.
+Offline and served texts come from this one engine. One thread calls step(); any thread may submit and cancel.
 """
 
 import collections
@@ -23,10 +23,12 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data import counter_rng
 from bigmodel_jax.evaluate.engine import engine_shape, page_pool, programs
-from bigmodel_jax.evaluate.engine.generation_request import Draw, Generation, GenerationRequest
+from bigmodel_jax.evaluate.engine.text_request import Continuation, Draw, TextRequest
 from bigmodel_jax.parallel import sharding
 
 PyTree = Any
+Changed = Callable[[], None]
+OFFLINE_GROUPS = 4  # That complete() generates at a time.
 CHUNKS = 4  # Chunks of prompts that are read between two tokens of the rows that generate, at most.
 
 
@@ -55,25 +57,28 @@ class EngineLimits:
     positions: int | None = None
 
 
+USUAL = EngineLimits()
+
+
 class _Row:
     """A text that is being generated: its pages, and how much of the prompt was read."""
 
-    def __init__(self, generation: Generation, number: int, pages: list[int]):
-        self.generation, self.number, self.pages = generation, number, pages
-        self.key_data = counter_rng.key_data(generation.request.draw.seed)
+    def __init__(self, continuation: Continuation, number: int, pages: list[int]):
+        self.continuation, self.number, self.pages = continuation, number, pages
+        self.key_data = counter_rng.key_data(continuation.request.draw.seed)
         self.read = 0
         self.features: list[np.ndarray] = []  # Sums over each chunk.
 
     @property
-    def request(self) -> GenerationRequest:
-        return self.generation.request
+    def request(self) -> TextRequest:
+        return self.continuation.request
 
     @property
     def is_reading(self) -> bool:
         return self.read < len(self.request.prompt)
 
 
-class Engine:
+class TextEngine:
     """Generates the texts of requests, in the order in which they come as far as there is room.
 
     Raises:
@@ -84,16 +89,14 @@ class Engine:
         self,
         weights: EngineWeights,
         shape: engine_shape.EngineShape = engine_shape.DEFAULT,
-        limits: EngineLimits = EngineLimits(),
+        limits: EngineLimits = USUAL,
     ):
         reason = engine_shape.unsupported_reason(weights.model)
         if reason is not None:
             raise config.InputError(f'The engine does not generate with this model: {reason}.')
         place = sharding.MeshShape(data=1).build() if weights.place is None else weights.place
         self.model, self.shape = weights.model, shape
-        known = engine_shape.longest(weights.model)
-        # The last new token is never read.
-        self.length = min(limits.length or known + 1, known + 1)
+        self.length = engine_shape.longest(weights.model, limits.length)
         self.groups = -(-limits.rows // shape.group)
         self._wide = -(-self.length // shape.page)
         rows = self.groups * shape.group
@@ -105,7 +108,7 @@ class Engine:
         self._pool = self._plan.empty_pool(self.pages.count + 1, shape)
         self._rows: list[_Row | None] = [None] * rows
         self._table = np.full((rows, self._wide), page_pool.SCRATCH, np.int32)
-        self._waiting: collections.deque[Generation] = collections.deque()
+        self._waiting: collections.deque[Continuation] = collections.deque()
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
@@ -119,7 +122,7 @@ class Engine:
         """Requests that have begun and not ended."""
         return sum(row is not None for row in self._rows)
 
-    def check(self, request: GenerationRequest) -> None:
+    def check(self, request: TextRequest) -> None:
         """Raises InputError if a request cannot be generated, however long it waits."""
         prompt, vocab = request.prompt, self.model.vocab
         if not len(prompt) or request.tokens < (0 if request.scored else 1):
@@ -143,34 +146,32 @@ class Engine:
                 f'{self.pages.count * self.shape.page}; ask for fewer, or make the cache larger.'
             )
 
-    def submit(self, request: GenerationRequest, changed: Callable[[], None] | None = None) -> Generation:
-        """The generation of a request, which step() brings on.
+    def submit(self, request: TextRequest, changed: Changed | None = None) -> Continuation:
+        """The continuation of a request, which step() brings on.
 
         Args:
-          changed: called by step() when the generation has something new.
+          changed: called by step() when the continuation has something new.
 
         Raises:
           InputError: as of check().
         """
         self.check(request)
-        generation = Generation(request, changed)
-        self._waiting.append(generation)
-        return generation
+        continuation = Continuation(request, changed)
+        self._waiting.append(continuation)
+        return continuation
 
-    def cancel(self, generation: Generation) -> None:
-        """Ends a generation, if it has not ended, and frees its row and pages."""
-        if generation.ending is not None:
-            return
-        if generation in self._waiting:
-            self._waiting.remove(generation)
-        generation.ending = 'cancelled'
-        for row in self._rows:
-            if row is not None and row.generation is generation:
-                self._leave(row)
-        generation.tell()
+    def cancel(self, continuation: Continuation) -> None:
+        """Ends a continuation at the next step, if it has not ended by then, and frees its row and pages."""
+        continuation.is_unwanted = True
 
-    def complete(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """The generations of some requests, when all have ended."""
+    def abandon(self) -> None:
+        """Ends everything, since no step will follow."""
+        for each in [*self._waiting, *(row.continuation for row in self._rows if row is not None)]:
+            each.ending = 'cancelled'
+            each.tell()
+
+    def complete(self, requests: Sequence[TextRequest]) -> list[Continuation]:
+        """The continuations of some requests, when all have ended."""
         for request in requests:
             self.check(request)
         found = [self.submit(request) for request in requests]
@@ -182,6 +183,7 @@ class Engine:
 
     def step(self) -> bool:
         """Reads some chunks of prompts, then draws one more token for each text; False if there was nothing to do."""
+        self._drop_unwanted()
         self._enter()
         reading = [row for row in self._rows if row is not None and row.is_reading]
         for row in reading[:CHUNKS]:
@@ -194,8 +196,21 @@ class Engine:
                 busy = True
         return busy
 
-    def _pages_of(self, request: GenerationRequest) -> int:
+    def _pages_of(self, request: TextRequest) -> int:
         return -(-(len(request.prompt) + max(request.tokens - 1, 0)) // self.shape.page)
+
+    def _drop_unwanted(self) -> None:
+        """Ends what was cancelled."""
+        dropped = [each for each in tuple(self._waiting) if each.is_unwanted]
+        for each in dropped:
+            self._waiting.remove(each)
+        for row in self._rows:
+            if row is not None and row.continuation.is_unwanted:
+                dropped.append(row.continuation)
+                self._leave(row)
+        for each in dropped:
+            each.ending = 'cancelled'
+            each.tell()
 
     def _enter(self) -> None:
         """Gives rows and pages to those that wait, in their order."""
@@ -221,7 +236,7 @@ class Engine:
         tokens_BT = np.zeros((1, C), np.int32)
         tokens_BT[0, : len(chunk)] = chunk
         table_BN = self._table[row.number : row.number + 1]
-        rows = programs.Rows(tokens_BT, np.array([row.read], np.int32), np.array([len(chunk)], np.int32), table_BN)
+        rows = programs.RowInputs(tokens_BT, np.array([row.read], np.int32), np.array([len(chunk)], np.int32), table_BN)
         if request.scored:
             logits_BV = self._score_chunk(row, rows)
         else:
@@ -234,19 +249,19 @@ class Engine:
         else:
             self._end(row)
 
-    def _score_chunk(self, row: _Row, rows: programs.Rows) -> jax.Array:
+    def _score_chunk(self, row: _Row, rows: programs.RowInputs) -> jax.Array:
         following = row.request.prompt[row.read + 1 : row.read + 1 + self.shape.chunk]
         targets_BT = np.zeros_like(rows.tokens_BT)
         targets_BT[0, : len(following)] = following
         self._pool, (logits_BV, log_p_BT, sums_BD) = self._run.score(
             self._pool, self._weights, rows._replace(targets_BT=targets_BT)
         )
-        generation = row.generation
-        generation.prompt_log_ps += np.asarray(log_p_BT)[0, : len(following)].tolist()
+        continuation = row.continuation
+        continuation.prompt_log_ps += np.asarray(log_p_BT)[0, : len(following)].tolist()
         row.features.append(np.asarray(sums_BD[0]))
         if row.read + len(rows.tokens_BT[0]) >= len(row.request.prompt):
             total = np.sum(np.array(row.features, np.float64), axis=0)
-            generation.embedding = (total / len(row.request.prompt)).astype(np.float32)
+            continuation.embedding = (total / len(row.request.prompt)).astype(np.float32)
         return logits_BV
 
     def _advance(self, group: list[_Row], start: int) -> None:
@@ -256,10 +271,10 @@ class Engine:
         table_BN = np.full((G, self._wide), page_pool.SCRATCH, np.int32)
         for row in group:
             at = row.number - start
-            tokens_BT[at], counts_B[at] = row.generation.tokens[-1], 1
-            lengths_B[at] = len(row.request.prompt) + len(row.generation.tokens) - 1
+            tokens_BT[at], counts_B[at] = row.continuation.tokens[-1], 1
+            lengths_B[at] = len(row.request.prompt) + len(row.continuation.tokens) - 1
             table_BN[at] = self._table[row.number]
-        rows = programs.Rows(tokens_BT, lengths_B, counts_B, table_BN)
+        rows = programs.RowInputs(tokens_BT, lengths_B, counts_B, table_BN)
         self._pool, logits_BV = self._run.read(self._pool, self._weights, rows)
         self._draw(logits_BV, group, np.array([row.number - start for row in group]))
 
@@ -274,7 +289,7 @@ class Engine:
             draw = row.request.draw
             drawing.temperature_B[at], drawing.choice_B[at] = draw.temperature, draw.choice
             drawing.key_data[at] = row.key_data
-            drawing.positions_B[at] = len(row.request.prompt) + len(row.generation.tokens)
+            drawing.positions_B[at] = len(row.request.prompt) + len(row.continuation.tokens)
             if draw.is_restricted:
                 only.temperature_B[at] = draw.temperature
                 only.top_k_B[at], only.top_p_B[at] = min(draw.top_k or V, V), draw.top_p or 1.0
@@ -286,24 +301,24 @@ class Engine:
         if any(row.request.best for row in rows):
             best = jax.device_get(self._run.best(logits_BV))
         for row, at in zip(rows, places):
-            generation, count = row.generation, row.request.best
-            generation.tokens.append(int(tokens_B[at]))
-            generation.log_ps.append(float(log_p_B[at]))
+            continuation, count = row.continuation, row.request.best
+            continuation.tokens.append(int(tokens_B[at]))
+            continuation.log_ps.append(float(log_p_B[at]))
             if best is not None and count:
                 log_p_BN, token_BN = best
-                generation.best.append(list(zip(token_BN[at, :count].tolist(), log_p_BN[at, :count].tolist())))
+                continuation.best.append(list(zip(token_BN[at, :count].tolist(), log_p_BN[at, :count].tolist())))
             self._end(row)
 
     def _end(self, row: _Row) -> None:
         """Tells of a new token, and lets the row go after the last one."""
-        generation, request = row.generation, row.request
-        if generation.tokens and generation.tokens[-1] == request.end:
-            generation.ending = 'stop'
-        elif len(generation.tokens) >= request.tokens:
-            generation.ending = 'length'
-        if generation.ending is not None:
+        continuation, request = row.continuation, row.request
+        if continuation.tokens and continuation.tokens[-1] == request.end:
+            continuation.ending = 'stop'
+        elif len(continuation.tokens) >= request.tokens:
+            continuation.ending = 'length'
+        if continuation.ending is not None:
             self._leave(row)
-        generation.tell()
+        continuation.tell()
 
     # ---- at the start -------------------------------------------------------------------------------------------
 
@@ -316,7 +331,7 @@ class Engine:
         prompt = np.zeros(1, np.int32)
         draws = [Draw(seed=2**32), Draw(top_k=1, top_p=0.5)]
         requests = [
-            GenerationRequest(prompt=prompt, tokens=min(2, self.length - 1), end=-1, draw=draw, best=1, scored=scored)
+            TextRequest(prompt=prompt, tokens=min(2, self.length - 1), end=-1, draw=draw, best=1, scored=scored)
             for draw, scored in zip(draws, (True, False))
         ]
         self.complete(requests[:1])
@@ -330,7 +345,7 @@ class Engine:
           InputError: they do on this platform with this model, so that served texts could differ from those alone.
         """
         G, V, draw = self.shape.group, self.model.vocab, np.random.default_rng(0)
-        others = programs.Rows(
+        others = programs.RowInputs(
             draw.integers(0, V, (G, 1), np.int32), np.zeros(G, np.int32), np.ones(G, np.int32),
             np.full((G, self._wide), page_pool.SCRATCH, np.int32),
         )  # fmt: skip
@@ -348,3 +363,19 @@ class Engine:
                 f'(by {worst:.1e}), so texts could differ from what they are alone. Use a group of one row: '
                 'EngineShape(group=1), or --group 1 of `serve`.'
             )
+
+
+def complete(weights: EngineWeights, requests: Sequence[TextRequest]) -> list[Continuation]:
+    """The continuations of some requests by an engine with room for these, as any engine of that shape gives them.
+
+    Raises:
+      InputError: as of TextEngine, and of its check().
+    """
+    shape = engine_shape.DEFAULT
+    rows = min(len(requests), OFFLINE_GROUPS * shape.group)
+    lengths = sorted((len(each.prompt) + each.tokens for each in requests), reverse=True)[:rows]
+    pages = sum(-(-length // shape.page) for length in lengths)
+    # A power of two, so that few sizes of the cache are compiled.
+    positions = shape.page << max(pages - 1, 1).bit_length()
+    limits = EngineLimits(rows=rows, positions=positions, length=max(lengths[0], engine_shape.UNLIMITED_LENGTH))
+    return TextEngine(weights, shape, limits).complete(requests)

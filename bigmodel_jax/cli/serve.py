@@ -1,0 +1,80 @@
+"""serve: answers requests over HTTP with a trained model."""
+
+import argparse
+import sys
+
+from bigmodel_jax.cli import arguments
+from bigmodel_jax.cli.verb import Verb
+
+LARGEST_PORT = 65_535
+EPILOG = """\
+Text is served under the interface of OpenAI: /v1/completions, /v1/chat/completions, /v1/embeddings, /v1/models. Labels
+and numbers are served under /predict. /openapi.json describes all of it, /metrics counts it, /health says whether it
+works. The tokens and log-probabilities of an answer are those that `sample` gets with the same seed, bit for bit,
+whatever else is being served.
+  serve runs/quickstart
+  curl 127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "The ", "seed": 1}'
+SIGTERM ends it when what is under way is answered; a second one ends it at once."""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_run(parser, settings=True)
+    arguments.add_simulated_devices(parser)
+    arguments.add_checkpoint(parser)
+    add = parser.add_argument
+    add('--name', metavar='NAME', help='of the model in requests (default: the name of the directory)')
+    add('--host', default='127.0.0.1', metavar='ADDRESS', help='default: 127.0.0.1, which only this machine reaches')
+    add('--port', type=arguments.natural, default=8_000, metavar='N', help='default: 8000; 0 takes any that is free')
+    add(
+        '--allow-host',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='a name under which others reach this machine, beside its addresses; may be given several times',
+    )
+    add('--api-key-file', metavar='FILE', help='a file with the key that requests must send (default: none is needed)')
+    add('--rows', type=arguments.positive, default=32, metavar='N', help='texts generated at a time (default: 32)')
+    add('--length', type=arguments.positive, metavar='N', help='tokens of a text at most, prompt and continuation')
+    add(
+        '--cache-tokens',
+        type=arguments.positive,
+        metavar='N',
+        help='tokens of all texts together that the cache has room for (default: half of rows x length)',
+    )
+    add('--queue', type=arguments.positive, default=256, metavar='N', help='texts that may wait (default: 256)')
+    add('--timeout', type=arguments.positive, default=600, metavar='S', help='for an answer (default: 600 seconds)')
+    add('--drain', type=arguments.natural, default=60, metavar='S', help='for the end (default: 60 seconds)')
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serves until SIGTERM."""
+    from bigmodel_jax import config, verbs
+    from bigmodel_jax.cli import process
+    from bigmodel_jax.console import terminal
+    from bigmodel_jax.evaluate.engine import text_engine
+    from bigmodel_jax.report.live import server as live
+    from bigmodel_jax.serve import application, served_model, served_texts, server
+
+    if options.port > LARGEST_PORT:
+        raise config.InputError(f'--port {options.port} is not a port: at most {LARGEST_PORT:,}.')
+    address = live.Address(host=options.host, port=options.port, names=options.allow_host)
+    access = application.Access(address=address, key=server.read_key(options.api_key_file))
+    experiment = arguments.load_experiment_of_run(options)
+    trained = verbs.open_run(options.run).restore(options.step, experiment)
+    process.warn_of(trained.damage)
+    sizes = text_engine.EngineLimits(rows=options.rows, length=options.length, positions=options.cache_tokens)
+    served = served_model.ServedModel.of_run(trained, options.name, sizes)
+    limits = served_texts.ServingLimits(queue=options.queue, timeout_s=options.timeout, drain_s=options.drain)
+    if not address.is_loopback and access.key is None:
+        host = terminal.printable(options.host)
+        print(
+            f'note: everybody who reaches {host} can ask this server; --api-key-file asks for a key.', file=sys.stderr
+        )
+    made = server.ModelServer(served, access=access, limits=limits)
+    print(f'{served.name}, step {served.step}: compiling every program ...', file=sys.stderr, flush=True)
+    with made:
+        print(f'{made.url}  (SIGTERM or Ctrl-C ends)', flush=True)
+        made.run()
+
+
+VERB = Verb('answer requests over HTTP with a trained model', _add_arguments, run, EPILOG, file_as='option')
