@@ -76,17 +76,20 @@ class Answers:
     # ---- about the server -----------------------------------------------------------------------------------------
 
     async def health(self, _: Any) -> Any:
+        """Whether the server works."""
         failed = self.service is not None and self.service.thread.failure is not None
         state = 'failed' if failed else 'draining' if self.is_draining else 'ok'
         return _json({'status': state, 'model': self.served.name}, 200 if state == 'ok' else 503)
 
     async def page(self, _: Any) -> Any:
+        """The counters."""
         from starlette import responses
 
         content, kind = self.metrics.page()
         return responses.Response(content, media_type=kind)
 
     async def openapi(self, _: Any) -> Any:
+        """What the server understands."""
         return _json(description.openapi(text=self._texts is not None))
 
     def _card(self) -> dict[str, Any]:
@@ -95,20 +98,24 @@ class Answers:
         return card | {'fingerprint': served.fingerprint, 'max_model_len': self.service and self.service.length}
 
     async def models(self, _: Any) -> Any:
+        """The model that is served, as a list."""
         return _json({'object': 'list', 'data': [self._card()]})
 
     async def model(self, request: Any) -> Any:
+        """The model that is served."""
         self.served.check_name(request.path_params['name'])
         return _json(self._card())
 
     # ---- text -----------------------------------------------------------------------------------------------------
 
     async def completions(self, request: Any) -> Any:
+        """Continues prompts."""
         body = bodies.CompletionBody.read(await _content(request, self._body_bytes))
         assert self._texts is not None
         return await self._answer(request, self._texts.completion(body))
 
     async def chat(self, request: Any) -> Any:
+        """Answers a conversation."""
         body = bodies.ChatBody.read(await _content(request, self._body_bytes))
         assert self._texts is not None
         # In a thread: a template in Jinja is rendered by a process of its own.
@@ -125,6 +132,7 @@ class Answers:
         return _json(await self._watched(request, self._texts.whole(asked, choices)))
 
     async def embeddings(self, request: Any) -> Any:
+        """The embeddings of texts."""
         body = bodies.EmbeddingBody.read(await _content(request, self._body_bytes))
         assert self._texts is not None
         return _json(await self._texts.embeddings(body, lambda work: self._watched(request, work)))
@@ -150,6 +158,7 @@ class Answers:
     # ---- labels and numbers ---------------------------------------------------------------------------------------
 
     async def predict(self, request: Any) -> Any:
+        """Labels or numbers for records."""
         body = bodies.PredictBody.read(await _content(request, self._body_bytes))
         self.served.check_name(body.model)
         assert self.served.predictor is not None

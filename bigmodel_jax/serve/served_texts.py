@@ -52,6 +52,7 @@ class Choice:
 
     @property
     def reason(self) -> str | None:
+        """Why it ended; see the class."""
         if self.progress.is_stopped:
             return 'stop'
         if self.continuation.ending is None or self._seen < len(self.continuation.tokens):

@@ -116,13 +116,8 @@ class TextEndpoints:
         tasks = [asyncio.create_task(self._parts(asked, choice, i, parts)) for i, choice in enumerate(choices)]
         try:
             async with asyncio.timeout(self._service.limits.timeout_s):
-                left = len(tasks)
-                while left:
-                    part = await parts.get()
-                    if part is None:
-                        left -= 1
-                    else:
-                        yield _event({**envelope, 'choices': [part]})
+                async for part in _until_all_ended(parts, len(tasks)):
+                    yield _event({**envelope, 'choices': [part]})
             if asked.body.stream_options and asked.body.stream_options.include_usage:
                 yield _event({**envelope, 'choices': [], 'usage': answers.usage(choices, asked.prompt_tokens)})
             yield b'data: [DONE]\n\n'
@@ -172,6 +167,16 @@ class TextEndpoints:
         ]
         usage = {'prompt_tokens': total, 'total_tokens': total}
         return {'object': 'list', 'data': data, 'model': self._served.name, 'usage': usage}
+
+
+async def _until_all_ended(parts: 'asyncio.Queue[Any]', texts: int) -> AsyncIterator[Any]:
+    """What is put into the queue, where None says that one more of `texts` texts has ended."""
+    while texts:
+        part = await parts.get()
+        if part is None:
+            texts -= 1
+        else:
+            yield part
 
 
 def _seed(body: bodies.TextBody) -> int:
