@@ -2,9 +2,13 @@
 
 import argparse
 import sys
+import typing
 
-from bigmodel_jax.cli import arguments
+from bigmodel_jax.cli import arguments, export
 from bigmodel_jax.cli.verb import Verb
+
+if typing.TYPE_CHECKING:
+    from bigmodel_jax.runs.restored_model import Trained
 
 LARGEST_PORT = 65_535
 EPILOG = """\
@@ -21,6 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_run(parser, settings=True)
     arguments.add_simulated_devices(parser)
     arguments.add_checkpoint(parser)
+    export.add_anyway(parser, 'serve')
     add = parser.add_argument
     add('--name', metavar='NAME', help='of the model in requests (default: the name of the directory)')
     add('--host', default='127.0.0.1', metavar='ADDRESS', help='default: 127.0.0.1, which only this machine reaches')
@@ -48,7 +53,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serves until SIGTERM."""
-    from bigmodel_jax import config, verbs
+    from bigmodel_jax import config
     from bigmodel_jax.cli import process
     from bigmodel_jax.console import terminal
     from bigmodel_jax.evaluate.engine import text_engine
@@ -59,8 +64,7 @@ def run(options: argparse.Namespace) -> None:
         raise config.InputError(f'--port {options.port} is not a port: at most {LARGEST_PORT:,}.')
     address = live.Address(host=options.host, port=options.port, names=options.allow_host)
     access = application.Access(address=address, key=server.read_key(options.api_key_file))
-    experiment = arguments.load_experiment_of_run(options)
-    trained = verbs.open_run(options.run).restore(options.step, experiment)
+    trained = _trained(options)
     process.warn_of(trained.damage)
     sizes = text_engine.EngineLimits(rows=options.rows, length=options.length, positions=options.cache_tokens)
     served = served_model.ServedModel.of_run(trained, options.name, sizes)
@@ -75,6 +79,24 @@ def run(options: argparse.Namespace) -> None:
     with made:
         print(f'{made.url}  (SIGTERM or Ctrl-C ends)', flush=True)
         made.run()
+
+
+def _trained(options: argparse.Namespace) -> 'Trained':
+    """The model of the run or of the exported directory, if it meets what its experiment requires."""
+    from bigmodel_jax import verbs
+    from bigmodel_jax.export import opened
+    from bigmodel_jax.runs import requirements
+
+    if opened.is_exported(options.run):
+        arguments.refuse_ignored(options, ('step', 'set', 'arg'), 'not with an exported model, which is as it is')
+        exported = opened.open_export(options.run, options.experiment)
+        requirements.check(options.run, exported.missed, verb='serve', anyway=options.anyway)
+        return exported.trained
+    experiment = arguments.load_experiment_of_run(options)
+    run = verbs.open_run(options.run)
+    trained = run.restore(options.step, experiment)
+    requirements.check(options.run, requirements.unmet(run, trained.step), verb='serve', anyway=options.anyway)
+    return trained
 
 
 VERB = Verb('answer requests over HTTP with a trained model', _add_arguments, run, EPILOG, file_as='option')

@@ -7,7 +7,7 @@ from typing import Any
 
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.serve import text_progress
-from bigmodel_jax.serve.served_texts import Choice
+from bigmodel_jax.serve.served_texts import ServedText
 
 IMPOSSIBLE = -9999.0  # Stands for a log-probability of minus infinity, which JSON cannot say.
 
@@ -30,28 +30,28 @@ class TextAnswer:
     def __init__(self, tokenizer: tokenizers.Tokenizer, *, best: int | None, echo: bool = False):
         self.tokenizer, self.best, self.echo = tokenizer, best, echo
 
-    def whole(self, index: int, choice: Choice) -> dict[str, Any]:
+    def whole(self, index: int, choice: ServedText) -> dict[str, Any]:
         """A text that has ended."""
         text = self._before(choice) + choice.progress.news(is_last=True)
         return self.piece(index, choice, text, reason=choice.reason, since=0)
 
-    def first(self, index: int, choice: Choice) -> list[dict[str, Any]]:
+    def first(self, index: int, choice: ServedText) -> list[dict[str, Any]]:
         """What a stream begins with."""
         before = self._before(choice)
         return [self._choice(index, before, None, None)] if before else []
 
-    def piece(self, index: int, choice: Choice, text: str, *, reason: str | None, since: int) -> dict[str, Any]:
+    def piece(self, index: int, choice: ServedText, text: str, *, reason: str | None, since: int) -> dict[str, Any]:
         """A part of a text, with what is told of its tokens from number `since` on."""
         told = None if self.best is None else self._told(choice, since)
         return self._choice(index, text, told, reason)
 
-    def _before(self, choice: Choice) -> str:
+    def _before(self, choice: ServedText) -> str:
         return self.tokenizer.decode(choice.prompt) if self.echo else ''
 
     def _choice(self, index: int, text: str, told: Any, reason: str | None) -> dict[str, Any]:
         return {'index': index, 'text': text, 'logprobs': told, 'finish_reason': reason}
 
-    def _told(self, choice: Choice, since: int) -> dict[str, Any]:
+    def _told(self, choice: ServedText, since: int) -> dict[str, Any]:
         made, stop = choice.continuation, choice.count
         tokens, log_ps = made.tokens[since:stop], [log_probability(each) for each in made.log_ps[since:stop]]
         best = [dict(self._named(each)) for each in made.best[since:stop]] if self.best else None
@@ -72,7 +72,7 @@ class TextAnswer:
         names = text_progress.token_texts(self.tokenizer, [token for token, _ in best])
         return [(name, log_probability(log_p)) for name, (_, log_p) in zip(names, best)]
 
-    def _offsets(self, choice: Choice, tokens: Sequence[int], since: int) -> list[int]:
+    def _offsets(self, choice: ServedText, tokens: Sequence[int], since: int) -> list[int]:
         """Where each token begins in the text, in characters."""
         before = [] if self.echo else choice.prompt.tolist()
         start = 0 if self.echo else len(self.tokenizer.decode(choice.prompt))
@@ -88,12 +88,12 @@ class ChatAnswer(TextAnswer):
 
     kind, chunk_kind, prefix = 'chat.completion', 'chat.completion.chunk', 'chatcmpl'
 
-    def whole(self, index: int, choice: Choice) -> dict[str, Any]:
+    def whole(self, index: int, choice: ServedText) -> dict[str, Any]:
         message = {'role': 'assistant', 'content': choice.progress.news(is_last=True), 'refusal': None}
         told = None if self.best is None else self._told(choice, 0)
         return {'index': index, 'message': message, 'logprobs': told, 'finish_reason': choice.reason}
 
-    def first(self, index: int, choice: Choice) -> list[dict[str, Any]]:
+    def first(self, index: int, choice: ServedText) -> list[dict[str, Any]]:
         delta = {'role': 'assistant', 'content': ''}
         return [{'index': index, 'delta': delta, 'logprobs': None, 'finish_reason': None}]
 
@@ -101,7 +101,7 @@ class ChatAnswer(TextAnswer):
         delta = {'content': text} if text else {}
         return {'index': index, 'delta': delta, 'logprobs': told, 'finish_reason': reason}
 
-    def _told(self, choice: Choice, since: int) -> dict[str, Any]:
+    def _told(self, choice: ServedText, since: int) -> dict[str, Any]:
         made, found = choice.continuation, []
         for number in range(since, choice.count):
             best = made.best[number] if self.best else []
@@ -114,7 +114,7 @@ class ChatAnswer(TextAnswer):
         return {'token': text, 'logprob': log_probability(log_p), 'bytes': list(text.encode()), 'token_id': token}
 
 
-def usage(choices: Sequence[Choice], prompts: int) -> dict[str, int]:
+def usage(choices: Sequence[ServedText], prompts: int) -> dict[str, int]:
     """The tokens of a request, of which `prompts` were read."""
     made = sum(each.count for each in choices)
     return {'prompt_tokens': prompts, 'completion_tokens': made, 'total_tokens': prompts + made}

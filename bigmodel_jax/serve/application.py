@@ -48,7 +48,7 @@ class Access:
 LOCAL = Access()
 
 
-class Answers:
+class Endpoints:
     """What each path answers."""
 
     def __init__(self, served: ServedModel, service: TextService | None, metrics: serving_metrics.ServingMetrics):
@@ -115,7 +115,7 @@ class Answers:
         return await self._answer(request, self._texts.completion(body))
 
     async def chat(self, request: Any) -> Any:
-        """Answers a conversation."""
+        """Endpoints a conversation."""
         body = bodies.ChatBody.read(await _content(request, self._body_bytes))
         assert self._texts is not None
         # In a thread: a template in Jinja is rendered by a process of its own.
@@ -171,7 +171,7 @@ class Answers:
         return 32 * 2**20 if self.service is None else self.service.limits.body_bytes
 
 
-def application(made: Answers, access: Access) -> Any:
+def application(made: Endpoints, access: Access) -> Any:
     """The application: the answers behind a gate that counts them, asks for the key and turns errors into sentences."""
     from starlette import applications, exceptions
 
@@ -185,7 +185,7 @@ def application(made: Answers, access: Access) -> Any:
 class Gate:
     """Before the application: hosts and keys; after it: what is counted."""
 
-    def __init__(self, app: Any, made: Answers, access: Access):
+    def __init__(self, app: Any, made: Endpoints, access: Access):
         self._app, self._made, self._access = app, made, access
         routes = [route.path for route in app.routes]
         self._paths = {path: path for path in routes if '{' not in path}

@@ -16,12 +16,13 @@ ERRORS = {
     '429': 'Too many texts wait; the header Retry-After says for how long.',
     '503': 'The server is stopping.',
 }
-TEXT = {
+Described = dict[str, tuple[type[bodies.Body], str]]  # Path -> its body, and what it is for.
+TEXT: Described = {
     '/v1/completions': (bodies.CompletionBody, 'Continues prompts.'),
     '/v1/chat/completions': (bodies.ChatBody, 'Answers a conversation.'),
     '/v1/embeddings': (bodies.EmbeddingBody, 'The mean of the last features over the tokens of each text.'),
 }
-ROWS = {'/predict': (bodies.PredictBody, 'Labels with probabilities, or numbers, of records.')}
+ROWS: Described = {'/predict': (bodies.PredictBody, 'Labels with probabilities, or numbers, of records.')}
 
 
 def openapi(*, text: bool) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class ServingLimits:
 USUAL = ServingLimits()
 
 
-class Choice:
+class ServedText:
     """One text of an answer.
 
     Attributes:
@@ -108,7 +108,7 @@ class TextService:
         how = {'temperature': body.temperature, 'top_k': body.top_k, 'top_p': body.top_p, 'seed': seed}
         return [Draw(**how, choice=choice) for choice in range(prompts * body.n)]  # type: ignore[arg-type]
 
-    def start(self, requests: Sequence[TextRequest], stops: Sequence[str] = ()) -> list[Choice]:
+    def start(self, requests: Sequence[TextRequest], stops: Sequence[str] = ()) -> list[ServedText]:
         """The texts of some requests, under way.
 
         Raises:
@@ -125,7 +125,7 @@ class TextService:
             raise QueueFull
         return [self._choice(request, stops) for request in requests]
 
-    def _choice(self, request: TextRequest, stops: Sequence[str]) -> Choice:
+    def _choice(self, request: TextRequest, stops: Sequence[str]) -> ServedText:
         loop, made = asyncio.get_running_loop(), asyncio.Event()
 
         def changed() -> None:
@@ -133,11 +133,11 @@ class TextService:
                 loop.call_soon_threadsafe(made.set)
 
         progress = text_progress.TextProgress(self.tokenizer, request.prompt, stops)
-        choice = Choice(request.prompt, self.thread.submit(request, changed), progress)
+        choice = ServedText(request.prompt, self.thread.submit(request, changed), progress)
         choice.event = made
         return choice
 
-    async def finish(self, choice: Choice) -> None:
+    async def finish(self, choice: ServedText) -> None:
         """Returns when a text has ended; its row is free then, or will be at the next step."""
         try:
             while choice.reason is None:

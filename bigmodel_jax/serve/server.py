@@ -47,7 +47,7 @@ class ModelServer:
         if served.engine is not None and served.tokenizer is not None:
             self._engine = engine_thread.EngineThread(served.engine)
             service = TextService(self._engine, served.tokenizer, limits)
-        self._answers = application.Answers(served, service, self.metrics)
+        self._answers = application.Endpoints(served, service, self.metrics)
         settings = uvicorn.Config(
             application.application(self._answers, access),
             log_config=None,

@@ -15,7 +15,7 @@ from bigmodel_jax.data.text.chats import chat_templates
 from bigmodel_jax.evaluate.engine.text_request import TextRequest
 from bigmodel_jax.serve import answers, bodies, serving_metrics
 from bigmodel_jax.serve.served_model import ServedModel
-from bigmodel_jax.serve.served_texts import Choice, TextService
+from bigmodel_jax.serve.served_texts import ServedText, TextService
 
 SHORT_ANSWER = 256  # Tokens of an answer in a conversation, where nobody says how many.
 
@@ -78,7 +78,7 @@ class TextEndpoints:
         answer = answers.ChatAnswer(service.tokenizer, best=(best or 0) if body.logprobs else None)
         return AskedTexts(requests, len(prompt), answer, body, seed)
 
-    def start(self, asked: AskedTexts) -> list[Choice]:
+    def start(self, asked: AskedTexts) -> list[ServedText]:
         """Raises InputError, or QueueFull; see TextService.start()."""
         choices = self._service.start(asked.requests, asked.body.stops)
         self._metrics.prompt_tokens.inc(asked.prompt_tokens)
@@ -96,7 +96,7 @@ class TextEndpoints:
             'seed': asked.seed,
         }
 
-    async def whole(self, asked: AskedTexts, choices: list[Choice]) -> dict[str, Any]:
+    async def whole(self, asked: AskedTexts, choices: list[ServedText]) -> dict[str, Any]:
         """The answer when all texts have ended."""
         try:
             await asyncio.gather(*(self._service.finish(each) for each in choices))
@@ -109,7 +109,7 @@ class TextEndpoints:
             'usage': answers.usage(choices, asked.prompt_tokens),
         }
 
-    async def stream(self, asked: AskedTexts, choices: list[Choice]) -> AsyncIterator[bytes]:
+    async def stream(self, asked: AskedTexts, choices: list[ServedText]) -> AsyncIterator[bytes]:
         """Server-sent events: a part of a text each, then '[DONE]'."""
         envelope = self._envelope(asked, asked.answer.chunk_kind)
         parts: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
@@ -128,7 +128,7 @@ class TextEndpoints:
                 task.cancel()
             self.leave(choices)
 
-    async def _parts(self, asked: AskedTexts, choice: Choice, index: int, parts: 'asyncio.Queue[Any]') -> None:
+    async def _parts(self, asked: AskedTexts, choice: ServedText, index: int, parts: 'asyncio.Queue[Any]') -> None:
         try:
             for first in asked.answer.first(index, choice):
                 parts.put_nowait(first)
@@ -142,7 +142,7 @@ class TextEndpoints:
         finally:
             parts.put_nowait(None)
 
-    def leave(self, choices: Sequence[Choice]) -> None:
+    def leave(self, choices: Sequence[ServedText]) -> None:
         """Ends what goes on of an answer for which nobody waits any more."""
         for choice in choices:
             self._service.thread.cancel(choice.continuation)

@@ -110,13 +110,13 @@ def equal(run: str, url: str) -> dict[str, Any]:
     together = [told(each) for each in asyncio.run(many())]
     alone = [told(client.completions.create(model=card.id, **body)) for body in asked]
     weights = text_engine.EngineWeights(model, trained.params, trained.model_state, trained.place)
-    requests = []
+    engine, requests = text_engine.TextEngine(weights, limits=text_engine.EngineLimits(rows=1)), []
     for body in asked:
         draw = Draw(temperature=body['temperature'], top_p=body['top_p'], seed=body['seed'])
         prompt = np.array(body['prompt'], np.int32)
         told_as = {'tokens': body['max_tokens'], 'end': trained.tokenizer.end}
         requests.append(TextRequest(prompt=prompt, draw=draw, **told_as))
-    offline = [text_engine.complete(weights, [each])[0] for each in requests]
+    offline = [engine.complete([each])[0] for each in requests]
     same = [left == right for left, right in zip(together, alone)]
     same_offline = [left[:2] == (right.tokens, right.log_ps) for left, right in zip(together, offline)]
     return {

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import pathlib
 import urllib.error
 import urllib.request
 
@@ -9,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from bigmodel_jax import config
+from bigmodel_jax import config, experiment_file
 from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
+from bigmodel_jax.evaluate import predictor
 from bigmodel_jax.evaluate.engine import engine_shape, text_engine
 from bigmodel_jax.evaluate.engine.text_request import Draw, TextRequest
 from bigmodel_jax.models import decoder
@@ -25,6 +27,7 @@ BYTES = tokenizers.ByteTokenizer()
 DATA = text.Text(source=sources.TextFile(path='x.txt'), tokenizer=tokenizers.Bytes(), batch=2, length=8)
 SHAPE = engine_shape.EngineShape(group=4, chunk=8, page=8)
 KEY = 'secret'
+DIGITS = pathlib.Path(__file__).parents[2] / 'experiments' / 'digits.py'
 
 
 @pytest.fixture(scope='module')
@@ -187,3 +190,30 @@ def test_the_description_names_every_body():
     assert {body.__name__ for body in (bodies.ChatBody, bodies.CompletionBody)} <= set(
         described['components']['schemas']
     )
+
+
+@pytest.mark.slow
+def test_labels_are_those_of_the_predictor_and_nothing_is_compiled_for_them():
+    experiment = experiment_file.load(f'{DIGITS}:smoke')
+    fields = {name: np.zeros((1, *field.shape), field.dtype) for name, field in experiment.data.fields.items()}
+    params = experiment.model.build().init(jax.random.key(0), fields)['params']
+    weights = predictor.PredictorWeights(experiment.model, params, {})
+    offline, images = predictor.predictor(weights, experiment.data, tokenizer=None), np.random.default_rng(0)
+    images = images.random((5, *experiment.data.fields['image'].shape))
+    wanted = offline([{'image': image} for image in images])
+    served = served_model.ServedModel(
+        name='digits',
+        step=0,
+        data=experiment.data,
+        fingerprint='fp',
+        predictor=predictor.predictor(weights, experiment.data, tokenizer=None),
+    )
+    with server.ModelServer(served, access=application.Access(address=live.Address(port=0))) as made:
+        status, said = ask(made, '/predict', {'records': [{'image': image.tolist()} for image in images]})
+        wrong = ask(made, '/predict', {'records': [{'picture': 1}]})
+        assert made.compilations == 0
+        assert ask(made, '/v1/completions', {'prompt': 'a'})[0] == 404
+    assert (status, wrong[0]) == (200, 400)
+    assert "'image'" in wrong[1]
+    found = [tuple(map(tuple, each['rows'])) for each in json.loads(said)['predictions']]
+    assert found == [each.rows for each in wanted]

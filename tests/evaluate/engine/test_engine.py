@@ -10,6 +10,7 @@ from bigmodel_jax.evaluate.engine import text_engine as engines
 from bigmodel_jax.evaluate.engine.text_request import Draw, TextRequest
 from bigmodel_jax.evaluate.text import decoding, likelihood
 from bigmodel_jax.models import decoder
+from bigmodel_jax.parallel import sharding
 
 SHAPE = engine_shape.EngineShape(group=4, chunk=8, page=4)
 MODEL = decoder.llama(vocab=50, width=16, layers=2, heads=4, kv_heads=2, hidden=32, rope_base=10_000.0)
@@ -121,3 +122,15 @@ def test_pages_are_taken_once():
     assert pages.take(2) is None
     pages.give_back(taken)
     assert len(pages) == 3
+
+
+@pytest.mark.slow
+def test_on_a_mesh_texts_among_others_are_those_alone(params, asked):
+    place = sharding.MeshShape(data=2, tensor=2).build()
+    weights = engines.EngineWeights(MODEL, jax.device_put(params, place.replicated), place=place)
+    limits = [engines.EngineLimits(rows=rows, length=48) for rows in (1, 8)]
+    one, many = (engines.TextEngine(weights, SHAPE, each) for each in limits)
+    assert not many._pool[0].sharding.is_fully_replicated
+    alone = [content(one.complete([each])[0]) for each in asked[:6]]
+    assert [content(each) for each in many.complete(asked[:6])] == alone
+    many.warm_up()
