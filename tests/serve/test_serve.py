@@ -26,6 +26,7 @@ MODEL = decoder.gpt(vocab=257, width=16, layers=1, heads=2, length=64)
 BYTES = tokenizers.ByteTokenizer()
 DATA = text.Text(source=sources.TextFile(path='x.txt'), tokenizer=tokenizers.Bytes(), batch=2, length=8)
 SHAPE = engine_shape.EngineShape(group=4, chunk=8, page=8)
+LIMITS = text_engine.EngineLimits(rows=4)
 KEY = 'secret'
 DIGITS = pathlib.Path(__file__).parents[2] / 'experiments' / 'digits.py'
 
@@ -37,13 +38,13 @@ def params():
 
 @pytest.fixture(scope='module')
 def engine(params):
-    return text_engine.TextEngine(text_engine.EngineWeights(MODEL, params), SHAPE, text_engine.EngineLimits(rows=4))
+    return text_engine.TextEngine(text_engine.EngineWeights(MODEL, params), SHAPE, LIMITS)
 
 
 @pytest.fixture(scope='module')
 def spare(params):
     """An engine that does nothing else. Made, and used, before the server counts what is compiled."""
-    made = text_engine.TextEngine(text_engine.EngineWeights(MODEL, params), SHAPE, text_engine.EngineLimits(rows=1))
+    made = text_engine.TextEngine(text_engine.EngineWeights(MODEL, params), SHAPE, LIMITS)
     made.warm_up()
     return made
 
@@ -196,8 +197,8 @@ def test_the_description_names_every_body():
 def test_labels_are_those_of_the_predictor_and_nothing_is_compiled_for_them():
     experiment = experiment_file.load(f'{DIGITS}:smoke')
     fields = {name: np.zeros((1, *field.shape), field.dtype) for name, field in experiment.data.fields.items()}
-    params = experiment.model.build().init(jax.random.key(0), fields)['params']
-    weights = predictor.PredictorWeights(experiment.model, params, {})
+    state = experiment.model.build().init(jax.random.key(0), fields)
+    weights = predictor.PredictorWeights(experiment.model, state.pop('params'), state)
     offline, images = predictor.predictor(weights, experiment.data, tokenizer=None), np.random.default_rng(0)
     images = images.random((5, *experiment.data.fields['image'].shape))
     wanted = offline([{'image': image} for image in images])

@@ -26,6 +26,8 @@ def params():
 
 def made(params, rows=8, **limits):
     weights = engines.EngineWeights(MODEL, params)
+    # Too few pages for all at once. One size of the cache, so that the engines of these tests share their programs.
+    limits = {'positions': 120} | limits
     return engines.TextEngine(weights, SHAPE, engines.EngineLimits(rows=rows, length=48, **limits))
 
 
@@ -50,13 +52,13 @@ def asked():
 
 @pytest.fixture(scope='module')
 def alone(params, asked):
-    """Each by itself, in an engine of another size."""
+    """Each by itself."""
     engine = made(params, rows=1)
     return [engine.complete([each])[0] for each in asked]
 
 
 def test_texts_among_others_are_those_alone_bit_for_bit(params, asked, alone):
-    engine = made(params, positions=120)  # Too few pages for all at once.
+    engine = made(params)
     found = [engine.submit(each) for each in asked]
     cancelled = [engine.submit(each) for each in asked]
     while engine.step():
@@ -68,24 +70,30 @@ def test_texts_among_others_are_those_alone_bit_for_bit(params, asked, alone):
 
 
 def test_nothing_that_others_left_in_the_pages_matters(params, asked, alone):
-    engine = made(params, rows=1, positions=48)
+    engine = made(params, rows=1)
     engine._pool = jax.tree.map(lambda x: x * np.nan, engine._pool)
     assert content(engine.complete(asked[3:4])[0]) == content(alone[3])
 
 
-def test_tokens_and_log_probabilities_are_those_of_the_whole_text_read_at_once(params, asked, alone):
-    scorer = likelihood.Scorer(MODEL, params, rows=4)
-    scores = scorer([likelihood.Request(each.request.prompt, np.array(each.tokens)) for each in alone])
-    # Sums in another order; float32.
-    np.testing.assert_allclose([each.log_p for each in alone], [each.log_p for each in scores], rtol=2e-5)
-    for each, score in zip(alone, scores):
+def test_log_probabilities_are_those_of_the_whole_text_read_at_once(params, alone):
+    texts_BT, targets_BT = np.zeros((len(alone), 48), np.int32), np.zeros((len(alone), 48), np.int32)
+    for row, each in enumerate(alone):
+        text = [*each.request.prompt.tolist(), *each.tokens]
+        texts_BT[row, : len(text)], targets_BT[row, : len(text) - 1] = text, text[1:]
+    logits_BTV = MODEL.build().apply({'params': params}, {'inputs': texts_BT})['logits']
+    log_p_BT = np.asarray(likelihood.log_likelihood(logits_BTV, targets_BT))
+    is_greedy_BT = np.asarray(logits_BTV.argmax(axis=-1)) == targets_BT
+    for each, log_p_T, is_greedy_T in zip(alone, log_p_BT, is_greedy_BT):
+        first = len(each.request.prompt) - 1
+        # Sums in another order; float32.
+        np.testing.assert_allclose(each.log_ps, log_p_T[first : first + len(each.tokens)], rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(each.prompt_log_ps, log_p_T[: len(each.prompt_log_ps)], rtol=2e-5, atol=1e-6)
+        assert len(each.prompt_log_ps) == (first if each.request.scored else 0)
         if each.request.draw.temperature == 0:
-            assert score.is_greedy
-        if each.request.scored and len(each.request.prompt) > 1:
-            (whole,) = scorer([likelihood.Request(each.request.prompt[:1], each.request.prompt[1:])])
-            assert sum(each.prompt_log_ps) == pytest.approx(whole.log_p, rel=2e-5)
+            assert is_greedy_T[first : first + len(each.tokens)].all()
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_sampling(params):
     prompts = [np.array([7, 8, 9], np.int32)] * 3
     how = decoding.Sampling(temperature=0.8, top_p=0.9)
@@ -134,3 +142,9 @@ def test_on_a_mesh_texts_among_others_are_those_alone(params, asked):
     alone = [content(one.complete([each])[0]) for each in asked[:6]]
     assert [content(each) for each in many.complete(asked[:6])] == alone
     many.warm_up()
+
+
+@pytest.mark.slow
+def test_the_size_of_an_engine_changes_no_bit(params, asked, alone):
+    engine = made(params, rows=12, positions=1_000)
+    assert [content(each) for each in engine.complete(asked)] == [content(each) for each in alone]
