@@ -14,6 +14,7 @@ verbs.answer('sweeps/norms').arms
 verbs.verify('runs/a', steps=10).identical
 verbs.replay('runs/a', 1_234).losses
 verbs.profile('runs/a', (10, 13)).breakdown
+verbs.serve('runs/a')
 verbs.sweep(sweep.Sweep(arms={'baseline': a, 'wide': b}), 'runs/widths')
 verbs.convert('gpt2', 'runs/gpt2')
 verbs.export(run, 'exported')
@@ -49,6 +50,8 @@ from bigmodel_jax.reproduce import diff as differing
 from bigmodel_jax.reproduce import replay as replaying
 from bigmodel_jax.reproduce import verify as verifying
 from bigmodel_jax.runs import directory
+from bigmodel_jax.serve import served_model
+from bigmodel_jax.serve import server as serving
 from bigmodel_jax.sweeps import sweep_directory, sweeping
 from bigmodel_jax.sweeps.reporting import answer as answering
 from bigmodel_jax.sweeps.reporting import writing
@@ -125,6 +128,16 @@ def verify(run: epath.PathLike, **how: Any) -> verifying.Verification:
 def replay(run: epath.PathLike, step: int, **how: Any) -> replaying.Replay:
     """One step of the run in a directory once more; see replay.replay()."""
     return replaying.replay(open_run(run), step, **how)
+
+
+def serve(run: epath.PathLike, name: str | None = None, **how: Any) -> serving.ModelServer:
+    """A context manager that serves the run in a directory over HTTP; see serve/server.py.
+
+    Args:
+      name: of the model in requests; None: that of the directory.
+      how: `access` and `limits`, as of ModelServer.
+    """
+    return serving.ModelServer(served_model.ServedModel.of_run(open_run(run).restore(), name), **how)
 
 
 def profile(run: epath.PathLike, steps: profiling.Steps | None = None, **how: Any) -> profiled_run.RunProfile:
