@@ -1,5 +1,8 @@
 """Attention to keys and values in pages, one page after the other: plain JAX, for every platform.
 
+A decoder whose batch has 'pages' (contexts.Pages) has for a state the numbers of its layers in them; in its place come
+back the keys and values of this call alone, which the caller writes to the pages for all layers at once.
+
 The result of a row does not depend on the other rows: not on what is in their pages, nor on how many pages they have,
 since a page that a row has not reached changes nothing of its running sums, bit for bit.
 """

@@ -235,8 +235,7 @@ class AttentionModule(nn.Module):
         """Attends from `x_BTD` to itself, or to `memory_BSD` (cross-attention).
 
         Args:
-          state: earlier keys and values; this call's are stored at the query positions, and all are attended to. With
-            pages in the context, the number of this layer in them; the keys and values of this call come back alone.
+          state: earlier keys and values; this call's are stored at the query positions, and all are attended to.
 
         Returns:
           [B, T, D], and the state with the new keys and values.

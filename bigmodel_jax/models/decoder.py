@@ -89,9 +89,7 @@ class DecoderModule(nn.Module):
     ) -> tuple[jax.Array, stacks.State | None]:
         """[B, T, D] before the output matrix, so that a loss can take the logits in pieces; and the state.
 
-        With a state 'segments' are 0 where padding, which no state remembers, and 1 elsewhere. With 'pages' (see
-        contexts.Pages) the state is the numbers of the layers in them, and the keys and values of these positions come
-        back.
+        With a state 'segments' are 0 where padding, and 1 elsewhere. Of a state with 'pages' see kernels/paged.py.
         """
         slots = kv_cache.slots(state)
         x_BTD, here_BT, bias = embed(
@@ -102,9 +100,8 @@ class DecoderModule(nn.Module):
         order = contexts.PositionOrder.of(batch.get('positions'))
         # A cache has no segments: no query attends to a slot of its own future, where the padding of a prompt lies.
         key_segments_BT = segments_BT if state is None else None
-        context = contexts.Context(
-            here_BT, there_BS, segments_BT, key_segments_BT, bias, order, pages=batch.get('pages')
-        )
+        context = contexts.Context(here_BT, there_BS, segments_BT, key_segments_BT, bias, order)
+        context = context._replace(pages=batch.get('pages'))
         x_BTD, state = self.blocks(x_BTD, context, state)
         return x_BTD if self.norm is None else self.norm(x_BTD), state
 

@@ -29,9 +29,9 @@ DEFAULT = EngineShape()
 
 @dataclasses.dataclass(frozen=True)
 class CacheShape:
-    """What is stored of a position: of each of L layers G keys and values of width K."""
+    """What is stored of a position: of each layer G keys and values of width K."""
 
-    layers: int
+    layers: tuple[int, ...]  # How many there are of each layer of the pattern, and of those that remain.
     heads: int
     head_width: int
     dtype: str
@@ -39,7 +39,7 @@ class CacheShape:
     @property
     def position_bytes(self) -> int:
         """Of one position of one row."""
-        return 2 * self.layers * self.heads * self.head_width * jax.numpy.dtype(self.dtype).itemsize
+        return 2 * sum(self.layers) * self.heads * self.head_width * jax.numpy.dtype(self.dtype).itemsize
 
 
 def unsupported_reason(model: Any) -> str | None:
@@ -62,7 +62,7 @@ def cache_shape(model: Any) -> CacheShape:
     """What is stored of a position of a model that an engine supports."""
     caches = _caches(model)
     G, K = caches[0].k_BSGK.shape[3:]
-    return CacheShape(sum(len(each.k_BSGK) for each in caches), G, K, str(caches[0].k_BSGK.dtype))
+    return CacheShape(tuple(len(each.k_BSGK) for each in caches), G, K, str(caches[0].k_BSGK.dtype))
 
 
 def longest(model: Any, limit: int | None = None) -> int:

@@ -48,7 +48,7 @@ class EnginePlan:
     def empty_pool(self, pages: int, shape: engine_shape.EngineShape) -> Pool:
         """A pool of `pages` pages of zeros."""
         cache = engine_shape.cache_shape(self.model)
-        size = (cache.layers, pages, shape.page, cache.heads, cache.head_width)
+        size = (sum(cache.layers), pages, shape.page, cache.heads, cache.head_width)
         zeros = jax.jit(lambda: (jnp.zeros(size, cache.dtype),) * 2, out_shardings=(self.pool_sharding,) * 2)
         made: Pool = zeros()
         return made
@@ -122,14 +122,16 @@ def _features(
         here_BT = jnp.minimum(here_BT, known - 1)
     pages = contexts.Pages(*pool, rows.table_BN, rows.lengths_B)
     batch = {'inputs': rows.tokens_BT, 'positions': here_BT, 'pages': pages}
-    cache, period = engine_shape.cache_shape(plan.model), len(plan.model.pattern)
-    numbers = tuple(jnp.arange(first, cache.layers, period) for first in range(period))
-    (x_BTD, new), _ = apply(batch, numbers, method='features')
+    numbers, first = [], 0
+    for count in engine_shape.cache_shape(plan.model).layers:
+        numbers.append(jnp.arange(first, first + count))
+        first += count
+    (x_BTD, new), _ = apply(batch, tuple(numbers), method='features')
     return apply, _stored(pool, new, rows), x_BTD
 
 
 def _stored(pool: Pool, new: tuple[kv_cache.KeyValueCache, ...], rows: RowInputs) -> Pool:
-    """The pool with the keys and values of this call, [L / n, B, T, G, K] for each of n layers of the pattern."""
+    """The pool with the keys and values of this call, [layers, B, T, G, K] for each layer of the pattern."""
     S, T = pool[0].shape[2], rows.tokens_BT.shape[1]
     offset_BT = rows.lengths_B[:, None] + jnp.arange(T)
     is_token_BT = jnp.arange(T) < rows.counts_B[:, None]
@@ -138,7 +140,7 @@ def _stored(pool: Pool, new: tuple[kv_cache.KeyValueCache, ...], rows: RowInputs
     page_BT = jnp.where(is_token_BT, jnp.take_along_axis(rows.table_BN, number_BT, axis=1), 0)
     stored = []
     for whole, parts in zip(pool, zip(*new)):
-        layers = jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
+        layers = jnp.concatenate(parts)
         stored.append(whole.at[:, page_BT, offset_BT % S].set(layers.astype(whole.dtype)))
     return stored[0], stored[1]
 

@@ -13,7 +13,7 @@ from bigmodel_jax.models import decoder
 from bigmodel_jax.parallel import sharding
 
 SHAPE = engine_shape.EngineShape(group=4, chunk=8, page=4)
-MODEL = decoder.llama(vocab=50, width=16, layers=2, heads=4, kv_heads=2, hidden=32, rope_base=10_000.0)
+MODEL = decoder.llama(vocab=50, width=16, layers=3, heads=4, kv_heads=2, hidden=32, rope_base=10_000.0)
 MODEL = config.vary(MODEL, {'interleaved': (config.vary(MODEL.block, {'mixer.window': 6}),)})
 END = 3
 
