@@ -71,6 +71,7 @@ class MeshShape:
     across: Literal['data', 'pipeline'] = 'data'
     rules: Rules = STANDARD
     pipeline_parts: config.Positive | None = None  # Microbatches in the pipeline; None: up to four for each stage.
+    pipeline_rounds: config.Positive = 1  # How often each passes every stage; more than 1 is the interleaved schedule.
 
     def sizes(self, devices: int) -> dict[str, int]:
         """The size of each axis on `devices` devices, in the order of AXES.
@@ -117,7 +118,9 @@ class MeshShape:
         grid = np.concatenate(blocks, axis=AXES.index(self.across))
         axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
         mesh = jax.sharding.Mesh(grid, AXES, axis_types=axis_types)
-        return ShardingContext(mesh=mesh, rules=self.rules, pipeline_parts=self.pipeline_parts)
+        return ShardingContext(
+            mesh=mesh, rules=self.rules, pipeline_parts=self.pipeline_parts, pipeline_rounds=self.pipeline_rounds
+        )
 
     def abstract(self, devices: int, platform: str) -> 'ShardingContext':
         """The sharding context of devices that need not exist: programs can be traced and compiled for it, not run.
@@ -129,7 +132,11 @@ class MeshShape:
         axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
         mesh: Any = jax.sharding.AbstractMesh(sizes, AXES, axis_types=axis_types)
         return ShardingContext(
-            mesh=mesh, rules=self.rules, abstract_platform=platform, pipeline_parts=self.pipeline_parts
+            mesh=mesh,
+            rules=self.rules,
+            abstract_platform=platform,
+            pipeline_parts=self.pipeline_parts,
+            pipeline_rounds=self.pipeline_rounds,
         )
 
 
@@ -142,6 +149,7 @@ class ShardingContext:
     manual: tuple[str, ...] = ()  # Mesh axes that per_device.shard_map() has split already; it splits no more.
     abstract_platform: str = ''  # The platform where there are no devices; see MeshShape.abstract().
     pipeline_parts: int | None = None
+    pipeline_rounds: int = 1
 
     def __post_init__(self) -> None:
         for logical, axes in self.rules:

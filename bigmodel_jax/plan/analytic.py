@@ -124,10 +124,9 @@ def trace(experiment: Experiment, on: slices.Slice) -> TracedStep:
     shardings = state.shardings_of(place, abstract, found.spec.axes)
     spec = dataclasses.replace(found.spec, shardings=shardings)
     # The ticks in which a pipeline fills and empties compute what is thrown away.
-    stages = place.shards('layers')
     rows = experiment.data.batch // experiment.gradients.microbatches
-    parts = pipeline.microbatches(place, rows) if stages > 1 else 1
-    work = found.work.scaled((parts + stages - 1) / parts)
+    parts = pipeline.microbatches(place, rows) if place.shards('layers') > 1 else 1
+    work = found.work.scaled(pipeline.ticks(place, parts) / (place.pipeline_rounds * parts))
     return TracedStep(experiment, on, place, spec, work, found.kept, everything)
 
 

@@ -147,6 +147,10 @@ def _of_weight(weight: Weight, setting: FormulaInputs) -> Iterator[estimates.Col
         yield _one(setting, kind, over, size=part if scatters else whole, times=times, hidden=hidden)
     if copies:
         yield _one(setting, 'all-reduce', copies, size=part, times=times, hidden=hidden)
+    if place.pipeline_rounds > 1 and 'layers' in weight.axes:
+        # To the stages of its chunks, and its gradient back.
+        size = own_bytes(weight, place) / weight.itemsize * setting.itemsize
+        yield _one(setting, 'all-to-all', ('pipeline',), size=size, times=2 * setting.microbatches)
 
 
 def _of_stream(products: int, layers: int, setting: FormulaInputs) -> Iterator[estimates.Collective]:
@@ -160,10 +164,9 @@ def _of_stream(products: int, layers: int, setting: FormulaInputs) -> Iterator[e
         vectors = setting.stream_bytes / setting.width * setting.heads_width / sizes['tensor']
         yield _one(setting, 'all-to-all', ('sequence',), size=vectors, times=times * setting.passes)
     if sizes['pipeline'] > 1:
-        # What fills the pipeline goes forward and back through every boundary.
-        yield _one(
-            setting, 'collective-permute', ('pipeline',), size=setting.stream_bytes, times=2 * setting.microbatches
-        )
+        # What fills the pipeline goes forward and back through every boundary, in each round.
+        times = 2 * setting.place.pipeline_rounds * setting.microbatches
+        yield _one(setting, 'collective-permute', ('pipeline',), size=setting.stream_bytes, times=times)
 
 
 def _one(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -90,20 +91,24 @@ def one_device():
 @pytest.mark.parametrize(
     'mesh',
     [
-        # The others have its axes between them.
+        # The others have the axes of these between them.
         pytest.param(sharding.MeshShape(pipeline=4, data=2), marks=pytest.mark.slow),
-        sharding.MeshShape(pipeline=2, data=2, tensor=2, pipeline_parts=2),
+        pytest.param(sharding.MeshShape(pipeline=2, data=2, tensor=2, pipeline_parts=2), marks=pytest.mark.slow),
         sharding.MeshShape(pipeline=4, fsdp=2, pipeline_parts=1),
+        sharding.MeshShape(pipeline=2, data=2, tensor=2, pipeline_rounds=2),
+        pytest.param(sharding.MeshShape(pipeline=2, data=2, fsdp=2, pipeline_rounds=2), marks=pytest.mark.slow),
     ],
-    ids=['M=4', 'M=2', 'M=1'],
+    ids=['M=4', 'M=2', 'M=1', 'M=4 in 2 rounds', 'M=2 in 2 rounds'],
 )
 def test_a_pipeline_is_the_layers_one_after_another(mesh, one_device):
     # Float32 sums in another order. Gradients are of order 1 to 10.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), everything(mesh), one_device)
 
 
-def test_every_layer_microbatch_and_replica_has_a_dropout_key_of_its_own():
-    place = sharding.MeshShape(pipeline=4, data=2, pipeline_parts=2).build()
+@pytest.mark.parametrize(('stages', 'rounds'), [(4, 1), (2, 2)])
+def test_every_layer_microbatch_and_replica_has_a_dropout_key_of_its_own(stages, rounds):
+    mesh = sharding.MeshShape(pipeline=stages, data=2, pipeline_parts=2, pipeline_rounds=rounds)
+    place = mesh.build(jax.devices()[: 2 * stages])
 
     def layer(weights, x, beside, key):
         return x + weights * jax.random.uniform(key), {}
@@ -140,6 +145,35 @@ def test_microbatches_that_do_not_divide_are_refused():
     pipeline.check(place, 40)
     with pytest.raises(config.InputError, match=r'pipeline_parts=5 does not divide the 12 rows .* use 4'):
         pipeline.check(place, 24)
+
+
+@pytest.mark.parametrize(('stages', 'rounds', 'parts'), [(2, 1, 4), (4, 1, 8), (2, 2, 4), (2, 4, 2), (4, 2, 8)])
+def test_the_bubble_of_the_compiled_schedule_is_that_of_the_formula(stages, rounds, parts):
+    """(stages - 1) / (rounds M + stages - 1): of the ticks that the compiled loop runs, all but rounds M."""
+    mesh = sharding.MeshShape(pipeline=stages, data=1, pipeline_parts=parts, pipeline_rounds=rounds)
+    place = mesh.build(jax.devices()[:stages])
+
+    def run(weights):
+        return pipeline.run(lambda w, x, *_: (x * w, {}), weights, jnp.ones((8, 1, 4)), None, place=place, key=None)[0]
+
+    with sharding.use(place):
+        text = jax.jit(run).lower(jnp.ones((8, 4))).compile().as_text()
+    loops = [int(count) for count in re.findall(r'"known_trip_count":\{"n":"(\d+)"', text)]
+    total = max(loops)
+    assert total == pipeline.ticks(place, parts)
+    assert total - rounds * parts == stages - 1
+
+
+def test_rounds_that_cannot_be_are_refused():
+    with pytest.raises(config.InputError, match=r'multiple of 4 microbatches, .* the 6 rows .* do not divide by 4'):
+        pipeline.check(sharding.MeshShape(pipeline=4, data=2, pipeline_rounds=2).build(), 12)
+    with pytest.raises(config.InputError, match=r'pipeline_parts=2 does not divide .* use 4'):
+        pipeline.check(sharding.MeshShape(pipeline=4, data=2, pipeline_rounds=2, pipeline_parts=2).build(), 16)
+    with pytest.raises(config.InputError, match='has no effect without stages'):
+        pipeline.check(sharding.MeshShape(data=2, pipeline_rounds=2).build(jax.devices()[:2]), 12)
+    place = sharding.MeshShape(pipeline=4, data=2, pipeline_rounds=2).build()
+    with sharding.use(place), pytest.raises(config.InputError, match='4 layers do not divide into the 8 chunks'):
+        jax.eval_shape(STACK.apply, {'params': initial()}, X_BTD, CONTEXT)
 
 
 def test_layers_that_do_not_divide_are_refused():

@@ -37,6 +37,9 @@ MORE_PIPELINES = [
     {'pipeline': 4, 'data': 2},
     {'pipeline': 2, 'fsdp': 2, 'tensor': 2},
     {'pipeline': 2, 'sequence': 2, 'fsdp': 2},
+    {'pipeline': 4, 'data': 2, 'pipeline_rounds': 2},
+    {'pipeline': 2, 'fsdp': 2, 'tensor': 2, 'pipeline_rounds': 4},
+    {'pipeline': 2, 'fsdp': 4, 'slices': 2, 'across': 'pipeline', 'pipeline_parts': 2, 'pipeline_rounds': 2},
 ]
 
 
