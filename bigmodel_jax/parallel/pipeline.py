@@ -154,7 +154,7 @@ def _flow(
     rows, stages, rounds = x.shape[0], place.shards('layers'), place.pipeline_rounds
     leaves, tree = jax.tree.flatten((x, beside))
     travels = [leaf.shape[0] == rows for leaf in leaves]
-    in_axes = (0, 0, 0, 0, [0 if goes else None for goes in travels])
+    in_axes = (0, 0, 0, [0 if goes else None for goes in travels])
     each_stage = jax.vmap(_stage(layer, tree, key), in_axes=in_axes, spmd_axis_name=place.names('layers'))
     of_stages = jax.tree.map(lambda leaf: _by_stage(leaf, stages, rounds), weights)
     numbers = jnp.arange(len(jax.tree.leaves(weights)[0])).reshape(rounds, stages, -1).swapaxes(0, 1)
@@ -169,7 +169,7 @@ def _flow(
         buffer = [_lay(jnp.where(_like(enters, old), new, old)) for new, old in zip(entering, buffer)]
         moving = iter(buffer)
         given = [next(moving) if goes else leaf for leaf, goes in zip(leaves, travels)]
-        x, sown = each_stage(of_stages, numbers, lap, part, given)
+        x, sown = each_stage((of_stages, numbers), lap, part, given)
         is_real = (turn >= 0) & (turn < rounds * parts)
         sown = jax.tree.map(lambda leaf: _by_lap(jnp.where(_like(is_real, leaf), leaf, 0), lap, rounds), sown)
         return [_lay(jnp.roll(leaf, 1, axis=0)) for leaf in (x, *buffer[1:])], (x, sown)
@@ -194,10 +194,10 @@ def _stage(layer: Layer, tree: Any, key: jax.Array | None) -> Callable[..., tupl
     """A function: the output of one stage for microbatch `part` in round `lap`; `leaves` are of (stream, beside)."""
 
     def stage(
-        weights: PyTree, numbers: jax.Array, lap: jax.Array, part: jax.Array, leaves: list[jax.Array]
+        chunks: tuple[PyTree, jax.Array], lap: jax.Array, part: jax.Array, leaves: list[jax.Array]
     ) -> tuple[jax.Array, PyTree]:
         x, beside = jax.tree.unflatten(tree, leaves)
-        weights, numbers = jax.tree.map(lambda leaf: _of_lap(leaf, lap), (weights, numbers))
+        weights, numbers = jax.tree.map(lambda leaf: _of_lap(leaf, lap), chunks)
 
         def one(x: jax.Array, inputs: tuple[PyTree, jax.Array]) -> tuple[jax.Array, PyTree]:
             weights, number = inputs
