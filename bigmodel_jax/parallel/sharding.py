@@ -79,28 +79,8 @@ class MeshShape:
         Raises:
           InputError: the axes do not multiply to a number of devices that is there.
         """
-        if self.data == 0 or self.data < -1:
-            raise config.InputError(f'mesh.data={self.data}: use -1 (all that is left) or a positive number.')
         given = {axis: getattr(self, axis) for axis in AXES}
-        inner = math.prod(size for axis, size in given.items() if axis != 'data')
-        given['data'] = max(devices // inner, 1) if self.data == -1 else self.data
-        needed = inner * given['data']
-        if needed > devices:
-            raise config.InputError(
-                f'mesh {torus.shape_text(given)} needs {needed} devices, but there are {devices}. Use a smaller mesh '
-                f'(--set mesh.fsdp=1), or --simulate-devices {needed} to try it on the CPU.'
-            )
-        if self.data == -1 and needed != devices:
-            raise config.InputError(
-                f'mesh {torus.shape_text(given)} uses {needed} of {devices} devices; '
-                f'the axes other than data multiply to {inner}, which must divide {devices}.'
-            )
-        if given[self.across] % self.slices:
-            raise config.InputError(
-                f'mesh.slices={self.slices} does not divide mesh.{self.across}={given[self.across]}, the axis across '
-                f'the slices; use a multiple of {self.slices} for it.'
-            )
-        return given
+        return torus.settled(given, devices, slices=self.slices, across=self.across)
 
     def build(self, devices: Sequence[jax.Device] | None = None) -> 'ShardingContext':
         """The mesh on `devices` (default: all).
@@ -118,9 +98,7 @@ class MeshShape:
         grid = np.concatenate(blocks, axis=AXES.index(self.across))
         axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
         mesh = jax.sharding.Mesh(grid, AXES, axis_types=axis_types)
-        return ShardingContext(
-            mesh=mesh, rules=self.rules, pipeline_parts=self.pipeline_parts, pipeline_rounds=self.pipeline_rounds
-        )
+        return self._context(mesh)
 
     def abstract(self, devices: int, platform: str) -> 'ShardingContext':
         """The sharding context of devices that need not exist: programs can be traced and compiled for it, not run.
@@ -131,12 +109,12 @@ class MeshShape:
         sizes = tuple(self.sizes(devices).values())
         axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
         mesh: Any = jax.sharding.AbstractMesh(sizes, AXES, axis_types=axis_types)
+        return self._context(mesh, platform)
+
+    def _context(self, mesh: Any, platform: str = '') -> 'ShardingContext':
+        parts, rounds = self.pipeline_parts, self.pipeline_rounds
         return ShardingContext(
-            mesh=mesh,
-            rules=self.rules,
-            abstract_platform=platform,
-            pipeline_parts=self.pipeline_parts,
-            pipeline_rounds=self.pipeline_rounds,
+            mesh=mesh, rules=self.rules, abstract_platform=platform, pipeline_parts=parts, pipeline_rounds=rounds
         )
 
 

@@ -19,6 +19,35 @@ def shape_text(sizes: Mapping[str, int]) -> str:
     return ' x '.join(f'{axis} {size}' for axis, size in sizes.items() if size > 1) or '1 device'
 
 
+def settled(given: Mapping[str, int], devices: int, *, slices: int, across: str) -> dict[str, int]:
+    """The size of each axis on `devices` devices: a `data` of -1 takes what the others leave.
+
+    Raises:
+      InputError: they do not multiply to a number of devices that is there.
+    """
+    data, inner = given['data'], math.prod(size for axis, size in given.items() if axis != 'data')
+    if data == 0 or data < -1:
+        raise config.InputError(f'mesh.data={data}: use -1 (all that is left) or a positive number.')
+    sizes = {**given, 'data': max(devices // inner, 1) if data == -1 else data}
+    needed = inner * sizes['data']
+    if needed > devices:
+        raise config.InputError(
+            f'mesh {shape_text(sizes)} needs {needed} devices, but there are {devices}. Use a smaller mesh '
+            f'(--set mesh.fsdp=1), or --simulate-devices {needed} to try it on the CPU.'
+        )
+    if data == -1 and needed != devices:
+        raise config.InputError(
+            f'mesh {shape_text(sizes)} uses {needed} of {devices} devices; '
+            f'the axes other than data multiply to {inner}, which must divide {devices}.'
+        )
+    if sizes[across] % slices:
+        raise config.InputError(
+            f'mesh.slices={slices} does not divide mesh.{across}={sizes[across]}, the axis across '
+            f'the slices; use a multiple of {slices} for it.'
+        )
+    return sizes
+
+
 def check_every_process(used: Sequence[jax.Device], sizes: Mapping[str, int]) -> None:
     """Raises InputError if a process would have no part in the mesh; it could not even read a metric."""
     idle = jax.process_count() - len({device.process_index for device in used})
