@@ -6,6 +6,7 @@ from typing import Annotated
 
 from bigmodel_jax import bounds, config, tree
 from bigmodel_jax import claims as papers
+from bigmodel_jax.adapters import lora
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.initialization import Initialization
@@ -73,6 +74,7 @@ class Experiment:
     seed: config.Seed = 0  # Of the initial weights, the order of the data, and dropout.
     gradients: methods.Gradients = methods.WholeBatch()  # How a step's gradient is made from its batch.
     quantization: Quantization | None = None  # Which weights are of few bits; None: none.
+    adapter: lora.Lora | None = None  # What is trained beside frozen weights; None: the weights themselves are trained.
     ema: averaging.Ema | None = None  # A moving average of the weights, kept beside them; None: none.
     evaluations: tuple[evaluation.Evaluation, ...] = ()
     mesh: sharding.MeshShape = sharding.MeshShape()

@@ -26,7 +26,7 @@ ORDER = (
     ('parallel',),
     ('kernels', 'data'),
     ('layers',),
-    ('models',),
+    ('models', 'adapters'),
     ('objectives', 'optim'),
     ('evaluate',),
     ('experiment',),

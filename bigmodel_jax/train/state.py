@@ -1,7 +1,6 @@
 """The state of a run, and its specification: model, optimizer, shapes and shardings, from the experiment alone."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ from flax import linen as nn
 
 from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.models import model
 from bigmodel_jax.optim import anomaly_policy, parameter_groups
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import placement, weight_storage
@@ -99,19 +97,15 @@ def specify(experiment: Experiment, place: sharding.ShardingContext) -> StateSpe
         # Only a sequence is split over devices within an example.
         axes = tuple(axis if axis == 'length' else None for axis in field.axes)
         place.check(f'{name} of the data', field.shape, axes)
-    module = experiment.model.build()
-    example = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields.items()}
-    variables = functools.partial(_variables, module, example)
-    key_data = counter_rng.key_data(experiment.seed)
-    boxed = jax.eval_shape(variables, key_data)
-    axes = jax.tree.map(_axes_of, boxed['params'], is_leaf=_is_boxed)
-    storage = weight_storage.of(experiment.quantization, boxed['params'], axes)
-    groups = experiment.optimizer.assign(axes, frozen=storage.quantized)
+    module, key_data = experiment.model.build(), counter_rng.key_data(experiment.seed)
+    variables = weight_storage.initializer(module, experiment.data)
+    storage = weight_storage.of(experiment, jax.eval_shape(variables, key_data)['params'])
+    groups = experiment.optimizer.assign(storage.axes, frozen=storage.frozen)
     optimizer = experiment.optimizer.build(experiment.steps, groups)
 
     def init(key_data: jax.Array) -> TrainState:
         collections = dict(nn.meta.unbox(variables(key_data)))
-        params = storage.stored(collections.pop('params'))
+        params = storage.initial(collections.pop('params'), jax.random.wrap_key_data(key_data))
         stats = anomaly_policy.RunningStats.initial()
         average = _copy(groups.trained(params)) if experiment.ema is not None else ()
         return TrainState(jnp.int32(0), params, optimizer.init(params), collections, stats, average)
@@ -129,25 +123,6 @@ def specify(experiment: Experiment, place: sharding.ShardingContext) -> StateSpe
 def _copy(tree: PyTree) -> PyTree:
     # Arrays of their own, so that the memory of both can be given to the next state.
     return jax.tree.map(jnp.copy, tree)
-
-
-def _variables(module: nn.Module, example: dict[str, jax.ShapeDtypeStruct], key_data: jax.Array) -> PyTree:
-    # The values do not matter to the weights, so the compiler drops the computation that they feed.
-    batch = {name: jnp.zeros(array.shape, array.dtype) for name, array in example.items()}
-    mode = model.training_mode(module, train=False)
-    variables = module.init(jax.random.wrap_key_data(key_data), batch, **mode)
-    return {name: collection for name, collection in variables.items() if name not in model.OF_A_BATCH}
-
-
-def _is_boxed(node: Any) -> bool:
-    return isinstance(node, nn.meta.AxisMetadata)
-
-
-def _axes_of(leaf: Any) -> sharding.LogicalAxes:
-    """The logical axes a weight was declared with; None for each axis of one declared by plain Flax."""
-    if isinstance(leaf, nn.LogicallyPartitioned):
-        return tuple(leaf.names)
-    return (None,) * nn.meta.unbox(leaf).ndim
 
 
 def shardings_of(place: sharding.ShardingContext, abstract: TrainState, axes: PyTree) -> TrainState:

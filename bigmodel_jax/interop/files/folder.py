@@ -25,7 +25,7 @@ class Folder:
         self.path = directory
         if not directory.is_dir():
             raise config.InputError(f'{directory}: there is no such directory. Pass one with {CONFIG} and {SINGLE}.')
-        self.config: dict[str, Any] = _json(directory / CONFIG)
+        self.config: dict[str, Any] = read_json(directory / CONFIG)
         self._files = {name: file for file in _files(directory) for name in _names(file)}
 
     @property
@@ -38,7 +38,12 @@ class Folder:
         return self._files[name].read(name)
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      InputError: it is missing or damaged.
+    """
     if not path.is_file():
         raise config.InputError(f'{path} is missing; a model of Hugging Face has {CONFIG} and {SINGLE}.')
     if path.stat().st_size > JSON_BYTES:
@@ -62,7 +67,7 @@ def _files(directory: pathlib.Path) -> list[tensor_file.TensorFile]:
         if not (directory / SINGLE).is_file():
             raise config.InputError(_nothing(directory))
         return [tensor_file.TensorFile(directory / SINGLE)]
-    index = _json(directory / INDEX).get('weight_map')
+    index = read_json(directory / INDEX).get('weight_map')
     if not isinstance(index, dict) or not all(isinstance(each, str) for each in index.values()):
         raise config.InputError(f'{directory / INDEX} has no weight_map of names to files. Download it again.')
     names = sorted(set(index.values()))

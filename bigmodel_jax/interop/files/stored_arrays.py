@@ -75,9 +75,14 @@ class TensorChecksums:
                 self._weighted = self._weighted + (some * (place * GOLDEN | np.uint32(1))).sum(dtype=np.uint32)
 
     @property
+    def pair(self) -> tuple[int, int]:
+        """As digest.checksums() has it."""
+        return int(self._plain), int(self._weighted)
+
+    @property
     def text(self) -> str:
         """As the record of a checkpoint has it."""
-        return digest.texts(np.array([[self._plain, self._weighted]]))[0]
+        return digest.texts(np.array([self.pair]))[0]
 
 
 def _words(dtype: np.dtype) -> np.dtype:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
-def dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
+def dropout(x: jax.Array, key: jax.Array, *, rate: float | jax.Array) -> jax.Array:
     """`x` with each entry zeroed with probability `rate`, the others scaled by 1 / (1 - rate).
 
     Source: Srivastava et al. (2014), in the scaled form that leaves evaluation alone.

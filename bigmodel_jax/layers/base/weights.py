@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,10 @@ from flax import linen as nn
 from flax import struct
 
 from bigmodel_jax import config
+from bigmodel_jax.layers.base import low_rank
 from bigmodel_jax.quantization.operand import WeightOperand
+
+ADAPTER = '_lora'  # What the adapter of the weight 'query' is called: 'query_lora'.
 
 
 class Initializer:
@@ -136,7 +139,7 @@ def matrix(
     """
     stored: Any = module.get_variable('params', name) if module.has_variable('params', name) else None
     if isinstance(stored, WeightOperand):  # Flax would compare its arrays with the shape of the weight.
-        return cast(Any, stored.astype(dtype))
+        return _adapted(module, name, stored.astype(dtype), (axes, inputs))
     shape = tuple(axes.values())
     fan_in = math.prod(axes[axis] for axis in inputs)
     # Each expert is a matrix of its own.
@@ -146,7 +149,21 @@ def matrix(
         return Declared(init.draw(key, shape, fan_in, fan_out), tuple(axes), inputs=inputs)
 
     drawn: Any = module.param(name, draw)
-    return drawn.astype(dtype)
+    return _adapted(module, name, drawn.astype(dtype), (axes, inputs))
+
+
+def _adapted(module: nn.Module, name: str, stored: Any, of: tuple[dict[str, int], tuple[str, ...]]) -> Any:
+    """The weight with its low-rank adapter, if it has one; see adapters/lora.py.
+
+    Args:
+      of: the axes of the weight, and which of them are its inputs.
+    """
+    if not module.has_variable('params', name + ADAPTER):
+        return stored
+    node, (axes, inputs) = module.get_variable('params', name + ADAPTER), of
+    split = low_rank.Factorization.of(tuple(axes), [index for index, axis in enumerate(axes) if axis in inputs])
+    key = module.make_rng('dropout') if 'rate' in node and module.has_rng('dropout') else None
+    return low_rank.AdaptedWeight(stored, node, split, key)
 
 
 def input_axes(boxed: Any) -> dict[str, tuple[int, ...]]:
@@ -163,6 +180,19 @@ def input_axes(boxed: Any) -> dict[str, tuple[int, ...]]:
         for path, leaf in leaves
         if isinstance(leaf, Declared)
     }
+
+
+def logical_axes(boxed: Any) -> Any:
+    """The logical axes a parameter was declared with; None for each axis of one declared by plain Flax.
+
+    Args:
+      boxed: the parameters as module.init() gives them, or their shapes.
+    """
+
+    def one(leaf: Any) -> tuple[str | None, ...]:
+        return tuple(leaf.names) if isinstance(leaf, nn.LogicallyPartitioned) else (None,) * nn.meta.unbox(leaf).ndim
+
+    return jax.tree.map(one, boxed, is_leaf=lambda node: isinstance(node, nn.meta.AxisMetadata))
 
 
 def unboxed(boxed: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Adapters: a few trained parameters beside the frozen weights of a model."""
