@@ -36,6 +36,7 @@ Positive = Annotated[int, annotated_types.Gt(0), annotated_types.Le(bounds.LARGE
 NonNegative = Annotated[int, annotated_types.Ge(0), annotated_types.Le(bounds.LARGEST_INT)]
 Count = Annotated[int, annotated_types.Gt(0)]  # Of what no device counts, such as the parameters of a whole model.
 Seed = Annotated[int, annotated_types.Ge(0), annotated_types.Lt(2**64)]
+Real = Annotated[bounds.Float, annotated_types.Ge(-bounds.LARGEST_FLOAT)]  # Of either sign.
 Rate = Annotated[bounds.Float, annotated_types.Ge(0)]
 PositiveFloat = Annotated[bounds.Float, annotated_types.Gt(0)]  # Where 0 would mean that nothing happens, or all.
 AboveOne = Annotated[bounds.Float, annotated_types.Gt(1)]

@@ -8,7 +8,7 @@ be added or changed at any time.
 import dataclasses
 import math
 
-from bigmodel_jax import bounds, config
+from bigmodel_jax import config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Requirement:
 
     metric: str  # Of an evaluation, as 'test/accuracy'. Its last value counts.
     _: dataclasses.KW_ONLY
-    at_least: bounds.Float | None = None
-    at_most: bounds.Float | None = None
+    at_least: config.Real | None = None
+    at_most: config.Real | None = None
 
     def __post_init__(self) -> None:
         given = [each for each in (self.at_least, self.at_most) if each is not None]
