@@ -1,5 +1,6 @@
 """What the interface of OpenAI answers, from texts. Source: its API reference, objects 'text_completion' and 'chat'."""
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ class TextAnswer:
         return self._choice(index, text, told, reason)
 
     def _before(self, choice: ServedText) -> str:
-        return self.tokenizer.decode(choice.prompt) if self.echo else ''
+        return self.tokenizer.decode(choice.prompt[choice.prompt < self.tokenizer.size]) if self.echo else ''
 
     def _choice(self, index: int, text: str, told: Any, reason: str | None) -> dict[str, Any]:
         return {'index': index, 'text': text, 'logprobs': told, 'finish_reason': reason}
@@ -60,27 +61,20 @@ class TextAnswer:
             log_ps = [None, *map(log_probability, made.prompt_log_ps), *log_ps]
             best = None if best is None else [{} for _ in prompt] + best
             tokens = prompt + tokens
+        texts = list(text_progress.token_texts(self.tokenizer, tokens))
+        ends = list(itertools.accumulate(map(len, texts), initial=choice.characters))
+        choice.characters = ends[-1]
         return {
-            'tokens': list(text_progress.token_texts(self.tokenizer, tokens)),
+            'tokens': texts,
             'token_ids': tokens,
             'token_logprobs': log_ps,
             'top_logprobs': best,
-            'text_offset': self._offsets(choice, tokens, since),
+            'text_offset': ends[:-1],
         }
 
     def _named(self, best: Sequence[tuple[int, float]]) -> list[tuple[str, float | None]]:
         names = text_progress.token_texts(self.tokenizer, [token for token, _ in best])
         return [(name, log_probability(log_p)) for name, (_, log_p) in zip(names, best)]
-
-    def _offsets(self, choice: ServedText, tokens: Sequence[int], since: int) -> list[int]:
-        """Where each token begins in the text, in characters."""
-        before = [] if self.echo else choice.prompt.tolist()
-        start = 0 if self.echo else len(self.tokenizer.decode(choice.prompt))
-        read = before + ([] if self.echo and not since else choice.continuation.tokens[:since])
-        return [
-            len(self.tokenizer.decode([each for each in (*read, *tokens[:at]) if each < self.tokenizer.size])) - start
-            for at in range(len(tokens))
-        ]
 
 
 class ChatAnswer(TextAnswer):

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from bigmodel_jax import config
@@ -16,6 +16,7 @@ from bigmodel_jax.serve.served_texts import QueueFull, TextService
 from bigmodel_jax.serve.text_endpoints import TextEndpoints, error_content
 
 RETRY_AFTER_S = 1
+MOST_PREDICTIONS = 64  # Requests for predictions that may wait.
 LEFT = 499  # The status under which a client is counted that did not wait, as nginx has it.
 OPEN = ('/health',)  # Paths that need no key.
 
@@ -55,7 +56,7 @@ class Endpoints:
         self.served, self.service, self.metrics = served, service, metrics
         self.is_draining = False
         self._texts = None if service is None else TextEndpoints(served, service, metrics)
-        self._predicting = asyncio.Lock()
+        self._predicting, self._predictions = asyncio.Lock(), 0
 
     def routes(self) -> list[Any]:
         """The routes, as Starlette takes them."""
@@ -161,9 +162,18 @@ class Endpoints:
         """Labels or numbers for records."""
         body = bodies.PredictBody.read(await _content(request, self._body_bytes))
         self.served.check_name(body.model)
+        if self._predictions >= MOST_PREDICTIONS:
+            raise QueueFull
+        self._predictions += 1
+        try:
+            return await self._predicted(body.records)
+        finally:
+            self._predictions -= 1
+
+    async def _predicted(self, records: Sequence[dict[str, Any]]) -> Any:
         assert self.served.predictor is not None
         async with self._predicting:  # One at a time, in a thread, so that the server goes on answering.
-            found = await asyncio.to_thread(self.served.predictor, body.records)
+            found = await asyncio.to_thread(self.served.predictor, records)
         return _json({'model': self.served.name, 'predictions': [_table(each) for each in found]})
 
     @property
@@ -228,11 +238,16 @@ class TooLarge(config.InputError):
 
 async def _content(request: Any, most: int) -> bytes:
     """The body of a request, of `most` bytes at most."""
+    from starlette import requests
+
     content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > most:
-            raise TooLarge(f'The body is longer than {most} bytes.')
+    try:
+        async for part in request.stream():
+            content += part
+            if len(content) > most:
+                raise TooLarge(f'The body is longer than {most} bytes.')
+    except requests.ClientDisconnect:
+        raise ClientLeft from None
     return bytes(content)
 
 

@@ -13,6 +13,10 @@ from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.serve import bodies, engine_thread, text_progress
 
 
+class EngineFailed(Exception):
+    """The engine ended before the text did."""
+
+
 class QueueFull(Exception):
     """More requests wait than may; the client should come again later."""
 
@@ -48,6 +52,7 @@ class ServedText:
     def __init__(self, prompt: np.ndarray, continuation: Continuation, progress: text_progress.TextProgress):
         self.prompt, self.continuation, self.progress = prompt, continuation, progress
         self.event = asyncio.Event()
+        self.characters = 0  # Of the tokens whose log-probabilities were told.
         self._seen = 0
 
     @property
@@ -73,7 +78,7 @@ class ServedText:
         self._seen += len(tokens)
         self.progress.add(tokens)
         if ending == 'cancelled':
-            raise asyncio.CancelledError
+            raise EngineFailed
 
 
 class TextService:

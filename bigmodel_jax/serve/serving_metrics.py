@@ -57,6 +57,7 @@ class ServingMetrics:
         self.requests = counter('requests', 'Requests that were answered.', ('path', 'status'))
         self.prompt_tokens = counter('prompt_tokens', 'Tokens of prompts that were read.')
         self.generated_tokens = counter('generated_tokens', 'Tokens that were generated and told.')
+        self.cancelled = counter('cancelled_texts', 'Texts for which nobody waited any more, or not so long.')
         self.seconds = client.Histogram(
             'bigmodel_jax_request_seconds',
             'Time from a request to the first byte of its answer.',

@@ -15,7 +15,7 @@ from bigmodel_jax.data.text.chats import chat_templates
 from bigmodel_jax.evaluate.engine.text_request import TextRequest
 from bigmodel_jax.serve import answers, bodies, serving_metrics
 from bigmodel_jax.serve.served_model import ServedModel
-from bigmodel_jax.serve.served_texts import ServedText, TextService
+from bigmodel_jax.serve.served_texts import EngineFailed, ServedText, TextService
 
 SHORT_ANSWER = 256  # Tokens of an answer in a conversation, where nobody says how many.
 
@@ -118,14 +118,19 @@ class TextEndpoints:
             async with asyncio.timeout(self._service.limits.timeout_s):
                 async for part in _until_all_ended(parts, len(tasks)):
                     yield _event({**envelope, 'choices': [part]})
+            for task in tasks:
+                task.result()
             if asked.body.stream_options and asked.body.stream_options.include_usage:
                 yield _event({**envelope, 'choices': [], 'usage': answers.usage(choices, asked.prompt_tokens)})
             yield b'data: [DONE]\n\n'
+        except EngineFailed:
+            yield _event({'error': error_content('The server failed; its log says why.', 'server_error')})
         except TimeoutError:
             yield _event({'error': error_content(f'It took over {self._service.limits.timeout_s:g} s.', 'timeout')})
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self.leave(choices)
 
     async def _parts(self, asked: AskedTexts, choice: ServedText, index: int, parts: 'asyncio.Queue[Any]') -> None:
@@ -145,6 +150,8 @@ class TextEndpoints:
     def leave(self, choices: Sequence[ServedText]) -> None:
         """Ends what goes on of an answer for which nobody waits any more."""
         for choice in choices:
+            if choice.reason is None:
+                self._metrics.cancelled.inc()
             self._service.thread.cancel(choice.continuation)
             self._metrics.generated_tokens.inc(choice.count)
 

@@ -17,7 +17,8 @@ class TextProgress:
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, prompt: np.ndarray, stops: Sequence[str]):
-        self._tokenizer, self._prompt, self._stops = tokenizer, prompt, stops
+        self._tokenizer, self._stops = tokenizer, stops
+        self._prompt = prompt[prompt < tokenizer.size]  # A vocabulary that was rounded up has ids without a text.
         self._tokens: list[int] = []
         self.text = ''
         self.is_stopped = False

@@ -1,8 +1,10 @@
 """The server: its answers are those of the engine alone, bit for bit; and what it says of wrong requests."""
 
 import concurrent.futures
+import dataclasses
 import json
 import pathlib
+import time
 import urllib.error
 import urllib.request
 
@@ -13,6 +15,7 @@ import pytest
 from bigmodel_jax import config, experiment_file
 from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
+from bigmodel_jax.data.text.chats import chat_templates, instructions
 from bigmodel_jax.evaluate import predictor
 from bigmodel_jax.evaluate.engine import engine_shape, text_engine
 from bigmodel_jax.evaluate.engine.text_request import Draw, TextRequest
@@ -24,7 +27,14 @@ openai = pytest.importorskip('openai')
 pytest.importorskip('prometheus_client')
 MODEL = decoder.gpt(vocab=257, width=16, layers=1, heads=2, length=64)
 BYTES = tokenizers.ByteTokenizer()
-DATA = text.Text(source=sources.TextFile(path='x.txt'), tokenizer=tokenizers.Bytes(), batch=2, length=8)
+TEXT = text.Text(source=sources.TextFile(path='x.txt'), tokenizer=tokenizers.Bytes(), batch=2, length=8)
+DATA = instructions.Instructions(
+    source=sources.JsonLines(pattern='x.jsonl'),
+    tokenizer=tokenizers.Bytes(),
+    batch=2,
+    length=8,
+    template=chat_templates.Plain(user='U:', assistant='A:', separator=' '),
+)
 SHAPE = engine_shape.EngineShape(group=4, chunk=8, page=8)
 LIMITS = text_engine.EngineLimits(rows=4)
 KEY = 'secret'
@@ -109,6 +119,29 @@ def test_a_stream_says_what_the_whole_answer_says_and_stops_where_it_should(clie
     assert (stopped.text, stopped.finish_reason) == (texts[0][: texts[0].index(stop)], 'stop')
 
 
+def test_a_client_that_leaves_frees_its_row(client, serving):
+    parts = client.completions.create(model='tiny', prompt='xy', max_tokens=60, stream=True, temperature=2, n=16)
+    next(iter(parts))
+    parts.close()
+    deadline = time.monotonic() + 30
+    while 'bigmodel_jax_cancelled_texts_total 0.0' in ask(serving, '/metrics')[1]:
+        assert time.monotonic() < deadline
+
+
+def test_a_conversation_is_answered_with_the_template_of_the_data(client, serving, spare):
+    messages = [{'role': 'user', 'content': 'hi'}]
+    how = {'seed': 3, 'temperature': 0.9, 'max_tokens': 9}
+    answer = client.chat.completions.create(model='tiny', messages=messages, logprobs=True, top_logprobs=2, **how)
+    (choice,) = answer.choices
+    tokens = [each.token_id for each in choice.logprobs.content]
+    log_ps = [each.logprob for each in choice.logprobs.content]
+    assert (tokens, log_ps) == alone(spare, 'U:hi A:', 9, seed=3, temperature=0.9)
+    parts = client.chat.completions.create(model='tiny', messages=messages, stream=True, **how)
+    assert ''.join(part.choices[0].delta.content or '' for part in parts) == choice.message.content
+    with pytest.raises(config.InputError, match='no chat template'):
+        dataclasses.replace(serving.served, data=TEXT).encode_messages(messages)
+
+
 def test_embeddings_and_models(client):
     found = client.embeddings.create(model='tiny', input=['ab', 'ab', 'c'])  # The client asks for base64.
     plain = client.embeddings.create(model='tiny', input='ab', encoding_format='float')
@@ -136,7 +169,8 @@ def ask(serving, path, body=None, key=KEY, **headers):
         ('/v1/completions', {'prompt': 'a', 'model': 'gpt-4'}, 404, "'gpt-4' is not served here, but 'tiny' is"),
         ('/v1/completions', {'prompt': ['a'] * 2, 'n': 128}, 400, 'more than 128 texts'),
         ('/v1/completions', {'prompt': 'a', 'n': 65}, 400, '64 wait here at most'),
-        ('/v1/chat/completions', {'messages': [{'role': 'user', 'content': 'a'}]}, 400, 'no chat template'),
+        ('/v1/chat/completions', {'messages': [{'role': 'judge', 'content': 'a'}]}, 400, 'messages.0.role'),
+        ('/v1/chat/completions', {'messages': [{'role': 'system', 'content': 'a' * 80}]}, 400, 'has 65 at most'),
         ('/predict', {'records': [{}]}, 404, 'Not Found'),
     ],
 )
