@@ -1,7 +1,7 @@
 """The inputs of attention: queries, keys and values, their positions, and which keys a query attends to."""
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,10 @@ class Context(NamedTuple):
     order: PositionOrder = PositionOrder.UNKNOWN
     memory: EncoderOutput | None = None
     pages: Pages | None = None  # Where a decoder reads on from, with a paged cache.
+
+    def with_pages(self, pages: Any) -> 'Context':
+        """The context with the pages of a batch, which are no array but Pages, or None."""
+        return self._replace(pages=pages)
 
     @property
     def segments(self) -> tuple[jax.Array, jax.Array] | None:

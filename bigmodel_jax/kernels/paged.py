@@ -7,7 +7,7 @@ The result of a row does not depend on the other rows: not on what is in their p
 since a page that a row has not reached changes nothing of its running sums, bit for bit.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ class _Sums(NamedTuple):
     y_BGRTK: jax.Array  # Sum of exp(score - largest) times value.
 
 
-def attend(query: Query, *, layer: jax.Array) -> jax.Array:
+def attend(query: Query, *, layer: Any) -> jax.Array:
     """softmax(q k^T) v over the earlier positions in the pages and the positions of this call, [B, T, H, K].
 
     Args:
@@ -39,6 +39,7 @@ def attend(query: Query, *, layer: jax.Array) -> jax.Array:
     B, T, H, K = query.q_BTHK.shape
     G, S = query.k_BSGK.shape[2], pages.k_LNSGK.shape[2]
     q_BTGRK = scores.scaled(query.q_BTHK).reshape(B, T, G, H // G, K)
+    assert query.mask_BTS is not None
     own_BGRTS = _scored(q_BTGRK, query.k_BSGK, query.mask_BTS, soft_cap=scores.soft_cap)
     largest_BGRT = own_BGRTS.max(axis=-1)  # Finite, for a position attends to itself at least.
     own_BGRTS = jnp.exp(own_BGRTS - largest_BGRT[..., None])

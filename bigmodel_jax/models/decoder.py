@@ -101,7 +101,7 @@ class DecoderModule(nn.Module):
         # A cache has no segments: no query attends to a slot of its own future, where the padding of a prompt lies.
         key_segments_BT = segments_BT if state is None else None
         context = contexts.Context(here_BT, there_BS, segments_BT, key_segments_BT, bias, order)
-        context = context._replace(pages=batch.get('pages'))
+        context = context.with_pages(batch.get('pages'))
         x_BTD, state = self.blocks(x_BTD, context, state)
         return x_BTD if self.norm is None else self.norm(x_BTD), state
 

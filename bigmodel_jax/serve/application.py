@@ -62,9 +62,14 @@ class Endpoints:
         """The routes, as Starlette takes them."""
         from starlette import routing
 
-        got = {'/health': self.health, '/metrics': self.page, '/v1/models': self.models, '/openapi.json': self.openapi}
+        got: dict[str, Any] = {
+            '/health': self.health,
+            '/metrics': self.page,
+            '/v1/models': self.models,
+            '/openapi.json': self.openapi,
+        }
         got['/v1/models/{name}'] = self.model
-        posted = {'/predict': self.predict}
+        posted: dict[str, Any] = {'/predict': self.predict}
         if self._texts is not None:
             posted = {
                 '/v1/completions': self.completions,
@@ -289,7 +294,7 @@ async def _told(request: Any, error: Exception) -> Any:
         return _error(429, text, 'rate_limit_error', {'Retry-After': str(RETRY_AFTER_S)})
     if isinstance(error, TimeoutError):
         return _error(408, str(error) or 'It took too long.', 'timeout')
-    kinds = {UnknownModel: 404, TooLarge: 413}
+    kinds: dict[type[Exception], int] = {UnknownModel: 404, TooLarge: 413}
     return _error(kinds.get(type(error), 400), str(error), 'invalid_request_error')
 
 

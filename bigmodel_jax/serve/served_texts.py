@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -110,8 +111,8 @@ class TextService:
 
     def draws(self, body: bodies.TextBody, seed: int, prompts: int) -> list[Draw]:
         """How each text of an answer is drawn: of every prompt `body.n`, numbered through."""
-        how = {'temperature': body.temperature, 'top_k': body.top_k, 'top_p': body.top_p, 'seed': seed}
-        return [Draw(**how, choice=choice) for choice in range(prompts * body.n)]  # type: ignore[arg-type]
+        how: dict[str, Any] = {'temperature': body.temperature, 'top_k': body.top_k, 'top_p': body.top_p, 'seed': seed}
+        return [Draw(**how, choice=choice) for choice in range(prompts * body.n)]
 
     def start(self, requests: Sequence[TextRequest], stops: Sequence[str] = ()) -> list[ServedText]:
         """The texts of some requests, under way.

@@ -28,7 +28,7 @@ class CompileCounter:
         self.count = 0
         monitoring.register_event_duration_secs_listener(self._heard)
 
-    def _heard(self, event: str, duration: float, **_: Any) -> None:
+    def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
         self.count += event == COMPILE_EVENT
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ class TextEndpoints:
         tokens = 16 if body.max_tokens is None else body.max_tokens
         if not tokens and not scored:
             raise config.InputError('max_tokens=0 asks for nothing; with echo and logprobs it scores the prompt.')
-        told = {'tokens': tokens, 'end': service.tokenizer.end, 'best': best or 0, 'scored': scored}
+        told: dict[str, Any] = {'tokens': tokens, 'end': service.tokenizer.end, 'best': best or 0, 'scored': scored}
         repeated = [prompt for prompt in prompts for _ in range(body.n)]
         draws = service.draws(body, seed, len(prompts))
         requests = [TextRequest(prompt=each, draw=draw, **told) for each, draw in zip(repeated, draws)]
@@ -73,8 +73,8 @@ class TextEndpoints:
         room = service.length - len(prompt)
         tokens = body.max_completion_tokens or body.max_tokens or max(min(SHORT_ANSWER, room), 1)
         seed = _seed(body)
-        told = {'tokens': tokens, 'end': service.tokenizer.end, 'best': best or 0}
-        requests = [TextRequest(prompt=prompt, draw=draw, **told) for draw in service.draws(body, seed, 1)]  # type: ignore[arg-type]
+        told: dict[str, Any] = {'tokens': tokens, 'end': service.tokenizer.end, 'best': best or 0}
+        requests = [TextRequest(prompt=prompt, draw=draw, **told) for draw in service.draws(body, seed, 1)]
         answer = answers.ChatAnswer(service.tokenizer, best=(best or 0) if body.logprobs else None)
         return AskedTexts(requests, len(prompt), answer, body, seed)
 

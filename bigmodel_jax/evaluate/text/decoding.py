@@ -96,8 +96,9 @@ class Sampling(Decoding):
         return beam_search.one_by_one(model, prompts, pick, tokens=tokens, end=end)
 
     def draw(self, seed: int, row: int) -> text_request.Draw | None:
-        how = {'temperature': self.temperature, 'top_k': self.top_k, 'top_p': self.top_p}
-        return text_request.Draw(**how, seed=seed, choice=row)
+        return text_request.Draw(
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=seed, choice=row
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
