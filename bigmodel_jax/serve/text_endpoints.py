@@ -128,10 +128,9 @@ class TextEndpoints:
         except TimeoutError:
             yield _event({'error': error_content(f'It took over {self._service.limits.timeout_s:g} s.', 'timeout')})
         finally:
+            self.leave(choices)  # Without waiting: where the client left, nothing is waited for any more.
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self.leave(choices)
 
     async def _parts(self, asked: AskedTexts, choice: ServedText, index: int, parts: 'asyncio.Queue[Any]') -> None:
         try:
