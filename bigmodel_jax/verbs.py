@@ -19,6 +19,7 @@ verbs.sweep(sweep.Sweep(arms={'baseline': a, 'wide': b}), 'runs/widths')
 verbs.convert('gpt2', 'runs/gpt2')
 verbs.export(run, 'exported')
 verbs.open_export('exported').trained.sample(['The '])
+verbs.compress('runs/a', 'runs/a_int8', methods.Quantize(quantization=quantization.PostTraining()))
 verbs.certify('gpt2', 'io.npz').first
 verbs.load_pretrained('gpt2').apply({'input_ids': [[1, 2, 3]]})['logits']
 """
@@ -30,6 +31,7 @@ from etils import epath
 
 from bigmodel_jax import compatibility, config
 from bigmodel_jax.catalogue import catalogue
+from bigmodel_jax.compression import compressing
 from bigmodel_jax.data.text.chats import loss_mask
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.export import exporting, opened
@@ -64,6 +66,8 @@ find_runs = catalogue.find_runs
 # watch(*roots): a context manager that serves the live page; see server.LivePage.
 watch = server.LivePage
 load_pretrained = huggingface.load_pretrained
+# compress(run, directory, methods.Quantize(...)): a smaller model of a run; see compressing.compress().
+compress = compressing.compress
 convert, certify = conversion.convert, certifying.certify
 # export(run, destination, ExportOptions(...)): a directory that works without this package; open_export() reads it.
 export, open_export = exporting.export, opened.open_export

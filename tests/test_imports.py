@@ -46,6 +46,7 @@ ORDER = (
     ('interop',),
     ('export',),
     ('sweeps',),
+    ('compression',),
     ('launch',),
     ('serve',),
     ('verbs',),

@@ -25,6 +25,7 @@ VERBS = (
     'replay',
     'profile',
     'export',
+    'compress',
     'convert',
     'certify',
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
@@ -57,12 +58,31 @@ class LossEvaluator(evaluation.Evaluator):
         self._setting, self._place, self.data, self._count = setting, setting.place, data, count
         step = functools.partial(eval_step, setting=setting)
         self._step = jax.jit(step, donate_argnums=0, out_shardings=setting.place.replicated)
+        losses = functools.partial(_losses, setting=setting)
+        self._losses = jax.jit(losses, out_shardings=setting.place.replicated)
         zeros = functools.partial(_zeros, step)
         self._zeros = jax.jit(zeros, out_shardings=setting.place.replicated)
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:  # type: ignore[override]  # It grows when a reference is given.
         return self.data.examples.fingerprint
+
+    def per_example(self, params: PyTree, model_state: PyTree) -> np.ndarray | None:
+        """[N] float64: the loss of each example of the pass, in its order, without those of no weight.
+
+        None where the objective has no loss of an example.
+        """
+        rows, found = self.data.rows, []
+        mine = self._place.local_rows(rows)
+        for index in range(self._count):
+            batch = self._place.put_batch(self.data.eval_batch(index, mine), rows)
+            losses = self._losses(params, model_state, batch, number=index)
+            if losses is None:
+                return None
+            weights = batch.get('example_weights', losses * 0 + 1)
+            found.append([np.asarray(each, np.float64) for each in jax.device_get((losses, weights))])
+        losses, weights = (np.concatenate(each) for each in zip(*found))
+        return losses[(weights > 0) & ~np.isnan(losses)]
 
     def run(self, params: PyTree, model_state: PyTree) -> evaluation.EvaluationResult:
         rows, totals = self.data.rows, None
@@ -98,6 +118,21 @@ def eval_step(
         apply = Apply(setting.module, params, model_state)
         found = setting.objective(apply, batch, train=False, rngs=rngs).metrics
     return found if totals is None else jax.tree.map(jnp.add, totals, found)
+
+
+def _losses(
+    params: PyTree,
+    model_state: PyTree,
+    batch: dict[str, jax.Array],
+    *,
+    number: jax.Array | int,
+    setting: evaluation.EvaluationContext,
+) -> jax.Array | None:
+    """The loss of each example of batch `number`, [B]."""
+    rngs = Rngs(evaluation_key(setting.seed, number), setting.objective.streams)
+    with sharding.use(setting.place):
+        apply = Apply(setting.module, params, model_state)
+        return setting.objective.per_example(apply, batch, train=False, rngs=rngs)
 
 
 def _zeros(step: Any, *arguments: PyTree, number: jax.Array) -> Totals:

@@ -54,8 +54,8 @@ def rounded(
 ) -> tuple[jax.Array, jax.Array]:
     """The values in a format (whole numbers as int8), and their scales: x is about values * scales.
 
-    The largest magnitude that shares a scale becomes the largest number of the format; qwix.quantize() of whole numbers
-    maps it to half a step above, so that the outermost interval is as wide as the others.
+    The largest magnitude that shares a scale becomes the largest number of the format, so that rounding again what was
+    rounded changes nothing. (Left alone, qwix.quantize() of whole numbers maps it to half a step above.)
 
     Args:
       x: [...] of a floating type.
@@ -68,9 +68,17 @@ def rounded(
     last = max(shared)
     tiled = {} if group is None else {last: min(group, x.shape[last])}
     channels = [axis for axis in range(x.ndim) if axis not in shared]
-    found = qwix.quantize(x.astype(jnp.float32), to.dtype, channelwise_axes=channels, tiled_axes=tiled)
+    how = {'channelwise_axes': channels, 'tiled_axes': tiled, 'calibration_method': _calibration(to)}
+    found = qwix.quantize(x.astype(jnp.float32), to.dtype, **how)
     values = found.qvalue.astype(jnp.int8) if to.dtype == jnp.int4 else found.qvalue
     return values, found.scale
+
+
+def _calibration(to: NumberFormat) -> str:
+    if not jnp.issubdtype(to.dtype, jnp.integer):
+        return 'absmax'
+    largest = jnp.iinfo(to.dtype).max
+    return f'absmax,{(largest + 0.5) / largest}'
 
 
 def scaled(x: jax.Array, to: NumberFormat, scales: jax.Array) -> jax.Array:

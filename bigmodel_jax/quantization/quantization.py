@@ -56,10 +56,9 @@ class Quantization:
                     f'{list(shapes[path])}; use a divisor of {size}, or leave it out: quantization.without=({path!r},).'
                 )
 
-    @property
-    def is_stored(self) -> bool:
-        """Whether the parameters themselves are of few bits: then they are frozen."""
-        return False
+    def read(self, params: PyTree, inputs: Inputs) -> PyTree:
+        """What the model is applied to in training and evaluation; by default the parameters as they are stored."""
+        return params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,10 +69,6 @@ class PostTraining(Quantization):
     # The format in which activations are multiplied too, each row (token) with a scale of its own; None: they are not
     # rounded, and the weights are multiplied as the activations' dtype has them.
     activations: formats.NumberFormat | None = None
-
-    @property
-    def is_stored(self) -> bool:
-        return True
 
     def store(self, params: PyTree, inputs: Inputs) -> PyTree:
         """`params` with a quantized_weight.QuantizedWeight in place of each matrix chosen; others as they are."""

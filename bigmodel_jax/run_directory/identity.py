@@ -18,6 +18,7 @@ from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.data.text.tokenizer import Tokenizer
 from bigmodel_jax.evaluate import evaluation
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.objectives import distillation
 from bigmodel_jax.run_directory import run_files
 from bigmodel_jax.run_directory import workdir as directories
 from bigmodel_jax.storage import appending, durable_files, integrity, sums
@@ -36,6 +37,8 @@ def of(data: batches.Batches, experiment: Experiment, evaluators: Sequence[evalu
         'tokenizer': None if tokenizer is None else tokenizer.fingerprint,
         'evaluations': {each.name: dict(evaluator.fingerprint) for each, evaluator in named if evaluator.fingerprint},
     }
+    if isinstance(experiment.objective, distillation.Distillation):
+        known['teacher'] = experiment.objective.teacher.identity()
     return json.loads(json.dumps(known))
 
 
@@ -271,6 +274,7 @@ def changes(now: Mapping[str, Any], workdir: epath.Path, session: Mapping[str, A
     lines = list(_differences(tokenizer, now.get('tokenizer'), 'tokenizer'))
     if 'data' in now:
         lines += _differences(_untokenized(session.get('data', {})), _untokenized(now['data']), 'data')
+    lines += _differences(session.get('teacher'), now.get('teacher'), 'teacher')
     for name, known in session.get('evaluations', {}).items():
         there = now.get('evaluations', {}).get(name, {})
         lines += _differences(_untokenized(known), _untokenized(there), f'evaluation {name}')

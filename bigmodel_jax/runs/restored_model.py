@@ -180,5 +180,7 @@ def restore(
     if found is None:
         raise config.InputError(f'{path} holds no checkpoint: none of {", ".join(map(str, steps))} is there any more.')
     params = parameter_groups.merged(found.params, found.ema) if weights == 'ema' else found.params
+    with sharding.use(place):
+        params = spec.storage.read(params)
     how: dict[str, Any] = {'damage': tuple(checkpoints.damage), 'weights': weights}
     return Trained(path, experiment, place, found.step, params, found.model_state, **how)

@@ -13,6 +13,7 @@ import optax
 
 from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.objectives import distillation
 from bigmodel_jax.objectives.objective import Apply, Mean, Outcome
 from bigmodel_jax.optim import parameter_groups
 from bigmodel_jax.optim.gradients import FixedOrder
@@ -121,33 +122,35 @@ def compile_step(experiment: Experiment, spec: StateSpec, place: sharding.Shardi
         return _in_fixed_order(experiment, spec, place, experiment.gradients)
     step = functools.partial(_seeded_step, spec=spec, experiment=experiment)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(spec.shardings, place.replicated))
-    return SeededStep(jitted, spec.key_data)
+    return SeededStep(jitted, (spec.key_data, distillation.teacher_weights(experiment.objective, place)))
 
 
 def _seeded_step(
-    state: TrainState, batch: Batch, key_data: jax.Array, *, spec: StateSpec, experiment: Experiment
+    state: TrainState, batch: Batch, key_data: jax.Array, teacher: PyTree, *, spec: StateSpec, experiment: Experiment
 ) -> tuple[TrainState, Trace]:
     seed: Any = jax.random.wrap_key_data(key_data)  # counter_rng.key() and all that call it take either.
-    return train_step(state, batch, spec=spec, experiment=dataclasses.replace(experiment, seed=seed))
+    objective = spec.storage.reading(distillation.with_teacher(experiment.objective, teacher))
+    own = dataclasses.replace(experiment, seed=seed, objective=objective)
+    return train_step(state, batch, spec=spec, experiment=own)
 
 
 class SeededStep:
     """step(state, batch) of one seed. The seed is an argument of its program, which is thus the same for every seed:
     the compile cache holds it once."""
 
-    def __init__(self, jitted: Any, key_data: np.ndarray):
-        self._jitted, self._key_data = jitted, key_data
+    def __init__(self, jitted: Any, constants: tuple[np.ndarray, PyTree]):
+        self._jitted, self._constants = jitted, constants  # The key of the seed, and the weights of a teacher.
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Trace]:
-        return self._jitted(state, batch, self._key_data)
+        return self._jitted(state, batch, *self._constants)
 
     def trace(self, state: TrainState, batch: Batch) -> Any:
         """As jax.jit(...).trace(): the program of these shapes."""
-        return self._jitted.trace(state, batch, self._key_data)
+        return self._jitted.trace(state, batch, *self._constants)
 
     def lower(self, state: TrainState, batch: Batch) -> Any:
         """As jax.jit(...).lower()."""
-        return self._jitted.lower(state, batch, self._key_data)
+        return self._jitted.lower(state, batch, *self._constants)
 
 
 class RunPrograms:

@@ -14,9 +14,10 @@ from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.layers.base import weights
 from bigmodel_jax.models import model
+from bigmodel_jax.objectives import objective
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.quantization import operand
-from bigmodel_jax.quantization.quantization import Inputs, PostTraining
+from bigmodel_jax.quantization.quantization import Inputs, PostTraining, Quantization
 
 PyTree = Any
 Structs = Mapping[str, jax.ShapeDtypeStruct]
@@ -27,14 +28,14 @@ class WeightStorage:
     """How the parameters of a model are stored.
 
     Attributes:
-      how: the experiment's quantization, if it stores weights in few bits.
+      how: the experiment's quantization.
       adapters: what is added to the parameters of the model, if the experiment has an adapter.
       axes: the logical axes of each parameter; of one in few bits, those of the weight.
       inputs: path of each matrix -> which of its axes are contracted with the input.
       shapes: path of each parameter -> shape and dtype of what is drawn or read, in float32.
     """
 
-    how: PostTraining | None
+    how: Quantization | None
     adapters: lora.Attachment | None
     axes: PyTree
     inputs: Inputs
@@ -43,7 +44,7 @@ class WeightStorage:
     @property
     def frozen(self) -> list[str]:
         """Paths of the parameters that are not trained: weights in few bits, and with adapters all other ones."""
-        quantized = [] if self.how is None else self.how.chosen(self.inputs)
+        quantized = self.how.chosen(self.inputs) if isinstance(self.how, PostTraining) else []
         return quantized if self.adapters is None else [*quantized, *self.adapters.frozen]
 
     def initial(self, params: PyTree, key: jax.Array) -> PyTree:
@@ -57,7 +58,15 @@ class WeightStorage:
 
     def stored(self, params: PyTree) -> PyTree:
         """All parameters, or some by their path, as they are stored."""
-        return params if self.how is None else self.how.store(params, self.inputs)
+        return self.how.store(params, self.inputs) if isinstance(self.how, PostTraining) else params
+
+    def read(self, params: PyTree) -> PyTree:
+        """What the model is applied to: the parameters, or what the quantization makes of them in every step."""
+        return params if self.how is None else self.how.read(params, self.inputs)
+
+    def reading(self, of: objective.Objective) -> objective.Objective:
+        """An objective of the parameters as they are stored, whose model is applied to what read() gives."""
+        return of if self.how is None else Reading(of, self)
 
     def array_axes(self, abstract: PyTree) -> PyTree:
         """The logical axes of each array of the parameters: a weight in few bits consists of several.
@@ -92,6 +101,19 @@ class WeightStorage:
         }
 
 
+class Reading(objective.Objective):
+    """An objective whose model is applied to the weights as a quantization reads them."""
+
+    def __init__(self, of: objective.Objective, storage: WeightStorage):
+        self._of, self._storage, self.streams = of, storage, of.streams  # type: ignore[misc]
+
+    def __call__(
+        self, apply: objective.Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
+    ) -> objective.Outcome:
+        of = dataclasses.replace(apply, params=self._storage.read(apply.params))
+        return self._of(of, batch, train=train, rngs=rngs)
+
+
 def of(experiment: Experiment, boxed: PyTree) -> WeightStorage:
     """The storage of a model's parameters.
 
@@ -113,7 +135,7 @@ def of(experiment: Experiment, boxed: PyTree) -> WeightStorage:
         axes = lora.attached(axes, adapters.added_axes())
         of_adapters = jax.eval_shape(adapters.initial, jax.eval_shape(lambda: jax.random.key(0)))
         shapes = shapes | checkpoints.flatten(of_adapters)
-    return WeightStorage(how if isinstance(how, PostTraining) else None, adapters, axes, inputs, shapes)
+    return WeightStorage(how, adapters, axes, inputs, shapes)
 
 
 def _flat_axes(axes: PyTree) -> dict[str, sharding.LogicalAxes]:

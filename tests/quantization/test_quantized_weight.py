@@ -14,15 +14,15 @@ def _weight(shape=(6, 4, 10)):
 
 
 def _float64(weight, limit, *, axes, group=None):
-    """The law in NumPy: the nearest whole multiple of max|w| / (limit + 1/2), at most `limit` of them."""
+    """The law in NumPy: the nearest whole multiple of max|w| / limit."""
     w = np.asarray(weight, np.float64)
     if group is not None:
         last = axes[-1]
         w = w.reshape(*w.shape[:last], -1, group, *w.shape[last + 1 :])
         axes = (*axes[:-1], last + 1)
-    step = np.abs(w).max(axis=axes, keepdims=True) / (limit + 0.5)
+    step = np.abs(w).max(axis=axes, keepdims=True) / limit
     step = np.broadcast_to(step, w.shape).reshape(weight.shape)
-    return np.clip(np.round(np.asarray(weight, np.float64) / step), -limit - 1, limit) * step, step
+    return np.round(np.asarray(weight, np.float64) / step) * step, step
 
 
 @pytest.mark.parametrize(('to', 'limit'), [(formats.Int8(), 127), (formats.Int4(), 7)])

@@ -44,6 +44,7 @@ class Evaluations:
             return {}
         experiment, tools, fresh = self._run.experiment, self._tools, {}
         params = current.averaged_params if experiment.ema is not None and experiment.ema.evaluate else current.params
+        params = self._run.spec.storage.read(params)
         for each, evaluator in due:
             with tools.clock.phase('evaluation'):
                 found = evaluator.run(params, current.model_state)

@@ -1,0 +1,1 @@
+"""A trained model made smaller: a run with fewer bits or fewer weights, and what that cost."""
