@@ -14,7 +14,8 @@ from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import anomaly_policy, parameter_groups
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.train import placement, weight_storage
+from bigmodel_jax.train import placement
+from bigmodel_jax.train.weights import weight_storage
 
 PyTree = Any
 

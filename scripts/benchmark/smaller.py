@@ -24,7 +24,8 @@ from bigmodel_jax.objectives import distillation, language
 from bigmodel_jax.quantization import formats, quantization
 from bigmodel_jax.runs import directory
 from bigmodel_jax.sweeps.statistics import estimates
-from bigmodel_jax.train import loop, teacher
+from bigmodel_jax.train import loop
+from bigmodel_jax.train.weights import teacher
 
 POST = quantization.PostTraining
 

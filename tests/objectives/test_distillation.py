@@ -10,7 +10,8 @@ from bigmodel_jax import config
 from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.objectives import distillation, language
 from bigmodel_jax.runs import directory
-from bigmodel_jax.train import loop, teacher
+from bigmodel_jax.train import loop
+from bigmodel_jax.train.weights import teacher
 
 
 def logits(seed, shape=(5, 7)):

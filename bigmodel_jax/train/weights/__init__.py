@@ -1,0 +1,1 @@
+"""The weights of a run: how they are stored, and those of the teacher that it learns from."""
