@@ -22,7 +22,7 @@ ITEM = 'model'  # Of a checkpoint.
 PASSES = 3  # Whose median is the time of one.
 
 
-class Measured(NamedTuple):
+class MeasuredModel(NamedTuple):
     """One model.
 
     Attributes:
@@ -58,7 +58,7 @@ class QualityChange(NamedTuple):
         return self.after - self.before
 
 
-def measure(trained: restored_model.Trained) -> Measured:
+def measure(trained: restored_model.Trained) -> MeasuredModel:
     """Size, speed and quality of a model, on the data of the run's evaluations of the loss."""
     experiment, place = trained.experiment, trained.place
     evaluators = preparation.evaluators_of(experiment, place, trained.path)
@@ -77,7 +77,7 @@ def measure(trained: restored_model.Trained) -> Measured:
                 speeds.append(len(found) / _seconds(evaluator, trained))
     zeros = jax.tree.map(lambda x: (x == 0).sum(), quantization.dense(trained.params))
     count = sum(leaf.size for leaf in jax.tree.leaves(zeros_shape(trained.params)))
-    return Measured(
+    return MeasuredModel(
         weights_bytes=quantization.size_bytes(trained.params),
         stored_bytes=stored_bytes(trained.path, trained.step),
         zeros=sum(int(each) for each in jax.tree.leaves(jax.device_get(zeros))) / count,
@@ -108,7 +108,7 @@ def stored_bytes(path: epath.Path, step: int) -> int:
     return sum(each.stat().length for _, each in integrity.files_of(folder))
 
 
-def quality(before: Measured, after: Measured) -> list[QualityChange]:
+def quality(before: MeasuredModel, after: MeasuredModel) -> list[QualityChange]:
     """The change of the loss of each evaluation, example by example: Student's interval of the mean difference."""
     found = []
     for name, old in before.losses.items():

@@ -35,14 +35,14 @@ class CompressionReport:
     source: str
     path: str
     step: int
-    before: comparison.Measured
-    after: comparison.Measured
+    before: comparison.MeasuredModel
+    after: comparison.MeasuredModel
     quality: list[comparison.QualityChange]
 
     def to_json(self) -> dict[str, Any]:
         """As compression.json has it; without the losses of single examples."""
 
-        def facts(of: comparison.Measured) -> dict[str, Any]:
+        def facts(of: comparison.MeasuredModel) -> dict[str, Any]:
             return {name: value for name, value in of._asdict().items() if name != 'losses'}
 
         quality = [{**each._asdict(), 'confidence': comparison.CONFIDENCE} for each in self.quality]
