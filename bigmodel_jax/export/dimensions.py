@@ -23,7 +23,7 @@ OPEN_AXES = ('length', 'predictions')  # Of the fields of a batch; the other axe
 
 @dataclasses.dataclass(frozen=True)
 class FixedSizes:
-    """OpenSizes that a person fixes, where a model has no program for all of them."""
+    """Sizes that a person fixes, where a model has no program for all of them."""
 
     rows: int | None = None  # None: any number.
     length: int | None = None  # Of rows of tokens, and of the cache.

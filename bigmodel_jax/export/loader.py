@@ -10,6 +10,7 @@ What each program takes and gives is in signature.json. `export` copies this fil
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -46,8 +47,37 @@ def load(directory: str = '.') -> LoadedModel:
     programs = {}
     for name, each in signature['programs'].items():
         program = jax.export.deserialize(bytearray((path / each['file']).read_bytes()))
-        programs[name] = jax.jit(program.call)
+        programs[name] = _checked(jax.jit(program.call), each, signature['dimensions'])
     return LoadedModel(programs, read_weights(path / signature['weights']['file']), signature)
+
+
+def _checked(call: Callable[..., Any], of: dict[str, Any], dimensions: dict[str, Any]) -> Callable[..., Any]:
+    """`call`, which raises ValueError where its arguments are not what the signature says."""
+
+    def program(weights: dict[str, Any], inputs: dict[str, Any], *cache: dict[str, Any]) -> Any:
+        sizes: dict[str, int] = {}
+        for kind, arrays in zip(('inputs', 'cache'), (inputs, *cache)):
+            if arrays.keys() != of[kind].keys():
+                raise ValueError(f'The {kind} are {", ".join(of[kind])}; these are {", ".join(arrays) or "none"}.')
+            for name, array in arrays.items():
+                what, shape = f'{name} {np.shape(array)}', of[kind][name]['shape']
+                _check_shape(what, np.shape(array), shape, sizes=sizes, limits=dimensions)
+        return call(weights, inputs, *cache)
+
+    return program
+
+
+def _check_shape(
+    what: str, shape: tuple[int, ...], wanted: list[Any], *, sizes: dict[str, int], limits: dict[str, Any]
+) -> None:
+    """Raises ValueError unless a shape is as wanted, and open dimensions are within their limits and agree."""
+    for size, name in zip(shape, wanted):
+        limit = limits.get(name, {'at_least': name, 'at_most': name})
+        most = size if limit['at_most'] is None else limit['at_most']
+        if not limit['at_least'] <= size <= most or size != sizes.setdefault(name, size):
+            raise ValueError(f'{what} should be {wanted}, with {name} from {limit["at_least"]} to {most}; see {sizes}.')
+    if len(shape) != len(wanted):
+        raise ValueError(f'{what} should be {wanted}.')
 
 
 def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
