@@ -32,7 +32,7 @@ def alone(path: pathlib.Path, program: str) -> str:
         if (installed / name).exists() and not (site / name).exists():
             (site / name).symlink_to(installed / name)
     command = [sys.executable, '-S', '-c', textwrap.dedent(program)]
-    # With the flags of this process: on simulated devices a product is split among fewer threads, which rounds otherwise.
+    # With the flags of this process, which make the compiler optimise less and so round otherwise.
     environment = {'PYTHONPATH': str(site), 'PATH': os.environ['PATH'], 'XLA_FLAGS': os.environ.get('XLA_FLAGS', '')}
     done = subprocess.run(command, cwd=path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
