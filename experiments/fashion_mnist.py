@@ -2,10 +2,12 @@
 
 Question: how far does a small network come on 70,000 grey pictures of clothes, with shifts and reflections?
 Source:   Xiao et al. (2017), arXiv:1708.07747, for the images; He et al. (2015), arXiv:1512.03385, for the network and
-          for the augmentation, which is that of its section 4.2 with shifts of 2 pixels.
-Target:   93% of the 10,000 test images, which one run of these 8 epochs missed: 91.7%, and 92.8% of the 5,000 training
-          images that are kept for validation. It took 13 minutes of processor time, with pauses, on a busy machine; two
-          idle cores have room for twice the epochs in a quarter of an hour, which was not tried.
+          for the augmentation, which is that of its section 4.2 with shifts of 1 pixel; each prediction is the mean of
+          those for the image and for its reflection.
+Target:   93% of the 10,000 test images, which was missed by 0.3% in a shorter run: 92.68%, and 93.5% of the 5,000
+          training images that are kept for validation, after 6 epochs. The schedule was that of these 10 epochs up to
+          step 1,873 and then that of 6. A step takes 0.2 s of processor time with its data, so the 6 epochs take 9
+          minutes and the 10 take 15, or half of it on two idle cores; the 10 epochs were not run to their end.
 Data:     TFDS fashion_mnist, or a folder with the four files of the authors, such as that of Debian's package
           dataset-fashion-mnist, /usr/share/datasets/fashion-mnist.
 Run:      python -m bigmodel_jax train experiments/fashion_mnist.py --workdir runs/fashion_mnist
@@ -14,8 +16,8 @@ Run:      python -m bigmodel_jax train experiments/fashion_mnist.py --workdir ru
 
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import records, sources, splits
-from bigmodel_jax.data.vision import drawn, idx_files, images, transforms
-from bigmodel_jax.evaluate import classes, loss
+from bigmodel_jax.data.vision import drawn, idx_files, images, transforms, views
+from bigmodel_jax.evaluate import classes
 from bigmodel_jax.evaluate.vision import image_gallery
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.layers import convolution
@@ -24,11 +26,11 @@ from bigmodel_jax.objectives import classification
 from bigmodel_jax.optim import optimizers, schedules
 
 NAMES = ('T-shirt', 'trousers', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag', 'ankle boot')
-BATCH, EPOCH, EPOCHS = 128, 55_000 // 128, 8
+BATCH, EPOCH, EPOCHS = 128, 55_000 // 128, 10
 NORMALIZE = transforms.Normalize(mean=(0.286,), deviation=(0.353,))
-# The first convolution halves the size, so that a step takes a quarter of the time.
+# The first convolution sees every pixel, which costs little with one channel; the others see a quarter of them.
 NETWORK = resnet.ResNet(
-    stem=resnet.Stem(filters=convolution.Convolution(channels=32, kernel=(5, 5), stride=2)),
+    stem=resnet.Stem(filters=convolution.Convolution(channels=32), pool=convolution.MaxPool(window=2)),
     block=resnet.Basic(channels=32),
     depths=(1, 1, 1),
     channels=(32, 64, 128),
@@ -57,10 +59,11 @@ def experiment(path: str = '') -> Experiment:
         images.Images(source=source, shape=(28, 28, 1), classes=10, batch=BATCH, transforms=(NORMALIZE,))
         for source in parts(path)
     )
+    seen_twice = {'views': views.Reflections()}
     return Experiment(
         name='fashion_mnist',
         steps=EPOCHS * EPOCH,
-        data=vary(train, {'transforms': (transforms.RandomCrop(padding=2), transforms.RandomFlip(), NORMALIZE)}),
+        data=vary(train, {'transforms': (transforms.RandomCrop(padding=1), transforms.RandomFlip(), NORMALIZE)}),
         model=NETWORK,
         objective=classification.Classification(label_smoothing=0.1),
         optimizer=optimizers.Sgd(
@@ -70,9 +73,12 @@ def experiment(path: str = '') -> Experiment:
             weight_decay=5e-4,
         ),
         evaluations=(
-            loss.Loss(data=validation, every_steps=EPOCH),
+            classes.Classes(data=vary(validation, seen_twice), every_steps=2 * EPOCH, names=NAMES, name='validation'),
             classes.Classes(
-                data=test, every_steps=EPOCHS * EPOCH, names=NAMES, showing=image_gallery.ImageGallery()
+                data=vary(test, seen_twice),
+                every_steps=EPOCHS * EPOCH,
+                names=NAMES,
+                showing=image_gallery.ImageGallery(),
             ),
         ),
         checkpoints=Checkpoints(every_steps=EPOCH),

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches, counter_rng, records, transforms
+from bigmodel_jax.data import batches, counter_rng, preparation_progress, records, transforms
 from bigmodel_jax.data.transforms import Shape, Transform
 from bigmodel_jax.data.vision.mixing import Mixing
 from bigmodel_jax.data.vision.transforms import Normalize
 from bigmodel_jax.data.vision.views import Views
+
+LISTED = 8  # Classes that a sentence names.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ class ImageExamples(batches.Examples):
             raise config.InputError(
                 f'data.classes={data.classes}, but the labels of the images are {labels.min()} to {labels.max()}.'
             )
+        if labels is not None and len(labels):
+            self._say_empty(labels)
         shapes = self._records.shapes(data.image)
         if shapes is None:
             shapes = np.array([self._image(self._records.read(0, 1)[0], 0).shape])
@@ -97,6 +101,16 @@ class ImageExamples(batches.Examples):
         for shape, first in zip(different.tolist(), firsts.tolist()):
             self._check_shape(tuple(shape), first)
         self.gather(np.zeros(1, np.int64), np.zeros(1, np.int64), 0)
+
+    def _say_empty(self, labels: np.ndarray) -> None:
+        """Names the classes of which there is no image: a mistake in many data sets, but not in a part of one."""
+        counts = np.bincount(labels.astype(np.int64), minlength=self._data.classes)
+        empty = np.flatnonzero(counts == 0).tolist()
+        if empty:
+            listed = ', '.join(map(str, empty[:LISTED])) + (' ...' if len(empty) > LISTED else '')
+            preparation_progress.say(
+                f'{self._records.name}: {len(empty)} of {self._data.classes} classes have no image: {listed}'
+            )
 
     def _check_shape(self, shape: tuple[int, ...], example: int) -> None:
         data, shape = self._data, (*shape, 1) if len(shape) == 2 else shape

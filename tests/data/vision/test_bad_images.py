@@ -114,3 +114,12 @@ def test_damaged_images_are_left_out_and_counted_where_the_experiment_says_so(tm
         path.write_bytes(b'no')
     with pytest.raises(config.InputError, match=r'All 6 images in .* are damaged'):
         source.open()
+
+
+def test_classes_of_arrays_without_an_image_are_named(tmp_path, capsys):
+    np.savez(tmp_path / 'a.npz', image=PIXELS, label=np.array([0, 1, 3, 3, 1, 0]))
+    data = images.Images(source=sources.Npz(path=str(tmp_path / 'a.npz')), shape=SHAPE, classes=5, batch=6)
+    data.open(0)
+    assert 'a.npz: 2 of 5 classes have no image: 2, 4' in capsys.readouterr().err
+    dataclasses.replace(data, classes=4, source=Stored()).open(0)  # Which are not known before they are read.
+    assert 'no image' not in capsys.readouterr().err
