@@ -23,7 +23,7 @@ from bigmodel_jax.interop.peft import adapter_files, adapter_tensors, base_weigh
 from bigmodel_jax.run_directory import workdir
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity
-from bigmodel_jax.train import weight_storage
+from bigmodel_jax.train.weights import weight_storage
 
 STEP = 0  # Of the checkpoint of converted weights.
 AVERAGE = 'ema.'  # What the paths of moving averages begin with in a checkpoint.

@@ -16,7 +16,7 @@ from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.interop import converted, huggingface, matching
 from bigmodel_jax.interop.files import folder
 from bigmodel_jax.interop.peft import adapter_files, adapter_tensors, exporting, importing, merging
-from bigmodel_jax.train import weight_storage
+from bigmodel_jax.train.weights import weight_storage
 
 # GPT-2 with an adapter of c_attn and both c_proj, of rank 4 and alpha 12, as PEFT 0.21 computes and stores it.
 BASE = published.ORACLES / 'lora_gpt2_peft'

@@ -21,7 +21,7 @@ from bigmodel_jax.objectives.objective import Apply
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.quantization import quantization
 from bigmodel_jax.runs import directory, restored_model
-from bigmodel_jax.train import weight_storage
+from bigmodel_jax.train.weights import weight_storage
 
 FILE = 'merge_certificate.json'
 ROWS, LENGTH, SEED = 2, 64, 0  # Of the random inputs that are compared.
