@@ -307,7 +307,7 @@ def _naming(source: pathlib.Path, run: directory.Run) -> Naming:
     for known in exported.families(run):
         try:
             values = known.config_of(model) | exported.other_fields(run, known)
-            return Naming(values, known, known.tables(model)[0], {})
+            return Naming(values, known, known.written(model), {})
         except config.InputError as error:
             problems.append(f'{known.model_types[0]}: {error}')
     if not problems:

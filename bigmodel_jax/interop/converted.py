@@ -10,8 +10,8 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import reference
-from bigmodel_jax.models import alexnet, resnet, seq2seq, vit
-from bigmodel_jax.objectives import classification, language
+from bigmodel_jax.models import alexnet, bert, resnet, seq2seq, vit
+from bigmodel_jax.objectives import answer_spans, classification, language, regression, token_classification
 from bigmodel_jax.objectives.objective import Objective
 from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.parallel import sharding
@@ -62,6 +62,22 @@ class ElsewhereImages(Elsewhere):
         return batches.Units('images', 1)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ElsewhereRows(Elsewhere):
+    """The same of rows of tokens with other targets than tokens."""
+
+    targets: tuple[str, ...]  # What is predicted of a row, or of each of its tokens.
+    classes: config.NonNegative  # Below which the targets are; 0: they are any numbers.
+    per_token: bool = False
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        shape, axes = ((self.length,), ('length',)) if self.per_token else ((), ())
+        target = batches.Field(shape, np.dtype(np.int32), axes, self.classes)
+        numbers = batches.Field((), np.dtype(np.float32), ())
+        return {'inputs': super().fields['inputs'], **dict.fromkeys(self.targets, target if self.classes else numbers)}
+
+
 def experiment(name: str, model: Any) -> Experiment:
     """The experiment under which converted weights are kept."""
     if isinstance(model, vit.Vit):
@@ -73,10 +89,23 @@ def experiment(name: str, model: Any) -> Experiment:
     if isinstance(model, alexnet.AlexNet | resnet.ResNet):
         data = ElsewhereImages(names=(), vocab=model.classes, image=SIDES)
         return _experiment(name, model, data, classification.Classification())
+    if isinstance(model, bert.Classifier):
+        number = model.classes == 1
+        data = _rows(model, 'values' if number else 'labels', classes=0 if number else model.classes)
+        return _experiment(name, model, data, regression.Regression() if number else classification.Classification())
+    if isinstance(model, bert.TokenClassifier):
+        data = dataclasses.replace(_rows(model, 'labels', classes=model.classes), per_token=True)
+        return _experiment(name, model, data, token_classification.TokenClassification())
+    if isinstance(model, bert.QuestionAnswering):
+        return _experiment(name, model, _rows(model, 'starts', 'ends', classes=1), answer_spans.AnswerSpans())
     names = ('source', 'inputs') if isinstance(model, seq2seq.Seq2Seq) else ('inputs',)
     # As long as the model's band of attention, which longer data alone makes sense of.
     data = Elsewhere(names=names, vocab=model.vocab, length=max(reference.windows(model), default=1))
     return _experiment(name, model, data, language.LanguageModel())
+
+
+def _rows(model: Any, *targets: str, classes: int) -> ElsewhereRows:
+    return ElsewhereRows(names=('inputs',), vocab=model.encoder.vocab, targets=targets, classes=classes)
 
 
 def _experiment(name: str, model: Any, data: Elsewhere, objective: Objective) -> Experiment:

@@ -73,6 +73,18 @@ class Family:
         """outputs() of a model that has state besides its parameters, such as the statistics of batch norm."""
         return self.outputs(model, params, batch)
 
+    def body(self, model: Any) -> Any:
+        """The part of a model that has its layers: of a head, its encoder."""
+        return model
+
+    def with_dtype(self, model: Any, dtype: models.Dtype) -> Any:
+        """The model, computed in this dtype."""
+        return config.vary(model, {'dtype': dtype})
+
+    def written(self, model: Any) -> rules.TensorRules:
+        """The names under which files are written, where a model has not been converted from others."""
+        return self.tables(model)[0]
+
     def settled(self, model: Any, source: folder.Folder) -> Any:
         """The model, where its config.json alone does not settle what it is."""
         return model
@@ -93,7 +105,7 @@ class Family:
         if 'positions' in fields:  # As long as the last position, whatever is left out before it.
             longest = max(fields['inputs'].shape[0], fields['positions'].upper_bound or 0)
             fields['inputs'] = dataclasses.replace(fields['inputs'], shape=(longest,))
-        if reference.windows(model):  # Which may be longer than what is asked here.
+        if reference.windows(self.body(model)):  # Which may be longer than what is asked here.
             model = reference.without_windows(model)
         model.check(fields)
 
@@ -124,8 +136,9 @@ class Family:
         """
         model = config.check(self.model(self.read(values, where)))
         # What a layer finds wrong with itself it says when it is built.
-        reference.attention_of(model).width_of_head(model.width)
-        model.block.ffn.build()
+        body = self.body(model)
+        reference.attention_of(body).width_of_head(body.width)
+        body.block.ffn.build()
         return model
 
     def config_of(self, model: Any) -> dict[str, Any]:

@@ -13,12 +13,28 @@ from etils import epath
 
 from bigmodel_jax import config, initialization
 from bigmodel_jax.interop import family, matching
-from bigmodel_jax.interop.families import alexnet, bert, gemma, gpt2, llama, marian, phi, qwen, resnet, t5, vit
+from bigmodel_jax.interop.families import (
+    alexnet,
+    bert,
+    bert_heads,
+    gemma,
+    gpt2,
+    llama,
+    marian,
+    phi,
+    qwen,
+    resnet,
+    t5,
+    vit,
+)
 from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
 
 FAMILIES: tuple[family.Family, ...] = (
     bert.BertFamily(),
+    bert_heads.BertSequences(),
+    bert_heads.BertTokens(),
+    bert_heads.BertAnswers(),
     gemma.Gemma(),
     gemma.Gemma2(),
     gemma.Gemma3(),
@@ -136,7 +152,7 @@ def load_pretrained(directory: epath.PathLike, *, dtype: models.Dtype = 'float32
     """
     source = folder.Folder(pathlib.Path(directory).expanduser())
     found = matching.match(source, FAMILIES)
-    model = config.vary(found.model, {'dtype': dtype})
+    model = found.family.with_dtype(found.model, dtype)
     flat = matching.parameters(found, source)
     with precision(model):
         for path, shape in whole(model, found.family).items():

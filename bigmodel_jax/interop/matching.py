@@ -89,16 +89,19 @@ def match(source: folder.Folder, families: tuple[family.Family, ...]) -> Match:
 
 
 def family_of(values: Mapping[str, Any], families: tuple[family.Family, ...], where: str) -> family.Family:
-    """The family of a config.json.
+    """The family of a config.json: of those of its model_type the one that has its architecture, or else the first.
 
     Raises:
       InputError: there is none of its model_type.
     """
-    kind = values.get('model_type')
-    for each in families:
-        if kind in each.model_types:
+    kind, named = values.get('model_type'), values.get('architectures')
+    of_kind = [each for each in families if kind in each.model_types]
+    for each in of_kind:
+        if isinstance(named, list) and any(name in (*each.architectures, *each.old_architectures) for name in named):
             return each
-    names = ', '.join(sorted(name for each in families for name in each.model_types))
+    if of_kind:
+        return of_kind[0]
+    names = ', '.join(sorted({name for each in families for name in each.model_types}))
     raise config.InputError(f'{where}: model_type={kind!r} is not supported; there is {names}.')
 
 

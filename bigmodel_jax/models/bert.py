@@ -18,7 +18,7 @@ from bigmodel_jax.data import batches
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import activations, attention, blocks, embeddings, ffn, norms, positions, stacks
 from bigmodel_jax.layers.base import dropout, weights
-from bigmodel_jax.models import model
+from bigmodel_jax.models import classifiers, model
 from bigmodel_jax.parallel import lookup, sharding
 
 NORM = norms.LayerNorm(epsilon=1e-12)
@@ -161,6 +161,11 @@ class EncoderModule(nn.Module):
 
     def features(self, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """[B, T, D] after the last block, and a vector for each row [B, D]."""
+        x_BTD = self.encode(batch)
+        return x_BTD, self.pooler(x_BTD)
+
+    def encode(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """[B, T, D] after the last block."""
         x_BTD = self.embedding(batch)
         known_BT, segments_BT = batch.get('positions'), batch.get('segments')
         here_BT = jnp.arange(x_BTD.shape[1])[None] if known_BT is None else known_BT
@@ -168,7 +173,7 @@ class EncoderModule(nn.Module):
         query_segments_BT = None if segments_BT is None else jnp.maximum(segments_BT, 1)
         order = contexts.PositionOrder.of(known_BT)
         x_BTD, _ = self.blocks(x_BTD, contexts.Context(here_BT, here_BT, query_segments_BT, segments_BT, order=order))
-        return x_BTD, self.pooler(x_BTD)
+        return x_BTD
 
 
 class BertModule(EncoderModule):
@@ -213,6 +218,11 @@ class Classifier(model.Model):
     classes: config.Positive  # 1: 'values' [B], a regression; otherwise 'logits' [B, classes].
     dropout: config.Probability = 0.1  # On the vector of a row.
 
+    @property
+    def dtype(self) -> model.Dtype:
+        """Of the computation."""
+        return self.encoder.dtype
+
     def build(self, name: str | None = None) -> nn.Module:
         return ClassifierModule(self.encoder, head=self, name=name)
 
@@ -223,10 +233,10 @@ class Classifier(model.Model):
             raise config.InputError(f'model.classes={self.classes}, but the data has {known} labels.')
 
     def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
-        float32 = np.dtype(np.float32)
+        dtype = sums_of(self.encoder)
         if self.classes == 1:
-            return {'values': model.Output((), (), float32)}
-        return {'logits': model.Output((self.classes,), ('classes',), float32)}
+            return {'values': model.Output((), (), dtype)}
+        return {'logits': model.Output((self.classes,), ('classes',), dtype)}
 
 
 class ClassifierModule(EncoderModule):
@@ -241,7 +251,7 @@ class ClassifierModule(EncoderModule):
     def __call__(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """{'logits': [B, V] float32}, V being the classes; {'values': [B] float32} of one."""
         _, pooled_BD = self.features(batch)
-        scores_BV = self.classifier(dropout.drop(self, pooled_BD, self.head.dropout)).astype(jnp.float32)
+        scores_BV = precision.raised(self.classifier(dropout.drop(self, pooled_BD, self.head.dropout)))
         return {'values': scores_BV[:, 0]} if self.head.classes == 1 else {'logits': scores_BV}
 
 
@@ -251,6 +261,11 @@ class QuestionAnswering(model.Model):
 
     encoder: Bert
 
+    @property
+    def dtype(self) -> model.Dtype:
+        """Of the computation."""
+        return self.encoder.dtype
+
     def build(self, name: str | None = None) -> nn.Module:
         return QuestionAnsweringModule(self.encoder, name=name)
 
@@ -258,7 +273,7 @@ class QuestionAnswering(model.Model):
         self.encoder.check(fields)
 
     def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
-        scores = model.Output(fields['inputs'].shape, ('length',), np.dtype(np.float32))
+        scores = model.Output(fields['inputs'].shape, ('length',), sums_of(self.encoder))
         return {'start_logits': scores, 'end_logits': scores}
 
 
@@ -272,8 +287,53 @@ class QuestionAnsweringModule(EncoderModule):
     def __call__(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """{'start_logits': [B, T], 'end_logits': [B, T]}, both float32."""
         x_BTD, _ = self.features(batch)
-        scores_BTV = self.spans(x_BTD).astype(jnp.float32)
+        scores_BTV = precision.raised(self.spans(x_BTD))
         return {'start_logits': scores_BTV[..., 0], 'end_logits': scores_BTV[..., 1]}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenClassifier(model.Model):
+    """A class for each token (section 5.3). Reads Bert's batches without 'masked_positions'."""
+
+    encoder: Bert
+    classes: config.Positive
+    dropout: config.Probability = 0.1  # On the vectors of the tokens.
+
+    @property
+    def dtype(self) -> model.Dtype:
+        """Of the computation."""
+        return self.encoder.dtype
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return TokenClassifierModule(self.encoder, head=self, name=name)
+
+    def check(self, fields: Mapping[str, batches.Field]) -> None:
+        self.encoder.check(fields)
+        classifiers.check_labels(fields, self.classes)
+
+    def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
+        shape = (*fields['inputs'].shape, self.classes)
+        return {'logits': model.Output(shape, ('length', 'classes'), sums_of(self.encoder))}
+
+
+class TokenClassifierModule(EncoderModule):
+    """Owns the matrix of the classes too, and no pooler."""
+
+    head: TokenClassifier
+
+    def setup(self) -> None:
+        super().setup()
+        self.classifier = OutputModule(self.config, classes=self.head.classes)
+
+    def __call__(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """{'logits': [B, T, V]}, V being the classes, float32 or float64."""
+        x_BTD = dropout.drop(self, self.encode(batch), self.head.dropout)
+        return {'logits': precision.raised(self.classifier(x_BTD))}
+
+
+def sums_of(encoder: Bert) -> np.dtype:
+    """The dtype of the scores of a head."""
+    return np.dtype(precision.sums(jnp.dtype(encoder.dtype)))
 
 
 # ---- sizes --------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ class Seq2Seq(model.Model):
     encoder_layers: config.Positive
     decoder_layers: config.Positive
     block: blocks.Block  # Of the decoder; the encoder's does not mask the future, and cross-attention is like it.
+    encoder: blocks.Block | None = None  # Of an encoder with other heads or another F than the decoder's.
     positions: positions.Positions | None
     norm: norms.Norm | None = norms.LayerNorm()  # After the last block of each side; None with PostNorm.
     embedding: embeddings.Embedding = embeddings.Embedding()
@@ -50,6 +51,7 @@ class Seq2Seq(model.Model):
                 f'model.block.mixer is {type(self.block.mixer).__name__}(), which cannot attend to the encoder; '
                 'set model.block.cross, for example to Attention(heads=8, causal=False).'
             )
+        self._check_positions()
         for block in (self.encoder_block, self.decoder_block):
             block.check(self.width, fields['inputs'].shape[0])
 
@@ -61,10 +63,21 @@ class Seq2Seq(model.Model):
         blocks_of = (self.decoder_block,)
         return stacks.initial_state(blocks_of, self.decoder_layers, rows, length, width=self.width, dtype=self.dtype)
 
+    def _check_positions(self) -> None:
+        """Raises InputError if relative positions have not the heads of both sides."""
+        if not isinstance(self.positions, positions.Relative) or self.encoder is None:
+            return
+        heads = [getattr(each.mixer, 'heads', None) for each in (self.encoder, self.block)]
+        if heads[0] != heads[1]:
+            raise config.InputError(
+                f'model.encoder has {heads[0]} heads and model.block {heads[1]}; relative positions need equally many.'
+            )
+
     @property
     def encoder_block(self) -> blocks.Block:
         """The block of the encoder, which attends to the whole source."""
-        return dataclasses.replace(self.block, mixer=self.block.mixer.bidirectional())
+        block = self.encoder or self.block
+        return dataclasses.replace(block, mixer=block.mixer.bidirectional())
 
     @property
     def decoder_block(self) -> blocks.Block:

@@ -95,6 +95,11 @@ LABELS = Requirements(
     fields={'labels': FieldRequirement(below='logits')},
     provided_by="data with 'labels' and a model that gives a logit for each class, such as bert.Classifier",
 )
+TOKEN_LABELS = Requirements(
+    outputs={'logits': ('length', 'classes')},
+    fields={'labels': FieldRequirement(axes=('length',), below='logits', like='logits')},
+    provided_by="data with 'labels' for each token, such as tagged.Tagged, and the model bert.TokenClassifier",
+)
 CLASS_TARGETS = Requirements(
     outputs={'logits': ('classes',)},
     fields={'targets': FieldRequirement(axes=('classes',), integer=False)},

@@ -25,6 +25,10 @@ SIZES = {
     'num_attention_heads': 4, 'num_key_value_heads': 2, 'max_position_embeddings': 64,
     'bos_token_id': None, 'eos_token_id': None, 'pad_token_id': None,
 }  # fmt: skip
+BERT = {
+    'vocab_size': VOCAB, 'hidden_size': 12, 'intermediate_size': 20, 'num_hidden_layers': 2, 'num_attention_heads': 3,
+    'max_position_embeddings': 16, 'hidden_dropout_prob': 0.0, 'attention_probs_dropout_prob': 0.0,
+}  # fmt: skip
 GEMMA = SIZES | {'head_dim': 6}
 FULL, SLIDING = 'full_attention', 'sliding_attention'
 # Name -> class, and the fields of its configuration; every family with the options that make it different.
@@ -83,16 +87,44 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e3, 'partial_rotary_factor': 0.5},
         },
     ),
+    'marian_unequal': (
+        'MarianMTModel',
+        {
+            'vocab_size': VOCAB, 'd_model': 12, 'encoder_layers': 1, 'decoder_layers': 2, 'encoder_attention_heads': 3,
+            'decoder_attention_heads': 2, 'encoder_ffn_dim': 20, 'decoder_ffn_dim': 14, 'max_position_embeddings': 16,
+            'activation_function': 'swish', 'scale_embedding': True, 'pad_token_id': 0, 'decoder_start_token_id': 3,
+            'eos_token_id': None, 'forced_eos_token_id': None, 'static_position_embeddings': True,
+            'dropout': 0.0, 'attention_dropout': 0.0, 'activation_dropout': 0.0,
+        },
+    ),
+    'bert_sequence': ('BertForSequenceClassification', BERT | {'num_labels': 3}),
+    'bert_several': (
+        'BertForSequenceClassification', BERT | {'num_labels': 3, 'problem_type': 'multi_label_classification'},
+    ),
+    'bert_regression': ('BertForSequenceClassification', BERT | {'num_labels': 1}),
+    'bert_tokens': ('BertForTokenClassification', BERT | {'num_labels': 5}),
+    'bert_answers': ('BertForQuestionAnswering', BERT),
 }  # fmt: skip
+BUFFER = 'final_logits_bias'  # Of Marian, which the reference does not train.
 STREAMS = ('gemma3',)  # Whose hidden states are kept too.
 
 
-def inputs() -> dict[str, np.ndarray]:
+def inputs(name: str) -> dict[str, np.ndarray]:
     """Two rows, the second of them padded; token 0, which some families do not train, is not among them."""
     ids_BT = (1 + (hashed.uniform('inputs', (ROWS, LENGTH)) + 1) / 2 * (VOCAB - 1)).astype(np.int64)
     mask_BT = np.ones_like(ids_BT)
     mask_BT[1, 6:] = 0
-    return {'input_ids': ids_BT, 'attention_mask': mask_BT, 'labels': np.where(mask_BT > 0, ids_BT, -100)}
+    targets = {
+        'marian_unequal': {'labels': np.roll(ids_BT, 3, axis=1)},
+        'bert_sequence': {'labels': np.array([2, 0])},
+        'bert_several': {'labels': np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])},
+        'bert_regression': {'labels': np.array([0.75, -1.5])},
+        'bert_tokens': {'labels': np.where(mask_BT > 0, ids_BT % 5, -100)},
+        'bert_answers': {'start_positions': np.array([2, 1]), 'end_positions': np.array([5, 99])},
+    }
+    words = {'labels': np.where(mask_BT > 0, ids_BT, -100)}
+    # Padding is none of the labels of an encoder and a decoder: the reference keeps its row from learning.
+    return {'input_ids': ids_BT, 'attention_mask': mask_BT, **targets.get(name, words)}
 
 
 def recorded(name: str) -> dict[str, np.ndarray]:
@@ -104,41 +136,59 @@ def recorded(name: str) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         shapes = _drawn(cls(given), pathlib.Path(folder))
         written = json.loads((pathlib.Path(folder) / 'config.json').read_text())
-        batch = inputs()
+        batch = inputs(name)
         tensors = {key: torch.from_numpy(array) for key, array in batch.items()}
         single = cls.from_pretrained(folder, attn_implementation='eager', dtype=torch.float32).eval()
         with torch.no_grad():
-            rounded = single(**tensors).logits.numpy()
-            made = single.generate(tensors['input_ids'], max_new_tokens=8, do_sample=False)
+            rounded = _scores(single(**{key: _single(torch, each) for key, each in tensors.items()}))
+            made = (
+                single.generate(tensors['input_ids'], max_new_tokens=8, do_sample=False)
+                if single.can_generate()
+                else None
+            )
         with _float64(torch):
             model = cls.from_pretrained(folder, attn_implementation='eager', dtype=torch.float64).eval()
             out = model(**tensors, output_hidden_states=True)
             out.loss.backward()
-    off = float(np.abs(rounded - out.logits.detach().numpy())[batch['attention_mask'] > 0].max())
-    largest = float(np.abs(rounded).max())
+    exact = _scores(out)
+    per_token = next(iter(exact.values())).shape[:2] == batch['attention_mask'].shape
+    counted = batch['attention_mask'] > 0 if per_token else ...
+    off = max(float(np.abs(rounded[key] - array)[counted].max()) for key, array in exact.items())
+    largest = max(float(np.abs(array).max()) for array in rounded.values())
     found = {f'in/{key}': array for key, array in batch.items()}
-    found |= {'out64/logits': out.logits.detach().numpy(), 'out64/loss': out.loss.detach().numpy()}
+    found |= {f'out64/{key}': array for key, array in exact.items()} | {'out64/loss': out.loss.detach().numpy()}
     if name in STREAMS:
         found |= {f'out64/hidden_states/{i}': each.detach().numpy() for i, each in enumerate(out.hidden_states)}
     found |= {
         'tolerance/float32': np.array(max(2e-5 * largest, 20 * off)),
         'tolerance/float64': np.array(1e-9 * max(largest, 1.0)),
     }
-    found['generated'] = made.numpy()
+    found |= {} if made is None else {'generated': made.numpy()}
     names = {id(parameter): key for key, parameter in model.named_parameters()}  # Tied ones by the first name.
-    gradients = {names[id(each)]: each.grad.numpy() for each in model.parameters()}
-    assert gradients.keys() == shapes.keys()
-    found['gradients'] = np.stack([hashed.probe(key, gradients[key]) for key in shapes])
+    gradients = {names[id(each)]: each.grad.numpy() for each in model.parameters() if each.grad is not None}
+    assert shapes.keys() - gradients.keys() <= {BUFFER}
+    probed = {key: hashed.probe(key, gradient) for key, gradient in gradients.items()}
+    found['gradients'] = np.stack([probed.get(key, np.full(2, np.nan)) for key in shapes])
     # As bytes, which are compressed better than text.
     found['meta'] = np.frombuffer(json.dumps({'config': written, 'shapes': shapes}).encode(), np.uint8)
     return found
+
+
+def _scores(out: Any) -> dict[str, np.ndarray]:
+    names = [name for name in ('logits', 'start_logits', 'end_logits') if name in out]
+    return {name: out[name].detach().numpy() for name in names}
+
+
+def _single(torch: Any, tensor: Any) -> Any:
+    return tensor.float() if tensor.dtype is torch.float64 else tensor
 
 
 def _drawn(model: Any, folder: pathlib.Path) -> dict[str, list[int]]:
     """Saves the model with drawn weights; returns the shapes in its file."""
     model.save_pretrained(folder)
     numpy = importlib.import_module('safetensors.numpy')
-    shapes = {key: list(array.shape) for key, array in numpy.load_file(folder / 'model.safetensors').items()}
+    kept = numpy.load_file(folder / 'model.safetensors')
+    shapes = {key: list(array.shape) for key, array in kept.items() if 'embed_positions' not in key}  # A formula.
     numpy.save_file(hashed.weights(shapes), folder / 'model.safetensors', metadata={'format': 'pt'})
     return shapes
 

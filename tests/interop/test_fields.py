@@ -13,7 +13,7 @@ RECORDED = json.loads((published.ORACLES / 'reference_configs.json').read_text()
 # Of transformers; torchvision has no files of configurations.
 FAMILIES = {
     family.model_types[0]: family
-    for family in huggingface.FAMILIES
+    for family in reversed(huggingface.FAMILIES)  # Of several the first.
     if not family.model_types[0].startswith('torchvision')
 }
 LLAMA3 = {

@@ -23,10 +23,11 @@ INPUTS = {
 }
 
 
-def _dense(key: str, path: str, *, inside: bool = True) -> tuple[rules.Rule, rules.Rule]:
+def dense(key: str, path: str, *, inside: bool = True, rows: str = 'P') -> tuple[rules.Rule, rules.Rule]:
+    """The two lines of a matrix [`rows`, D] with a bias."""
     return (
-        rule(f'{key}.weight', 'P D -> D P', f'{path}.weight', inside=inside),
-        rule(f'{key}.bias', 'P -> P', f'{path}.bias', inside=inside),
+        rule(f'{key}.weight', f'{rows} D -> D {rows}', f'{path}.weight', inside=inside),
+        rule(f'{key}.bias', f'{rows} -> {rows}', f'{path}.bias', inside=inside),
     )
 
 
@@ -59,9 +60,9 @@ ENCODER = (
     rule(f'{LAYER}.output.dense.bias', 'D -> D', f'{FFN}.down_bias'),
     *_norm(f'{LAYER}.output.LayerNorm', 'blocks.layers.ffn_norm'),
 )
-POOLER = _dense('pooler.dense', 'pooler')
+POOLER = dense('pooler.dense', 'pooler')
 MASKED = (
-    *_dense('cls.predictions.transform.dense', 'masked', inside=False),
+    *dense('cls.predictions.transform.dense', 'masked', inside=False),
     *_norm('cls.predictions.transform.LayerNorm', 'masked.norm', inside=False),
     rule('cls.predictions.bias', 'V -> V', 'masked.output_bias', inside=False),
 )
@@ -114,10 +115,11 @@ FIELDS: fields.Table = {
 class BertFamily(family.Family):
     """BertForPreTraining, BertForMaskedLM and BertModel."""
 
-    model_types = ('bert',)
-    architectures = ('BertForPreTraining', 'BertForMaskedLM', 'BertModel')
-    config_fields = FIELDS
-    kind = bert.Bert
+    model_types: tuple[str, ...] = ('bert',)
+    architectures: tuple[str, ...] = ('BertForPreTraining', 'BertForMaskedLM', 'BertModel')
+    config_fields: fields.Table = FIELDS
+    kind: type = bert.Bert
+    parts: tuple[str, ...] = ('pooler', 'masked', 'next_sentence')  # First names of parameters that files may lack.
     needed: ClassVar = {
         'prediction_logits': ('masked',),
         'seq_relationship_logits': ('pooler', 'next_sentence'),
@@ -169,7 +171,7 @@ class BertFamily(family.Family):
 
     def absent(self, table: rules.TensorRules) -> tuple[str, ...]:
         there = {path.split('.')[0] for each in table.rules for path in each.paths}
-        return tuple(name for name in ('pooler', 'masked', 'next_sentence') if name not in there)
+        return tuple(name for name in self.parts if name not in there)
 
     def renamed(self, table: rules.TensorRules) -> Mapping[str, str]:
         return {'prediction_logits': 'logits'} if 'next_sentence' in self.absent(table) else {}

@@ -12,6 +12,8 @@ from bigmodel_jax.layers import attention, blocks, embeddings, ffn, norms, posit
 from bigmodel_jax.models import seq2seq
 
 rule = rules.rule
+# Of each side, whose heads and F may differ: those of the heads and their width, and that of F.
+LETTERS = {'encoder': ('A B', 'C'), 'decoder': ('H K', 'F')}
 HEADS = {'q': 'query', 'k': 'key', 'v': 'value'}
 
 
@@ -19,11 +21,18 @@ def _norm(key: str, path: str) -> tuple[rules.Rule, rules.Rule]:
     return rule(f'{key}.weight', 'D -> D', f'{path}.scale'), rule(f'{key}.bias', 'D -> D', f'{path}.bias')
 
 
-def _attention(key: str, path: str) -> tuple[rules.Rule, ...]:
+def _attention(key: str, path: str, heads: str) -> tuple[rules.Rule, ...]:
+    """The rules of an attention; `heads` are the letters of its heads and their width."""
     return (
-        *(rule(f'{key}.{its}_proj.weight', '(H K) D -> D H K', f'{path}.{ours}') for its, ours in HEADS.items()),
-        *(rule(f'{key}.{its}_proj.bias', '(H K) -> H K', f'{path}.{ours}_bias') for its, ours in HEADS.items()),
-        rule(f'{key}.out_proj.weight', 'D (H K) -> H K D', f'{path}.out'),
+        *(
+            rule(f'{key}.{its}_proj.weight', f'({heads}) D -> D {heads}', f'{path}.{ours}')
+            for its, ours in HEADS.items()
+        ),
+        *(
+            rule(f'{key}.{its}_proj.bias', f'({heads}) -> {heads}', f'{path}.{ours}_bias')
+            for its, ours in HEADS.items()
+        ),
+        rule(f'{key}.out_proj.weight', f'D ({heads}) -> {heads} D', f'{path}.out'),
         rule(f'{key}.out_proj.bias', 'D -> D', f'{path}.out_bias'),
         *_norm(f'{key}_layer_norm', f'{path}_norm'),
     )
@@ -31,12 +40,13 @@ def _attention(key: str, path: str) -> tuple[rules.Rule, ...]:
 
 def _stack(stack: str) -> tuple[rules.Rule, ...]:
     key, ours = f'{stack}.layers.{{{stack}}}', f'{stack}.layers'
+    heads, hidden = LETTERS[stack]
     return (
-        *_attention(f'{key}.self_attn', f'{ours}.attention'),
-        *(_attention(f'{key}.encoder_attn', f'{ours}.cross') if stack == 'decoder' else ()),
-        rule(f'{key}.fc1.weight', 'F D -> D F', f'{ours}.ffn.up'),
-        rule(f'{key}.fc1.bias', 'F -> F', f'{ours}.ffn.up_bias'),
-        rule(f'{key}.fc2.weight', 'D F -> F D', f'{ours}.ffn.down'),
+        *_attention(f'{key}.self_attn', f'{ours}.attention', heads),
+        *(_attention(f'{key}.encoder_attn', f'{ours}.cross', heads) if stack == 'decoder' else ()),
+        rule(f'{key}.fc1.weight', f'{hidden} D -> D {hidden}', f'{ours}.ffn.up'),
+        rule(f'{key}.fc1.bias', f'{hidden} -> {hidden}', f'{ours}.ffn.up_bias'),
+        rule(f'{key}.fc2.weight', f'D {hidden} -> {hidden} D', f'{ours}.ffn.down'),
         rule(f'{key}.fc2.bias', 'D -> D', f'{ours}.ffn.down_bias'),
         *_norm(f'{key}.final_layer_norm', f'{ours}.ffn_norm'),
     )
@@ -114,32 +124,26 @@ class Marian(family.Family):
 
     def model(self, fields: fields.Fields) -> seq2seq.Seq2Seq:
         t5.tokens(fields)
-        same = {'decoder_attention_heads': 'encoder_attention_heads', 'decoder_ffn_dim': 'encoder_ffn_dim'}
-        sizes = {name: fields.whole(name) for pair in same.items() for name in pair}
-        sizes |= {'vocab_size': fields.whole('vocab_size')}
-        sizes['decoder_vocab_size'] = fields.optional('decoder_vocab_size') or sizes['vocab_size']
+        vocab = fields.whole('vocab_size')
+        others = fields.optional('decoder_vocab_size') or vocab
         length = fields.whole('max_position_embeddings')
         if length > LONGEST:
             raise config.InputError(
                 f'config.json: max_position_embeddings={length:,} asks for a table of so many positions; at most '
                 f'{LONGEST:,} are made.'
             )
-        for one, other in (*same.items(), ('decoder_vocab_size', 'vocab_size')):
-            if sizes[one] != sizes[other]:
-                raise config.InputError(
-                    f'config.json: {one}={sizes[one]} and {other}={sizes[other]}; two that differ are not implemented.'
-                )
-        activation = fields.choice('activation_function', reference.ACTIVATIONS)
+        if others != vocab:
+            raise config.InputError(
+                f'config.json: decoder_vocab_size={others} and vocab_size={vocab}; two that differ are not implemented.'
+            )
+        encoder, block = (_block(fields, side) for side in ('encoder', 'decoder'))
         return seq2seq.Seq2Seq(
-            vocab=sizes['vocab_size'],
+            vocab=vocab,
             width=fields.whole('d_model'),
             encoder_layers=fields.whole('encoder_layers'),
             decoder_layers=fields.whole('decoder_layers'),
-            block=blocks.Block(
-                mixer=attention.Attention(heads=sizes['encoder_attention_heads'], bias=True),
-                ffn=ffn.Mlp(hidden=sizes['encoder_ffn_dim'], activation=activation, bias=True),
-                residual=blocks.PostNorm(norm=norms.LayerNorm(epsilon=1e-5)),
-            ),
+            block=block,
+            encoder=None if encoder == block else encoder,
             positions=positions.SinusoidTable(length=length),
             norm=None,
             embedding=embeddings.Embedding(scaled=fields.flag('scale_embedding'), output_bias=True),
@@ -148,7 +152,7 @@ class Marian(family.Family):
     def config(self, model: seq2seq.Seq2Seq) -> dict[str, Any]:
         table = reference.need(model.positions, positions.SinusoidTable, 'model.positions')
         mlp = reference.need(model.block.ffn, ffn.Mlp, 'model.block.ffn')
-        heads = reference.attention_of(model).heads
+        encoder = model.encoder or model.block
         return {
             'model_type': 'marian',
             'architectures': ['MarianMTModel'],
@@ -157,9 +161,9 @@ class Marian(family.Family):
             'd_model': model.width,
             'encoder_layers': model.encoder_layers,
             'decoder_layers': model.decoder_layers,
-            'encoder_attention_heads': heads,
-            'decoder_attention_heads': heads,
-            'encoder_ffn_dim': mlp.hidden,
+            'encoder_attention_heads': reference.need(encoder.mixer, attention.Attention, 'model.encoder.mixer').heads,
+            'decoder_attention_heads': reference.attention_of(model).heads,
+            'encoder_ffn_dim': reference.need(encoder.ffn, ffn.Mlp, 'model.encoder.ffn').hidden,
             'decoder_ffn_dim': mlp.hidden,
             'activation_function': reference.activation_name(mlp.activation),
             'scale_embedding': model.embedding.scaled,
@@ -175,7 +179,10 @@ class Marian(family.Family):
 
     def sizes(self, model: seq2seq.Seq2Seq) -> dict[str, int]:
         table = reference.need(model.positions, positions.SinusoidTable, 'model.positions')
-        return family.seq2seq_sizes(model) | {'T': table.length}
+        encoder = model.encoder_block
+        mixer = reference.need(encoder.mixer, attention.Attention, 'model.encoder.mixer')
+        own = {'A': mixer.heads, 'B': mixer.width_of_head(model.width), 'C': getattr(encoder.ffn, 'hidden', 0)}
+        return family.seq2seq_sizes(model) | own | {'T': table.length}
 
     def tables(self, model: seq2seq.Seq2Seq) -> tuple[rules.TensorRules, ...]:
         return (TABLE,)
@@ -187,3 +194,13 @@ class Marian(family.Family):
 
     def outputs(self, model: Any, params: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         return family.seq2seq_outputs(model, params, batch)
+
+
+def _block(fields: fields.Fields, side: str) -> blocks.Block:
+    """The block of one side."""
+    activation = fields.choice('activation_function', reference.ACTIVATIONS)
+    return blocks.Block(
+        mixer=attention.Attention(heads=fields.whole(f'{side}_attention_heads'), bias=True),
+        ffn=ffn.Mlp(hidden=fields.whole(f'{side}_ffn_dim'), activation=activation, bias=True),
+        residual=blocks.PostNorm(norm=norms.LayerNorm(epsilon=1e-5)),
+    )
