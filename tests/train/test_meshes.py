@@ -6,7 +6,8 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
-from bigmodel_jax.layers import ffn, norms, positions
+from bigmodel_jax.layers import blocks, ffn, norms, positions
+from bigmodel_jax.layers.variants import attentions, residuals
 from bigmodel_jax.optim import gradients
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.train import preparation
@@ -151,3 +152,30 @@ def test_initial_weights_do_not_depend_on_the_mesh():
 
     alone, split = first(sharding.MeshShape(data=1)), first(sharding.MeshShape(data=2, fsdp=2, tensor=2))
     jax.tree.map(np.testing.assert_array_equal, alone, split)
+
+
+def decorated():
+    """What Qwen, Gemma and Phi add to a Llama, and three layers of a pattern of two."""
+    norm = norms.OffsetRmsNorm()
+    block = blocks.Block(
+        mixer=attentions.QkvBiasAttention(
+            heads=8, kv_heads=4, rotary=positions.PartialRotary(fraction=0.5), window=5,
+            scores=attentions.NormedDotProduct(scale=0.3, norm=norm),
+        ),
+        ffn=ffn.Gated(hidden=64),
+        residual=residuals.SandwichNorm(norm=norm, output_norm=norm),
+    )  # fmt: skip
+    wide = config.vary(block, {'mixer.window': None, 'mixer.scores.soft_cap': 2.0})
+    changes = {'layers': 3, 'block': block, 'interleaved': (wide,), 'positions': None, 'norm': norm}
+    return config.vary(
+        tiny.experiment(),
+        {f'model.{name}': value for name, value in changes.items()}
+        | {'model.embedding.scaled': True, 'model.embedding.output_soft_cap': 4.0},
+    )
+
+
+@pytest.mark.slow
+def test_what_other_families_add_gives_the_loss_of_one_device():
+    expected = losses(decorated())
+    for sizes in ({'data': 2, 'fsdp': 2, 'tensor': 2}, {'sequence': 2, 'tensor': 4}):
+        check_equal(decorated(), sizes, expected)

@@ -85,7 +85,13 @@ class AdaptedModule(NamedTuple):
     def _layouts(self, rank: int) -> tuple[rules.TensorLayout, rules.TensorLayout]:
         sizes = {**self.sizes, 'R': rank}
         paths = tuple(slot.path for slot in self.slots)
-        return rules.Rule('', self.axes_a, paths[:1]).layout(sizes), rules.Rule('', self.axes_b, paths).layout(sizes)
+        of_a, of_b = (
+            rules.Rule('', self.axes_a, paths[:1]).layout(sizes),
+            rules.Rule('', self.axes_b, paths).layout(sizes),
+        )
+        assert isinstance(of_a, rules.TensorLayout)
+        assert isinstance(of_b, rules.TensorLayout)  # See _axes().
+        return of_a, of_b
 
 
 def apart(factors: Sequence[AdapterFactors], rank: int) -> list[AdapterFactors] | None:
@@ -127,6 +133,8 @@ def modules(
 
 def _axes(each: rules.Rule, inputs: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
     """How lora_A and lora_B of a rule's modules are laid out; None if these are no linear modules."""
+    if '|' in each.axes:  # Parameters of several sizes in one tensor: the fused projections of Phi-3.
+        return None
     if not each.key.endswith(WEIGHT) or any(path.rpartition('.')[2] in LOOKED_UP for path in each.paths):
         return None
     left, right = (side.strip() for side in each.axes.split('->'))
