@@ -120,7 +120,7 @@ class BertFamily(family.Family):
     config_fields: fields.Table = FIELDS
     kind: type = bert.Bert
     parts: tuple[str, ...] = ('pooler', 'masked', 'next_sentence')  # First names of parameters that files may lack.
-    needed: ClassVar = {
+    needed: ClassVar[Mapping[str, tuple[str, ...]]] = {
         'prediction_logits': ('masked',),
         'seq_relationship_logits': ('pooler', 'next_sentence'),
         'pooler_output': ('pooler',),

@@ -118,9 +118,10 @@ def test_sentences_that_cannot_be_rows_are_refused(data, record, changes, messag
 def test_training_finds_the_entities(data, tmp_path):
     train, dev = data
     encoder = bert.bert(vocab=258, width=32, layers=1, heads=2, length=LENGTH, **STILL)
+    model = bert.TokenClassifier(encoder=encoder, classes=len(TAGS), dropout=0.0)
     steps = 300
     experiment = Experiment(
-        name='tags', steps=steps, data=train, model=bert.TokenClassifier(encoder=encoder, classes=len(TAGS), dropout=0.0),
+        name='tags', steps=steps, data=train, model=model,
         objective=token_classification.TokenClassification(),
         optimizer=optimizers.AdamW(schedule=schedules.Constant(peak=3e-3)),
         evaluations=(entities.Entities(data=dev, every_steps=steps),), mesh=sharding.MeshShape(data=1),
