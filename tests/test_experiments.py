@@ -21,7 +21,8 @@ def test_the_experiment_is_valid_and_survives_json(file):
 # Whose parts others train too: test_recurrent_lm.py and test_readme.py train recurrent_lm and first_transformer,
 # test_translation.py the encoder and decoder of multi30k, test_first_week.py the decoder of quickstart, and
 # augmented_images and breast_cancer the data and the evaluation of the experiments with images; test_labelled.py and
-# test_convolution.py have the parts of imdb, test_prognosis.py those of survival.
+# test_convolution.py have the parts of imdb, test_prognosis.py those of survival, and
+# test_log_probabilities.py those of preferences.
 RARELY = (
     'multi30k',
     'gpt2',
@@ -44,6 +45,7 @@ RARELY = (
     'digits',
     'imdb',
     'survival',
+    'preferences',
     'fashion_mnist',
     'cifar10',
 )
