@@ -1,7 +1,6 @@
 """An exported directory, opened by this package: the same model as that of the run, ready to predict."""
 
 import pathlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -88,10 +87,18 @@ def _weights(
     from bigmodel_jax.train import state
 
     with sharding.use(place):
-        spec = state.specify(experiment, place)
-    params, model_state = named_arrays.split(named_arrays.read(folder / named_arrays.FILE), collections)
-    put: Callable[[Any, Any], Any] = lambda x, s: jax.device_put(np.asarray(x), s)  # noqa: E731
-    return (
-        jax.tree.map(put, params, spec.shardings.params),
-        jax.tree.map(put, model_state, spec.shardings.model_state) if collections else spec.abstract.model_state,
-    )
+        spec = state.specify(experiment, place).shardings
+    found = named_arrays.split(named_arrays.read(folder / named_arrays.FILE), collections)
+    params, model_state = (_put(tree, like, place) for tree, like in zip(found, (spec.params, spec.model_state)))
+    return params, model_state
+
+
+def _put(tree: PyTree, shardings: PyTree, place: sharding.ShardingContext) -> PyTree:
+    """The arrays on the devices, as the run spreads them.
+
+    A run whose weights have adapters or few bits stores others than its model reads, which are exported; such a model
+    lies whole on each device.
+    """
+    if jax.tree.structure(tree) != jax.tree.structure(shardings):
+        shardings = jax.tree.map(lambda _: place.replicated, tree)
+    return jax.tree.map(lambda leaf, where: jax.device_put(np.asarray(leaf), where), tree, shardings)

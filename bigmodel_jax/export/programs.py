@@ -264,7 +264,7 @@ def _export(
     given = [weights, *(_abstract(each, sizes) for each in (inputs, cache) if each is not None)]
     try:
         exported = jax_export.export(jax.jit(call), platforms=PLATFORMS)(*given)
-    except (jax.core.InconclusiveDimensionOperation, TypeError, ValueError, NotImplementedError) as error:
+    except (jax.errors.InconclusiveDimensionOperation, TypeError, ValueError, NotImplementedError) as error:
         if not sizes.open:
             raise
         raise config.InputError(_refusal(name, of, sizes, error)) from error
