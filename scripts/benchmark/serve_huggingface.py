@@ -20,10 +20,10 @@ import torch
 import transformers
 
 VOCAB, LENGTH, WIDTH, LAYERS, HEADS = 8_192, 512, 512, 8, 8
-PROMPTS, LONGEST = 64, 128
+LONGEST = 128  # Tokens of a prompt.
 
 
-def make(folder: pathlib.Path) -> list[list[int]]:
+def make(folder: pathlib.Path, count: int) -> list[list[int]]:
     """Writes the model, a tokenizer of bytes and the prompts; returns these."""
     torch.manual_seed(0)
     config = transformers.GPT2Config(
@@ -38,7 +38,7 @@ def make(folder: pathlib.Path) -> list[list[int]]:
     special = {'bos_token': '<|endoftext|>', 'eos_token': '<|endoftext|>', 'unk_token': '<|endoftext|>'}
     transformers.PreTrainedTokenizerFast(tokenizer_object=model, **special).save_pretrained(folder)
     rng = np.random.default_rng(0)
-    prompts = [rng.integers(1, 257, int(rng.integers(8, LONGEST + 1))).tolist() for _ in range(PROMPTS)]
+    prompts = [rng.integers(1, 257, int(rng.integers(8, LONGEST + 1))).tolist() for _ in range(count)]
     (folder / 'prompts.json').write_text(json.dumps(prompts))
     return prompts
 
@@ -48,9 +48,10 @@ def main() -> None:
     parser.add_argument('folder', type=pathlib.Path)
     parser.add_argument('--tokens', type=int, default=64)
     parser.add_argument('--alone', type=int, default=16, help='prompts that are generated one after the other')
+    parser.add_argument('--prompts', type=int, default=64)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    prompts = make(options.folder)
+    prompts = make(options.folder, options.prompts)
     model = transformers.GPT2LMHeadModel.from_pretrained(options.folder).eval()
     how = {'do_sample': True, 'min_new_tokens': options.tokens, 'max_new_tokens': options.tokens, 'pad_token_id': 0}
 
