@@ -14,8 +14,8 @@ from bigmodel_jax.models import decoder
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import loop, preparation
-from bigmodel_jax.train.weights import weight_storage
 from bigmodel_jax.train import step as steps
+from bigmodel_jax.train.weights import weight_storage
 
 ALL = ('*.attention.*', '*.ffn.*')
 

@@ -11,7 +11,7 @@ import tiny
 from bigmodel_jax import __main__, config
 from bigmodel_jax.compression import compressing, methods
 from bigmodel_jax.optim import pruning
-from bigmodel_jax.quantization import operand, quantization
+from bigmodel_jax.quantization import formats, operand, quantization, training
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import loop
 
@@ -73,3 +73,24 @@ def test_zeros_of_a_pruned_run_stay_zero_in_training(run, tmp_path):
 def test_a_share_must_be_one(run, tmp_path, text, capsys):
     assert __main__.main(argv=['compress', str(run), str(tmp_path / 'x'), '--prune', text]) == 2
     assert not (tmp_path / 'x').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'how',
+    [
+        training.QuantizationAware(weights=formats.Int4()),
+        training.LowPrecision(match=('*.ffn.*', '*.attention.*')),
+    ],
+)
+def test_a_run_is_trained_in_few_bits_and_what_was_rounded_in_training_loses_nothing(how, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loop.train(config.vary(tiny.experiment(), {'steps': 4, 'quantization': how}), tmp_path / 'run')
+    trained = directory.open_run(tmp_path / 'run')
+    recorded = trained.metrics('validation/loss')[1][-1]
+    assert np.isfinite(recorded)
+    if isinstance(how, training.QuantizationAware):
+        post = quantization.PostTraining(weights=how.weights)
+        found = compressing.compress(tmp_path / 'run', tmp_path / 'small', methods.Quantize(quantization=post))
+        # The same numbers, but for the last bit of a scale.
+        assert found.after.metrics['validation/loss'] == pytest.approx(float(recorded), rel=1e-5)
