@@ -99,6 +99,7 @@ def _put(tree: PyTree, shardings: PyTree, place: sharding.ShardingContext) -> Py
     A run whose weights have adapters or few bits stores others than its model reads, which are exported; such a model
     lies whole on each device.
     """
-    if jax.tree.structure(tree) != jax.tree.structure(shardings):
+    given, stored = named_arrays.flatten(tree), named_arrays.flatten(shardings)
+    if given.keys() != stored.keys():
         shardings = jax.tree.map(lambda _: place.replicated, tree)
     return jax.tree.map(lambda leaf, where: jax.device_put(np.asarray(leaf), where), tree, shardings)
