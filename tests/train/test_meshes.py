@@ -159,7 +159,7 @@ def decorated():
     norm = norms.OffsetRmsNorm()
     block = blocks.Block(
         mixer=attentions.QkvBiasAttention(
-            heads=8, kv_heads=4, rotary=positions.PartialRotary(fraction=0.5), window=5,
+            heads=8, kv_heads=4, head_width=4, rotary=positions.PartialRotary(fraction=0.5), window=5,
             scores=attentions.NormedDotProduct(scale=0.3, norm=norm),
         ),
         ffn=ffn.Gated(hidden=64),
