@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 
 from bigmodel_jax import config, initialization
+from bigmodel_jax.adapters import lora
 from bigmodel_jax.data import cache, sources
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.data.text.chats import chat_templates, preferences
@@ -179,6 +180,26 @@ def test_frozen_weights_leave_the_first_loss_at_ln_2(folder, experiment):
     losses = directory.open_run(folder / 'frozen').metrics('loss')[1]
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses[1] < math.log(2)
+
+
+@pytest.mark.slow
+def test_adapters_begin_as_the_reference_and_leave_it(folder, experiment, run):
+    """The reference is the base with its adapters off, and after fine-tuning by adapters the base with them on."""
+    adapted = config.vary(
+        experiment,
+        {
+            'adapter': lora.Lora(rank=2, alpha=4.0), 'evaluations': (), 'steps': 2, 'checkpoints.every_steps': 2,
+            'initialization': initial_state.FromRun(run=str(run.path), step=2),
+        },
+    )  # fmt: skip
+    loop.train(adapted, folder / 'adapted')
+    np.testing.assert_array_equal(values(adapted)[0], values(config.vary(adapted, {'adapter': None}))[0])
+    again = config.vary(adapted, {'initialization': initial_state.FromRun(run=str(folder / 'adapted'))})
+    loop.train(again, folder / 'again')
+    for name in ('adapted', 'again'):
+        losses = directory.open_run(folder / name).metrics('loss')[1]
+        assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+        assert 0 < losses[1] < math.log(2) - 1e-5
 
 
 def test_preferences_and_objectives_belong_together(experiment):
