@@ -137,18 +137,21 @@ def our_experiment(size: Size, *, scan: bool) -> Experiment:
 
 
 def our_step(size: Size, *, scan: bool) -> Step:
+    tokens = random_tokens(size).astype(np.int32)
+    return step_of(our_experiment(size, scan=scan), {'inputs': tokens, 'targets': tokens})
+
+
+def step_of(experiment: Experiment, rows: Mapping[str, np.ndarray]) -> Step:
+    """The framework's own step of an experiment, each time on the same rows of a batch."""
     device_memory.keep_freed()
     import jax
 
-    experiment = our_experiment(size, scan=scan)
     place = experiment.mesh.build()
     with sharding.use(place):
         spec = state.specify(experiment, place)
         current = spec.init()
-        tokens = random_tokens(size).astype(np.int32)
-        weights = np.ones(size.rows, np.float32)
-        rows = {'inputs': tokens, 'targets': tokens, batches.EXAMPLE_WEIGHTS: weights}
-        batch = place.put_batch(rows, size.rows)
+        count = experiment.data.batch
+        batch = place.put_batch({**rows, batches.EXAMPLE_WEIGHTS: np.ones(count, np.float32)}, count)
         update = step.compile_step(experiment, spec, place)
 
     def run() -> None:
