@@ -156,8 +156,8 @@ class Taught(objective.Objective):
         total = (1.0 - how.soft) * hard + how.soft * soft
         parts = {'nll': nll, 'accuracy': language.hits(logits, targets), 'soft_loss': soft}
         if how.hidden:
-            rows = (each.reshape(-1, each.shape[-1]) for each in (hidden, taught_hidden))
-            parts['hidden_loss'] = hidden_loss(*rows, weights.reshape(-1)).reshape(weights.shape)
+            own, other = (each.reshape(-1, each.shape[-1]) for each in (hidden, taught_hidden))
+            parts['hidden_loss'] = hidden_loss(own, other, weights.reshape(-1)).reshape(weights.shape)
             total = total + how.hidden * parts['hidden_loss']
         metrics = {name: Mean.weighted(each, weights) for name, each in parts.items()}
         return objective.Outcome.of(Mean.weighted(total, weights), metrics, auxiliary)

@@ -115,7 +115,7 @@ def _zeros_kept(x: jax.Array, is_matrix: bool) -> jax.Array:
 class PrunedState(NamedTuple):
     """The state of a pruned optimizer."""
 
-    count: jax.Array  # [] int32: updates so far.
+    count: jax.Array  # [] int32: updates so far.  # type: ignore[assignment]  # Hides a method of tuples.
     kept: PyTree  # The masks: False where a weight is zero, and stays so.
     inner: PyTree
 
