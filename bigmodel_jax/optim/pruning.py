@@ -115,7 +115,7 @@ def _zeros_kept(x: jax.Array, is_matrix: bool) -> jax.Array:
 class PrunedState(NamedTuple):
     """The state of a pruned optimizer."""
 
-    count: jax.Array  # [] int32: updates so far.  # type: ignore[assignment]  # Hides a method of tuples.
+    updates: jax.Array  # [] int32: so far.
     kept: PyTree  # The masks: False where a weight is zero, and stays so.
     inner: PyTree
 
@@ -165,7 +165,7 @@ class Pruned(optimizers.Optimizer):
         def update(grads: PyTree, state: PrunedState, params: PyTree) -> tuple[PyTree, PrunedState]:
             trained = assigned.trained(params)
             updates, moved = inner.update(masked(grads, state.kept), state.inner, params)
-            kept, count = state.kept, state.count + 1
+            kept, count = state.kept, state.updates + 1
             if self.gradual is not None:
                 kept = self._pruned(optax.apply_updates(trained, updates), kept, count, axes)
             updates = jax.tree.map(lambda update, x, mask: jnp.where(mask, update, -x), updates, trained, kept)

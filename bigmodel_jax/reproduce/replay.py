@@ -201,11 +201,11 @@ def _of_this_process(built: preparation.PreparedRun, rows: batches.Batch, count:
 
 
 def _compiled_losses(built: preparation.PreparedRun) -> Callable[..., jax.Array | None]:
-    objective, module = built.experiment.objective, built.spec.module
+    objective, spec = built.experiment.objective, built.spec
 
     def losses(params: Any, model_state: Any, batch: step.Batch, key: jax.Array) -> jax.Array | None:
-        rngs = Rngs(key, objective.streams)
-        return objective.per_example(Apply(module, params, model_state), batch, train=True, rngs=rngs)
+        apply = Apply(spec.module, spec.storage.read(params), model_state)
+        return objective.per_example(apply, batch, train=True, rngs=Rngs(key, objective.streams))
 
     return jax.jit(losses, out_shardings=built.place.replicated)
 

@@ -173,12 +173,14 @@ OWN_PROGRAMS = RunPrograms()
 def _in_fixed_order(
     experiment: Experiment, spec: StateSpec, place: sharding.ShardingContext, method: FixedOrder
 ) -> TrainStep:
+    objective = spec.storage.reading(experiment.objective)
+
     def part(state: TrainState, number: jax.Array, rows: Batch) -> tuple[PyTree, Outcome]:
         apply = Apply(spec.module, state.params, state.model_state)
         of_part = jax.random.fold_in(key(experiment.seed, state.step), number)
         trained = spec.groups.trained(state.params)
         how: dict[str, Any] = {'key': of_part, 'microbatches': method.microbatches}
-        return gradients.total(experiment.objective, apply, trained, batch=seen(rows), **how)
+        return gradients.total(objective, apply, trained, batch=seen(rows), **how)
 
     def finish(state: TrainState, sums: tuple[PyTree, Outcome], mark: jax.Array) -> tuple[TrainState, Trace]:
         return update(state, *gradients.mean(*sums), mark, spec=spec, experiment=experiment)

@@ -15,6 +15,8 @@ from bigmodel_jax import config
 from bigmodel_jax.models import decoder
 from bigmodel_jax.optim import gradients, optimizers, schedules
 from bigmodel_jax.parallel import sharding
+from bigmodel_jax.quantization import formats
+from bigmodel_jax.quantization.training import QuantizationAware
 from bigmodel_jax.run_directory import digest
 from bigmodel_jax.train import preparation
 from bigmodel_jax.train import step as steps
@@ -81,6 +83,16 @@ def test_one_device_and_four_give_the_same_bits_and_the_ordinary_loss():
     _, expected = train(of, {'data': 1}, parts=None)
     # Float32 sums in another order: about 1e-7 a step, amplified over 20 updates.
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_weights_are_rounded_as_in_an_ordinary_step():
+    of = experiment({**WITHOUT_DROPOUT, 'quantization': QuantizationAware(weights=formats.Int4())})
+    _, expected = train(of, {'data': 1}, parts=None)
+    _, plain = train(config.vary(of, {'quantization': None}), {'data': 1}, parts=None)
+    found = train(of, {'data': 1}, parts=4)[1]
+    # A sum in another order may move a weight over the edge of a step, of which there are 15.
+    assert np.abs(np.subtract(found, expected)).max() < 0.1 * np.abs(np.subtract(plain, expected)).max()
 
 
 @pytest.mark.slow

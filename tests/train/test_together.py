@@ -6,9 +6,12 @@ import pytest
 
 import tiny
 from bigmodel_jax import config
+from bigmodel_jax.objectives import distillation
 from bigmodel_jax.optim import gradients, optimizers, schedules
+from bigmodel_jax.quantization.training import QuantizationAware
 from bigmodel_jax.train import loop
 from bigmodel_jax.train.together import grouping, training
+from bigmodel_jax.train.weights.teacher import TrainedTeacher
 
 SCHEDULES = (schedules.Constant(peak=3e-3), schedules.WarmupCosine(peak=1e-2, warmup_steps=3, final=1e-3))
 
@@ -57,6 +60,10 @@ def test_what_never_enters_a_program_may_differ_and_all_else_is_named():
     assert grouping.apart(muon, config.vary(muon, {'optimizer.schedule': SCHEDULES[1]}))
     fixed = config.vary(base, {'gradients': gradients.FixedOrder(parts=2)})
     assert grouping.apart(fixed, config.vary(fixed, {'seed': 1}))
+    rounded = config.vary(base, {'quantization': QuantizationAware()})
+    assert 'rounds weights in each step' in grouping.apart(rounded, config.vary(rounded, {'seed': 1}))[0]
+    taught = config.vary(base, {'objective': distillation.Distillation(teacher=TrainedTeacher(run='elsewhere'))})
+    assert 'weights of a teacher' in grouping.apart(taught, config.vary(taught, {'seed': 1}))[0]
 
 
 def test_groups_keep_every_trial_once_and_in_order():

@@ -1,5 +1,7 @@
 """Phi-3 and Phi-4 as transformers stores them: Llamas with fused projections, and a part of each head rotated."""
 
+from typing import Any
+
 from bigmodel_jax.interop import fields, rules
 from bigmodel_jax.interop.families import llama, rope
 from bigmodel_jax.models import decoder
@@ -40,3 +42,7 @@ class Phi3(llama.Mistral):
 
     def tables(self, model: decoder.Decoder) -> tuple[rules.TensorRules, ...]:
         return (llama.table(model, DENSE, projections=FUSED),)
+
+    def config(self, model: decoder.Decoder) -> dict[str, Any]:
+        # The reference's default is token 32,000, which it refuses where the vocabulary has no such token.
+        return {**super().config(model), 'pad_token_id': None}

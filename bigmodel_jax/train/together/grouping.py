@@ -13,8 +13,10 @@ from typing import Any, Protocol, TypeVar
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
+from bigmodel_jax.objectives.distillation import Distillation
 from bigmodel_jax.optim import optimizers
 from bigmodel_jax.optim.gradients import FixedOrder
+from bigmodel_jax.quantization.quantization import PostTraining
 
 SCHEDULE, WEIGHT_DECAY = 'optimizer.schedule', 'optimizer.weight_decay'
 ARGUMENTS = (SCHEDULE, WEIGHT_DECAY)
@@ -75,6 +77,10 @@ def apart(one: Experiment, other: Experiment) -> list[str]:
     """Why two experiments cannot share their programs, a line each; empty if they can."""
     if isinstance(one.gradients, FixedOrder) and isinstance(other.gradients, FixedOrder):
         return ['gradients=FixedOrder computes a step in several programs, which runs cannot share']
+    if isinstance(one.objective, Distillation) and isinstance(other.objective, Distillation):
+        return ['objective=Distillation gives each step the weights of a teacher, which runs together do not']
+    if any(not isinstance(each.quantization, PostTraining | None) for each in (one, other)):
+        return ['quantization in training rounds weights in each step, which runs together do not']
     differences = config.difference(one, other)
     found = [str(each) for each in differences if not _may_differ(each, one, other)]
     return found + list(_shapes(one, other))
