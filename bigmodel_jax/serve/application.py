@@ -121,7 +121,7 @@ class Endpoints:
         return await self._answer(request, self._texts.completion(body))
 
     async def chat(self, request: Any) -> Any:
-        """Endpoints a conversation."""
+        """Answers a conversation."""
         body = bodies.ChatBody.read(await _content(request, self._body_bytes))
         assert self._texts is not None
         # In a thread: a template in Jinja is rendered by a process of its own.

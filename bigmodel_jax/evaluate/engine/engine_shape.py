@@ -19,7 +19,7 @@ class EngineShape:
     Two engines of equal shapes give the same bits, whatever else they generate and however many rows they hold.
     """
 
-    group: config.Positive = 16  # RowInputs that one call of the decoding program continues.
+    group: config.Positive = 16  # Rows that one call of the decoding program continues.
     chunk: config.Positive = 32  # Tokens of a prompt that one call reads; prompts are cut at its multiples.
     page: config.Positive = 32  # Positions in a page of the cache.
 
