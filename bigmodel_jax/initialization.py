@@ -14,6 +14,7 @@ SHOWN = 4  # Paths that a sentence names.
 # Arrays that are state of the model and no parameters, such as the statistics of batch norm, have paths that begin so:
 # 'model_state.batch_stats.backbone.stem_norm.mean'.
 STATE = 'model_state.'
+ADAPTER = '_lora'  # What the adapter of the weight 'query' is called: 'query_lora'.
 
 
 def stored_name(path: str) -> str:
@@ -75,8 +76,15 @@ def match(
       where: the source, for people.
 
     Raises:
-      InputError: a pattern matches nothing, nothing is left, or a shape differs.
+      InputError: a pattern matches nothing, nothing is left, a shape differs, or adapters would be lost.
     """
+    lost = [path for path in there if f'{ADAPTER}.' in path and path not in wanted]
+    if lost:
+        raise config.InputError(
+            f'initialization: {where} has adapters ({listed(lost)}), but this model has none there, so that what they '
+            'learned would be lost. Give the experiment the same adapter; or begin with the merged model: convert RUN '
+            'DIR --merge, then initialization=finetuning.Weights(path=DIR).'
+        )
     idle = [pattern for pattern in without if not fnmatch.filter(wanted, pattern)]
     if idle:
         raise config.InputError(

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from bigmodel_jax import config
+from bigmodel_jax import config, initialization
 from bigmodel_jax.layers.base import low_rank
 from bigmodel_jax.quantization.operand import WeightOperand
 
-ADAPTER = '_lora'  # What the adapter of the weight 'query' is called: 'query_lora'.
+ADAPTER = initialization.ADAPTER
 
 
 class Initializer:
