@@ -9,6 +9,7 @@ from etils import epath
 
 import tiny
 from bigmodel_jax import config
+from bigmodel_jax.adapters import lora
 from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.reproduce import verify
 from bigmodel_jax.runs import directory
@@ -104,3 +105,13 @@ def test_a_damaged_source_is_refused(source, tmp_path):
     largest.write_bytes(content)
     with pytest.raises(config.InputError, match='damaged'):
         start_of(short(initialization=initial_state.FromRun(run=str(copy))))
+
+
+def test_adapters_are_not_lost(tmp_path):
+    adapted = short(adapter=lora.Lora(rank=2))
+    loop.train(config.vary(adapted, {'steps': 1, 'evaluations': ()}), tmp_path / 'adapted')
+    start = initial_state.FromRun(run=str(tmp_path / 'adapted'))
+    with pytest.raises(config.InputError, match=r'has adapters .* would be lost'):
+        start_of(short(initialization=start))
+    _, state, _ = start_of(config.vary(adapted, {'initialization': start}))
+    assert np.abs(state.params['blocks']['layers']['attention']['query_lora']['b']).max() > 0

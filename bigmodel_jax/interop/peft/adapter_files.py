@@ -106,7 +106,7 @@ def _check(values: Mapping[str, Any], path: pathlib.Path) -> None:
 
 def alpha_of_blocks(alpha: float, blocks: int, *, rank_stabilized: bool) -> float:
     """The alpha of an adapter of so many times the rank that has the same scale."""
-    found = alpha * (math.sqrt(blocks) if rank_stabilized else blocks)
+    found = float(alpha * (math.sqrt(blocks) if rank_stabilized else blocks))
     return int(found) if found.is_integer() else found
 
 
