@@ -109,7 +109,7 @@ def test_a_damaged_source_is_refused(source, tmp_path):
 
 def test_adapters_are_not_lost(tmp_path):
     adapted = short(adapter=lora.Lora(rank=2))
-    loop.train(config.vary(adapted, {'steps': 1, 'evaluations': ()}), tmp_path / 'adapted')
+    loop.train(config.vary(adapted, {'steps': 4, 'evaluations': ()}), tmp_path / 'adapted')
     start = initial_state.FromRun(run=str(tmp_path / 'adapted'))
     with pytest.raises(config.InputError, match=r'has adapters .* would be lost'):
         start_of(short(initialization=start))
