@@ -22,7 +22,7 @@ def test_the_experiment_is_valid_and_survives_json(file):
 # test_translation.py the encoder and decoder of multi30k, test_first_week.py the decoder of quickstart, and
 # augmented_images and breast_cancer the data and the evaluation of the experiments with images; test_labelled.py and
 # test_convolution.py have the parts of imdb, test_prognosis.py those of survival, and
-# test_log_probabilities.py those of preferences.
+# test_log_probabilities.py those of preferences, adapters/test_lora.py those of lora.
 RARELY = (
     'multi30k',
     'gpt2',
@@ -48,6 +48,7 @@ RARELY = (
     'preferences',
     'fashion_mnist',
     'cifar10',
+    'lora',
 )
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in RARELY else []) for file in FILES]
 

@@ -20,6 +20,7 @@ from bigmodel_jax.interop import converted, exported, family, huggingface, match
 from bigmodel_jax.interop.files import folder, shards, stored_arrays
 from bigmodel_jax.interop.model_arrays import ITEM, CheckpointArrays, MergedArrays
 from bigmodel_jax.interop.peft import adapter_files, adapter_tensors, base_weights, exporting, importing, merging
+from bigmodel_jax.quantization.quantization import PostTraining
 from bigmodel_jax.run_directory import workdir
 from bigmodel_jax.runs import directory
 from bigmodel_jax.storage import durable_files, integrity
@@ -271,6 +272,7 @@ def _export_adapter(run: directory.Run, naming: Naming, partial: pathlib.Path, d
     average = experiment.ema is not None and experiment.ema.evaluate
     read = functools.cache(lambda path: store.read(_name(store.stored, path, average=average), ()))
     shapes = base_weights.shared_shapes(naming.family, experiment.model)
+    in_few_bits = isinstance(storage.how, PostTraining)
     kept = {} if naming.adapter is None else naming.adapter
     said = {name: kept[name] for name in adapter_files.SILENT & kept.keys()} if kept else {'task_type': naming.task}
     count = exporting.export(
@@ -280,11 +282,15 @@ def _export_adapter(run: directory.Run, naming: Naming, partial: pathlib.Path, d
         targets=storage.adapters.factorizations,
         read=read,
         said=said,
-        digest=base_weights.digest(shapes, lambda path: [((), read(path))]),
+        # The weights before they were rounded, to which the adapter is added elsewhere, are not in the run.
+        digest=None if in_few_bits else base_weights.digest(shapes, lambda path: [((), read(path))]),
     )
     store.check(store.names_read)
     size = (partial / adapter_files.TENSORS).stat().st_size
-    return Converted(destination, count, size, ('An adapter of PEFT, without the weights of its model.',))
+    notes = ['An adapter of PEFT, without the weights of its model.']
+    if in_few_bits:
+        notes.append('Those are stored in few bits, so that it does not say by a digest to which weights it belongs.')
+    return Converted(destination, count, size, tuple(notes))
 
 
 def _naming(source: pathlib.Path, run: directory.Run) -> Naming:

@@ -23,7 +23,7 @@ def export(
     targets: Mapping[str, Any],
     read: Read,
     said: Mapping[str, Any],
-    digest: str,
+    digest: str | None,
 ) -> int:
     """Writes the adapter of a run to a directory that does not exist; returns how many tensors it has.
 
@@ -32,7 +32,7 @@ def export(
       modules: the linear modules of the model.
       targets: the paths that have an adapter.
       said: fields of adapter_config.json, such as 'task_type'.
-      digest: of the base model; see base_weights.py.
+      digest: of the base model; see base_weights.py. None: it is not known.
 
     Raises:
       InputError: PEFT has no such adapter.
@@ -59,7 +59,8 @@ def export(
         },
     }
     said = {**said, **patterns, 'target_modules': sorted(suffixes)}
-    adapter_files.write(directory, adapter, tensors, said=said, base={'digest': digest, 'targets': sorted(targets)})
+    base = {'targets': sorted(targets)} | ({} if digest is None else {'digest': digest})
+    adapter_files.write(directory, adapter, tensors, said=said, base=base)
     return len(tensors)
 
 
