@@ -65,19 +65,18 @@ def base() -> Experiment:
 
 
 def sweep(path: str = 'data/tinyshakespeare/input.txt', start: str = 'runs/lora_base') -> Sweep:
-    """Full fine-tuning, LoRA of all matrices of the layers, LoRA of those that the paper adapts, and no base at all."""
+    """Full fine-tuning, LoRA of all matrices of the layers, and LoRA of those that the paper adapts."""
     full = vary(
         _training('full', STEPS, shakespeare(path), shakespeare(path, held_out=True)),
         {'initialization': initial_state.FromRun(run=start)},
     )
-    adapted = vary(full, {'optimizer.schedule.peak': 1e-2, 'optimizer.weight_decay': 0.0})
+    adapted = vary(full, {'optimizer.schedule.peak': 2e-2, 'optimizer.weight_decay': 0.0})
     arms = {
         'full': full,
         'lora_all': vary(adapted, {'name': 'lora_all', 'adapter': lora.Lora(rank=8, alpha=16, targets=ALL)}),
         'lora_attention': vary(
             adapted, {'name': 'lora_attention', 'adapter': lora.Lora(rank=8, alpha=16, targets=ATTENTION)}
         ),
-        'scratch': vary(full, {'name': 'scratch', 'initialization': None}),
     }
     return Sweep(arms=arms, baseline='full', metric='validation/loss', seeds=(0, 1, 2))
 

@@ -13,6 +13,7 @@ from bigmodel_jax import bounds, config
 from bigmodel_jax.optim import masks
 
 PyTree = Any
+FROZEN = 'frozen'  # What Assigned.described() says of a parameter that is not trained.
 SETTINGS = (
     'decay',
     'learning_rate_multiple',
@@ -83,7 +84,7 @@ class Assigned:
             path: (('decay' + _times(weights[path])) if decays else 'no decay') + _times(rates[path], ', rate')
             for path, decays in _flat(self.decayed).items()
         }
-        return texts | dict.fromkeys(self.frozen, 'frozen')
+        return texts | dict.fromkeys(self.frozen, FROZEN)
 
     def by_decay(self) -> dict[float, 'Assigned']:
         """Multiple of the weight decay -> these, with only the parameters of that multiple decayed."""

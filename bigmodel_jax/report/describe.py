@@ -8,6 +8,7 @@ import jax
 from rich import text
 
 from bigmodel_jax.console import quantities
+from bigmodel_jax.optim.parameter_groups import FROZEN
 
 PyTree = Any
 
@@ -58,8 +59,9 @@ def rows(
     found: list[ArrayRow] = []
 
     def add(path: Any, leaf: Any, place: Any, names: tuple[str | None, ...] | None = None) -> None:
-        row = _row(path, leaf, names, place)
-        found.append(row._replace(training=(training or {}).get(row.path, '')))
+        row, how = _row(path, leaf, names, place), training or {}
+        # A weight in few bits consists of several arrays, below its own path.
+        found.append(row._replace(training=how.get(row.path) or how.get(row.path.rpartition('.')[0], '')))
 
     # Maps over the structure of `abstract`, so that the tuples of logical axes count as leaves.
     jax.tree_util.tree_map_with_path(add, abstract, shardings, *([] if axes is None else [axes]))
@@ -147,9 +149,11 @@ def _total(members: Sequence[ArrayRow]) -> str:
     elements, size_bytes, device_bytes = (
         sum(getattr(row, field) for row in members) for field in ('elements', 'size_bytes', 'device_bytes')
     )
+    frozen = sum(row.elements for row in members if row.training == FROZEN)
+    shares = f'; {quantities.whole(elements - frozen)} trained, {quantities.whole(frozen)} frozen' if frozen else ''
     return (
         f'{quantities.whole(elements)} numbers in {len(members)} arrays, {quantities.size(size_bytes)}, '
-        f'{quantities.size(device_bytes)} on each device'
+        f'{quantities.size(device_bytes)} on each device{shares}'
     )
 
 

@@ -317,9 +317,10 @@ def greeting(
       changes: where the experiment differs from the one that is stored.
       begun_anew: the arrays of the state of the optimizer that were not in the checkpoint.
     """
-    data = run.experiment.data
+    data, spec = run.experiment.data, run.spec
+    trained = '' if spec.trained_parameters == spec.parameters else f', {spec.trained_parameters:,} of them trained'
     lines = [
-        f'{run.experiment.name}: {run.spec.parameters:,} parameters, '
+        f'{run.experiment.name}: {spec.parameters:,} parameters{trained}, '
         f'{data.units_per_step:,} {data.units.name} per step, '
         f'mesh {torus.shape_text(run.place.sizes)}, in {directory}'
     ]

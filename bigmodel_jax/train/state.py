@@ -74,6 +74,11 @@ class StateSpec:
         """How many numbers the parameters are."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
 
+    @property
+    def trained_parameters(self) -> int:
+        """How many of them are trained."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.groups.trained(self.abstract.params)))
+
     def started_from(self, state: TrainState, params: PyTree) -> TrainState:
         """An initial state with other parameters, from which the optimizer and the moving average start too."""
 

@@ -13,6 +13,7 @@ from bigmodel_jax.interop.peft import adapter_files, merging
 from bigmodel_jax.optim import schedules
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.quantization import formats, operand, quantization
+from bigmodel_jax.report import describe
 from bigmodel_jax.runs import directory
 from bigmodel_jax.train import initial_state, loop, preparation
 from bigmodel_jax.train import step as steps
@@ -62,6 +63,15 @@ def check_merged(params, experiment):
     assert not any(map(operand.is_operand, jax.tree.leaves(merged, is_leaf=operand.is_operand)))
 
 
+def check_described(spec, trained):
+    rows = describe.rows(spec.abstract.params, spec.axes, spec.shardings.params, training=spec.groups.described())
+    assert {row.path for row in rows if row.training != 'frozen'} == trained
+    counts = {kind: sum(row.elements for row in rows if (row.training == 'frozen') == kind) for kind in (True, False)}
+    assert spec.trained_parameters == counts[False]
+    title = f'{counts[False]:,} trained, {counts[True]:,} frozen'
+    assert title in str(describe.render({'parameters': rows}))
+
+
 def test_adapters_learn_and_the_few_bits_stay():
     two = config.vary(ADAPTER, {'targets': ('*.attention.query', '*.ffn.down')})  # Few, to compile quickly.
     experiment = adapted(formats.Int4(), adapter=two, steps=20)
@@ -82,6 +92,7 @@ def test_adapters_learn_and_the_few_bits_stay():
     moments = {name.partition('.mu.')[2] for name in flat(current.opt_state) if '.mu.' in name}
     assert moments == trained
     check_merged(current.params, experiment)
+    check_described(run.spec, trained)
 
 
 @pytest.fixture(scope='module')
