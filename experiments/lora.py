@@ -2,6 +2,11 @@
 
 Question: how much of what full fine-tuning learns does LoRA learn, with how much less to train and to store?
 Source:   Hu et al. (2021), arXiv:2106.09685; a decoder of GPT-2's architecture on bytes, with 0.65 million parameters.
+Target:   none published for it. Measured (two cores of an AMD EPYC beside other work, Python 3.11, jax 0.10.2), loss on
+          102,400 held-out bytes, seeds 0 and 1: full 1.985, 1.979; LoRA 2.059, 2.048: 0.072 more, [0.041, 0.102] by
+          Student's t at 95% over the two pairs. Trained: 55,296 parameters of 707,730 against 652,416; state of the
+          optimizer: 442 kB against 5,219 kB. A step took 0.22 s and 0.25 s (seed 1): so small a model saves memory,
+          not time. The rates are the better of two each, by seed 9: 1e-3 and 3e-3, 5e-3 and 2e-2.
 Data:     first the documentation that every Python installation carries; then tinyshakespeare's input.txt (1.1 MB, from
           github.com/karpathy/char-rnn), the last tenth of it held out.
 Run:      python -m bigmodel_jax train experiments/lora.py:base --workdir runs/lora_base
@@ -23,7 +28,7 @@ from bigmodel_jax.sweeps.sweep import Sweep
 from bigmodel_jax.train import initial_state
 
 BASE_STEPS, STEPS, LENGTH = 800, 150, 128
-ATTENTION, ALL = ('*.attention.query', '*.attention.value'), ('*.attention.*', '*.ffn.*')
+ALL = ('*.attention.*', '*.ffn.*')  # Matrices of the layers.
 
 
 def rows(source: records.Source, *, batch: int = 16) -> text.Text:
@@ -65,24 +70,23 @@ def base() -> Experiment:
 
 
 def sweep(path: str = 'data/tinyshakespeare/input.txt', start: str = 'runs/lora_base') -> Sweep:
-    """Full fine-tuning, LoRA of all matrices of the layers, and LoRA of those that the paper adapts."""
+    """Full fine-tuning, and LoRA of all matrices of the layers."""
     full = vary(
         _training('full', STEPS, shakespeare(path), shakespeare(path, held_out=True)),
         {'initialization': initial_state.FromRun(run=start)},
     )
-    adapted = vary(full, {'optimizer.schedule.peak': 2e-2, 'optimizer.weight_decay': 0.0})
-    arms = {
-        'full': full,
-        'lora_all': vary(adapted, {'name': 'lora_all', 'adapter': lora.Lora(rank=8, alpha=16, targets=ALL)}),
-        'lora_attention': vary(
-            adapted, {'name': 'lora_attention', 'adapter': lora.Lora(rank=8, alpha=16, targets=ATTENTION)}
-        ),
+    changes = {
+        'name': 'lora_all',
+        'adapter': lora.Lora(rank=8, alpha=16, targets=ALL),
+        'optimizer.schedule.peak': 2e-2,
+        'optimizer.weight_decay': 0.0,
     }
+    arms = {'full': full, 'lora_all': vary(full, changes)}
     return Sweep(arms=arms, baseline='full', metric='validation/loss', seeds=(0, 1, 2))
 
 
 def experiment(path: str = 'data/tinyshakespeare/input.txt', start: str = 'runs/lora_base') -> Experiment:
-    """The arm of LoRA of all matrices."""
+    """The arm of LoRA."""
     return sweep(path, start)['lora_all']
 
 
