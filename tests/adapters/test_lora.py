@@ -69,6 +69,7 @@ def test_only_adapters_are_trained_and_frozen_weights_keep_their_bits(interrupte
     assert moments == {name: first[name].size for name in trained}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_bits_of_one_that_was_not(interrupted, tmp_path):
     experiment, path = interrupted
     loop.train(experiment, tmp_path)
@@ -76,6 +77,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_one_that_was_not(interrupted, 
     assert all(whole[name].tobytes() == resumed[name].tobytes() for name in whole)
 
 
+@pytest.mark.slow
 def test_the_model_begins_as_its_base():
     """B is 0, so that adapters change nothing before the first update; the base is drawn as without them."""
     with_adapter, without = adapted(lora.Lora(targets=ALL)), adapted(None)
@@ -87,15 +89,9 @@ def test_the_model_begins_as_its_base():
     assert 0.95 * limit < np.abs(a).max() <= limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    'mesh',
-    [
-        {'data': 2, 'fsdp': 2, 'tensor': 2},
-        *(
-            pytest.param(each, marks=pytest.mark.slow)
-            for each in ({'fsdp': 8}, {'tensor': 8}, {'pipeline': 2, 'fsdp': 4})
-        ),
-    ],
+    'mesh', [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 8}, {'tensor': 8}, {'pipeline': 2, 'fsdp': 4}]
 )
 def test_the_mesh_changes_nothing(mesh):
     experiment = adapted(lora.Lora(rank=2, targets=ALL))
@@ -121,6 +117,7 @@ def test_factors_lie_with_the_sides_of_their_matrix():
     assert rows[up].training == 'frozen'
 
 
+@pytest.mark.slow
 def test_any_matrix_can_have_an_adapter():
     """Where a weight is looked up or belongs to an expert, it is the sum W + scale A B that is read."""
     model = decoder.mixtral(vocab=64, width=8, layers=2, heads=2, kv_heads=1, hidden=12, experts=3)

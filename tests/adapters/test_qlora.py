@@ -72,6 +72,7 @@ def check_described(spec, trained):
     assert title in str(describe.render({'parameters': rows}))
 
 
+@pytest.mark.slow
 def test_adapters_learn_and_the_few_bits_stay():
     two = config.vary(ADAPTER, {'targets': ('*.attention.query', '*.ffn.down')})  # Few, to compile quickly.
     experiment = adapted(formats.Int4(), adapter=two, steps=20)

@@ -25,6 +25,7 @@ def run(tmp_path_factory):
         yield path
 
 
+@pytest.mark.slow
 def test_int8_is_stored_read_and_compared(run, tmp_path, capsys):
     assert __main__.main(argv=['compress', str(run), str(tmp_path / 'int8'), '--weights', 'int8']) == 0
     assert 'the loss of an example changed by' in capsys.readouterr().out
