@@ -175,3 +175,22 @@ def load_experiment_of_run(options: argparse.Namespace) -> 'Experiment | None':
     if options.set or options.arg:
         raise config.InputError('--set and --arg change an experiment; name it too: --experiment FILE.py.')
     return None
+
+
+def add_address(parser: argparse.ArgumentParser, *, port: int) -> None:
+    """--host, --port and --allow-host: where a server is reached, and under which names."""
+    add = parser.add_argument
+    add(
+        '--host',
+        default='127.0.0.1',
+        metavar='ADDRESS',
+        help='of this machine (default: 127.0.0.1, which only this machine reaches)',
+    )
+    add('--port', type=natural, default=port, metavar='N', help=f'default: {port}; 0 takes any that is free')
+    add(
+        '--allow-host',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='a name under which others reach this machine, beside its addresses; may be given several times',
+    )

@@ -28,15 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_anyway(parser, 'serve')
     add = parser.add_argument
     add('--name', metavar='NAME', help='of the model in requests (default: the name of the directory)')
-    add('--host', default='127.0.0.1', metavar='ADDRESS', help='default: 127.0.0.1, which only this machine reaches')
-    add('--port', type=arguments.natural, default=8_000, metavar='N', help='default: 8000; 0 takes any that is free')
-    add(
-        '--allow-host',
-        action='append',
-        default=[],
-        metavar='NAME',
-        help='a name under which others reach this machine, beside its addresses; may be given several times',
-    )
+    arguments.add_address(parser, port=8_000)
     add('--api-key-file', metavar='FILE', help='a file with the key that requests must send (default: none is needed)')
     add('--rows', type=arguments.positive, default=32, metavar='N', help='texts generated at a time (default: 32)')
     add('--length', type=arguments.positive, metavar='N', help='tokens of a text at most, prompt and continuation')

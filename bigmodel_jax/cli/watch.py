@@ -24,20 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='ROOT',
         help='runs, or directories below which runs are (default: runs)',
     )
-    add(
-        '--host',
-        default='127.0.0.1',
-        metavar='ADDRESS',
-        help='of this machine (default: 127.0.0.1, so that only this machine reaches the page)',
-    )
-    add('--port', type=arguments.natural, default=8_008, metavar='N', help='default: 8008; 0 takes any that is free')
-    add(
-        '--allow-host',
-        action='append',
-        default=[],
-        metavar='NAME',
-        help='a name under which others reach this machine, beside its addresses; may be given several times',
-    )
+    arguments.add_address(parser, port=8_008)
     add('--write', metavar='FILE', help='write the page on many runs to a file instead, as it is now, without a server')
     add('--query', default='', metavar='TEXT', help="of --write: what is shown, as in the page's address after '?'")
 

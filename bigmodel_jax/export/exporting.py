@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from bigmodel_jax import config
+from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.data.tabular import fitting
 from bigmodel_jax.data.text import tokenizers
 from bigmodel_jax.export import card, dimensions, loader, named_arrays, programs, signature
@@ -117,7 +118,7 @@ def _write(
     (partial / signature.FOLDER).mkdir()
     for name, each in made.items():
         (partial / signature.file_of(name)).write_bytes(each.exported.serialize())
-    flat = named_arrays.flatten(trained.params) | named_arrays.flatten(trained.model_state or {})
+    flat = checkpoints.flatten(trained.params) | checkpoints.flatten(trained.model_state or {})
     named_arrays.write(partial / named_arrays.FILE, flat, options.dtype)
     _copy(run, partial)
     found = signature.describe(made, of, dtype=options.dtype, forced=forced, facts=_facts(run, trained))
@@ -137,7 +138,7 @@ def _to_export(trained: restored_model.Trained, options: ExportOptions) -> tuple
     """What the programs are made from, and whether a kernel was left out that the experiment forces."""
     model, forced = programs.portable(trained.experiment.model)
     state = trained.model_state or {}
-    flat = named_arrays.flatten(trained.params) | named_arrays.flatten(state)
+    flat = checkpoints.flatten(trained.params) | checkpoints.flatten(state)
     return programs.ModelToExport(
         model=model,
         fields=programs.read_fields(model, trained.experiment.data.fields),

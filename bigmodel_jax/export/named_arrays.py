@@ -8,29 +8,12 @@ import jax
 import numpy as np
 
 from bigmodel_jax import config
+from bigmodel_jax.interop import matching
 from bigmodel_jax.interop.files import tensor_file
 
 PyTree = Any
 FILE = 'weights.safetensors'
 DTYPES = ('float32', 'bfloat16', 'float16')
-
-
-def flatten(tree: PyTree) -> dict[str, Any]:
-    """Path -> leaf of a tree of dicts and tuples."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree of dicts that flatten() made flat."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *above, last = path.split('.')
-        node = tree
-        for name in above:
-            node = node.setdefault(name, {})
-        node[last] = leaf
-    return tree
 
 
 def split(flat: Mapping[str, Any], collections: tuple[str, ...]) -> tuple[PyTree, PyTree]:
@@ -39,7 +22,7 @@ def split(flat: Mapping[str, Any], collections: tuple[str, ...]) -> tuple[PyTree
     Args:
       collections: the names of those of the model state, such as 'batch_stats'.
     """
-    tree = nested(flat)
+    tree = matching.nested(flat)
     state = {name: tree.pop(name) for name in collections}
     return tree, state
 

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from bigmodel_jax import config, experiment_file
+from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.export import card, exporting, named_arrays, signature
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.runs import requirements, restored_model
@@ -99,7 +100,7 @@ def _put(tree: PyTree, shardings: PyTree, place: sharding.ShardingContext) -> Py
     A run whose weights have adapters or few bits stores others than its model reads, which are exported; such a model
     lies whole on each device.
     """
-    given, stored = named_arrays.flatten(tree), named_arrays.flatten(shardings)
+    given, stored = checkpoints.flatten(tree), checkpoints.flatten(shardings)
     if given.keys() != stored.keys():
         shardings = jax.tree.map(lambda _: place.replicated, tree)
     return jax.tree.map(lambda leaf, where: jax.device_put(np.asarray(leaf), where), tree, shardings)

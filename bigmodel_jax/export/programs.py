@@ -19,6 +19,7 @@ import numpy as np
 from jax import export as jax_export
 
 from bigmodel_jax import config
+from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import predictor
 from bigmodel_jax.evaluate.text import decoding_model
@@ -205,12 +206,12 @@ def _encode(of: ModelToExport, weights: Arrays, batch: Arrays) -> dict[str, jax.
 def _prefill(of: ModelToExport, weights: Arrays, batch: Arrays, cache: Arrays) -> tuple[Arrays, Arrays]:
     prompts = decoding_model.Prompts(batch['inputs'], batch['lengths'])
     logits_BV, state = _reading(of, weights, batch).read(prompts, _state(of, cache))
-    return {'logits': logits_BV}, named_arrays.flatten(state)
+    return {'logits': logits_BV}, checkpoints.flatten(state)
 
 
 def _decode(of: ModelToExport, weights: Arrays, batch: Arrays, cache: Arrays) -> tuple[Arrays, Arrays]:
     logits_BV, state = _reading(of, weights, batch).next(batch['inputs'], batch['positions'], _state(of, cache))
-    return {'logits': logits_BV}, named_arrays.flatten(state)
+    return {'logits': logits_BV}, checkpoints.flatten(state)
 
 
 def _reading(of: ModelToExport, weights: Arrays, batch: Arrays) -> decoding_model.Cached:
@@ -222,7 +223,7 @@ def _state(of: ModelToExport, cache: Arrays) -> Any:
     """The state of the layers as the model has it, from the flat dict."""
     model: Any = of.model
     form = jax.eval_shape(lambda: model.initial_state(1, 1))
-    return jax.tree.unflatten(jax.tree.structure(form), [cache[name] for name in named_arrays.flatten(form)])
+    return jax.tree.unflatten(jax.tree.structure(form), [cache[name] for name in checkpoints.flatten(form)])
 
 
 def _cache(of: ModelToExport) -> dict[str, Described]:
@@ -232,7 +233,7 @@ def _cache(of: ModelToExport) -> dict[str, Described]:
       InputError: the state before the first token is not all zeros, as the loader makes it.
     """
     model: Any = of.model
-    one, other = (named_arrays.flatten(model.initial_state(*sizes)) for sizes in ((2, 3), (5, 7)))
+    one, other = (checkpoints.flatten(model.initial_state(*sizes)) for sizes in ((2, 3), (5, 7)))
     found = {}
     for name, leaf in one.items():
         if np.any(np.asarray(leaf)):

@@ -34,7 +34,7 @@ class ModelServer:
         access: application.Access = application.LOCAL,
         limits: ServingLimits = served_texts.USUAL,
     ):
-        uvicorn = libraries.load('uvicorn', "serve needs the 'uvicorn' package", extra='serve')
+        libraries.load('uvicorn', "serve needs the 'uvicorn' package", extra='serve')
         libraries.load('starlette', "serve needs the 'starlette' package", extra='serve')
         serving_metrics.load_prometheus()
         self.served, self._limits = served, limits
@@ -48,22 +48,10 @@ class ModelServer:
             self._engine = engine_thread.EngineThread(served.engine)
             service = TextService(self._engine, served.tokenizer, limits)
         self._answers = application.Endpoints(served, service, self.metrics)
-        settings = uvicorn.Config(
-            application.application(self._answers, access),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan='off',
-            ws='none',
-            limit_concurrency=CONNECTIONS,
-            backlog=CONNECTIONS,
-            timeout_graceful_shutdown=int(limits.drain_s),
-        )
-        self._server = uvicorn.Server(settings)
+        app = application.application(self._answers, access)
+        self._server = live.web_server(app, connections=CONNECTIONS, patience_s=int(limits.drain_s))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name='server', daemon=True)
-        host, port = self._socket.getsockname()[:2]
-        self.url = f'http://{f"[{host}]" if ":" in host else host}:{port}'
+        self.url = live.url_of(self._socket)
 
     @property
     def compilations(self) -> int:

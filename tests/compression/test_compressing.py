@@ -63,7 +63,7 @@ def test_heads_and_units_are_really_removed(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_zeros_of_a_pruned_run_stay_zero_in_training(run, tmp_path):
+def test_a_pruned_run_has_its_zeros(run, tmp_path):
     found = compressing.compress(run, tmp_path / 'half', methods.PruneBlocks(kept=2, block=4))
     pruned = directory.open_run(tmp_path / 'half')
     assert isinstance(pruned.experiment.optimizer, pruning.Pruned)

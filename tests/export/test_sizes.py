@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from bigmodel_jax import config
+from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.data import batches
 from bigmodel_jax.export import dimensions, named_arrays, programs
 from bigmodel_jax.models import model
@@ -59,5 +60,5 @@ def test_it_is_exported_for_one_length(fixed):
 
 def test_paths_lead_back_to_the_tree():
     tree = {'a': {'b': 1, 'c': {'d': 2}}, 'e': 3}
-    flat = named_arrays.flatten(tree) | {'batch_stats.norm.mean': 4}
+    flat = checkpoints.flatten(tree) | {'batch_stats.norm.mean': 4}
     assert named_arrays.split(flat, ('batch_stats',)) == (tree, {'batch_stats': {'norm': {'mean': 4}}})

@@ -74,6 +74,34 @@ def _is_address(host: str, *, loopback: bool) -> bool:
     return address.is_loopback or not loopback
 
 
+def web_server(app: Any, *, connections: int, patience_s: int) -> Any:
+    """A uvicorn.Server of an ASGI application: nothing but HTTP, and no log.
+
+    Args:
+      connections: at a time.
+      patience_s: seconds that requests under way have when it ends.
+    """
+    uvicorn = _uvicorn()
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan='off',
+        ws='none',
+        limit_concurrency=connections,
+        timeout_graceful_shutdown=patience_s,
+    )
+    return uvicorn.Server(settings)
+
+
+def url_of(listening: socket.socket) -> str:
+    """Under which a listening socket is reached, without a path."""
+    host, port = listening.getsockname()[:2]
+    return f'http://{f"[{host}]" if ":" in host else host}:{port}'
+
+
 class LivePage:
     """The live page of some runs, served by a thread while this is open; a context manager.
 
@@ -85,26 +113,14 @@ class LivePage:
     """
 
     def __init__(self, *roots: epath.PathLike, address: Address = Address()):
-        uvicorn = _uvicorn()
+        _uvicorn()  # Before the runs are read.
         self._runs = LiveRuns(roots or ('runs',))
         self._socket = listen(address)
         self.count = len(self._runs.runs)
         app = application(self._runs, address)
-        settings = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan='off',
-            ws='none',
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(settings)
+        self._server = web_server(app, connections=CONNECTIONS, patience_s=1)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name='live page', daemon=True)
-        host, port = self._socket.getsockname()[:2]
-        self.url = f'http://{f"[{host}]" if ":" in host else host}:{port}/'
+        self.url = f'{url_of(self._socket)}/'
 
     def __enter__(self) -> Self:
         self._runs.__enter__()
