@@ -245,7 +245,7 @@ def _export(
     for key, copy in copied.items():
         repeated.setdefault(copy.of or key, []).append(key)
     partial.mkdir(parents=True)
-    with shards.Shards(partial, contents, shard_bytes) as files:
+    with shards.Shards(partial, contents, shard_bytes, naming.family.stem) as files:
         for key, tensor in tensors.items():
             value = tensor.layout.write([store.read(name, slot.at) for name, slot in zip(names[key], tensor.slots)])
             for each in (key, *repeated.get(key, ())):
@@ -255,7 +255,7 @@ def _export(
                 files.write(key, copy.formula(sizes).astype(naming.copies[key]))
     store.check({name for each in names.values() for name in each})
     dtypes = {kind.name for kind in kinds.values()}
-    named = {'dtype': dtypes.pop()} if len(dtypes) == 1 and naming.is_ours else {}
+    named = {'dtype': dtypes.pop()} if len(dtypes) == 1 and naming.is_ours and 'model_type' in naming.values else {}
     (partial / folder.CONFIG).write_text(json.dumps(naming.values | named, indent=2) + '\n')
     for name, content in {**exported.tokenizer_files(epath.Path(source)), **store.files}.items():
         (partial / name).write_bytes(content)

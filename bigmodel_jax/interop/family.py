@@ -29,6 +29,8 @@ class Family:
     config_fields: fields.Table  # Every field that its config.json may have.
     aliases: ClassVar[Mapping[str, str]] = {}  # Other names of fields, as the reference reads them.
     kind: type  # Of our models.
+    stem: ClassVar[str] = folder.STEM  # What the names of its files begin with.
+    target: ClassVar[str] = 'labels'  # The field of a batch without which there is no loss.
     is_paired = False  # Whether it has an encoder and a decoder.
     needed: ClassVar[
         Mapping[str, tuple[str, ...]]
@@ -148,8 +150,8 @@ class Family:
           InputError: it says something that the family cannot.
         """
         values = self.config(model)
-        again = self.describe(values, f'config.json of {values["model_type"]}')
-        self.check_same(again, model, f'A {values["model_type"]}')
+        again = self.describe(values, f'config.json of {self.model_types[0]}')
+        self.check_same(again, model, f'A {self.model_types[0]}')
         return values
 
     def check_same(self, described: Any, model: Any, where: str) -> None:

@@ -91,6 +91,11 @@ COMMON: dict[str, Kind] = {
     'layer_types': Only(None),
     'auto_map': Only(None, {}),
 }  # fmt: skip
+CLASS_NAME = '_class_name'  # What a config.json of diffusers has in place of a model_type.
+DIFFUSERS: dict[str, Kind] = {
+    **without(CLASS_NAME, '_diffusers_version', '_name_or_path'),
+    **dict.fromkeys(('architectures', 'dtype', 'torch_dtype'), Used(None)),
+}
 # Weights are computed with in the dtype that is asked for here, whatever they are stored in.
 DTYPES = (None, 'auto', 'float64', 'float32', 'float16', 'bfloat16')
 

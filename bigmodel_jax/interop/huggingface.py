@@ -27,6 +27,7 @@ from bigmodel_jax.interop.families import (
     t5,
     vit,
 )
+from bigmodel_jax.interop.families.diffusion import unet
 from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
 
@@ -51,6 +52,7 @@ FAMILIES: tuple[family.Family, ...] = (
     resnet.HuggingFaceResNet(),
     resnet.TorchvisionResNet(),
     alexnet.TorchvisionAlexNet(),
+    unet.UNet2D(),
 )
 
 
@@ -119,8 +121,11 @@ class PretrainedModel:
           InputError: as apply(), or there are no labels.
         """
         batch = self._batch(inputs)
-        if 'labels' not in batch or self._needs_absent('loss'):
-            raise config.InputError('There is a gradient of a loss only; pass labels, to a model with an output layer.')
+        target = self._found.family.target
+        if target not in batch or self._needs_absent('loss'):
+            raise config.InputError(
+                f'There is a gradient of a loss only; pass {target}, to a model with an output layer.'
+            )
         with precision(self.model):
             (_, found), tree = self._backward(self.params, self.state, batch)
         trained = {key: each for key, each in self._found.tensors.items() if not each.is_state}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax import config
-from bigmodel_jax.interop import family, rules
+from bigmodel_jax.interop import family, fields, rules
 from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
 
@@ -91,17 +91,19 @@ def match(source: folder.Folder, families: tuple[family.Family, ...]) -> Match:
 def family_of(values: Mapping[str, Any], families: tuple[family.Family, ...], where: str) -> family.Family:
     """The family of a config.json: of those of its model_type the one that has its architecture, or else the first.
 
+    In place of a model_type those of diffusers have _class_name.
+
     Raises:
       InputError: there is none of its model_type.
     """
-    kind, named = values.get('model_type'), values.get('architectures')
+    kind, named = values.get('model_type', values.get(fields.CLASS_NAME)), values.get('architectures')
     of_kind = [each for each in families if kind in each.model_types]
     for each in of_kind:
         if isinstance(named, list) and any(name in (*each.architectures, *each.old_architectures) for name in named):
             return each
     if of_kind:
         return of_kind[0]
-    names = ', '.join(sorted({name for each in families for name in each.model_types}))
+    names = ', '.join(sorted({name for each in families for name in each.model_types}, key=str.lower))
     raise config.InputError(f'{where}: model_type={kind!r} is not supported; there is {names}.')
 
 

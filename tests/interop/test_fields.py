@@ -8,13 +8,14 @@ from interop import published, reference_configs
 
 from bigmodel_jax import config
 from bigmodel_jax.interop import fields, huggingface
+from bigmodel_jax.interop.files import folder
 
 RECORDED = json.loads((published.ORACLES / 'reference_configs.json').read_text())
-# Of transformers; torchvision has no files of configurations.
+# Of transformers; torchvision has no files of configurations, and diffusers others.
 FAMILIES = {
     family.model_types[0]: family
     for family in reversed(huggingface.FAMILIES)  # Of several the first.
-    if not family.model_types[0].startswith('torchvision')
+    if not family.model_types[0].startswith('torchvision') and family.stem == folder.STEM
 }
 LLAMA3 = {
     'rope_type': 'llama3',

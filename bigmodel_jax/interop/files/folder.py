@@ -11,6 +11,9 @@ from bigmodel_jax import config
 from bigmodel_jax.interop.files import tensor_file
 
 CONFIG, SINGLE, INDEX = 'config.json', 'model.safetensors', 'model.safetensors.index.json'
+# What the names of files begin with: those of transformers, and those of diffusers.
+STEM, DIFFUSERS = 'model', 'diffusion_pytorch_model'
+ENDS = ('.safetensors', '.safetensors.index.json')
 JSON_BYTES = 100_000_000
 
 
@@ -63,27 +66,31 @@ def _names(file: tensor_file.TensorFile) -> Iterator[str]:
 
 def _files(directory: pathlib.Path) -> list[tensor_file.TensorFile]:
     """The safetensors files; checked against the index, where there is one."""
-    if not (directory / INDEX).is_file():
-        if not (directory / SINGLE).is_file():
+    stem = DIFFUSERS if any((directory / f'{DIFFUSERS}{end}').is_file() for end in ENDS) else STEM
+    single, listing = (directory / f'{stem}{end}' for end in ENDS)
+    if not listing.is_file():
+        if not single.is_file():
             raise config.InputError(_nothing(directory))
-        return [tensor_file.TensorFile(directory / SINGLE)]
-    index = read_json(directory / INDEX).get('weight_map')
+        return [tensor_file.TensorFile(single)]
+    index = read_json(listing).get('weight_map')
     if not isinstance(index, dict) or not all(isinstance(each, str) for each in index.values()):
-        raise config.InputError(f'{directory / INDEX} has no weight_map of names to files. Download it again.')
+        raise config.InputError(f'{listing} has no weight_map of names to files. Download it again.')
     names = sorted(set(index.values()))
     for name in names:
         # A name with a folder in it could point anywhere on this machine.
         if pathlib.PurePath(name).name != name or '\\' in name or not name.endswith('.safetensors'):
-            raise config.InputError(f'{directory / INDEX}: {name!r} is not the name of a safetensors file beside it.')
+            raise config.InputError(f'{listing}: {name!r} is not the name of a safetensors file beside it.')
         if not (directory / name).is_file():
-            raise config.InputError(f'{directory / name} is missing, though {INDEX} names it. Download it again.')
+            raise config.InputError(
+                f'{directory / name} is missing, though {listing.name} names it. Download it again.'
+            )
     files = [tensor_file.TensorFile(directory / name) for name in names]
     there = {(tensor, file.path.name) for file in files for tensor in file.entries}
     wrong = sorted(there ^ set(index.items()))
     if wrong:
         tensor, name = wrong[0]
         what = 'is not in' if wrong[0] not in there else 'is not said to be in'
-        raise config.InputError(f'{directory / INDEX}: {tensor} {what} {name}, nor {len(wrong) - 1} others as named.')
+        raise config.InputError(f'{listing}: {tensor} {what} {name}, nor {len(wrong) - 1} others as named.')
     return files
 
 

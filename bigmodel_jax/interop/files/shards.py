@@ -14,7 +14,13 @@ from bigmodel_jax.interop.files import folder, tensor_file
 class Shards:
     """One file of tensors, or several and their index, written tensor by tensor; a context manager."""
 
-    def __init__(self, path: pathlib.Path, contents: Mapping[str, tuple[rules.Shape, np.dtype]], shard_bytes: int):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        contents: Mapping[str, tuple[rules.Shape, np.dtype]],
+        shard_bytes: int,
+        stem: str = folder.STEM,
+    ):
         groups: list[dict[str, tuple[rules.Shape, np.dtype]]] = [{}]
         filled = total = 0
         for key, (shape, dtype) in contents.items():
@@ -24,12 +30,12 @@ class Shards:
                 filled = 0
             groups[-1][key] = (shape, dtype)
             filled, total = filled + size, total + size
-        names = [folder.SINGLE]
+        names = [f'{stem}.safetensors']
         if len(groups) > 1:
-            names = [f'model-{i:05d}-of-{len(groups):05d}.safetensors' for i in range(1, len(groups) + 1)]
+            names = [f'{stem}-{i:05d}-of-{len(groups):05d}.safetensors' for i in range(1, len(groups) + 1)]
             index = {key: name for name, group in zip(names, groups) for key in group}
             text = json.dumps({'metadata': {'total_size': total}, 'weight_map': index}, indent=2)
-            (path / folder.INDEX).write_text(text + '\n')
+            (path / f'{stem}.safetensors.index.json').write_text(text + '\n')
         self._writers = [tensor_file.TensorWriter(path / name, group) for name, group in zip(names, groups)]
         self._of = {key: writer for writer, group in zip(self._writers, groups) for key in group}
 

@@ -1,0 +1,52 @@
+"""The UNet refuses images and sizes that do not fit; its two ways hand over what they should."""
+
+import numpy as np
+import pytest
+
+from bigmodel_jax import config
+from bigmodel_jax.data import batches
+from bigmodel_jax.models.diffusion import unet
+
+
+def fields(*shape):
+    return {
+        'image': batches.Field(shape, np.dtype(np.float32), ('height', 'width', 'channels')),
+        'timestep': batches.Field((), np.dtype(np.float32), ()),
+    }
+
+
+@pytest.mark.parametrize(
+    ('changes', 'shape', 'message'),
+    [
+        ({}, (28, 32, 3), 'multiples of 8; they are 28 and 32'),
+        ({}, (32, 32, 1), 'model.image_channels=3, but the images have 1'),
+        ({'channels': (128, 200, 256, 256)}, (32, 32, 3), 'groups=32 does not divide the 200 channels'),
+        ({'channels': ()}, (32, 32, 3), 'even number of channels'),
+        ({'attending': (4,)}, (32, 32, 3), 'level 4, but the levels of model.channels are 0 to 3'),
+        ({'attention.heads': 3}, (32, 32, 3), 'heads=3 does not divide the model width 256'),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes, shape, message):
+    with pytest.raises(config.InputError, match=message):
+        config.vary(unet.UNET_CIFAR10, changes).check(fields(*shape))
+
+
+def test_the_published_sizes_fit_their_images():
+    unet.UNET_CIFAR10.check(fields(32, 32, 3))
+    unet.UNET_256.check(fields(256, 256, 3))
+
+
+def test_every_output_of_the_way_down_is_read_once():
+    model = unet.UNET_CIFAR10
+    read = [
+        inputs - before
+        for before, (_, inputs, _) in zip((256, *[each[2] for each in model.sizes_up()]), model.sizes_up())
+    ]
+    assert read == model.kept()[::-1]
+
+
+def test_timesteps_are_embedded_as_in_the_released_code():
+    found = unet.timestep_embedding(np.array([0.0, 7.0, 999.0]), width=6, dtype=np.dtype(np.float32))
+    angles = np.array([[0.0], [7.0], [999.0]]) * 10_000.0 ** -np.array([0, 0.5, 1])
+    # Rounding of an angle of up to 999 in float32.
+    np.testing.assert_allclose(found, np.concatenate([np.sin(angles), np.cos(angles)], axis=1), atol=1e-4)
