@@ -110,7 +110,7 @@ def _attention(key: str, path: str, model: unet.UNet, channels: int) -> Iterator
     yield rules.rule(f'{key}.to_out.0.bias', f'D{D} -> D{D}', f'{path}.attention.out_bias')
 
 
-def _convolution(key: str, path: str, inputs: int, outputs: int, window: int = 3) -> tuple[rules.Rule, ...]:
+def _convolution(key: str, path: str, inputs: int, outputs: int, *, window: int = 3) -> tuple[rules.Rule, ...]:
     of = convolution.Convolution(channels=outputs, kernel=(window, window), bias=True)
     return images.tensors_of(key, path, of, inputs)
 
