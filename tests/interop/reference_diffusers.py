@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import hashed
 import numpy as np
@@ -64,13 +63,16 @@ def recorded() -> dict[str, np.ndarray]:
 @contextlib.contextmanager
 def _float64(torch: Any) -> Iterator[None]:
     """Nothing is rounded to float32, as the library does with timesteps."""
-    arange = torch.arange
+    arange, single = torch.arange, torch.Tensor.float
 
     def wide(*args: Any, dtype: Any = None, **how: Any) -> Any:
         return arange(*args, dtype=torch.float64 if dtype is torch.float32 else dtype, **how)
 
-    with mock.patch.object(torch, 'arange', wide), mock.patch.object(torch.Tensor, 'float', torch.Tensor.double):
+    torch.arange, torch.Tensor.float = wide, torch.Tensor.double
+    try:
         yield
+    finally:
+        torch.arange, torch.Tensor.float = arange, single
 
 
 if __name__ == '__main__':
