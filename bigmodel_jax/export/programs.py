@@ -100,10 +100,11 @@ def portable(model: models.Model) -> tuple[models.Model, bool]:
 
 
 def longest_input(model: models.Model) -> int | None:
-    """How many tokens a model reads at most, as far as it has learned positions; None if nothing limits them."""
+    """How many tokens a model reads at most, by its learned positions and its cache; None if nothing limits them."""
     known = getattr(getattr(model, 'positions', None), 'length', None)
     own = getattr(model, 'length', None)
-    return known if known is not None else own if isinstance(own, int) else None
+    bounds = (known, own if isinstance(own, int) else None, decoding_model.cache_length(model))
+    return next((each for each in bounds if each is not None), None)
 
 
 def read_fields(model: models.Model, fields: Mapping[str, batches.Field]) -> dict[str, batches.Field]:

@@ -173,6 +173,8 @@ class Attention(layer.Mixer):
         return AttentionModule(self, name=name)
 
     def initial_state(self, rows: int, length: int, *, width: int, dtype: str) -> kv_cache.KeyValueCache:
+        if self.rotary is not None:
+            self.rotary.check_cache(length)
         shape = (rows, length, self.kv_heads or self.heads, self.width_of_head(width))
         return kv_cache.KeyValueCache.empty(shape, dtype)
 

@@ -47,9 +47,11 @@ def rotary(x_BTHK: jax.Array, positions_BT: jax.Array, *, base: float, scaling: 
     numbers_BT1 = positions_BT[..., None]
     frequencies = base ** (-jnp.arange(half, dtype=dtype) / half)
     if scaling is not None:
-        frequencies = scaling(frequencies)
+        frequencies = scaling(frequencies, positions_BT, base=base)
     angles_BT1K = (numbers_BT1 * frequencies)[:, :, None, :]
     cos, sin = jnp.cos(angles_BT1K), jnp.sin(angles_BT1K)
+    if scaling is not None and scaling.amplitude != 1:
+        cos, sin = cos * scaling.amplitude, sin * scaling.amplitude
     first, second = jnp.split(x_BTHK.astype(dtype), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTHK.dtype)
 
@@ -211,8 +213,26 @@ class RelativeModule(PositionsModule):
 class Scaling:
     """Interface: other frequencies of rotary positions, for rows longer than those of the first training."""
 
-    def __call__(self, frequencies: jax.Array) -> jax.Array:
-        """The frequencies [K/2], in radians per position, as they are used."""
+    @property
+    def amplitude(self) -> float:
+        """What the rotated channels are multiplied by."""
+        return 1.0
+
+    @property
+    def cache_length(self) -> int | None:
+        """How many positions a key-value cache can hold at most; None where there is no bound."""
+        return None
+
+    def check(self, channels: int) -> None:
+        """Raises InputError if so many rotated channels of a head cannot be scaled."""
+
+    def __call__(self, frequencies: jax.Array, positions_BT: jax.Array, *, base: float) -> jax.Array:
+        """The frequencies [K/2] or [B, T, K/2], in radians per position, as they are used.
+
+        Args:
+          frequencies: [K/2], base^(-2i/K).
+          positions_BT: [B or 1, T] int32, what is rotated.
+        """
         raise NotImplementedError
 
 
@@ -222,7 +242,7 @@ class LinearScaling(Scaling):
 
     factor: config.PositiveFloat
 
-    def __call__(self, frequencies: jax.Array) -> jax.Array:
+    def __call__(self, frequencies: jax.Array, positions_BT: jax.Array, *, base: float) -> jax.Array:
         return frequencies / self.factor
 
 
@@ -241,7 +261,7 @@ class Llama3Scaling(Scaling):
     high: config.PositiveFloat = 4.0  # high_freq_factor
     length: config.Positive = 8_192  # original_max_position_embeddings
 
-    def __call__(self, frequencies: jax.Array) -> jax.Array:
+    def __call__(self, frequencies: jax.Array, positions_BT: jax.Array, *, base: float) -> jax.Array:
         """The frequencies [K/2], in radians per position, as they are used.
 
         Raises:
@@ -268,6 +288,21 @@ class Rotary:
         """Raises InputError if heads of this width cannot be rotated."""
         if head_width % 2:
             raise config.InputError(f'Rotary positions need heads of even width, but each has {head_width} channels.')
+        self._check_scaling(head_width)
+
+    def _check_scaling(self, channels: int) -> None:
+        if self.scaling is not None:
+            self.scaling.check(channels)
+
+    def check_cache(self, length: int) -> None:
+        """Raises InputError if no key-value cache can hold `length` positions."""
+        most = None if self.scaling is None else self.scaling.cache_length
+        if most is not None and length > most:
+            raise config.InputError(
+                f'A key-value cache of {length:,} positions was asked for; with '
+                f'{type(self.scaling).__name__} the keys of the first tokens change once a row has more than {most:,}. '
+                f'Ask for prompts and answers of at most {most:,} tokens together, with the padding of the prompts.'
+            )
 
     def rotate(self, x_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """The heads of queries or keys at these positions, rotated."""
@@ -290,6 +325,7 @@ class PartialRotary(Rotary):
                 f'rotary.fraction={self.fraction:g} rotates {rotated} of the {head_width} channels of a head; '
                 'use a fraction that gives an even number of them, at least 2.'
             )
+        self._check_scaling(rotated)
 
     def rotate(self, x_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
         first, rest = jnp.split(x_BTHK, [int(x_BTHK.shape[-1] * self.fraction)], axis=-1)

@@ -30,6 +30,13 @@ BERT = {
     'max_position_embeddings': 16, 'hidden_dropout_prob': 0.0, 'attention_probs_dropout_prob': 0.0,
 }  # fmt: skip
 GEMMA = SIZES | {'head_dim': 6}
+PHI = SIZES | {
+    'num_attention_heads': 2,
+    'rope_parameters': {
+        'rope_type': 'longrope', 'short_factor': [1.0, 1.25, 1.5], 'long_factor': [1.0, 2.5, 7.0],
+        'rope_theta': 1e2, 'partial_rotary_factor': 0.75,
+    },
+}  # fmt: skip
 FULL, SLIDING = 'full_attention', 'sliding_attention'
 # Name -> class, and the fields of its configuration; every family with the options that make it different.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -87,6 +94,31 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e3, 'partial_rotary_factor': 0.5},
         },
     ),
+    'llama_yarn': (
+        'LlamaForCausalLM',
+        SIZES
+        | {
+            'head_dim': 12,
+            'rope_parameters': {
+                'rope_type': 'yarn', 'factor': 4.0, 'beta_fast': 4.0, 'original_max_position_embeddings': 64,
+                'rope_theta': 50.0,
+            },
+        },
+    ),
+    'qwen2_yarn': (
+        'Qwen2ForCausalLM',
+        SIZES
+        | {
+            'num_attention_heads': 2,
+            'rope_parameters': {
+                'rope_type': 'yarn', 'factor': 3.0, 'beta_fast': 8.0, 'beta_slow': 2.0, 'truncate': False,
+                'mscale': 0.8, 'mscale_all_dim': 0.4, 'original_max_position_embeddings': 40, 'rope_theta': 30.0,
+            },
+        },
+    ),
+    # Rows of up to, and of more than, original_max_position_embeddings.
+    'phi3_longrope': ('Phi3ForCausalLM', PHI | {'original_max_position_embeddings': 24}),
+    'phi3_longrope_beyond': ('Phi3ForCausalLM', PHI | {'original_max_position_embeddings': 6}),
     'marian_unequal': (
         'MarianMTModel',
         {

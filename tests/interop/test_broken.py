@@ -177,7 +177,12 @@ def test_directories_that_hold_something_else(tmp_path):
         ('gpt2', {'n_head': 5}, 'does not divide'),
         ('gpt2', {'quantization_config': {'bits': 4}}, 'quantization_config'),
         ('llama2_mha', {'attention_bias': True}, 'q_proj.bias: missing'),
-        ('llama2_mha', {'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e4}}, "rope_type='yarn' is not implem"),
+        ('llama2_mha', {'rope_parameters': {'rope_type': 'dynamic', 'factor': 2.0}}, "rope_type='dynamic' is not impl"),
+        (
+            'llama2_mha',
+            {'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e4}},
+            "rope_type='yarn' needs a factor",
+        ),
         ('llama2_mha', {'rope_parameters': {'rope_type': 'default', 'factor': 2.0}}, r'factor=2\.0 is not known here'),
         ('llama2_mha', {'rope_scaling': {'type': 'llama3'}}, 'contradict each other'),
         ('llama2_mha', {'hidden_size': True}, 'should be a positive integer'),

@@ -14,9 +14,10 @@ from bigmodel_jax.interop import huggingface, matching
 
 CASES = (
     'llama_biased_linear', 'llama_tied_llama3', 'mistral_windowed', 'mistral_whole', 'qwen2', 'qwen2_windowed',
-    'qwen3', 'qwen3_biased', 'gemma', 'gemma2', 'gemma3', 'phi3',
+    'qwen3', 'qwen3_biased', 'gemma', 'gemma2', 'gemma3', 'phi3', 'llama_yarn', 'qwen2_yarn', 'phi3_longrope',
 )  # fmt: skip
 PAIRED = ('marian_unequal',)
+LONG = ('phi3_longrope_beyond',)  # Which no cache holds.
 HEADS = ('bert_sequence', 'bert_several', 'bert_regression', 'bert_tokens', 'bert_answers')
 # By default the one that has the most of what is new; the others are slow only because each is compiled.
 ALWAYS = ('gemma3',)
@@ -58,7 +59,7 @@ def check_logits(found, known, dtype):
         assert difference.max() <= known['tolerance'][dtype], name
 
 
-@pytest.mark.parametrize('case', some((*CASES, *PAIRED, *HEADS)))
+@pytest.mark.parametrize('case', some((*CASES, *LONG, *PAIRED, *HEADS)))
 def test_outputs_and_gradients_in_float64(case, directory):
     known = recorded(case)
     found, gradients = huggingface.load_pretrained(directory, dtype='float64').gradients(known['in'])
@@ -74,13 +75,13 @@ def test_outputs_and_gradients_in_float64(case, directory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', [*CASES, *PAIRED, *HEADS])
+@pytest.mark.parametrize('case', [*CASES, *LONG, *PAIRED, *HEADS])
 def test_outputs_in_float32(case, directory):
     known = recorded(case)
     check_logits(huggingface.load_pretrained(directory).apply(known['in']), known, 'float32')
 
 
-@pytest.mark.parametrize('case', [*CASES, *PAIRED, *HEADS])
+@pytest.mark.parametrize('case', [*CASES, *LONG, *PAIRED, *HEADS])
 def test_every_tensor_and_the_config_come_back(case, directory):
     opened, found = published.matched(directory)
     tree = matching.nested(matching.parameters(found, opened))

@@ -24,6 +24,8 @@ LLAMA3 = {
     'high_freq_factor': 4.0,
     'original_max_position_embeddings': 512,
 }
+YARN = {'rope_type': 'yarn', 'factor': 2.0, 'original_max_position_embeddings': 512}
+LONGROPE = {'rope_type': 'longrope', 'short_factor': [1.0] * 48, 'long_factor': [2.0] * 48}
 LLAMA3_SCALED = ('llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'gemma', 'gemma2')
 # A model of each family that is made from little, so that one change shows.
 SMALL = {'llama': 'llama2_mha', 't5': 't5_v1_0', 'marian': 'marian_vaswani', 'bert': 'bert_pretraining'}
@@ -76,6 +78,7 @@ def test_what_a_file_does_not_say_is_the_default_of_the_reference(name):
 def test_every_field_that_is_used_is_read(name):
     family, seen = FAMILIES[name], set()
     rotary = [{'rope_parameters': LLAMA3}] if name in LLAMA3_SCALED else []
+    rotary += [{'rope_parameters': LONGROPE}] if name == 'phi3' else []
     if name == 'gemma3_text':
         rotary = [{'rope_parameters': {'full_attention': LLAMA3}}]
     for values in ({}, *rotary):
@@ -144,7 +147,13 @@ def test_what_is_not_implemented_or_contradicts_itself_is_refused_by_name(name, 
             {'rope_local_base_freq': 2e4, 'rope_parameters': {'sliding_attention': {'rope_theta': 1e4}}},
             'contradict each other',
         ),
-        ('phi3', {'rope_parameters': {'rope_type': 'longrope', 'short_factor': [1.0]}}, 'short_factor'),
+        ('phi3', {'rope_parameters': {'rope_type': 'longrope', 'short_factor': ['1']}}, 'short_factor=.* a list of'),
+        ('phi3', {'rope_parameters': LONGROPE | {'long_factor': [1.0]}}, 'scaling.long has 1 numbers'),
+        ('phi3', {'rope_parameters': LONGROPE | {'original_max_position_embeddings': 8}}, 'contradict each other'),
+        ('phi3', {'rope_parameters': YARN}, "rope_type='yarn' is not implemented"),
+        ('qwen2', {'rope_parameters': YARN | {'beta_fast': 1}}, 'beta_fast=1 should be more than beta_slow=1'),
+        ('qwen2', {'rope_parameters': YARN | {'beta_middle': 1}}, 'beta_middle=1 is not known'),
+        ('gemma', {'rope_parameters': YARN}, "rope_type='yarn' is not implemented"),
         ('phi3', {'partial_rotary_factor': 0.01}, 'gives an even number'),
     ],
 )

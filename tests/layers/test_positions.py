@@ -8,7 +8,8 @@ import pytest
 
 import drawing
 from bigmodel_jax import config as settings
-from bigmodel_jax.layers import positions
+from bigmodel_jax.layers import attention, positions
+from bigmodel_jax.layers.variants import long_rotaries
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'operations.npz'
 RNG = np.random.default_rng(0)
@@ -45,7 +46,8 @@ def test_rotations_are_slowed_down_as_in_llama_3():
         between = (1 - smooth) * frequency / 8.0 + smooth * frequency
         expected.append(frequency if wavelength < 64 / 4.0 else frequency / 8.0 if wavelength > 64 / 1.0 else between)
     scaling = positions.Llama3Scaling(factor=8.0, low=1.0, high=4.0, length=64)
-    np.testing.assert_allclose(scaling(jnp.asarray(frequencies, jnp.float32)), expected, rtol=1e-6)
+    found = scaling(jnp.asarray(frequencies, jnp.float32), jnp.arange(7)[None], base=500_000.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert np.sum((np.asarray(expected) < frequencies) & (np.asarray(expected) > frequencies / 8)) > 0
     x_BTHK = RNG.normal(size=(1, 7, 2, 64)).astype(np.float32)
     slow, fast = (positions.rotary(x_BTHK, jnp.arange(7)[None], base=500_000.0, scaling=s) for s in (scaling, None))
@@ -56,7 +58,31 @@ def test_rotations_are_slowed_down_as_in_llama_3():
 @pytest.mark.parametrize('changes', [{'high': 1.0}, {'factor': 0.0}])
 def test_a_scaling_that_divides_by_zero_is_refused(changes):
     with pytest.raises(settings.InputError, match='high above low'):
-        positions.Llama3Scaling(**changes)(jnp.ones(2))
+        positions.Llama3Scaling(**changes)(jnp.ones(2), jnp.zeros((1, 1), int), base=2.0)
+
+
+def test_a_document_is_rotated_as_alone_whatever_is_packed_beside_it():
+    """LongRoPE: long divisors in a document of more than `length` tokens, short ones in the others of the row."""
+    turned = positions.Rotary(scaling=long_rotaries.LongRope(short=(1.0, 2.0), long=(3.0, 5.0), length=4))
+    x_BTHK = RNG.normal(size=(1, 10, 1, 4)).astype(np.float32)
+    positions_BT = np.array([[0, 1, 2, 3, 4, 0, 1, 2, 0, 0]])
+    found = turned.rotate(x_BTHK, positions_BT)
+    for begin, end in ((0, 5), (5, 8), (8, 9), (9, 10)):
+        alone = turned.rotate(x_BTHK[:, begin:end], jnp.arange(end - begin)[None])
+        np.testing.assert_array_equal(found[:, begin:end], alone)
+    frequencies = jnp.asarray([1.0, 0.01])
+    long, short = (turned.scaling(frequencies, jnp.arange(T)[None], base=10_000.0)[0, 0] for T in (5, 4))
+    np.testing.assert_allclose([long, short], [frequencies / jnp.array([3, 5]), frequencies / jnp.array([1, 2])])
+
+
+def test_keys_that_may_change_are_not_cached():
+    longer = long_rotaries.LongRope(short=(1.0,), long=(2.0,), length=4)
+    attend = attention.Attention(heads=1, rotary=positions.Rotary(scaling=longer))
+    attend.initial_state(1, 4, width=2, dtype='float32')
+    with pytest.raises(settings.InputError, match=r'a row has more than 4\. Ask for prompts and answers of at most 4'):
+        attend.initial_state(1, 5, width=2, dtype='float32')
+    with pytest.raises(settings.InputError, match=r'scaling.short has 1 numbers; it should have 2'):
+        attend.width_of_head(4)
 
 
 def test_rotary_is_a_rotation_of_complex_numbers():

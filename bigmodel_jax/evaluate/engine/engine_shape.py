@@ -66,8 +66,8 @@ def cache_shape(model: Any) -> CacheShape:
 
 
 def longest(model: Any, limit: int | None = None) -> int:
-    """Tokens of a text at most: `limit` (None: UNLIMITED_LENGTH), or what the model has learned positions for."""
-    known = likelihood.longest(model)
+    """Tokens of a text at most: `limit` (None: UNLIMITED_LENGTH), or what its positions or its cache allow."""
+    known = likelihood.longest(model, decoding_model.cache_length(model))
     if known is None:
         return limit or UNLIMITED_LENGTH
     return min(limit or known + 1, known + 1)  # The last new token is never read.

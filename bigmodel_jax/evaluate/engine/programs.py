@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax import precision
 from bigmodel_jax.evaluate.engine import engine_shape
-from bigmodel_jax.evaluate.text import likelihood
+from bigmodel_jax.evaluate.text import decoding_model, likelihood
 from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import kv_cache
 from bigmodel_jax.objectives import objective
@@ -117,7 +117,7 @@ def _features(
     """The features [B, T, D] of tokens that follow what is in the pages, and the pool with their keys and values."""
     apply = objective.Apply(plan.model.build(), *weights)
     here_BT = rows.lengths_B[:, None] + jnp.arange(rows.tokens_BT.shape[1])
-    known = likelihood.longest(plan.model)
+    known = likelihood.longest(plan.model, decoding_model.cache_length(plan.model))
     if known is not None:  # Of padding, whose features are not used.
         here_BT = jnp.minimum(here_BT, known - 1)
     pages = contexts.Pages(*pool, rows.table_BN, rows.lengths_B)

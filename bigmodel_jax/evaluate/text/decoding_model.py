@@ -43,6 +43,13 @@ def reads_source(model: Generative) -> bool:
     return hasattr(type(model.build()), 'encode')
 
 
+def cache_length(model: Any) -> int | None:
+    """How many positions a key-value cache of the model can hold at most (see LongRope); None if nothing limits it."""
+    rotaries = [getattr(getattr(each, 'mixer', None), 'rotary', None) for each in getattr(model, 'pattern', ())]
+    bounds = [each.scaling.cache_length for each in rotaries if each is not None and each.scaling is not None]
+    return min((each for each in bounds if each is not None), default=None)
+
+
 class Prompts(NamedTuple):
     """Prompts, padded at the right. A row of length 0 is padding."""
 

@@ -75,6 +75,7 @@ class Gemma(llama.Llama):
     model_types = ('gemma',)
     architectures = ('GemmaForCausalLM',)
     config_fields = GEMMA
+    rotary_kinds = rope.SIMPLE
 
     def model(self, fields: fields.Fields) -> decoder.Decoder:
         norm = norms.OffsetRmsNorm(epsilon=fields.number('rms_norm_eps'))

@@ -24,7 +24,7 @@ PHI3: fields.Table = {
     'hidden_size': fields.Used(3_072),
     'intermediate_size': fields.Used(8_192),
     'max_position_embeddings': fields.Used(4_096),
-    'original_max_position_embeddings': fields.WITHOUT,  # Of the scaling that is not implemented.
+    rope.ORIGINAL: fields.Used(4_096),  # It counts, whatever the scaling itself says.
     'rms_norm_eps': fields.Used(1e-5),
     'partial_rotary_factor': fields.Used(1.0),
     'attention_bias': fields.Only(False),
@@ -33,7 +33,7 @@ PHI3: fields.Table = {
 
 
 class Phi3(llama.Mistral):
-    """Phi3ForCausalLM, of Phi-3 for 4,096 tokens and of Phi-4."""
+    """Phi3ForCausalLM, of Phi-3 and of Phi-4."""
 
     model_types = ('phi3',)
     architectures = ('Phi3ForCausalLM',)
@@ -44,5 +44,9 @@ class Phi3(llama.Mistral):
         return (llama.table(model, DENSE, projections=FUSED),)
 
     def config(self, model: decoder.Decoder) -> dict[str, Any]:
+        values = super().config(model)
+        scaling = values.get('rope_scaling', {})
+        if rope.ORIGINAL in scaling:
+            values[rope.ORIGINAL] = scaling[rope.ORIGINAL]
         # The reference's default is token 32,000, which it refuses where the vocabulary has no such token.
-        return {**super().config(model), 'pad_token_id': None}
+        return {**values, 'pad_token_id': None}
