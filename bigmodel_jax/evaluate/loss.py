@@ -13,9 +13,8 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.evaluate import evaluation, metric
-from bigmodel_jax.objectives import objective, requirements
+from bigmodel_jax.objectives import objective, requirements, rngs
 from bigmodel_jax.objectives.objective import Apply, Mean
-from bigmodel_jax.objectives.rngs import Rngs, evaluation_key
 from bigmodel_jax.parallel import sharding
 
 PyTree = Any
@@ -113,10 +112,10 @@ def eval_step(
     setting: evaluation.EvaluationContext,
 ) -> Totals:
     """`totals` and those of batch `number`; None stands for none so far."""
-    rngs = Rngs(evaluation_key(setting.seed, number), setting.objective.streams)
+    streams = rngs.of_evaluation(setting.seed, number, setting.objective.streams, _rows(batch))
     with sharding.use(setting.place):
         apply = Apply(setting.module, params, model_state)
-        found = setting.objective(apply, batch, train=False, rngs=rngs).metrics
+        found = setting.objective(apply, batch, train=False, rngs=streams).metrics
     return found if totals is None else jax.tree.map(jnp.add, totals, found)
 
 
@@ -129,10 +128,14 @@ def _losses(
     setting: evaluation.EvaluationContext,
 ) -> jax.Array | None:
     """The loss of each example of batch `number`, [B]."""
-    rngs = Rngs(evaluation_key(setting.seed, number), setting.objective.streams)
+    streams = rngs.of_evaluation(setting.seed, number, setting.objective.streams, _rows(batch))
     with sharding.use(setting.place):
         apply = Apply(setting.module, params, model_state)
-        return setting.objective.per_example(apply, batch, train=False, rngs=rngs)
+        return setting.objective.per_example(apply, batch, train=False, rngs=streams)
+
+
+def _rows(batch: Mapping[str, jax.Array]) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _zeros(step: Any, *arguments: PyTree, number: jax.Array) -> Totals:

@@ -13,16 +13,17 @@ from bigmodel_jax.layers import positions
 Grid = tuple[int, int]  # Rows and columns of patches.
 
 
-def sinusoids(grid: Grid, *, width: int, base: float) -> np.ndarray:
+def sinusoids(grid: Grid, *, width: int, base: float, inclusive: bool = True) -> np.ndarray:
     """[rows * columns, D] float32, row by row: sines and cosines of the column, then of the row, a quarter each.
 
-    The i-th of n frequencies is base^(-i / (n - 1)).
+    The i-th of n frequencies is base^(-i / (n - 1)), or base^(-i / n) if the last is not to be 1 / base (`inclusive`),
+    as in the code of He et al. (2021), arXiv:2111.06377, and of DiT.
 
     Source: Beyer et al. (2022), arXiv:2205.01580, and its code; after Chen et al. (2021), arXiv:2104.02057.
     """
     rows, columns = (axis.reshape(-1) for axis in np.mgrid[: grid[0], : grid[1]])
     count = width // 4
-    frequencies = base ** -(np.arange(count) / max(count - 1, 1))
+    frequencies = base ** -(np.arange(count) / max(count - 1 if inclusive else count, 1))
     angles = [place[:, None] * frequencies for place in (columns, rows)]
     return np.concatenate([part(each) for each in angles for part in (np.sin, np.cos)], axis=1).astype(np.float32)
 
@@ -47,6 +48,7 @@ class GridSinusoids(positions.Positions):
     rows: config.Positive
     columns: config.Positive
     base: config.AboveOne = 10_000.0
+    inclusive: bool = True  # The last frequency is 1 / base.
 
     def build(self, name: str | None = None) -> nn.Module:
         return GridSinusoidsModule(self, name=name)
@@ -62,6 +64,6 @@ class GridSinusoidsModule(positions.PositionsModule):
         assert positions_BT is None  # An image has all of its patches, in order.
         if D % 4:
             raise config.InputError(f'GridSinusoids need a width that 4 divides, but the model has {D}.')
-        table = jnp.asarray(sinusoids((c.rows, c.columns), width=D, base=c.base), x_BTD.dtype)
+        table = jnp.asarray(sinusoids((c.rows, c.columns), width=D, base=c.base, inclusive=c.inclusive), x_BTD.dtype)
         extra = x_BTD.shape[1] - len(table)
         return x_BTD + jnp.pad(table, ((extra, 0), (0, 0)))

@@ -121,6 +121,7 @@ class PatchesModule(nn.Module):
 
     patch: int
     width: int
+    initializer: weights.Initializer = weights.FanIn()
 
     @nn.compact
     def __call__(self, x_BYXZ: jax.Array) -> jax.Array:
@@ -130,7 +131,7 @@ class PatchesModule(nn.Module):
         patches_BTP = cut.reshape(B, -1, side * side * Z)
         axes = {'rows': side, 'columns': side, 'channels': Z, 'embed': self.width}
         pixels = ('rows', 'columns', 'channels')
-        kernel_YXZD = weights.weight(self, 'kernel', axes, init=weights.FanIn(), inputs=pixels, dtype=dtype)
+        kernel_YXZD = weights.weight(self, 'kernel', axes, init=self.initializer, inputs=pixels, dtype=dtype)
         kernel_PD = kernel_YXZD.reshape(-1, self.width)
         bias_D = weights.vector(self, 'bias', {'embed': self.width}, value=0.0, dtype=dtype)
         return jnp.einsum('BTP,PD->BTD', patches_BTP, kernel_PD) + bias_D

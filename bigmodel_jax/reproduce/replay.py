@@ -11,8 +11,8 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.data import batches
+from bigmodel_jax.objectives import rngs
 from bigmodel_jax.objectives.objective import Apply
-from bigmodel_jax.objectives.rngs import Rngs
 from bigmodel_jax.optim.gradients import FixedOrder, Gradients
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.reproduce import conditions, diff, repeat, results
@@ -114,7 +114,7 @@ def replay(
             current, _ = step_fn(current, _batch(built, at - 1 + index(at)))
         own = number - 1 + index(number)
         rows = prefetch.read(built.data, own, built.place.local_rows(built.data.rows))
-        losses = _losses(built, current, {name: rows[name] for name in rows if name != batches.ROW_HASH}, number)
+        losses = _losses(built, current, step.given(rows, built.experiment.objective), number)
         current, traced = step_fn(current, _batch(built, own))
         now = _traced(built, current, traced, number=number, skipped=index(number))
     means = metrics.mean([metrics.read([traced], number)[0].metrics])
@@ -180,7 +180,7 @@ def _losses(built: preparation.PreparedRun, current: TrainState, rows: batches.B
             continue  # A part that one device computes cannot be laid over several.
         microbatch = {name: value[own] for name, value in rows.items()}
         batch = built.place.put_batch(_of_this_process(built, microbatch, len(own)), len(own))
-        found = compute(current.params, current.model_state, batch, own_key)
+        found = compute(current.params, current.model_state, batch, (own_key, key))
         if found is not None:
             losses[own] = jax.device_get(found)
     return losses
@@ -203,9 +203,10 @@ def _of_this_process(built: preparation.PreparedRun, rows: batches.Batch, count:
 def _compiled_losses(built: preparation.PreparedRun) -> Callable[..., jax.Array | None]:
     objective, spec = built.experiment.objective, built.spec
 
-    def losses(params: Any, model_state: Any, batch: step.Batch, key: jax.Array) -> jax.Array | None:
+    def losses(params: Any, model_state: Any, batch: step.Batch, keys: tuple[jax.Array, jax.Array]) -> Any:
         apply = Apply(spec.module, spec.storage.read(params), model_state)
-        return objective.per_example(apply, batch, train=True, rngs=Rngs(key, objective.streams))
+        own, streams = rngs.of_training(batch, *keys, objective.streams)
+        return objective.per_example(apply, own, train=True, rngs=streams)
 
     return jax.jit(losses, out_shardings=built.place.replicated)
 

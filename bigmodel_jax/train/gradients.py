@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.objectives import rngs
 from bigmodel_jax.objectives.objective import Apply, Objective, Outcome
-from bigmodel_jax.objectives.rngs import Rngs
 from bigmodel_jax.optim import parameter_groups
 from bigmodel_jax.optim.gradients import Gradients
 
@@ -45,14 +45,28 @@ def mean(grads: PyTree, outcome: Outcome) -> tuple[PyTree, Outcome]:
 
 
 def total(
-    objective: Objective, apply: Apply, trained: PyTree, *, batch: Batch, key: jax.Array, microbatches: int
+    objective: Objective,
+    apply: Apply,
+    trained: PyTree,
+    *,
+    batch: Batch,
+    key: jax.Array,
+    microbatches: int,
+    step_key: jax.Array | None = None,
 ) -> tuple[PyTree, Outcome]:
-    """Gradient of the total of the loss, and the outcome; those of several parts of a batch can be added."""
+    """Gradient of the total of the loss, and the outcome; those of several parts of a batch can be added.
+
+    Args:
+      key: of this part of the batch.
+      step_key: of the step, from which follows what is drawn for single rows; None: `key` itself.
+    """
+    whole = key if step_key is None else step_key
 
     def loss(trained: PyTree, model_state: PyTree, part: Batch, key: jax.Array) -> tuple[jax.Array, Outcome]:
         params = parameter_groups.merged(apply.params, trained)
         of_part = Apply(apply.module, params, model_state)
-        outcome = objective(of_part, part, train=True, rngs=Rngs(key, objective.streams))
+        rows, streams = rngs.of_training(part, key, whole, objective.streams)
+        outcome = objective(of_part, rows, train=True, rngs=streams)
         return outcome.loss.total, outcome
 
     if microbatches == 1:

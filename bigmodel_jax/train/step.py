@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ import optax
 
 from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
-from bigmodel_jax.objectives import distillation
+from bigmodel_jax.objectives import distillation, rngs
+from bigmodel_jax.objectives import objective as objectives
 from bigmodel_jax.objectives.objective import Apply, Mean, Outcome
 from bigmodel_jax.optim import parameter_groups
 from bigmodel_jax.optim.gradients import FixedOrder
@@ -23,6 +24,7 @@ from bigmodel_jax.train import fixed_order, gradients
 from bigmodel_jax.train.state import StateSpec, TrainState
 
 PyTree = Any
+A = TypeVar('A', jax.Array, np.ndarray)
 Batch = dict[str, jax.Array]
 Metrics = dict[str, Mean]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, 'Trace']]
@@ -51,6 +53,13 @@ def seen(batch: Batch) -> Batch:
     return {name: value for name, value in batch.items() if name != batches.ROW_HASH}
 
 
+def given(batch: dict[str, A], objective: objectives.Objective) -> dict[str, A]:
+    """What the loss of an objective needs of a batch: with the hashes of its rows if it draws random numbers."""
+    if rngs.draws(objective.streams):
+        return batch
+    return {name: value for name, value in batch.items() if name != batches.ROW_HASH}
+
+
 def certificate(batch: Batch) -> jax.Array:
     """[4] uint32: the sum of the batch's row hashes (0 if it has none), and a checksum of the bits of all its rows.
 
@@ -75,8 +84,8 @@ def gradient(state: TrainState, batch: Batch, *, spec: StateSpec, experiment: Ex
     """The gradient of the step after `state` with respect to the trained parameters, and the outcome of its batch."""
     apply = Apply(spec.module, state.params, state.model_state)
     of_step = key(experiment.seed, state.step)
-    trained = spec.groups.trained(state.params)
-    return gradients.compute(experiment.gradients, experiment.objective, apply, trained, batch=seen(batch), key=of_step)
+    trained, rows = spec.groups.trained(state.params), given(batch, experiment.objective)
+    return gradients.compute(experiment.gradients, experiment.objective, apply, trained, batch=rows, key=of_step)
 
 
 def update(
@@ -177,10 +186,10 @@ def _in_fixed_order(
 
     def part(state: TrainState, number: jax.Array, rows: Batch) -> tuple[PyTree, Outcome]:
         apply = Apply(spec.module, state.params, state.model_state)
-        of_part = jax.random.fold_in(key(experiment.seed, state.step), number)
-        trained = spec.groups.trained(state.params)
-        how: dict[str, Any] = {'key': of_part, 'microbatches': method.microbatches}
-        return gradients.total(objective, apply, trained, batch=seen(rows), **how)
+        of_step = key(experiment.seed, state.step)
+        of_part, own = jax.random.fold_in(of_step, number), given(rows, objective)
+        how: dict[str, Any] = {'key': of_part, 'step_key': of_step, 'microbatches': method.microbatches}
+        return gradients.total(objective, apply, spec.groups.trained(state.params), batch=own, **how)
 
     def finish(state: TrainState, sums: tuple[PyTree, Outcome], mark: jax.Array) -> tuple[TrainState, Trace]:
         return update(state, *gradients.mean(*sums), mark, spec=spec, experiment=experiment)
