@@ -89,7 +89,7 @@ def test_every_parameter_of_the_published_sizes_has_a_tensor_and_a_config():
         ({'flip_sin_to_cos': True}, 'flip_sin_to_cos=True changes the computation'),
         ({'num_class_embeds': 10}, 'num_class_embeds=10 changes the computation'),
         ({'time_cond_proj': 1}, 'time_cond_proj=1 is not known here'),
-        ({'out_channels': 2}, 'contradict each other'),
+        ({'out_channels': 3}, 'out_channels=3 is neither in_channels=1 nor'),
         ({'attention_head_dim': 5}, r'attention_head_dim=5 gives .* \[12\]'),
         ({'up_block_types': ['UpBlock2D', 'AttnUpBlock2D']}, 'at other levels'),
         ({'down_block_types': ['DownBlock2D']}, 'should be a list of 2'),

@@ -11,7 +11,6 @@ from bigmodel_jax.models.diffusion import unet
 def fields(*shape):
     return {
         'image': batches.Field(shape, np.dtype(np.float32), ('height', 'width', 'channels')),
-        'timestep': batches.Field((), np.dtype(np.float32), ()),
     }
 
 

@@ -20,6 +20,7 @@ from bigmodel_jax.layers import activations, convolution, norms
 from bigmodel_jax.layers import attention as attentions
 from bigmodel_jax.layers.base import dropout, weights
 from bigmodel_jax.models import classifiers, model
+from bigmodel_jax.parallel import lookup
 
 # ---- mathematics ------------------------------------------------------------------------------------------------
 
@@ -62,12 +63,16 @@ class FanAverage(weights.Initializer):
 
 
 INIT, NOTHING = FanAverage(), FanAverage(scale=1e-10)
+CLASSES = weights.Normal(stddev=0.02)
 ATTENTION = attentions.Attention(heads=1, causal=False, bias=True, init=INIT, out_init=NOTHING)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UNet(model.Model):
-    """Predicts of a noisy image an image of its size. Batch: 'image' [B, Y, X, Z] and 'timestep' [B], both float32.
+    """Predicts of a noised image an image of its size.
+
+    Batch: 'image' [B, Y, X, Z] and 'times' [B], both float32; without times they are 0. With classes also 'labels' [B],
+    -1 for no class. Output: 'prediction' [B, Y, X, Z], or with `variance` [B, Y, X, 2 Z].
 
     Level i of the way down has `blocks` residual blocks of channels[i] at 1 / 2^i of the size, and the way up has one
     more, each of which also reads what its counterpart on the way down gave.
@@ -80,7 +85,9 @@ class UNet(model.Model):
     norm: norms.GroupNorm = norms.GroupNorm(groups=32, epsilon=1e-6)
     activation: activations.Activation = activations.Silu()
     dropout: config.Probability = 0.1  # Before the second convolution of a residual block.
-    image_channels: config.Positive = 3  # Z, of the image and of what is predicted.
+    image_channels: config.Positive = 3  # Z
+    classes: config.Positive | None = None  # None: unconditional, as in the paper.
+    variance: bool = False  # The network also says the variance of a step: twice as many channels come out.
     dtype: model.Dtype = 'float32'
 
     def build(self, name: str | None = None) -> nn.Module:
@@ -102,6 +109,10 @@ class UNet(model.Model):
                 f'sides of an image should be multiples of {factor}; they are {rows} and {columns}. Pad the images, or '
                 'use fewer levels.'
             )
+
+        if self.classes is not None:
+            model.need(fields, 'labels', 'UNet with classes')
+            classifiers.check_labels(fields, self.classes)
 
     def check_levels(self) -> None:
         """Raises InputError if the numbers of channels do not fit the norm, the attention, or the timesteps."""
@@ -128,10 +139,16 @@ class UNet(model.Model):
 
     def outputs(self, fields: Mapping[str, batches.Field]) -> Mapping[str, model.Output]:
         field = model.need(fields, 'image', 'UNet')
-        return {'prediction': model.Output(field.shape, field.axes, np.dtype(precision.sums(jnp.dtype(self.dtype))))}
+        shape = (*field.shape[:-1], self.output_channels)
+        return {'prediction': model.Output(shape, field.axes, np.dtype(precision.sums(jnp.dtype(self.dtype))))}
 
     def first_filters(self, params: model.PyTree) -> jax.Array:
         return params['stem']['kernel']
+
+    @property
+    def output_channels(self) -> int:
+        """Z, or 2 Z."""
+        return self.image_channels * (2 if self.variance else 1)
 
     def kept(self) -> list[int]:
         """The channels of what the way down hands to the way up, in the order in which they are made."""
@@ -160,13 +177,13 @@ def _convolution(channels: int, name: str, *, init: weights.Initializer = INIT, 
 
 
 class TimeModule(nn.Module):
-    """Owns hidden_DF and out_FF, and their biases."""
+    """Owns hidden_DF and out_FF, their biases, and of classes a table whose last row is that of none."""
 
     config: UNet
 
     @nn.compact
-    def __call__(self, timestep_B: jax.Array) -> jax.Array:
-        """[B, F]: what every residual block reads of the timestep, four times as wide as the first level."""
+    def __call__(self, timestep_B: jax.Array, labels_B: jax.Array | None) -> jax.Array:
+        """[B, F]: what every residual block reads of timestep and class, four times as wide as the first level."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         D, F = c.channels[0], 4 * c.channels[0]
         x_BD = timestep_embedding(timestep_B, width=D, dtype=precision.sums(dtype)).astype(dtype)
@@ -177,7 +194,13 @@ class TimeModule(nn.Module):
         axes = {'hidden': F, 'time': F}
         out_FF = weights.weight(self, 'out', axes, init=INIT, inputs=('hidden',), dtype=dtype)
         out_bias_F = weights.vector(self, 'out_bias', {'time': F}, value=0.0, dtype=dtype)
-        return x_BF @ out_FF + out_bias_F
+        x_BF = x_BF @ out_FF + out_bias_F
+        if c.classes is None:
+            return x_BF
+        assert labels_B is not None
+        axes = {'classes': c.classes + 1, 'time': F}
+        table_VF = weights.weight(self, 'classes', axes, init=CLASSES, inputs=('time',), dtype=dtype)
+        return x_BF + lookup.lookup(table_VF, jnp.where(labels_B < 0, c.classes, labels_B))
 
 
 class ResidualModule(nn.Module):
@@ -223,9 +246,10 @@ class UNetModule(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """{'prediction': [B, Y, X, Z]} in float32 or float64."""
+        """{'prediction': [B, Y, X, Z or 2 Z]} in float32 or float64."""
         c = self.config
-        time_BD = TimeModule(c, name='time')(batch['timestep'])
+        times_B = batch['times'] if 'times' in batch else jnp.zeros(len(batch['image']), jnp.float32)
+        time_BD = TimeModule(c, name='time')(times_B, batch.get('labels'))
         x_BYXF = _convolution(c.channels[0], 'stem')(batch['image'].astype(c.dtype))
         kept = [x_BYXF]
         for level, channels in enumerate(c.channels):
@@ -246,7 +270,7 @@ class UNetModule(nn.Module):
             if level:
                 x_BYXF = _convolution(c.channels[level], f'up{level}_double')(enlarge(x_BYXF))
         x_BYXF = c.activation(c.norm.build('norm')(x_BYXF))
-        return {'prediction': precision.raised(_convolution(c.image_channels, 'out', init=NOTHING)(x_BYXF))}
+        return {'prediction': precision.raised(_convolution(c.output_channels, 'out', init=NOTHING)(x_BYXF))}
 
     def _block(self, x_BYXZ: jax.Array, time_BD: jax.Array, level: int, name: str) -> jax.Array:
         """A residual block of a level, and attention where the level has it."""

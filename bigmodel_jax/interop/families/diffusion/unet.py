@@ -78,7 +78,7 @@ def table(model: unet.UNet) -> rules.TensorRules:
         if level and number == model.blocks:
             channels = model.channels[level]
             found += _convolution(f'{key}.upsamplers.0.conv', f'up{level}_double', channels, channels)
-    found += [*_norm('conv_norm_out', 'norm', first), *_convolution('conv_out', 'out', first, model.image_channels)]
+    found += [*_norm('conv_norm_out', 'norm', first), *_convolution('conv_out', 'out', first, model.output_channels)]
     return rules.TensorRules(tuple(found))
 
 
@@ -158,8 +158,12 @@ class UNet2D(images.Convolutional):
                 'config.json: up_block_types has attention at other levels than down_block_types, which is not '
                 'implemented; use the same levels, in the reverse order.'
             )
-        sides = {'in_channels': fields.whole('in_channels'), 'out_channels': fields.whole('out_channels')}
-        fields.agree(sides)
+        inputs, outputs = fields.whole('in_channels'), fields.whole('out_channels')
+        if outputs not in (inputs, 2 * inputs):
+            raise config.InputError(
+                f'config.json: out_channels={outputs} is neither in_channels={inputs} nor, with a variance, twice as '
+                'many, which is not implemented.'
+            )
         return unet.UNet(
             channels=channels,
             blocks=fields.whole('layers_per_block'),
@@ -167,7 +171,8 @@ class UNet2D(images.Convolutional):
             attention=config.vary(unet.ATTENTION, {'heads': _heads(fields, channels, attending)}),
             norm=norms.GroupNorm(groups=fields.whole('norm_num_groups'), epsilon=fields.number('norm_eps')),
             activation=fields.choice('act_fn', reference.ACTIVATIONS),
-            image_channels=sides['in_channels'],
+            image_channels=inputs,
+            variance=outputs == 2 * inputs,
         )
 
     def config(self, model: unet.UNet) -> dict[str, Any]:
@@ -177,7 +182,7 @@ class UNet2D(images.Convolutional):
         return {
             fields.CLASS_NAME: 'UNet2DModel',
             'in_channels': model.image_channels,
-            'out_channels': model.image_channels,
+            'out_channels': model.output_channels,
             'block_out_channels': list(model.channels),
             'layers_per_block': model.blocks,
             'down_block_types': [DOWN[each] for each in attended],
@@ -223,12 +228,13 @@ class UNet2D(images.Convolutional):
                 f'for each of the {len(found["image"])} images.'
             )
         # Whole numbers below 2^24, so that float32 holds them.
-        found['timestep'] = np.broadcast_to(timestep_B.astype(np.float32), found['image'].shape[:1])
+        found['times'] = np.broadcast_to(timestep_B.astype(np.float32), found['image'].shape[:1])
         if self.target in inputs:
-            found[self.target] = _pixels(self.target, inputs[self.target], model.image_channels)
-            if found[self.target].shape != found['image'].shape:
+            found[self.target] = _pixels(self.target, inputs[self.target], model.output_channels)
+            if found[self.target].shape[:-1] != found['image'].shape[:-1]:
                 raise config.InputError(
-                    f'The input {self.target} has the shape {list(inputs[self.target].shape)}, not that of sample.'
+                    f'The input {self.target} has the shape {list(inputs[self.target].shape)}, which is not that of '
+                    'the predicted sample.'
                 )
         return found
 
