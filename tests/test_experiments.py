@@ -49,6 +49,7 @@ RARELY = (
     'fashion_mnist',
     'cifar10',
     'lora',
+    'ddpm2020',
 )
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in RARELY else []) for file in FILES]
 

@@ -1,6 +1,7 @@
 """What the models that classify have in common: their checks, and their last matrix."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,29 @@ def image(fields: Mapping[str, batches.Field], name: str) -> tuple[int, int, int
 def logits(classes: int, dtype: model.Dtype) -> Mapping[str, model.Output]:
     """The outputs of a model that gives a logit for each class."""
     return {'logits': model.Output((classes,), ('classes',), np.dtype(precision.sums(jnp.dtype(dtype))))}
+
+
+def penultimate(apply: Callable[[], Any], name: str) -> jax.Array:
+    """[..., D]: what the last matrix of a classifier reads, while `apply` runs the model called `name`.
+
+    Raises:
+      InputError: the model has no ClassesModule, or several.
+    """
+    found: list[jax.Array] = []
+
+    def record(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, ClassesModule) and context.method_name == '__call__':
+            found.append(args[0])
+        return following(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        apply()
+    if len(found) != 1:
+        raise config.InputError(
+            f'{name} has {len(found)} matrices of classes (models/classifiers.py, ClassesModule), whose input the '
+            'features are; use a classifier that has one.'
+        )
+    return found[0]
 
 
 class ClassesModule(nn.Module):

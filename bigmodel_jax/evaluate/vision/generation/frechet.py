@@ -11,8 +11,8 @@ from scipy import stats
 from bigmodel_jax import config
 
 
-class Gaussian(NamedTuple):
-    """A normal distribution of features; made of samples by fitted()."""
+class FeatureGaussian(NamedTuple):
+    """A normal distribution of features; fitted() makes one of samples."""
 
     mean_D: np.ndarray  # float64
     covariance_DD: np.ndarray
@@ -35,7 +35,7 @@ class FrechetEstimate(NamedTuple):
     high: float
 
 
-def fitted(features_ND: np.ndarray) -> Gaussian:
+def fitted(features_ND: np.ndarray) -> FeatureGaussian:
     """The mean and the unbiased covariance of features.
 
     Raises:
@@ -49,7 +49,7 @@ def fitted(features_ND: np.ndarray) -> Gaussian:
         )
     mean_D = x_ND.mean(axis=0)
     centred_ND = x_ND - mean_D
-    return Gaussian(mean_D, centred_ND.T @ centred_ND / (len(x_ND) - 1))
+    return FeatureGaussian(mean_D, centred_ND.T @ centred_ND / (len(x_ND) - 1))
 
 
 def check_count(count: int, width: int, *, what: str) -> None:
@@ -62,7 +62,7 @@ def check_count(count: int, width: int, *, what: str) -> None:
         )
 
 
-def distance(first: Gaussian, second: Gaussian) -> float:
+def distance(first: FeatureGaussian, second: FeatureGaussian) -> float:
     """|m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2)), at least 0.
 
     The eigenvalues of C1 C2 are those of C1^(1/2) C2 C1^(1/2), which is symmetric, so that no root of a general matrix
@@ -82,7 +82,7 @@ def _root(covariance_DD: np.ndarray) -> np.ndarray:
     return (vectors_DD * np.sqrt(np.maximum(values_D, 0))) @ vectors_DD.T
 
 
-def estimate(features_ND: np.ndarray, real: Gaussian, *, blocks: int = 20) -> FrechetEstimate:
+def estimate(features_ND: np.ndarray, real: FeatureGaussian, *, blocks: int = 20) -> FrechetEstimate:
     """The distance of samples from a real set, with its bias and a 95% interval, by the jackknife over blocks.
 
     The jackknife leaves out one block of samples at a time. A bootstrap would draw samples twice, which makes each of

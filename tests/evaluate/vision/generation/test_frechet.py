@@ -30,11 +30,11 @@ def test_distance_is_that_of_the_general_root():
 
 def test_known_distances():
     covariance_DD = np.diag([1.0, 4.0, 0.0])  # Of rank 2, where a general root is unsafe.
-    one = frechet.Gaussian(np.zeros(3), covariance_DD)
+    one = frechet.FeatureGaussian(np.zeros(3), covariance_DD)
     assert frechet.distance(one, one) < 1e-12
-    shifted = frechet.Gaussian(np.array([3.0, 0.0, 4.0]), covariance_DD)
+    shifted = frechet.FeatureGaussian(np.array([3.0, 0.0, 4.0]), covariance_DD)
     np.testing.assert_allclose(frechet.distance(one, shifted), 25.0, rtol=1e-12)
-    wider = frechet.Gaussian(np.zeros(3), covariance_DD * 9)
+    wider = frechet.FeatureGaussian(np.zeros(3), covariance_DD * 9)
     np.testing.assert_allclose(frechet.distance(one, wider), (3 - 1) ** 2 * 5.0, rtol=1e-12)
 
 
@@ -47,7 +47,7 @@ def test_a_set_with_itself_and_a_planted_shift():
 
 def test_the_interval_holds_the_mean_of_many_draws_and_the_bias_falls_with_the_number_of_samples():
     # |m|^2 + sum (s - 1)^2 = 4 * 0.09 + 4 * 0.04 in the limit of infinitely many samples.
-    real, true = frechet.Gaussian(np.zeros(4), np.eye(4)), 4 * 0.09 + 4 * 0.04
+    real, true = frechet.FeatureGaussian(np.zeros(4), np.eye(4)), 4 * 0.09 + 4 * 0.04
     found = [frechet.estimate(drawn(200, 4, seed=seed, shift=0.3, scale=1.2), real, blocks=10) for seed in range(100)]
     mean = np.mean([each.value for each in found])
     covered = np.mean([each.low <= mean <= each.high for each in found])
@@ -59,7 +59,7 @@ def test_the_interval_holds_the_mean_of_many_draws_and_the_bias_falls_with_the_n
 
 
 def test_too_few_samples_are_refused():
-    real = frechet.Gaussian(np.zeros(8), np.eye(8))
+    real = frechet.FeatureGaussian(np.zeros(8), np.eye(8))
     with pytest.raises(config.InputError, match=r'8 features are too few: a covariance of 8 features .* at least 9'):
         frechet.fitted(np.zeros((8, 8)))
     with pytest.raises(config.InputError, match='8 samples, without one of 5 blocks, are too few'):
