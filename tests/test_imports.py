@@ -19,7 +19,7 @@ ORDER = (
     ('bounds', 'precision'),
     ('migrations', 'field_types'),
     ('config',),
-    ('console', 'differences'),
+    ('console', 'differences', 'web_server'),
     ('settings', 'claims', 'requirement', 'initialization'),
     ('tree', 'user_code'),
     ('quantization',),

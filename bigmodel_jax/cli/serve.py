@@ -45,16 +45,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serves until SIGTERM."""
-    from bigmodel_jax import config
+    from bigmodel_jax import config, web_server
     from bigmodel_jax.cli import process
     from bigmodel_jax.console import terminal
     from bigmodel_jax.evaluate.engine import text_engine
-    from bigmodel_jax.report.live import server as live
     from bigmodel_jax.serve import application, served_model, served_texts, server
 
     if options.port > LARGEST_PORT:
         raise config.InputError(f'--port {options.port} is not a port: at most {LARGEST_PORT:,}.')
-    address = live.Address(host=options.host, port=options.port, names=options.allow_host)
+    address = web_server.Address(host=options.host, port=options.port, names=options.allow_host)
     access = application.Access(address=address, key=server.read_key(options.api_key_file))
     trained = _trained(options)
     process.warn_of(trained.damage)

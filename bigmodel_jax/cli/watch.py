@@ -65,7 +65,7 @@ def _write(options: argparse.Namespace) -> str:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from bigmodel_jax import config
+    from bigmodel_jax import config, web_server
     from bigmodel_jax.console import terminal
     from bigmodel_jax.report.live import server
 
@@ -73,7 +73,7 @@ def _serve(options: argparse.Namespace) -> None:
         raise config.InputError('--query is of --write. In the browser, the page has its choices.')
     if options.port > LARGEST_PORT:
         raise config.InputError(f'--port {options.port} is not a port: at most {LARGEST_PORT:,}.')
-    address = server.Address(host=options.host, port=options.port, names=options.allow_host)
+    address = web_server.Address(host=options.host, port=options.port, names=options.allow_host)
     with server.LivePage(*options.roots, address=address) as page:
         count = f'{page.count:,} run{"" if page.count == 1 else "s"}' if page.count else 'no runs yet'
         print(f'{page.url}  ({count}; Ctrl-C ends)', flush=True)

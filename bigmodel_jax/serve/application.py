@@ -7,9 +7,8 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from bigmodel_jax import config
+from bigmodel_jax import config, web_server
 from bigmodel_jax.evaluate import artifacts
-from bigmodel_jax.report.live import server as live
 from bigmodel_jax.serve import answers, bodies, description, serving_metrics
 from bigmodel_jax.serve.served_model import ServedModel, UnknownModel
 from bigmodel_jax.serve.served_texts import QueueFull, TextService
@@ -34,7 +33,7 @@ class Access:
       key: what the header 'Authorization: Bearer KEY' must say; None: anybody who reaches the address.
     """
 
-    address: live.Address = live.Address(port=8_000)
+    address: web_server.Address = web_server.Address(port=8_000)
     key: str | None = None
 
     def allows(self, header: str) -> bool:

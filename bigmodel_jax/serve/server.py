@@ -6,9 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from bigmodel_jax import config
+from bigmodel_jax import config, web_server
 from bigmodel_jax.data import libraries
-from bigmodel_jax.report.live import server as live
 from bigmodel_jax.serve import application, engine_thread, served_texts, serving_metrics
 from bigmodel_jax.serve.served_model import ServedModel
 from bigmodel_jax.serve.served_texts import ServingLimits, TextService
@@ -38,7 +37,7 @@ class ModelServer:
         libraries.load('starlette', "serve needs the 'starlette' package", extra='serve')
         serving_metrics.load_prometheus()
         self.served, self._limits = served, limits
-        self._socket = live.listen(access.address)  # Before anything is compiled, which takes minutes.
+        self._socket = web_server.listen(access.address)  # Before anything is compiled, which takes minutes.
         self.compiled = serving_metrics.CompileCounter()
         self._at_start = 0
         self.metrics = serving_metrics.ServingMetrics(served.engine, lambda: self.compilations)
@@ -49,9 +48,9 @@ class ModelServer:
             service = TextService(self._engine, served.tokenizer, limits)
         self._answers = application.Endpoints(served, service, self.metrics)
         app = application.application(self._answers, access)
-        self._server = live.web_server(app, connections=CONNECTIONS, patience_s=int(limits.drain_s))
+        self._server = web_server.uvicorn_server(app, connections=CONNECTIONS, patience_s=int(limits.drain_s))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name='server', daemon=True)
-        self.url = live.url_of(self._socket)
+        self.url = web_server.url_of(self._socket)
 
     @property
     def compilations(self) -> int:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / 'tests'))
 
 from report.live import browser
 
-from bigmodel_jax import config
+from bigmodel_jax import config, web_server
 from bigmodel_jax.report.live import server
 from bigmodel_jax.run_directory import event_log
 from runs import run_maker
@@ -99,7 +99,7 @@ def main() -> None:
         last = max(record['step'] for record in event_log.read(paths[0] / event_log.FILE))
         began = time.monotonic()
         with (
-            server.LivePage(folder, address=server.Address(port=0)) as page,
+            server.LivePage(folder, address=web_server.Address(port=0)) as page,
             browser.tab(pathlib.Path(made) / 'browser') as tab,
         ):
             tab.size(1_400, 900)

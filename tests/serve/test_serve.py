@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from bigmodel_jax import config, experiment_file
+from bigmodel_jax import config, experiment_file, web_server
 from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.data.text.chats import chat_templates, instructions
@@ -20,7 +20,6 @@ from bigmodel_jax.evaluate import predictor
 from bigmodel_jax.evaluate.engine import engine_shape, text_engine
 from bigmodel_jax.evaluate.engine.text_request import Draw, TextRequest
 from bigmodel_jax.models import decoder
-from bigmodel_jax.report.live import server as live
 from bigmodel_jax.serve import application, bodies, served_model, served_texts, server, text_progress
 
 openai = pytest.importorskip('openai')
@@ -62,7 +61,7 @@ def spare(params):
 @pytest.fixture(scope='module')
 def serving(engine, spare):
     served = served_model.ServedModel(name='tiny', step=3, data=DATA, fingerprint='fp', tokenizer=BYTES, engine=engine)
-    access = application.Access(address=live.Address(port=0), key=KEY)
+    access = application.Access(address=web_server.Address(port=0), key=KEY)
     with server.ModelServer(served, access=access, limits=served_texts.ServingLimits(queue=64)) as made:
         yield made
     assert made.compilations == 0
@@ -201,7 +200,7 @@ def test_a_queue_that_is_full_takes_no_more(spare):
 def test_a_port_in_use_and_a_missing_key_are_refused_before_anything_starts(serving, engine, tmp_path):
     port = int(serving.url.rpartition(':')[2])
     with pytest.raises(config.InputError, match='Another program uses it'):
-        server.ModelServer(serving.served, access=application.Access(address=live.Address(port=port)))
+        server.ModelServer(serving.served, access=application.Access(address=web_server.Address(port=port)))
     with pytest.raises(config.InputError, match='cannot be read'):
         server.read_key(str(tmp_path / 'none'))
     (tmp_path / 'empty').write_text('\n')
@@ -243,7 +242,7 @@ def test_labels_are_those_of_the_predictor_and_nothing_is_compiled_for_them():
         fingerprint='fp',
         predictor=predictor.predictor(weights, experiment.data, tokenizer=None),
     )
-    with server.ModelServer(served, access=application.Access(address=live.Address(port=0))) as made:
+    with server.ModelServer(served, access=application.Access(address=web_server.Address(port=0))) as made:
         status, said = ask(made, '/predict', {'records': [{'image': image.tolist()} for image in images]})
         wrong = ask(made, '/predict', {'records': [{'picture': 1}]})
         assert made.compilations == 0

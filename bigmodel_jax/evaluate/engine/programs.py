@@ -1,4 +1,4 @@
-"""The compiled programs of an engine: each has one shape, so that what a row computes is the same at any load.
+"""The compiled programs of an engine, of a few shapes, so that what a row computes is the same at any load.
 
   read      a chunk of one prompt, or one token of each row of a group: gives the logits after the last token, and
             writes keys and values to their pages
@@ -7,7 +7,7 @@
   draw      a token for each row, and its log-probability
   best      the most likely tokens of each row
 
-The last three run for one row after a prompt, and for a group.
+The last three run for one row after a prompt, and for as many rows as `read`: a group, or few (row_checks.py).
 """
 
 import dataclasses
@@ -95,17 +95,30 @@ class EnginePrograms(NamedTuple):
 def programs(plan: EnginePlan) -> EnginePrograms:
     """The programs of a plan; they compile when they are first called with a shape."""
     whole, pool = plan.place.replicated, (plan.pool_sharding,) * 2
-
-    def jitted(function: Callable[..., Any], outputs: Any) -> Callable[..., Any]:
-        return jax.jit(functools.partial(function, plan), donate_argnums=0, out_shardings=outputs)
-
+    jitted = functools.partial(jax.jit, compiler_options=_compiler_options(plan.place.platform))
+    of_pool = functools.partial(jitted, donate_argnums=0, out_shardings=(pool, whole))
     return EnginePrograms(
-        jitted(_read, (pool, whole)),
-        jitted(_score, (pool, whole)),
-        jax.jit(restricted, out_shardings=whole),
-        jax.jit(drawn, out_shardings=whole),
-        jax.jit(likeliest, out_shardings=whole),
+        of_pool(functools.partial(_read, plan)),
+        of_pool(functools.partial(_score, plan)),
+        *(jitted(function, out_shardings=whole) for function in (restricted, drawn, likeliest)),
     )
+
+
+@functools.cache
+def _compiler_options(platform: str) -> dict[str, str]:
+    """Options of the compiler with which a row adds in the same order in programs for few rows and for many.
+
+    On a CPU XLA leaves sums over 4,096 numbers or more to a library (YNNPACK), which adds in another order than XLA
+    does for fewer: so the number of rows would decide. With this option the library computes products of matrices only.
+    """
+    options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_DOT'}
+    if platform != 'cpu':
+        return {}
+    try:
+        jax.jit(jnp.negative, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}  # This version does not know it; row_checks.equal_counts() finds which programs are equal without it.
+    return options
 
 
 # ---- the model ----------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 A row enters and leaves at any step (continuous batching; Yu et al., 2022, Orca, section 4) and has its keys and values
 in pages of one pool (Kwon et al., 2023, arXiv:2309.06180, section 4). What a row computes is the same at any load:
 
-  * every program has one shape; a row's numbers depend neither on the other rows of a call nor on its place among them,
-    which check_rows() measures on the machine at hand;
+  * a row's numbers depend neither on the other rows of a call nor on its place among them, and a program for few rows
+    is used only where it gives the bits of that for a whole group: check_rows() measures both on the machine at hand;
   * a prompt is cut at multiples of the chunk, whatever else is read, and pages are reserved for all tokens of a text
     when it begins, so that nothing is ever put out and computed again in another way;
   * a token is drawn with a key of (seed, choice, position).
@@ -22,7 +22,7 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import counter_rng
-from bigmodel_jax.evaluate.engine import engine_shape, page_pool, programs
+from bigmodel_jax.evaluate.engine import engine_shape, page_pool, programs, row_checks
 from bigmodel_jax.evaluate.engine.text_request import Continuation, Draw, TextRequest
 from bigmodel_jax.parallel import sharding
 
@@ -81,6 +81,9 @@ class _Row:
 class TextEngine:
     """Generates the texts of requests, in the order in which they come as far as there is room.
 
+    Attributes:
+      counts: for how many texts at a time there are programs, in order; before check_rows() for a whole group alone.
+
     Raises:
       InputError: the model does not generate in this way; or a limit is too small for it.
     """
@@ -107,6 +110,7 @@ class TextEngine:
         self._weights = (weights.params, weights.model_state or {})
         self._pool = self._plan.empty_pool(self.pages.count + 1, shape)
         self._rows: list[_Row | None] = [None] * rows
+        self.counts: tuple[int, ...] = (shape.group,)
         self._table = np.full((rows, self._wide), page_pool.SCRATCH, np.int32)
         self._waiting: collections.deque[Continuation] = collections.deque()
 
@@ -188,13 +192,11 @@ class TextEngine:
         reading = [row for row in self._rows if row is not None and row.is_reading]
         for row in reading[:CHUNKS]:
             self._read_chunk(row)
-        G, busy = self.shape.group, bool(reading)
-        for start in range(0, len(self._rows), G):
-            group = [row for row in self._rows[start : start + G] if row is not None and not row.is_reading]
-            if group:
-                self._advance(group, start)
-                busy = True
-        return busy
+        G = self.shape.group
+        generating = [row for row in self._rows if row is not None and not row.is_reading]
+        for start in range(0, len(generating), G):
+            self._advance(generating[start : start + G])
+        return bool(reading or generating)
 
     def _pages_of(self, request: TextRequest) -> int:
         return -(-(len(request.prompt) + max(request.tokens - 1, 0)) // self.shape.page)
@@ -245,7 +247,7 @@ class TextEngine:
         if row.is_reading:
             return
         if request.tokens:
-            self._draw(logits_BV, [row], np.zeros(1, int))
+            self._draw(logits_BV, [row])
         else:
             self._end(row)
 
@@ -264,28 +266,27 @@ class TextEngine:
             continuation.embedding = (total / len(row.request.prompt)).astype(np.float32)
         return logits_BV
 
-    def _advance(self, group: list[_Row], start: int) -> None:
-        """One more token for the rows of a group, whose first row has the number `start`."""
-        G = self.shape.group
-        tokens_BT, lengths_B, counts_B = np.zeros((G, 1), np.int32), np.zeros(G, np.int32), np.zeros(G, np.int32)
-        table_BN = np.full((G, self._wide), page_pool.SCRATCH, np.int32)
-        for row in group:
-            at = row.number - start
+    def _advance(self, group: list[_Row]) -> None:
+        """One more token for some rows, by the program for the fewest that has room for them."""
+        B = next(count for count in self.counts if count >= len(group))
+        tokens_BT, lengths_B, counts_B = np.zeros((B, 1), np.int32), np.zeros(B, np.int32), np.zeros(B, np.int32)
+        table_BN = np.full((B, self._wide), page_pool.SCRATCH, np.int32)
+        for at, row in enumerate(group):
             tokens_BT[at], counts_B[at] = row.continuation.tokens[-1], 1
             lengths_B[at] = len(row.request.prompt) + len(row.continuation.tokens) - 1
             table_BN[at] = self._table[row.number]
         rows = programs.RowInputs(tokens_BT, lengths_B, counts_B, table_BN)
         self._pool, logits_BV = self._run.read(self._pool, self._weights, rows)
-        self._draw(logits_BV, group, np.array([row.number - start for row in group]))
+        self._draw(logits_BV, group)
 
-    def _draw(self, logits_BV: jax.Array, rows: list[_Row], places: np.ndarray) -> None:
-        """The token after each of `rows`, which are the rows of `logits_BV` in these places."""
+    def _draw(self, logits_BV: jax.Array, rows: list[_Row]) -> None:
+        """The token after each of `rows`, which are the first rows of `logits_BV`."""
         B, V = logits_BV.shape
         drawing = programs.Drawing(
             np.zeros(B, np.float32), np.zeros((B, 2), np.uint32), np.zeros(B, np.int32), np.zeros(B, np.int32)
         )
         only = programs.Restriction(np.ones(B, np.float32), np.full(B, V, np.int32), np.ones(B, np.float32))
-        for row, at in zip(rows, places):
+        for at, row in enumerate(rows):
             draw = row.request.draw
             drawing.temperature_B[at], drawing.choice_B[at] = draw.temperature, draw.choice
             drawing.key_data[at] = row.key_data
@@ -300,7 +301,7 @@ class TextEngine:
         best = None
         if any(row.request.best for row in rows):
             best = jax.device_get(self._run.best(logits_BV))
-        for row, at in zip(rows, places):
+        for at, row in enumerate(rows):
             continuation, count = row.continuation, row.request.best
             continuation.tokens.append(int(tokens_B[at]))
             continuation.log_ps.append(float(log_p_B[at]))
@@ -323,7 +324,7 @@ class TextEngine:
     # ---- at the start -------------------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Compiles every program for every shape that it will ever have, and calls it once.
+        """Compiles every program for every shape that it will ever have, and calls it.
 
         Raises:
           InputError: as of check_rows().
@@ -339,29 +340,24 @@ class TextEngine:
         self.check_rows()
 
     def check_rows(self) -> None:
-        """Measures that the logits of a row depend neither on its place in a group nor on the other rows.
+        """Measures that what a row computes depends neither on its place in a group nor on the other rows, and which
+        programs for fewer rows give the same bits: those are used from now on where so few texts are generated.
 
         Raises:
-          InputError: they do on this platform with this model, so that served texts could differ from those alone.
+          InputError: rows depend on one another on this platform with this model, so that served texts could differ
+            from those alone.
         """
-        G, V, draw = self.shape.group, self.model.vocab, np.random.default_rng(0)
-        others = programs.RowInputs(
-            draw.integers(0, V, (G, 1), np.int32), np.zeros(G, np.int32), np.ones(G, np.int32),
-            np.full((G, self._wide), page_pool.SCRATCH, np.int32),
-        )  # fmt: skip
-        alone = others._replace(counts_B=np.zeros(G, np.int32), tokens_BT=np.zeros((G, 1), np.int32))
-        probe, found = others.tokens_BT[0].copy(), []
-        for at, rows in ((0, alone), *((place, others) for place in sorted({0, 1, G // 2, G - 1} & set(range(G))))):
-            tokens_BT = rows.tokens_BT.copy()
-            tokens_BT[at] = probe
-            self._pool, logits_BV = self._run.read(self._pool, self._weights, rows._replace(tokens_BT=tokens_BT))
-            found.append(np.asarray(logits_BV)[at])
-        if any(not np.array_equal(found[0], each, equal_nan=True) for each in found):
-            worst = max(float(np.abs(found[0] - each).max()) for each in found)
+        assert not self.running
+        probe = row_checks.RowProbe(self._run, self._weights, self._pool)
+        probe.fill(self.shape, self.model.vocab, length=self.length, pages=self.pages.count)
+        worst = row_checks.dependence(probe)
+        if worst is None:
+            self.counts = (*row_checks.equal_counts(probe), self.shape.group)
+        self._pool = probe.pool
+        if worst is not None:
             raise config.InputError(
                 f'On this platform what {type(self.model).__name__} computes for a row depends on the rows beside it '
-                f'(by {worst:.1e}), so texts could differ from what they are alone. Use a group of one row: '
-                'EngineShape(group=1), or --group 1 of `serve`.'
+                f'(by {worst:.1e}), so texts could differ from what they are alone. `sample` and `evaluate` can use it.'
             )
 
 

@@ -1,25 +1,19 @@
 """Serves the live page: read only, to this machine alone unless it is told otherwise, from one origin. No JAX."""
 
-import dataclasses
-import errno
-import ipaddress
-import socket
 import threading
 import types
-import urllib.parse
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from typing import Any, Self
 
 from etils import epath
 
-from bigmodel_jax import config
+from bigmodel_jax import config, web_server
 from bigmodel_jax.report.live import choice as choices
 from bigmodel_jax.report.live import live_page, overview
 from bigmodel_jax.report.live.live_run import LiveRun
 from bigmodel_jax.report.live.live_runs import LiveRuns
 
-LOOPBACK, PORT = '127.0.0.1', 8_008
-LOCAL_NAMES = ('localhost',)
+USUAL = web_server.Address(port=8_008)
 CONNECTIONS = 64  # At a time.
 # Nothing but what this server sends: no script within a page, no other origin, no frame around it.
 POLICY = (
@@ -36,72 +30,6 @@ HEADERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Address:
-    """Where the page is served.
-
-    Attributes:
-      host: an address of this machine; '0.0.0.0' for all of them.
-      port: 0 for any that is free.
-      names: under which others reach this machine, beside its addresses: a page of another site could otherwise make
-        its own name lead here (DNS rebinding) and read what is served.
-    """
-
-    host: str = LOOPBACK
-    port: int = PORT
-    names: Sequence[str] = ()
-
-    @property
-    def is_loopback(self) -> bool:
-        return self.host in LOCAL_NAMES or _is_address(self.host, loopback=True)
-
-    def allows(self, host_header: str) -> bool:
-        """Whether a request may name this host: an address, or a known name."""
-        try:
-            host = urllib.parse.urlsplit(f'//{host_header}').hostname or ''
-        except ValueError:
-            return False
-        known = {name.lower() for name in (*LOCAL_NAMES, self.host, *self.names)}
-        return host in known or _is_address(host, loopback=self.is_loopback)
-
-
-def _is_address(host: str, *, loopback: bool) -> bool:
-    """Whether it is an IP address, which no other site can make its own; with `loopback`, one of this machine alone."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or not loopback
-
-
-def web_server(app: Any, *, connections: int, patience_s: int) -> Any:
-    """A uvicorn.Server of an ASGI application: nothing but HTTP, and no log.
-
-    Args:
-      connections: at a time.
-      patience_s: seconds that requests under way have when it ends.
-    """
-    uvicorn = _uvicorn()
-    settings = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        lifespan='off',
-        ws='none',
-        limit_concurrency=connections,
-        timeout_graceful_shutdown=patience_s,
-    )
-    return uvicorn.Server(settings)
-
-
-def url_of(listening: socket.socket) -> str:
-    """Under which a listening socket is reached, without a path."""
-    host, port = listening.getsockname()[:2]
-    return f'http://{f"[{host}]" if ":" in host else host}:{port}'
-
-
 class LivePage:
     """The live page of some runs, served by a thread while this is open; a context manager.
 
@@ -112,15 +40,15 @@ class LivePage:
       InputError: a root is not there; the address cannot be used; or the server is not installed.
     """
 
-    def __init__(self, *roots: epath.PathLike, address: Address = Address()):
+    def __init__(self, *roots: epath.PathLike, address: web_server.Address = USUAL):
         _uvicorn()  # Before the runs are read.
         self._runs = LiveRuns(roots or ('runs',))
-        self._socket = listen(address)
+        self._socket = web_server.listen(address)
         self.count = len(self._runs.runs)
         app = application(self._runs, address)
-        self._server = web_server(app, connections=CONNECTIONS, patience_s=1)
+        self._server = web_server.uvicorn_server(app, connections=CONNECTIONS, patience_s=1)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name='live page', daemon=True)
-        self.url = f'{url_of(self._socket)}/'
+        self.url = f'{web_server.url_of(self._socket)}/'
 
     def __enter__(self) -> Self:
         self._runs.__enter__()
@@ -155,26 +83,10 @@ def _uvicorn() -> types.ModuleType:
     return uvicorn
 
 
-def listen(address: Address) -> socket.socket:
-    """A socket that listens there.
-
-    Raises:
-      InputError: another program does, or it is no address of this machine.
-    """
-    try:
-        family = socket.AF_INET6 if ':' in address.host else socket.AF_INET
-        made = socket.create_server((address.host, address.port), family=family)
-    except (OSError, OverflowError) as error:
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        advice = 'Another program uses it; choose another --port, or 0 for any.' if taken else 'Choose another.'
-        raise config.InputError(f'{address.host}, port {address.port} cannot be used: {error}. {advice}') from error
-    return made
-
-
 # ---- what is answered -----------------------------------------------------------------------------------------------
 
 
-def application(runs: LiveRuns, address: Address) -> Any:
+def application(runs: LiveRuns, address: web_server.Address) -> Any:
     """The page as an ASGI application; see LiveAnswers for its addresses."""
     from starlette import applications, routing
 
@@ -206,7 +118,7 @@ def application(runs: LiveRuns, address: Address) -> Any:
 class Guard:
     """Before the application: who names another host is refused; after it: headers that keep the page to itself."""
 
-    def __init__(self, application: Any, address: Address):
+    def __init__(self, application: Any, address: web_server.Address):
         self._application, self._address = application, address
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:

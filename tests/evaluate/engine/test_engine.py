@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.evaluate.engine import engine_shape, page_pool
+from bigmodel_jax.evaluate.engine import engine_shape, page_pool, row_checks
 from bigmodel_jax.evaluate.engine import text_engine as engines
 from bigmodel_jax.evaluate.engine.text_request import Draw, TextRequest
 from bigmodel_jax.evaluate.text import decoding, likelihood
@@ -105,10 +105,41 @@ def test_draws_are_those_of_sampling(params):
     assert [each.tokens for each in found] == [row[0].tokens.tolist() for row in rows]
 
 
-def test_warming_up_measures_that_rows_do_not_meet(params):
+@pytest.fixture(scope='module')
+def warm(params):
     engine = made(params)
     engine.warm_up()
-    assert len(engine.pages) == engine.pages.count
+    return engine
+
+
+def test_programs_for_few_rows_change_no_bit(warm, asked, alone):
+    assert len(warm.pages) == warm.pages.count
+    assert len(warm.counts) > 1
+    for count in (1, 2, 3):
+        texts = warm.complete(asked[-count:])
+        assert [content(each) for each in texts] == [content(each) for each in alone[-count:]]
+
+
+def test_rows_that_depend_on_their_number_or_on_one_another_are_noticed(warm):
+    """Programs that add a little, as one that sums in another order does."""
+    probe = row_checks.RowProbe(warm._run, warm._weights, warm._pool)
+    probe.fill(SHAPE, MODEL.vocab, length=warm.length, pages=warm.pages.count)
+    assert row_checks.dependence(probe) is None
+    read = warm._run.read
+
+    def by_count(pool, weights, rows):
+        pool, logits_BV = read(pool, weights, rows)
+        return pool, logits_BV + 1e-6 * (len(logits_BV) == 2)
+
+    def by_neighbour(pool, weights, rows):
+        pool, logits_BV = read(pool, weights, rows)
+        return pool, logits_BV + 1e-6 * rows.lengths_B.sum()
+
+    probe.run = warm._run._replace(read=by_count)
+    assert row_checks.equal_counts(probe) == tuple(each for each in warm.counts[:-1] if each != 2)
+    probe.run = warm._run._replace(read=by_neighbour)
+    assert 0 < row_checks.dependence(probe) < 1e-3
+    warm._pool = probe.pool
 
 
 def test_what_does_not_fit_is_refused_before_it_waits(params):

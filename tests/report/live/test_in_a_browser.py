@@ -10,7 +10,7 @@ import pytest
 from report.live import browser
 
 import style_rules
-from bigmodel_jax import __main__
+from bigmodel_jax import __main__, web_server
 from bigmodel_jax.report.live import server
 from bigmodel_jax.run_directory import event_log
 from runs import run_maker
@@ -29,7 +29,7 @@ settings = {'steps': 100_000, 'watch.log_every': 50, 'checkpoints.every_steps': 
 loop.train(config.vary(quick.experiment(), settings), sys.argv[1])
 """
 EVIL = '<img src=x onerror=window.hit=1><script>window.hit=1</script>"\\'
-ADDRESS = server.Address(port=0)
+ADDRESS = web_server.Address(port=0)
 
 
 DRAWN = '[...charts.children].every((each) => !each.stale || !each.inView)'

@@ -11,7 +11,7 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from bigmodel_jax import __main__, config
+from bigmodel_jax import __main__, config, web_server
 from bigmodel_jax.evaluate import artifacts, evaluation
 from bigmodel_jax.report import curves, figures
 from bigmodel_jax.report.live import choice, live_page, live_runs, server
@@ -45,7 +45,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def page(root):
-    with server.LivePage(root, address=server.Address(port=0)) as page:
+    with server.LivePage(root, address=web_server.Address(port=0)) as page:
         settle(page)
         yield page
 
@@ -158,7 +158,7 @@ def test_it_only_reads(root, page):
     ],
 )
 def test_only_own_names_are_answered(bound, names, asked, allowed):
-    assert server.Address(host=bound, names=names).allows(asked) == allowed
+    assert web_server.Address(host=bound, names=names).allows(asked) == allowed
 
 
 def test_another_name_is_refused(page):
@@ -195,7 +195,7 @@ def test_new_points_and_new_runs_are_seen(tmp_path, monkeypatch):
     root = tmp_path / 'runs'
     first = run_maker.unfinished(root / 'a', 100)
     run_maker.unfinished(root / 'b', 100)
-    with server.LivePage(root, address=server.Address(port=0)) as page:
+    with server.LivePage(root, address=web_server.Address(port=0)) as page:
         since = settle(page)['revision']
         event_log.append(first / event_log.FILE, {'kind': 'train', 'step': 110, 'metrics': {'loss': 0.125}})
         run_maker.unfinished(root / 'c', 10)
