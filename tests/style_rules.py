@@ -36,13 +36,16 @@ class Source(NamedTuple):
     path: str
     text: str
     tree: ast.Module
+    # All of the tree: to walk it anew for every rule would take most of the time.
+    nodes: tuple[ast.AST, ...]
 
     @classmethod
     def of(cls, path: str, text: str) -> 'Source':
-        return cls(path, text, ast.parse(text))
+        tree = ast.parse(text)
+        return cls(path, text, tree, tuple(ast.walk(tree)))
 
     def find(self, *kinds: type) -> Iterator[ast.AST]:
-        return (node for node in ast.walk(self.tree) if isinstance(node, kinds))
+        return (node for node in self.nodes if isinstance(node, kinds))
 
     @property
     def functions(self) -> Iterator[Function]:
@@ -239,18 +242,18 @@ def short(node: Function | ast.ClassDef) -> bool:
 def overrides(owner: ast.Module | ast.ClassDef, method: str) -> bool:
     """Whether a base class, found by its name in the package, has `method`, and so the sentence about it."""
     bases = [ast.unparse(base).rpartition('.')[2] for base in getattr(owner, 'bases', [])]
-    parents = [parent for base in bases for parent in classes().get(base, []) if parent is not owner]
+    parents = [parent for base in bases for _, parent in classes().get(base, []) if parent is not owner]
     methods = [item.name for parent in parents for item in parent.body if isinstance(item, Function)]
     return method in methods or any(overrides(parent, method) for parent in parents)
 
 
 @functools.cache
-def classes() -> dict[str, list[ast.ClassDef]]:
-    """Every class of the package by its bare name."""
+def classes() -> dict[str, list[tuple[str, ast.ClassDef]]]:
+    """Every class of the package by its bare name, and where it stands."""
     found = {}
     for path in python_files('bigmodel_jax'):
         for node in read(path).find(ast.ClassDef):
-            found.setdefault(node.name, []).append(node)
+            found.setdefault(node.name, []).append((path, node))
     return found
 
 
@@ -268,6 +271,8 @@ def failures_are_not_swallowed(source: Source) -> Problems:
 
 
 def comments_promise_nothing(source: Source) -> Problems:
+    if not re.search('TODO|FIXME|XXX|HACK', source.text):
+        return  # Tokens take long.
     for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
         promise = token.type == tokenize.COMMENT and re.search(r'\b(TODO|FIXME|XXX|HACK)\b(?!.*#\d)', token.string)
         if promise:

@@ -11,7 +11,13 @@ EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
 FILES = sorted((EXPERIMENTS / 'ablations').glob('*.py'))
 
 
-@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+# Its arms are made equal in parameters, which takes several programs of each.
+DEAR = 'recurrent_or_attention'
+
+
+@pytest.mark.parametrize(
+    'file', [pytest.param(each, marks=[pytest.mark.slow] if each.stem == DEAR else [], id=each.stem) for each in FILES]
+)
 def test_every_arm_is_valid_and_no_two_are_the_same(file: pathlib.Path) -> None:
     made = sweep.load(str(file))
     assert all(config.from_json(config.to_json(each)) == each for each in made.values())

@@ -15,7 +15,7 @@ PAGES = sorted((DOCS / 'howto').glob('*.md'))
 FENCED = re.compile(r'^```(python|bash)(?: title="([^"]+)")?\n(.*?)^```', re.DOTALL | re.MULTILINE)
 PARSED_ONLY = '# parsed only'
 # What others train too; the pages themselves are parsed in every run.
-SLOW = ('export', 'images', 'own_data', 'own_metric', 'resume', 'scale')
+SLOW = ('export', 'images', 'own_data', 'own_metric', 'resume', 'scale', 'sweep')
 
 
 def blocks(page: pathlib.Path) -> list[tuple[str, str, str]]:

@@ -150,10 +150,8 @@ TRAJECTORIES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ('build', 'optimizer', 'rtol'),
-    [TRAJECTORIES[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in TRAJECTORIES[1:])],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('build', 'optimizer', 'rtol'), TRAJECTORIES)
 def test_a_wide_model_of_copied_units_trains_as_the_narrow_one(build, optimizer, rtol):
     """All of muP but the initial values in one law: each unit of the wide model has the gradient of the narrow one's.
 

@@ -1,6 +1,7 @@
 """Every file keeps the style; and the rules in style_rules.py find what they are meant to find."""
 
 import ast
+import functools
 import pathlib
 import re
 import subprocess
@@ -174,26 +175,26 @@ WORDS = {
 
 
 def test_one_class_name_means_one_thing():
-    places: dict[str, list[str]] = {}
-    for path in rules.python_files('bigmodel_jax'):
-        for node in rules.read(path).find(ast.ClassDef):
-            places.setdefault(node.name, []).append(path)
-    twice = {name: where for name, where in places.items() if len(where) > 1}
+    twice = {name: [path for path, _ in found] for name, found in rules.classes().items() if len(found) > 1}
     assert {name: where for name, where in twice.items() if name not in SHARED_NAMES} == {}
     assert set(twice) == SHARED_NAMES
 
 
-def prose() -> list[pathlib.Path]:
+@functools.cache
+def prose() -> dict[str, list[str]]:
+    """Path -> lines of what a user reads."""
     paths = [rules.ROOT / path for path in rules.python_files('bigmodel_jax', 'experiments', 'scripts')]
-    return [*paths, rules.ROOT / 'README.md', *sorted((rules.ROOT / 'docs' / 'howto').glob('*.md'))]
+    paths += [rules.ROOT / 'README.md', *sorted((rules.ROOT / 'docs' / 'howto').glob('*.md'))]
+    return {path.relative_to(rules.ROOT).as_posix(): path.read_text().splitlines() for path in paths}
 
 
 @pytest.mark.parametrize('words', WORDS)
 def test_private_phrases_stay_away(words):
+    pattern = re.compile(words, re.IGNORECASE)
     found = [
-        f'{path.relative_to(rules.ROOT)}:{number}: {line.strip()}; instead: {WORDS[words]}'
-        for path in prose()
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        if re.search(words, line, re.IGNORECASE)
+        f'{path}:{number}: {line.strip()}; instead: {WORDS[words]}'
+        for path, lines in prose().items()
+        for number, line in enumerate(lines, 1)
+        if pattern.search(line)
     ]
     assert not found, '\n'.join(found)

@@ -64,7 +64,9 @@ def one_by_one():
     return y_BTD, (by_turns(grads[0]), grads[1])
 
 
-@pytest.mark.parametrize('stack', [stacks.Stack(remat='full'), stacks.Stack(scan=False)], ids=str)
+@pytest.mark.parametrize(
+    'stack', [stacks.Stack(remat='full'), pytest.param(stacks.Stack(scan=False), marks=pytest.mark.slow)], ids=str
+)
 def test_turns_are_one_layer_after_another(stack, one_by_one):
     found = value_and_grad(built(stack), by_turns(plain()))
     # Float32: XLA may add in another order. Gradients are of order 1 to 10.
@@ -141,6 +143,7 @@ def test_turns_that_cannot_be_are_refused(kinds, layers, message):
         stacks.check(kinds, layers, width=WIDTH, length=LENGTH)
 
 
+@pytest.mark.slow
 def test_layers_that_remain_of_a_pattern_are_one_layer_after_another():
     """Three layers of a pattern of two: the third has weights of its own, a state of its own, and is in the stream."""
     module, weights = built(layers=3), jax.tree.map(lambda leaf: leaf[:3], plain())

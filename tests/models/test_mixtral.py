@@ -114,7 +114,7 @@ def alone():
 @pytest.mark.parametrize(
     'changes',
     [
-        {'mesh': sharding.MeshShape(data=1, expert=8)},
+        pytest.param({'mesh': sharding.MeshShape(data=1, expert=8)}, marks=pytest.mark.slow),
         pytest.param(
             {'mesh': sharding.MeshShape(data=1, expert=2, fsdp=2, tensor=2), 'model.stack.remat': 'full'},
             marks=pytest.mark.slow,

@@ -12,7 +12,12 @@ EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
 ENTRIES = budget.read(EXPERIMENTS / 'budget.json')
 
 
-@pytest.mark.parametrize('name', ENTRIES)
+DEAR = 'pods.py:sweep/mixtral_8x7b_v5p'
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(each, marks=[pytest.mark.slow] if each == DEAR else [], id=each) for each in ENTRIES]
+)
 def test_nothing_drifted(name):
     entry = ENTRIES[name]
     experiment, on = experiment_file.load(str(EXPERIMENTS / name)), slices.parse(entry['topology'])

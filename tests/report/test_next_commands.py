@@ -35,6 +35,7 @@ def started(run, monkeypatch):
     return by
 
 
+@pytest.mark.slow
 def test_every_python_call_runs(run, started):
     printed = started('/lib/ipykernel_launcher.py')
     assert tuple(purpose for purpose, _ in printed) == EVERY

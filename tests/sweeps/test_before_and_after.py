@@ -81,6 +81,7 @@ def test_flops_and_parameters_of_a_trial_are_those_of_its_layers() -> None:
     assert two.units == 20 * 8 * tiny.LENGTH
 
 
+@pytest.mark.slow
 def test_arms_are_made_equal_in_parameters_by_a_whole_number_and_the_remainder_is_told() -> None:
     made = arms.named(tiny.experiment(), CHANGES)
     found = equal.equal_parameters(made, 'baseline', by='model.block.ffn.hidden')

@@ -74,6 +74,7 @@ def test_what_is_finished_is_not_run_again_and_a_new_arm_alone_is(whole: pathlib
     assert sessions(whole) == before
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_told_with_its_last_lines_and_stops_no_other(tmp_path: pathlib.Path) -> None:
     described = sweep_directory.create(tmp_path, made(), trials.trials(made()), SOURCE).description
     broken, other = (tmp_path / 'trials' / each.name for each in described.trials)

@@ -48,6 +48,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_an_arm_that_cannot_win_is_trained_to_the_look_alone_and_never_compared(stopped: pathlib.Path) -> None:
     assert steps(stopped) == {'baseline': [16, 16], 'slow': [8, 8]}
     found = answer.collect(sweep_directory.open_sweep(stopped))

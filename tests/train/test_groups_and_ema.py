@@ -67,6 +67,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(tmp_path):
         np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-7)  # Six sums in float32.
 
 
+@pytest.mark.slow
 def test_evaluations_use_the_average_and_an_interruption_changes_nothing(averaged, tmp_path):
     experiment, path, result = averaged
     assert loop.train(experiment, tmp_path / 'whole').digest == result.digest
@@ -76,6 +77,7 @@ def test_evaluations_use_the_average_and_an_interruption_changes_nothing(average
     assert run.restore(weights='trained').evaluate()['validation_trained'].values['loss'] != with_average
 
 
+@pytest.mark.slow
 def test_the_average_changes_no_weight_and_its_absence_no_digest(tmp_path):
     plain = loop.train(short(evaluations=()), tmp_path / 'plain')
     beside = loop.train(short(ema=ema.Ema(), evaluations=()), tmp_path / 'beside')

@@ -80,6 +80,7 @@ def test_a_wrong_start_is_refused_before_anything_is_written(source, tmp_path, c
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_own_checkpoint_when_the_source_is_gone(source, tmp_path):
     moved = tmp_path / 'source'
     shutil.copytree(source, moved)

@@ -61,9 +61,9 @@ def assert_same(found, expected):
     ('name', 'how'),
     [
         ('learned', decoding.Greedy()),
-        ('rotary_window', SAMPLING),
+        pytest.param('rotary_window', SAMPLING, marks=pytest.mark.slow),
         ('seq2seq_relative', decoding.Beam(beams=2)),
-        ('recurrent', SAMPLING),
+        pytest.param('recurrent', SAMPLING, marks=pytest.mark.slow),
     ],
 )
 def test_the_cache_changes_nothing(name, how):

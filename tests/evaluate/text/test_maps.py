@@ -44,6 +44,7 @@ def shown(smoke):
     return maps.build(setting(smoke, model)).run(params, {}).artifacts
 
 
+@pytest.mark.slow
 def test_a_sentence_is_shown_as_characters_and_tokens(shown):
     text, characters, figure = shown
     assert text.prompt == '我爱北京天安门'

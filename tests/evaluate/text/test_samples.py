@@ -77,6 +77,7 @@ def config_of(*prompts, tokens=12):
     return samples.Samples(prompts=prompts, tokens=tokens, decoding=decoding.Greedy(), every_steps=10)
 
 
+@pytest.mark.slow
 def test_it_writes_what_it_has_learned():
     outcome = config_of(*PROMPTS, tokens=18).build(setting()).run(learned(), {})
     assert [(each.prompt, each.text) for each in outcome.artifacts] == [

@@ -210,6 +210,7 @@ def checked(story, zygote):
         check(story, pathlib.Path(root), zygote)
 
 
+@pytest.mark.slow
 @settings(1)
 @hypothesis.given(stories(HERE))
 @hypothesis.example(TWO_STOPS)
