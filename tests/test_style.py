@@ -1,8 +1,6 @@
 """Every file keeps the style; and the rules in style_rules.py find what they are meant to find."""
 
-import ast
 import functools
-import pathlib
 import re
 import subprocess
 
