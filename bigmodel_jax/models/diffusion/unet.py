@@ -146,6 +146,11 @@ class UNet(model.Model):
         return params['stem']['kernel']
 
     @property
+    def width(self) -> int:
+        """Channels of the coarsest level, which the attention in the middle sees."""
+        return self.channels[-1]
+
+    @property
     def output_channels(self) -> int:
         """Z, or 2 Z."""
         return self.image_channels * (2 if self.variance else 1)

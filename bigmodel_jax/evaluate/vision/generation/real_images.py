@@ -24,8 +24,8 @@ class LabelledImages(NamedTuple):
     def digest(self) -> str:
         """The beginning of a hash of both."""
         found = hashlib.sha256(repr(self.pixels_NYXZ.shape).encode())
-        found.update(np.ascontiguousarray(self.pixels_NYXZ))
-        found.update(np.ascontiguousarray(self.labels_N.astype('<i8')))
+        found.update(self.pixels_NYXZ.tobytes())
+        found.update(self.labels_N.astype('<i8').tobytes())
         return found.hexdigest()[:12]
 
 
