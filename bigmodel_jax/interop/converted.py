@@ -11,7 +11,9 @@ from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import reference
 from bigmodel_jax.models import alexnet, bert, resnet, seq2seq, vit
+from bigmodel_jax.models.diffusion import unet
 from bigmodel_jax.objectives import answer_spans, classification, language, regression, token_classification
+from bigmodel_jax.objectives.diffusion import diffusion, variances
 from bigmodel_jax.objectives.objective import Objective
 from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.parallel import sharding
@@ -49,11 +51,12 @@ class ElsewhereImages(Elsewhere):
     """The same of labelled images."""
 
     image: tuple[config.Positive, config.Positive]  # Rows and columns.
+    channels: config.Positive = 3
 
     @property
     def fields(self) -> Mapping[str, batches.Field]:
         return {
-            'image': batches.Field((*self.image, 3), np.dtype(np.float32), ('height', 'width', 'channels')),
+            'image': batches.Field((*self.image, self.channels), np.dtype(np.float32), ('height', 'width', 'channels')),
             'labels': batches.Field((), np.dtype(np.int32), (), self.vocab),
         }
 
@@ -89,6 +92,11 @@ def experiment(name: str, model: Any) -> Experiment:
     if isinstance(model, alexnet.AlexNet | resnet.ResNet):
         data = ElsewhereImages(names=(), vocab=model.classes, image=SIDES)
         return _experiment(name, model, data, classification.Classification())
+    if isinstance(model, unet.UNet):
+        side = 8 * 2 ** (len(model.channels) - 1)  # It reads any that its levels divide.
+        data = ElsewhereImages(names=(), vocab=model.classes or 1, image=(side, side), channels=model.image_channels)
+        variance = variances.PredictedVariance() if model.variance else variances.BetaVariance()
+        return _experiment(name, model, data, diffusion.Diffusion(variance=variance))
     if isinstance(model, bert.Classifier):
         number = model.classes == 1
         data = _rows(model, 'values' if number else 'labels', classes=0 if number else model.classes)

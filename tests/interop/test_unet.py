@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from interop import hashed, published
 
-from bigmodel_jax import config
+from bigmodel_jax import config, verbs
 from bigmodel_jax.interop import certifying, huggingface
 from bigmodel_jax.interop.families.diffusion import unet
 from bigmodel_jax.interop.files import folder, shards
@@ -69,6 +69,15 @@ def test_certificate_in_float32(directory, tmp_path):
     assert {row.name for row in found.rows} == {'sample', 'loss'}
     other = certifying.certify(written(tmp_path / 'other', norm_eps=1e-2), tmp_path / 'io.npz')
     assert other.first == 'sample'
+
+
+@pytest.mark.slow
+def test_bytes_come_back_from_a_run(directory, tmp_path):
+    verbs.convert(directory, tmp_path / 'run')
+    verbs.convert(tmp_path / 'run', tmp_path / 'back')
+    assert published.same(published.tensors(tmp_path / 'back'), hashed.weights(SHAPES))
+    assert json.loads((tmp_path / 'back' / folder.CONFIG).read_text()) == VALUES
+    assert (tmp_path / 'back' / f'{folder.DIFFUSERS}.safetensors').is_file()
 
 
 def test_every_parameter_of_the_published_sizes_has_a_tensor_and_a_config():

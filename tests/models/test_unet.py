@@ -1,11 +1,17 @@
 """The UNet refuses images and sizes that do not fit; its two ways hand over what they should."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
-from bigmodel_jax import config
+from bigmodel_jax import config, experiment_file
 from bigmodel_jax.data import batches
 from bigmodel_jax.models.diffusion import unet
+from bigmodel_jax.plan import analytic
+from bigmodel_jax.plan.hardware import slices
+
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
 
 
 def fields(*shape):
@@ -42,6 +48,48 @@ def test_every_output_of_the_way_down_is_read_once():
         for before, (_, inputs, _) in zip((256, *[each[2] for each in model.sizes_up()]), model.sizes_up())
     ]
     assert read == model.kept()[::-1]
+
+
+@pytest.mark.slow
+def test_the_work_of_a_step_is_that_of_a_count_by_hand():
+    experiment = experiment_file.load(str(EXPERIMENTS / 'ddpm2020.py'))
+    work = analytic.trace(experiment, slices.parse('v5e:2x2')).work
+    forward, first = flops(unet.UNET_CIFAR10, 32)
+    # Twice the forward pass backwards, but that the first convolution hands no gradient on.
+    assert work.model == pytest.approx(128 * (3 * forward + 2 * first), rel=0.02)
+
+
+def flops(model, side):
+    """Of the forward pass of an image but for the first convolution, and of that."""
+    first, before, wide = model.channels[0], model.channels[0], 4 * model.channels[0]
+    total = 2 * first * wide + 2 * wide * wide
+
+    def convolution(inputs, outputs, window=3):
+        return 2 * window**2 * inputs * outputs * side**2
+
+    def block(inputs, outputs, level):
+        found = convolution(inputs, outputs) + convolution(outputs, outputs) + 2 * wide * outputs
+        found += convolution(inputs, outputs, 1) if inputs != outputs else 0
+        return found + (attention(outputs) if level in model.attending else 0)
+
+    def attention(channels):
+        return 8 * channels**2 * side**2 + 4 * side**4 * channels
+
+    stem = convolution(model.image_channels, first)
+    for level, channels in enumerate(model.channels):
+        for inputs in (before, *[channels] * (model.blocks - 1)):
+            total += block(inputs, channels, level)
+        before = channels
+        if level < len(model.channels) - 1:
+            side //= 2
+            total += convolution(channels, channels)
+    total += 2 * block(before, before, None) + attention(before)
+    for count, (level, inputs, outputs) in enumerate(model.sizes_up(), 1):
+        total += block(inputs, outputs, level)
+        if level and count % (model.blocks + 1) == 0:
+            side *= 2
+            total += convolution(outputs, outputs)
+    return total + convolution(first, model.image_channels), stem
 
 
 def test_timesteps_are_embedded_as_in_the_released_code():
