@@ -9,7 +9,7 @@ Axis letters. An array's name ends in its axes, one letter each; the whole repos
   N  flattened tokens or chunks   P  flattened patch of an image  R  query heads that share one key/value head
   W  beams (hypotheses)           M  microbatches                 I  items or features of a table
   Y  image rows                   X  image columns                Z  image channels
-  A  samples of sound
+  A  samples of sound             Q  candidates or object queries
 
 F also counts the channels that a convolution gives and the units of a recurrent layer, N the gates of its cell, and K
 its units as they enter the next step. `1` marks a kept singleton. A lower-case letter inside `shard_map` is this

@@ -105,6 +105,12 @@ def check(experiment: Experiment) -> Experiment:
             f'data.batch={rows} does not divide into the {parts} microbatches of gradients='
             f'{config.format_value(experiment.gradients)}; use a divisor of {rows}.'
         )
+    if experiment.objective.compares_rows and max(parts, getattr(experiment.gradients, 'parts', 1)) > 1:
+        raise config.InputError(
+            f'objective={type(experiment.objective).__name__} compares the rows of a batch with one another, so that '
+            f'gradients={config.format_value(experiment.gradients)} would train on another loss: each part would see '
+            'its own rows alone. Use gradients=WholeBatch(); to save memory, model.stack.remat or a larger mesh.'
+        )
     evaluation.check_names([each.name for each in experiment.evaluations])
     _check_best(experiment.checkpoints, experiment.evaluations)
     for number, each in enumerate(experiment.requires):

@@ -5,7 +5,7 @@ access, a fingerprint, and where each stands for messages. The Data config that 
 their fields mean:
 
   Text, Pairs, SpanCorruption, SentencePairs, vocabularies: the field `text` (TextField gives it another field's text)
-  Labelled, Features, Images, Instructions, Questions, Task: the fields that they name
+  Labelled, Features, Images, Captioned, Instructions, Questions, Task: the fields that they name
 
 The sources are in data/sources: Tfds, TextFile, TextFiles, Lines, Texts, JsonLines, Csv, PackageCsv, Tsv, Parquet, Npz,
 ImageFolder, SquadFile; and TextField, Joined and Transformed, which are made of other sources.
@@ -58,6 +58,11 @@ class Records:
     def shapes(self, field: Field) -> np.ndarray | None:
         """[n, rank]: the shapes of the arrays in a field, if they are known without reading them; else None."""
         return None
+
+    @property
+    def without_images(self) -> 'Records':
+        """The same records, without images that are decoded when they are read, where there are any."""
+        return self
 
     def where(self, index: int) -> str:
         """Where record `index` stands: 'reviews.csv, line 17'."""
@@ -246,4 +251,4 @@ class TextView:
 
 def texts(source: Source, field: Field = 'text') -> TextView:
     """The texts in a field of a source's records."""
-    return TextView(source.open(), field)
+    return TextView(source.open().without_images, field)

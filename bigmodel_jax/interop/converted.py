@@ -12,7 +12,15 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import reference
 from bigmodel_jax.models import alexnet, bert, resnet, seq2seq, vit
 from bigmodel_jax.models.diffusion import unet
-from bigmodel_jax.objectives import answer_spans, classification, language, regression, token_classification
+from bigmodel_jax.models.multimodal import clip
+from bigmodel_jax.objectives import (
+    answer_spans,
+    classification,
+    contrastive,
+    language,
+    regression,
+    token_classification,
+)
 from bigmodel_jax.objectives.diffusion import diffusion, variances
 from bigmodel_jax.objectives.objective import Objective
 from bigmodel_jax.optim import optimizers, schedules
@@ -81,14 +89,35 @@ class ElsewhereRows(Elsewhere):
         return {'inputs': super().fields['inputs'], **dict.fromkeys(self.targets, target if self.classes else numbers)}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ElsewhereCaptions(ElsewhereImages):
+    """The same of images with captions."""
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        integers = np.dtype(np.int32)
+        return {
+            'image': super().fields['image'],
+            'caption': batches.Field((self.length,), integers, ('length',), self.vocab),
+            'caption_end': batches.Field((), integers, (), self.length),
+        }
+
+
+def _row_of_patches(tower: Any) -> tuple[int, int]:
+    """As many patches as there are positions; in a row, since these do not say how many rows there are."""
+    patches = reference.learned_length(tower.positions) - tower.pooling.extra
+    return tower.patch, patches * tower.patch
+
+
 def experiment(name: str, model: Any) -> Experiment:
     """The experiment under which converted weights are kept."""
     if isinstance(model, vit.Vit):
-        # As many patches as there are positions; in a row, since these do not say how many rows there are.
-        patches = reference.learned_length(model.positions) - model.pooling.extra
-        image = (model.patch, patches * model.patch)
-        data: Elsewhere = ElsewhereImages(names=(), vocab=model.classes, image=image)
+        data: Elsewhere = ElsewhereImages(names=(), vocab=model.classes, image=_row_of_patches(model))
         return _experiment(name, model, data, classification.Classification())
+    if isinstance(model, clip.Clip):
+        text = {'vocab': model.text.vocab, 'length': reference.learned_length(model.text.positions)}
+        data = ElsewhereCaptions(names=(), image=_row_of_patches(model.vision), **text)
+        return _experiment(name, model, data, contrastive.InfoNce())
     if isinstance(model, alexnet.AlexNet | resnet.ResNet):
         data = ElsewhereImages(names=(), vocab=model.classes, image=SIDES)
         return _experiment(name, model, data, classification.Classification())

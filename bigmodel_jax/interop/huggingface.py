@@ -28,6 +28,7 @@ from bigmodel_jax.interop.families import (
     vit,
 )
 from bigmodel_jax.interop.families.diffusion import unet
+from bigmodel_jax.interop.families.multimodal import clip
 from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
 
@@ -36,6 +37,7 @@ FAMILIES: tuple[family.Family, ...] = (
     bert_heads.BertSequences(),
     bert_heads.BertTokens(),
     bert_heads.BertAnswers(),
+    clip.ClipFamily(),
     gemma.Gemma(),
     gemma.Gemma2(),
     gemma.Gemma3(),

@@ -16,6 +16,7 @@ ACTIVATIONS: dict[str, activations.Activation] = {
     'gelu_new': activations.Gelu(approximate=True),
     'gelu_pytorch_tanh': activations.Gelu(approximate=True),
     'gelu': activations.Gelu(approximate=False),
+    'quick_gelu': activations.QuickGelu(),
     'relu': activations.Relu(),
     'silu': activations.Silu(),
     'swish': activations.Silu(),

@@ -31,6 +31,14 @@ class Gelu(Activation):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class QuickGelu(Activation):
+    """x * sigmoid(1.702 x), an approximation of Gelu (Hendrycks and Gimpel, 2016, section 2), as in CLIP's code."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * jax.nn.sigmoid(1.702 * x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Silu(Activation):
     """x * sigmoid(x) (Elfwing et al., 2017; 'swish' with beta 1)."""
 

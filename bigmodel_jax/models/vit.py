@@ -43,12 +43,14 @@ class ImagePooling:
 class ClassToken(ImagePooling):
     """A learned token before the patches, which collects what the class depends on (equation 4)."""
 
+    init: weights.Initializer = weights.Normal(stddev=0.0)
+
     extra = 1
 
     def enter(self, module: nn.Module, patches_BTD: jax.Array) -> jax.Array:
         B, _, D = patches_BTD.shape
-        axes, init, dtype = {'types': 1, 'embed': D}, weights.Normal(stddev=0.0), patches_BTD.dtype
-        token_TD = weights.weight(module, 'class_token', axes, init=init, inputs=('types',), dtype=dtype)
+        axes, dtype = {'types': 1, 'embed': D}, patches_BTD.dtype
+        token_TD = weights.weight(module, 'class_token', axes, init=self.init, inputs=('types',), dtype=dtype)
         return jnp.concatenate([jnp.broadcast_to(token_TD, (B, 1, D)), patches_BTD], axis=1)
 
     def leave(self, x_BTD: jax.Array) -> jax.Array:
@@ -61,6 +63,34 @@ class MeanPooling(ImagePooling):
 
     def leave(self, x_BTD: jax.Array) -> jax.Array:
         return x_BTD.mean(axis=1)
+
+
+def check_patches(size: tuple[int, int], of: Any, *, where: str) -> int:
+    """How many positions an image of `size` pixels has.
+
+    Args:
+      of: a config with `patch`, `positions` and `pooling`; `where` it is in the experiment.
+
+    Raises:
+      InputError: they do not fit the image.
+    """
+    (rows, columns), known = size, of.positions
+    if rows % of.patch or columns % of.patch:
+        raise config.InputError(
+            f'{where}.patch={of.patch} does not divide the {rows} x {columns} pixels of the images.'
+        )
+    grid = (rows // of.patch, columns // of.patch)
+    length: int = grid[0] * grid[1] + of.pooling.extra
+    if known.length is not None and known.length != length:
+        raise config.InputError(
+            f'{where}.positions.length={known.length}, but an image of {rows} x {columns} pixels has '
+            f'{grid[0]} x {grid[1]} patches, with the class token {length} positions; use {length}.'
+        )
+    if isinstance(known, image_positions.GridSinusoids) and (known.rows, known.columns) != grid:
+        raise config.InputError(
+            f'{where}.positions has {known.rows} x {known.columns} patches, but an image has {grid[0]} x {grid[1]}.'
+        )
+    return length
 
 
 # ---- the model --------------------------------------------------------------------------------------------------
@@ -90,22 +120,7 @@ class Vit(model.Model):
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:
         rows, columns, _ = classifiers.image(fields, 'Vit')
-        if rows % self.patch or columns % self.patch:
-            raise config.InputError(
-                f'model.patch={self.patch} does not divide the {rows} x {columns} pixels of the images.'
-            )
-        grid = (rows // self.patch, columns // self.patch)
-        length = grid[0] * grid[1] + self.pooling.extra
-        known = self.positions
-        if known.length is not None and known.length != length:
-            raise config.InputError(
-                f'model.positions.length={known.length}, but an image of {rows} x {columns} pixels has '
-                f'{grid[0]} x {grid[1]} patches, with the class token {length} positions; use {length}.'
-            )
-        if isinstance(known, image_positions.GridSinusoids) and (known.rows, known.columns) != grid:
-            raise config.InputError(
-                f'model.positions has {known.rows} x {known.columns} patches, but an image has {grid[0]} x {grid[1]}.'
-            )
+        length = check_patches((rows, columns), self, where='model')
         self.block.check(self.width, length)
         classifiers.check_labels(fields, self.classes)
 
@@ -117,11 +132,12 @@ class Vit(model.Model):
 
 
 class PatchesModule(nn.Module):
-    """Owns a matrix for the pixels of a patch and its bias: a convolution whose stride is its kernel."""
+    """Owns a matrix for the pixels of a patch and its bias, if any: a convolution whose stride is its kernel."""
 
     patch: int
     width: int
     initializer: weights.Initializer = weights.FanIn()
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x_BYXZ: jax.Array) -> jax.Array:
@@ -133,8 +149,10 @@ class PatchesModule(nn.Module):
         pixels = ('rows', 'columns', 'channels')
         kernel_YXZD = weights.weight(self, 'kernel', axes, init=self.initializer, inputs=pixels, dtype=dtype)
         kernel_PD = kernel_YXZD.reshape(-1, self.width)
-        bias_D = weights.vector(self, 'bias', {'embed': self.width}, value=0.0, dtype=dtype)
-        return jnp.einsum('BTP,PD->BTD', patches_BTP, kernel_PD) + bias_D
+        x_BTD = jnp.einsum('BTP,PD->BTD', patches_BTP, kernel_PD)
+        if not self.bias:
+            return x_BTD
+        return x_BTD + weights.vector(self, 'bias', {'embed': self.width}, value=0.0, dtype=dtype)
 
 
 class VitModule(nn.Module):

@@ -17,8 +17,7 @@ PyTree = Any
 
 
 class Mean(NamedTuple):
-    """A mean as its total and count, which add exactly over devices, microbatches and batches. Divide once, at the
-    end."""
+    """A mean as its total and count, which add exactly over devices, microbatches and batches. Divide at the end."""
 
     total: jax.Array  # [] float32, or float64 of a computation in it
     count: jax.Array  # type: ignore[assignment]  # [] float32. Hides a method of tuples that nobody calls.
@@ -152,6 +151,7 @@ class Objective:
     directions: ClassVar[Mapping[str, Literal['lower', 'higher']]] = {}
     requires: ClassVar[requirements.Requirements | None] = None
     streams: ClassVar[tuple[str, ...]] = ('dropout',)
+    compares_rows: ClassVar[bool] = False  # Whether a row's loss depends on the others: no part of a batch has one.
 
     def __call__(
         self, apply: Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
@@ -172,4 +172,8 @@ class Objective:
         It is what the objective returns for a batch of this example alone: nan where none of its positions counts.
         None: the loss is no mean over examples, as where examples are compared with one another.
         """
+        return None
+
+    def diagnosis(self, means: Mapping[str, float], *, rows: int, step: int) -> str | None:
+        """What the mean metrics since the last report show to be wrong with training on batches of so many `rows`."""
         return None

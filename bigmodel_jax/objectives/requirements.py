@@ -144,3 +144,18 @@ MASKED_AND_NEXT_SENTENCE = dataclasses.replace(
     outputs={**MASKED.outputs, 'nsp_logits': ('classes',)},
     fields={**MASKED.fields, 'is_random_next': FieldRequirement(below='nsp_logits')},
 )
+PAIRS = Requirements(
+    outputs={'image_embedding': ('embed',), 'text_embedding': ('embed',)},
+    methods=('temperature',),
+    provided_by='data of images with captions, such as captioned.Captioned, and the model clip.Clip',
+)
+BIASED_PAIRS = dataclasses.replace(
+    PAIRS,
+    methods=('temperature', 'bias'),
+    provided_by='data of images with captions and the model clip.Clip(logit_bias=-10.0), whose logits have a bias',
+)
+NAMED_IMAGES = Requirements(
+    outputs={'image_embedding': ('embed',)},
+    fields={'labels': FieldRequirement()},
+    provided_by='data of images with labels, such as images.Images, and the model clip.Clip',
+)

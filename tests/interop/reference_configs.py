@@ -15,6 +15,7 @@ from typing import Any
 
 CLASSES = {
     'bert': 'BertConfig',
+    'clip': 'CLIPConfig',
     'gemma': 'GemmaConfig',
     'gemma2': 'Gemma2Config',
     'gemma3_text': 'Gemma3TextConfig',

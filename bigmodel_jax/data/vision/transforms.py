@@ -58,6 +58,24 @@ def _in_a_line(of_channels: tuple[float, ...], shape: transforms.Shape) -> np.nd
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OnBackground(transforms.Transform):
+    """An image with an alpha channel, the last of its channels, laid on a background of one level; bytes."""
+
+    level: config.NonNegative = 255
+
+    def __call__(self, value: np.ndarray, key: np.ndarray) -> np.ndarray:
+        alpha = value[..., -1:].astype(np.float32) / 255
+        return np.round(value[..., :-1] * alpha + np.float32(self.level) * (1 - alpha)).astype(np.uint8)
+
+    def shape(self, shape: transforms.Shape) -> transforms.Shape:
+        if shape[-1] not in (2, 4) or self.level > 255:
+            raise config.InputError(
+                f'{self}: an image has {shape[-1]} channels; the last of 2 or 4 is alpha. Levels are 0 to 255.'
+            )
+        return (*shape[:-1], shape[-1] - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomFlip(transforms.Transform):
     """The image reflected left to right, with a probability."""
 

@@ -97,7 +97,7 @@ class ViT(family.Family):
 
     def model(self, fields: fields.Fields) -> vit.Vit:
         patch, width = fields.whole('patch_size'), fields.whole('hidden_size')
-        rows, columns = _sides(fields.value('image_size'), patch)
+        rows, columns = sides(fields.value('image_size'), patch)
         changes: dict[str, Any] = {
             'positions.length': rows * columns + 1,
             'block.ffn.hidden': fields.whole('intermediate_size'),
@@ -164,7 +164,7 @@ class ViT(family.Family):
         return found
 
 
-def _sides(size: Any, patch: int) -> tuple[int, int]:
+def sides(size: Any, patch: int) -> tuple[int, int]:
     """Rows and columns of patches, of 'image_size': a number, or two."""
     pair = size if isinstance(size, list | tuple) else (size, size)
     if len(pair) != 2 or any(not isinstance(each, int) or isinstance(each, bool) or each < 1 for each in pair):

@@ -98,15 +98,16 @@ class Arrays:
 
     def write(self, name: str, index: tuple[int, ...], part: np.ndarray) -> None:
         """Writes the slice at an index of the leading axes; every slice once."""
-        part = np.ascontiguousarray(part)
-        self.sums[name].add(index, part)
-        self._array(name)[index].write(part).result()
+        contiguous = np.ascontiguousarray(part)  # [1] of a single number, which is written as one.
+        self.sums[name].add(index, contiguous)
+        self._array(name)[index].write(contiguous.reshape(part.shape)).result()
 
     def read(self, name: str, index: tuple[int, ...]) -> np.ndarray:
         """The slice at an index of the leading axes; every slice once."""
-        part = np.ascontiguousarray(self._array(name)[index].read().result())
-        self.sums[name].add(index, part)
-        return part
+        part = self._array(name)[index].read().result()
+        contiguous = np.ascontiguousarray(part)
+        self.sums[name].add(index, contiguous)
+        return contiguous.reshape(part.shape)
 
     def _array(self, name: str) -> ts.TensorStore:
         if name not in self._open:

@@ -23,6 +23,7 @@ class Reports:
             {name: (total, count) for name, (total, count) in each.items()} for each in position['pending']
         ]
         self._reported: int = position.get('reported', 0)  # The step of the last report.
+        self._is_diagnosed = False  # What is wrong is said once in a session.
 
     @property
     def position(self) -> dict[str, Any]:
@@ -36,6 +37,7 @@ class Reports:
         seconds, self.pending, self._reported = lap.seconds_per_step, [], number
         if means:  # Every step may have been skipped.
             tools.writer.scalars('train', number, means)
+            self._diagnose(number, means)
         per_second = data.units_per_step / seconds if seconds else 0.0
         if seconds:
             speed = {'seconds_per_step': seconds, f'{data.units.name}_per_s': per_second}
@@ -45,6 +47,14 @@ class Reports:
         tools.log_event('warning', number, tools.run_files.restored(), tools.utilization.problem())
         tools.progress.step(number, means, per_second=per_second, seconds_per_step=seconds)
         tools.hooks.after_metrics(number, {f'train/{name}': value for name, value in means.items()})
+
+    def _diagnose(self, number: int, means: Mapping[str, float]) -> None:
+        """Tells once what the objective finds wrong with training."""
+        experiment = self._run.experiment
+        found = experiment.objective.diagnosis(means, rows=experiment.data.batch, step=number)
+        if found is not None and not self._is_diagnosed:
+            self._is_diagnosed = True
+            self._tools.log_event('warning', number, found)
 
     def finish(self, number: int) -> None:
         """Writes the time since the last report, at the end of a session."""
