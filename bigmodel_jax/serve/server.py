@@ -21,6 +21,7 @@ class ModelServer:
 
     Attributes:
       url: under which it is reached.
+      thread: which brings texts on, where the model generates text.
 
     Raises:
       InputError: the address cannot be used; a library is missing; or the model cannot be served.
@@ -41,11 +42,11 @@ class ModelServer:
         self.compiled = serving_metrics.CompileCounter()
         self._at_start = 0
         self.metrics = serving_metrics.ServingMetrics(served.engine, lambda: self.compilations)
-        self._engine: engine_thread.EngineThread | None = None
+        self.thread: engine_thread.EngineThread | None = None
         service = None
         if served.engine is not None and served.tokenizer is not None:
-            self._engine = engine_thread.EngineThread(served.engine)
-            service = TextService(self._engine, served.tokenizer, limits)
+            self.thread = engine_thread.EngineThread(served.engine)
+            service = TextService(self.thread, served.tokenizer, limits)
         self._answers = application.Endpoints(served, service, self.metrics)
         app = application.application(self._answers, access)
         self._server = web_server.uvicorn_server(app, connections=CONNECTIONS, patience_s=int(limits.drain_s))
@@ -58,9 +59,9 @@ class ModelServer:
         return self.compiled.count - self._at_start
 
     def __enter__(self) -> Self:
-        if self._engine is not None:
-            self._engine.engine.warm_up()
-            self._engine.__enter__()
+        if self.thread is not None:
+            self.thread.engine.warm_up()
+            self.thread.__enter__()
         else:
             _warm_up(self.served)
         self._at_start = self.compiled.count
@@ -70,8 +71,8 @@ class ModelServer:
     def __exit__(self, *_: object) -> None:
         self.drain()
         self.wait()
-        if self._engine is not None:
-            self._engine.__exit__()
+        if self.thread is not None:
+            self.thread.__exit__()
         self._socket.close()
         self.compiled.close()
 
@@ -88,10 +89,10 @@ class ModelServer:
         """
         while self._thread.is_alive():
             self._thread.join(timeout=0.2)
-            if self._engine is not None and self._engine.failure is not None:
+            if self.thread is not None and self.thread.failure is not None:
                 self._server.should_exit = self._server.force_exit = True
-        if self._engine is not None and self._engine.failure is not None:
-            raise RuntimeError('The engine of the server has failed.') from self._engine.failure
+        if self.thread is not None and self.thread.failure is not None:
+            raise RuntimeError('The engine of the server has failed.') from self.thread.failure
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT, and finishes what is under way then."""

@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 import json
-import pathlib
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -12,11 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from bigmodel_jax import config, experiment_file, web_server
+from bigmodel_jax import config, web_server
 from bigmodel_jax.data import sources
 from bigmodel_jax.data.text import text, tokenizers
 from bigmodel_jax.data.text.chats import chat_templates, instructions
-from bigmodel_jax.evaluate import predictor
 from bigmodel_jax.evaluate.engine import engine_shape, text_engine
 from bigmodel_jax.evaluate.engine.text_request import Draw, TextRequest
 from bigmodel_jax.models import decoder
@@ -37,7 +36,6 @@ DATA = instructions.Instructions(
 SHAPE = engine_shape.EngineShape(group=4, chunk=8, page=8)
 LIMITS = text_engine.EngineLimits(rows=4)
 KEY = 'secret'
-DIGITS = pathlib.Path(__file__).parents[2] / 'experiments' / 'digits.py'
 
 
 @pytest.fixture(scope='module')
@@ -197,6 +195,36 @@ def test_a_queue_that_is_full_takes_no_more(spare):
     spare.step()
 
 
+def test_a_late_answer_and_a_full_queue_are_told_over_http(spare):
+    """Without a race: the thread of the engine is held up until all is asked."""
+    is_held, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        is_held.set()
+        go_on.wait()
+
+    served = served_model.ServedModel(name='tiny', step=3, data=DATA, fingerprint='fp', tokenizer=BYTES, engine=spare)
+    limits = served_texts.ServingLimits(queue=2, timeout_s=0.3)
+    with server.ModelServer(
+        served, access=application.Access(address=web_server.Address(port=0)), limits=limits
+    ) as made:
+        try:
+            made.thread.submit(TextRequest(prompt=np.zeros(1, np.int32), tokens=1, end=-1), hold)
+            assert is_held.wait(timeout=60)
+            asking = openai.OpenAI(base_url=f'{made.url}/v1', api_key='none', max_retries=0)
+            body = {'model': 'tiny', 'prompt': 'a'}
+            with pytest.raises(openai.APIStatusError, match=r'over 0\.3 s') as late:
+                asking.completions.create(**body)
+            with pytest.raises(openai.APIError, match=r'over 0\.3 s'):  # It had begun to answer, with status 200.
+                list(asking.completions.create(**body, stream=True))
+            with pytest.raises(openai.RateLimitError, match='try again later') as full:
+                asking.completions.create(**body)
+        finally:
+            go_on.set()
+        assert (late.value.status_code, full.value.response.headers['Retry-After']) == (408, '1')
+    assert spare.running == spare.waiting == 0
+
+
 def test_a_port_in_use_and_a_missing_key_are_refused_before_anything_starts(serving, engine, tmp_path):
     port = int(serving.url.rpartition(':')[2])
     with pytest.raises(config.InputError, match='Another program uses it'):
@@ -224,30 +252,3 @@ def test_the_description_names_every_body():
     assert {body.__name__ for body in (bodies.ChatBody, bodies.CompletionBody)} <= set(
         described['components']['schemas']
     )
-
-
-@pytest.mark.slow
-def test_labels_are_those_of_the_predictor_and_nothing_is_compiled_for_them():
-    experiment = experiment_file.load(f'{DIGITS}:smoke')
-    fields = {name: np.zeros((1, *field.shape), field.dtype) for name, field in experiment.data.fields.items()}
-    state = experiment.model.build().init(jax.random.key(0), fields)
-    weights = predictor.PredictorWeights(experiment.model, state.pop('params'), state)
-    offline, images = predictor.predictor(weights, experiment.data, tokenizer=None), np.random.default_rng(0)
-    images = images.random((5, *experiment.data.fields['image'].shape))
-    wanted = offline([{'image': image} for image in images])
-    served = served_model.ServedModel(
-        name='digits',
-        step=0,
-        data=experiment.data,
-        fingerprint='fp',
-        predictor=predictor.predictor(weights, experiment.data, tokenizer=None),
-    )
-    with server.ModelServer(served, access=application.Access(address=web_server.Address(port=0))) as made:
-        status, said = ask(made, '/predict', {'records': [{'image': image.tolist()} for image in images]})
-        wrong = ask(made, '/predict', {'records': [{'picture': 1}]})
-        assert made.compilations == 0
-        assert ask(made, '/v1/completions', {'prompt': 'a'})[0] == 404
-    assert (status, wrong[0]) == (200, 400)
-    assert "'image'" in wrong[1]
-    found = [tuple(map(tuple, each['rows'])) for each in json.loads(said)['predictions']]
-    assert found == [each.rows for each in wanted]

@@ -111,7 +111,7 @@ def _compiler_options(platform: str) -> dict[str, str]:
     On a CPU XLA leaves sums over 4,096 numbers or more to a library (YNNPACK), which adds in another order than XLA
     does for fewer: so the number of rows would decide. With this option the library computes products of matrices only.
     """
-    options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_DOT'}
+    options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
     if platform != 'cpu':
         return {}
     try:

@@ -37,8 +37,8 @@ class RowProbe:
         known = min(listed * shape.page, length - 1)
         for start in range(0, known, C):
             tokens_BT, count = self._rng.integers(0, vocab, (1, C), np.int32), min(C, known - start)
-            places = (np.array([each], np.int32) for each in (start, count))
-            rows = programs.RowInputs(tokens_BT, *places, self._table_N[None])
+            lengths_B, counts_B = np.array([start], np.int32), np.array([count], np.int32)
+            rows = programs.RowInputs(tokens_BT, lengths_B, counts_B, self._table_N[None])
             self.pool, _ = self.run.read(self.pool, self.weights, rows)
         G = self.group = shape.group
         self._vocab, self._tokens_G = vocab, self._rng.integers(0, vocab, G, np.int32)
@@ -46,7 +46,7 @@ class RowProbe:
         self._lengths_G[0] = known
         self._keys_G2 = self._rng.integers(0, 2**32, (G, 2), np.uint32)
 
-    def bits(self, numbers: Sequence[int]) -> Bits:
+    def bits(self, numbers: Sequence[int] | np.ndarray) -> Bits:
         """What the programs for so many rows give for the rows of these numbers, IDLE for one that does nothing."""
         at = np.array(numbers)
         idle, B, V = at == IDLE, len(at), self._vocab
@@ -94,9 +94,9 @@ def equal_counts(probe: RowProbe) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _taken(bits: Bits, places: Sequence[int]) -> Bits:
-    places = np.array(places)
-    return tuple(each[places[places != IDLE]] for each in bits)
+def _taken(bits: Bits, numbers: Sequence[int] | np.ndarray) -> Bits:
+    at = np.array(numbers)
+    return tuple(each[at[at != IDLE]] for each in bits)
 
 
 def _equal(one: Bits, other: Bits) -> bool:
