@@ -273,6 +273,11 @@ def _export_adapter(run: directory.Run, naming: Naming, partial: pathlib.Path, d
     read = functools.cache(lambda path: store.read(_name(store.stored, path, average=average), ()))
     shapes = base_weights.shared_shapes(naming.family, experiment.model)
     in_few_bits = isinstance(storage.how, PostTraining)
+    if in_few_bits:
+        # The weights before they were rounded, to which the adapter is added elsewhere, are not in the run.
+        digest = base_weights.recorded(run.environment, shapes)
+    else:
+        digest = base_weights.digest(shapes, lambda path: [((), read(path))])
     kept = {} if naming.adapter is None else naming.adapter
     said = {name: kept[name] for name in adapter_files.SILENT & kept.keys()} if kept else {'task_type': naming.task}
     count = exporting.export(
@@ -282,14 +287,16 @@ def _export_adapter(run: directory.Run, naming: Naming, partial: pathlib.Path, d
         targets=storage.adapters.factorizations,
         read=read,
         said=said,
-        # The weights before they were rounded, to which the adapter is added elsewhere, are not in the run.
-        digest=None if in_few_bits else base_weights.digest(shapes, lambda path: [((), read(path))]),
+        digest=digest,
     )
     store.check(store.names_read)
     size = (partial / adapter_files.TENSORS).stat().st_size
     notes = ['An adapter of PEFT, without the weights of its model.']
-    if in_few_bits:
-        notes.append('Those are stored in few bits, so that it does not say by a digest to which weights it belongs.')
+    if digest is None:
+        notes.append(
+            'Those are stored in few bits, and the run did not begin with weights of the same parameters, so that the '
+            'adapter does not say by a digest to which weights it belongs.'
+        )
     return Converted(destination, count, size, tuple(notes))
 
 

@@ -10,7 +10,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import reference
-from bigmodel_jax.models import alexnet, bert, resnet, seq2seq, vit
+from bigmodel_jax.models import alexnet, bert, classifiers, resnet, seq2seq, vit
 from bigmodel_jax.models.diffusion import unet
 from bigmodel_jax.models.multimodal import clip
 from bigmodel_jax.objectives import (
@@ -126,7 +126,7 @@ def experiment(name: str, model: Any) -> Experiment:
         data = ElsewhereImages(names=(), vocab=model.classes or 1, image=(side, side), channels=model.image_channels)
         variance = variances.PredictedVariance() if model.variance else variances.BetaVariance()
         return _experiment(name, model, data, diffusion.Diffusion(variance=variance))
-    if isinstance(model, bert.Classifier):
+    if isinstance(model, bert.Classifier | classifiers.DecoderClassifier):
         number = model.classes == 1
         data = _rows(model, 'values' if number else 'labels', classes=0 if number else model.classes)
         return _experiment(name, model, data, regression.Regression() if number else classification.Classification())
@@ -142,7 +142,10 @@ def experiment(name: str, model: Any) -> Experiment:
 
 
 def _rows(model: Any, *targets: str, classes: int) -> ElsewhereRows:
-    return ElsewhereRows(names=('inputs',), vocab=model.encoder.vocab, targets=targets, classes=classes)
+    body = model.decoder if isinstance(model, classifiers.DecoderClassifier) else model.encoder
+    # As long as the model's band of attention.
+    length = max(reference.windows(body), default=1)
+    return ElsewhereRows(names=('inputs',), vocab=body.vocab, length=length, targets=targets, classes=classes)
 
 
 def _experiment(name: str, model: Any, data: Elsewhere, objective: Objective) -> Experiment:

@@ -16,7 +16,6 @@ from bigmodel_jax.interop import family, matching
 from bigmodel_jax.interop.families import (
     alexnet,
     bert,
-    bert_heads,
     gemma,
     gpt2,
     llama,
@@ -28,6 +27,7 @@ from bigmodel_jax.interop.families import (
     vit,
 )
 from bigmodel_jax.interop.families.diffusion import unet
+from bigmodel_jax.interop.families.heads import bert_heads, decoder_heads
 from bigmodel_jax.interop.families.multimodal import clip
 from bigmodel_jax.interop.files import folder
 from bigmodel_jax.models import model as models
@@ -45,10 +45,20 @@ FAMILIES: tuple[family.Family, ...] = (
     llama.Llama(),
     llama.Mistral(),
     llama.Mixtral(),
-    marian.Marian(),
     phi.Phi3(),
     qwen.Qwen2(),
     qwen.Qwen3(),
+    decoder_heads.DecoderSequences(gemma.Gemma(), 'Gemma', padding=0),
+    decoder_heads.DecoderSequences(gemma.Gemma2(), 'Gemma2', padding=0),
+    decoder_heads.DecoderSequences(gemma.Gemma3(), 'Gemma3Text', padding=0),
+    decoder_heads.DecoderSequences(gpt2.Gpt2(), 'GPT2'),
+    decoder_heads.DecoderSequences(llama.Llama(), 'Llama'),
+    decoder_heads.DecoderSequences(llama.Mistral(), 'Mistral'),
+    decoder_heads.DecoderSequences(llama.Mixtral(), 'Mixtral'),
+    decoder_heads.DecoderSequences(phi.Phi3(), 'Phi3', padding=32_000),
+    decoder_heads.DecoderSequences(qwen.Qwen2(), 'Qwen2'),
+    decoder_heads.DecoderSequences(qwen.Qwen3(), 'Qwen3'),
+    marian.Marian(),
     t5.T5(),
     vit.ViT(),
     resnet.HuggingFaceResNet(),

@@ -36,7 +36,7 @@ class QuantizedWeight(WeightOperand):
     dtype: Any = None
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # Follows from the values.
         """Of the weight."""
         *rest, columns = self.values.shape
         return (*rest, 2 * columns if self.packed else columns)

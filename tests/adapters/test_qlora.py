@@ -9,7 +9,9 @@ import pytest
 import tiny
 from bigmodel_jax import config, verbs
 from bigmodel_jax.adapters import lora
-from bigmodel_jax.interop.peft import adapter_files, merging
+from bigmodel_jax.interop import huggingface, matching
+from bigmodel_jax.interop.files import folder
+from bigmodel_jax.interop.peft import adapter_files, base_weights, merging
 from bigmodel_jax.optim import schedules
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.quantization import formats, operand, quantization
@@ -105,6 +107,14 @@ def base(tmp_path_factory):
     return path
 
 
+def base_digest(files):
+    """The digest of the weights before they were rounded, of the files."""
+    opened = folder.Folder(files)
+    found = matching.match(opened, huggingface.FAMILIES)
+    shapes = base_weights.shared_shapes(found.family, found.model)
+    return base_weights.digest(shapes, lambda path: matching.slices(found, opened, path))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('weights', [formats.Int8(), formats.Int4()])
 def test_a_run_in_few_bits_from_a_base_to_a_file_of_peft(weights, base, tmp_path):
@@ -121,10 +131,14 @@ def test_a_run_in_few_bits_from_a_base_to_a_file_of_peft(weights, base, tmp_path
     check_merged(params, experiment)
 
     done = verbs.convert(tmp_path / 'run', tmp_path / 'adapter')
-    assert any('in few bits' in note for note in done.notes)
-    assert 'digest' not in json.loads((tmp_path / 'adapter' / adapter_files.BASE).read_text())
+    assert not any('in few bits' in note for note in done.notes)
+    assert json.loads((tmp_path / 'adapter' / adapter_files.BASE).read_text())['digest'] == base_digest(base / 'files')
     back = verbs.convert(tmp_path / 'adapter', tmp_path / 'back', base=base / 'files')
-    assert any('does not say to which weights' in note for note in back.notes)
+    assert not any('does not say to which weights' in note for note in back.notes)
+    assert run.parameters == sum(leaf.size for leaf in jax.tree.leaves(dense)) + sum(
+        stored[name].size for name in stored if '_lora.' in name
+    )
+    assert run.sample('a', tokens=2)
     factors = flat(directory.open_run(tmp_path / 'back').params())
     assert same(stored, factors, [name for name in stored if name.endswith(FACTORS)])
 

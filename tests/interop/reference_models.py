@@ -38,6 +38,7 @@ PHI = SIZES | {
     },
 }  # fmt: skip
 FULL, SLIDING = 'full_attention', 'sliding_attention'
+LAST_TOKEN = ('llama_sequence', 'gpt2_number', 'gemma3_several')  # Decoders that classify rows.
 # Name -> class, and the fields of its configuration; every family with the options that make it different.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     'llama_biased_linear': (
@@ -134,6 +135,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         'BertForSequenceClassification', BERT | {'num_labels': 3, 'problem_type': 'multi_label_classification'},
     ),
     'bert_regression': ('BertForSequenceClassification', BERT | {'num_labels': 1}),
+    'llama_sequence': ('LlamaForSequenceClassification', SIZES | {'num_labels': 3, 'pad_token_id': 0}),
+    'gpt2_number': (
+        'GPT2ForSequenceClassification',
+        {
+            'vocab_size': VOCAB, 'n_embd': 12, 'n_layer': 1, 'n_head': 3, 'n_positions': 16, 'num_labels': 1,
+            'resid_pdrop': 0.0, 'embd_pdrop': 0.0, 'attn_pdrop': 0.0, 'pad_token_id': 0,
+            'bos_token_id': None, 'eos_token_id': None,
+        },
+    ),
+    'gemma3_several': (
+        'Gemma3TextForSequenceClassification',
+        GEMMA
+        | {
+            'num_hidden_layers': 3, 'sliding_window': 3, 'sliding_window_pattern': 2, 'query_pre_attn_scalar': 9,
+            'num_labels': 3, 'problem_type': 'multi_label_classification', 'pad_token_id': 0,
+        },
+    ),
     'bert_tokens': ('BertForTokenClassification', BERT | {'num_labels': 5}),
     'bert_answers': ('BertForQuestionAnswering', BERT),
 }  # fmt: skip
@@ -146,10 +164,15 @@ def inputs(name: str) -> dict[str, np.ndarray]:
     ids_BT = (1 + (hashed.uniform('inputs', (ROWS, LENGTH)) + 1) / 2 * (VOCAB - 1)).astype(np.int64)
     mask_BT = np.ones_like(ids_BT)
     mask_BT[1, 6:] = 0
+    if name in LAST_TOKEN:
+        ids_BT = np.where(mask_BT > 0, ids_BT, 0)  # Padding, which the reference finds by itself.
     targets = {
         'marian_unequal': {'labels': np.roll(ids_BT, 3, axis=1)},
         'bert_sequence': {'labels': np.array([2, 0])},
         'bert_several': {'labels': np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])},
+        'llama_sequence': {'labels': np.array([1, 2])},
+        'gpt2_number': {'labels': np.array([0.25, 2.0])},
+        'gemma3_several': {'labels': np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])},
         'bert_regression': {'labels': np.array([0.75, -1.5])},
         'bert_tokens': {'labels': np.where(mask_BT > 0, ids_BT % 5, -100)},
         'bert_answers': {'start_positions': np.array([2, 1]), 'end_positions': np.array([5, 99])},

@@ -18,7 +18,10 @@ CASES = (
 )  # fmt: skip
 PAIRED = ('marian_unequal',)
 LONG = ('phi3_longrope_beyond',)  # Which no cache holds.
-HEADS = ('bert_sequence', 'bert_several', 'bert_regression', 'bert_tokens', 'bert_answers')
+HEADS = (
+    'bert_sequence', 'bert_several', 'bert_regression', 'bert_tokens', 'bert_answers', 'llama_sequence', 'gpt2_number',
+    'gemma3_several',
+)  # fmt: skip
 # By default the one that has the most of what is new; the others are slow only because each is compiled.
 ALWAYS = ('gemma3',)
 

@@ -1,7 +1,7 @@
 """Which weights an adapter belongs to: the digest of the base model."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,20 @@ def digest(shapes: Mapping[str, rules.Shape], slices: Callable[[str], Slices]) -
         plain, weighted = sums.pair
         result.update(f'{path} float32 {tuple(shape)} {plain} {weighted}\n'.encode())
     return result.hexdigest()
+
+
+def recorded(sessions: Sequence[Mapping[str, Any]], shapes: Mapping[str, rules.Shape]) -> str | None:
+    """digest() of the weights with which a run began, as it recorded them; None if they were others than `shapes`.
+
+    Args:
+      sessions: Run.environment.
+    """
+    start = next((each['start'] for each in sessions if 'start' in each), {})
+    drawn = shapes.keys() & set(start.get('by_chance', ()))
+    if drawn or start.get('parameters') != len(shapes):
+        return None
+    found: str | None = start.get('digest')
+    return found
 
 
 def shared_shapes(known: family.Family, model: Any) -> dict[str, rules.Shape]:

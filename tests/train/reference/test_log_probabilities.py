@@ -209,6 +209,7 @@ def test_preferences_and_objectives_belong_together(experiment):
 
 @pytest.mark.slow
 def test_a_mesh_gives_the_reference_of_one_device(experiment):
+    experiment = config.vary(experiment, {'model.block.mixer.heads': 2})
     alone, _ = values(experiment)
     for shape in ({'data': 4}, {'fsdp': 2, 'tensor': 2}, {'sequence': 4}):
         entry = cache.root() / 'references'

@@ -41,7 +41,7 @@ class BertHead(bert.BertFamily):
         return config.vary(model, {'encoder.dtype': dtype})
 
     def config(self, model: Any) -> dict[str, Any]:
-        return super().config(model.encoder) | {'architectures': [self.architectures[0]], **_names(model.classes)}
+        return super().config(model.encoder) | {'architectures': [self.architectures[0]], **class_names(model.classes)}
 
     def sizes(self, model: Any) -> dict[str, int]:
         return super().sizes(model.encoder) | {'C': model.classes}
@@ -90,13 +90,7 @@ class BertSequences(BertHead):
     lines = (*bert.ENCODER, *bert.POOLER, *CLASSIFIER)
 
     def model(self, fields: fields.Fields) -> Any:
-        count, problem = images.classes_of(fields), fields.value('problem_type')
-        if problem not in PROBLEMS or (problem is not None and (problem == PROBLEMS[1]) != (count == 1)):
-            raise config.InputError(
-                f'config.json: problem_type={problem!r} with {count} labels is not implemented; a regression has one '
-                "label, and 'single_label_classification' and 'multi_label_classification' have several."
-            )
-        return models.Classifier(encoder=super().model(fields), classes=count)
+        return models.Classifier(encoder=super().model(fields), classes=row_classes(fields))
 
     def config(self, model: Any) -> dict[str, Any]:
         return super().config(model) | ({'problem_type': 'regression'} if model.classes == 1 else {})
@@ -106,19 +100,14 @@ class BertSequences(BertHead):
         found = super().batch(others, model, values)
         if 'labels' in inputs:
             several = values.get('problem_type') == PROBLEMS[3]
-            found['labels'] = _labels(inputs['labels'], len(found['inputs']), model.classes, several=several)
+            found['labels'] = row_labels(inputs['labels'], len(found['inputs']), model.classes, several=several)
         return found
 
     def scores(self, outputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         return {'logits': outputs['values'][:, None] if 'values' in outputs else outputs['logits']}
 
     def loss(self, found: Mapping[str, jax.Array], labels: jax.Array) -> jax.Array:
-        logits_BV = found['logits']
-        if logits_BV.shape[1] == 1:
-            return jnp.square(logits_BV[:, 0] - labels).mean()
-        if labels.ndim == 2:
-            return classification.sigmoid_cross_entropy(logits_BV, labels).mean()
-        return reference.mean_nll(logits_BV[:, None], labels[:, None])
+        return row_loss(found['logits'], labels)
 
 
 class BertTokens(BertHead):
@@ -186,7 +175,31 @@ class BertAnswers(BertHead):
         return (losses[0] + losses[1]) / 2
 
 
-def _names(count: int) -> dict[str, Any]:
+def row_classes(of: fields.Fields) -> int:
+    """How many classes a row has; 1 is a regression.
+
+    Raises:
+      InputError: config.json asks for another loss than that of so many.
+    """
+    count, problem = images.classes_of(of), of.value('problem_type')
+    if problem not in PROBLEMS or (problem is not None and (problem == PROBLEMS[1]) != (count == 1)):
+        raise config.InputError(
+            f'config.json: problem_type={problem!r} with {count} labels is not implemented; a regression has one '
+            "label, and 'single_label_classification' and 'multi_label_classification' have several."
+        )
+    return count
+
+
+def row_loss(logits_BV: jax.Array, labels: jax.Array) -> jax.Array:
+    """The loss of the reference: of numbers [B], of one class of several [B], or of any of several [B, V]."""
+    if logits_BV.shape[1] == 1:
+        return jnp.square(logits_BV[:, 0] - labels).mean()
+    if labels.ndim == 2:
+        return classification.sigmoid_cross_entropy(logits_BV, labels).mean()
+    return reference.mean_nll(logits_BV[:, None], labels[:, None])
+
+
+def class_names(count: int) -> dict[str, Any]:
     """The fields that say how many labels there are."""
     names = [f'LABEL_{number}' for number in range(count)]
     return {
@@ -195,7 +208,7 @@ def _names(count: int) -> dict[str, Any]:
     }
 
 
-def _labels(given: Any, rows: int, classes: int, *, several: bool) -> np.ndarray:
+def row_labels(given: Any, rows: int, classes: int, *, several: bool) -> np.ndarray:
     """The labels of rows: numbers [B] of one class, integers [B] of one of several, or [B, V] of any of several."""
     labels = np.asarray(given)
     wanted = (rows, classes) if several else (rows,)
