@@ -5,6 +5,8 @@ python scripts/benchmark/smaller.py RUN OUT            each method on one run; a
 python scripts/benchmark/smaller.py RUN OUT --students 3 --steps 100
                                                        also a student of a quarter of the layers, taught by RUN and
                                                        alone, with the same seeds: the paired difference
+
+Started again after it was interrupted, it goes on.
 """
 
 import argparse
@@ -110,15 +112,19 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     model = directory.open_run(options.run).experiment.model
-    rows = [
-        line(name, compressing.compress(options.run, options.out / name.replace(' ', '_').replace(',', ''), method))
-        for name, method in methods_of(model).items()
-        if options.only is None or name in options.only
-    ]
-    found = {'machine': platform.processor() or platform.machine(), 'jax': jax.__version__, 'methods': rows}
+    path = options.out / 'smaller.json'
+    found = json.loads(path.read_text()) if path.exists() else {'methods': []}
+    found |= {'machine': platform.processor() or platform.machine(), 'jax': jax.__version__}
+    done = {row['method'] for row in found['methods']}
+    for name, method in methods_of(model).items():
+        if name in done or (options.only is not None and name not in options.only):
+            continue
+        destination = options.out / name.replace(' ', '_').replace(',', '')
+        found['methods'].append(line(name, compressing.compress(options.run, destination, method)))
+        path.write_text(json.dumps(found, indent=1) + '\n')
     if options.students:
         found['students'] = students(options.run, options.out, seeds=options.students, steps=options.steps)
-    (options.out / 'smaller.json').write_text(json.dumps(found, indent=1) + '\n')
+        path.write_text(json.dumps(found, indent=1) + '\n')
 
 
 if __name__ == '__main__':
