@@ -1,6 +1,5 @@
 """What a layer may find in place of a weight: something that is multiplied in its own way."""
 
-import math
 from typing import Any
 
 import jax
@@ -31,8 +30,3 @@ class WeightOperand:
 def is_operand(node: Any) -> bool:
     """Whether a node of a tree of parameters is such a weight, for jax.tree.map(..., is_leaf=is_operand)."""
     return isinstance(node, WeightOperand)
-
-
-def count_numbers(params: Any) -> int:
-    """How many numbers the parameters are; those of a weight in few bits count once, in however many bytes they lie."""
-    return sum(math.prod(each.shape) for each in jax.tree.leaves(params, is_leaf=is_operand))

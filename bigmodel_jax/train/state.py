@@ -14,7 +14,6 @@ from bigmodel_jax.data import batches, counter_rng
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import anomaly_policy, parameter_groups
 from bigmodel_jax.parallel import sharding
-from bigmodel_jax.quantization import operand
 from bigmodel_jax.train import placement
 from bigmodel_jax.train.weights import weight_storage
 
@@ -73,7 +72,7 @@ class StateSpec:
     @property
     def parameters(self) -> int:
         """How many numbers the parameters are."""
-        return operand.count_numbers(self.abstract.params)
+        return weight_storage.count_numbers(self.abstract.params)
 
     @property
     def trained_parameters(self) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,6 +113,11 @@ class Reading(objective.Objective):
     ) -> objective.Outcome:
         of = dataclasses.replace(apply, params=self._storage.read(apply.params))
         return self._of(of, batch, train=train, rngs=rngs)
+
+
+def count_numbers(params: PyTree) -> int:
+    """How many numbers the parameters are; those of a weight in few bits count once, in however many bytes they lie."""
+    return sum(math.prod(each.shape) for each in jax.tree.leaves(params, is_leaf=operand.is_operand))
 
 
 def of(experiment: Experiment, boxed: PyTree) -> WeightStorage:
