@@ -31,7 +31,7 @@ def make(
     return directory
 
 
-def finish(path: pathlib.Path, experiment: object, value: float, *, started: float = 0.0) -> None:
+def finish(path: pathlib.Path, experiment: object, value: float, *, started: float = 0.0, signature: str = '') -> None:
     """The directory of a run that ended with this value."""
     path.mkdir(parents=True, exist_ok=True)
     (path / 'experiment.json').write_text(json.dumps(config.to_json(experiment)))
@@ -49,6 +49,7 @@ def finish(path: pathlib.Path, experiment: object, value: float, *, started: flo
             'name': 'validation',
             'step': step,
             'metrics': {'loss': value + (20 - step), 'perplexity': 7.5},
+            **({'about': {'loss': {'direction': 'lower', 'signature': signature}}} if signature else {}),
         }
         for step in STEPS
     ]

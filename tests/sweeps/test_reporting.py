@@ -183,6 +183,19 @@ def test_the_tables_fit_a_terminal_of_80_columns(
 NASTY = '"><script>alert(1)</script>$x_1$ & \\input{/etc/passwd} | `ls` =1+1\x1b[2J'
 
 
+def test_values_that_were_measured_in_different_ways_are_not_compared(tmp_path: pathlib.Path) -> None:
+    values = {'baseline': {0: 2.0, 1: 2.1}, 'deep': {0: 1.9, 1: 2.0}}
+    made = made_sweeps.make(tmp_path / 's', {'baseline': {}, 'deep': {'model.layers': 3}}, values)
+    for entry in made.description.trials:
+        path = pathlib.Path(made.trial(entry))
+        (path / 'metrics.jsonl').unlink()
+        signature = 'frechet extractor:ResNet@' + ('1' if entry.arm == 'baseline' else '2')
+        value = values[entry.arm][entry.seed]
+        made_sweeps.finish(path, made_sweeps.experiment(made, entry), value, signature=signature)
+    with pytest.raises(config.InputError, match=r'cannot be compared; the signatures are\n.*ResNet@1\n.*ResNet@2'):
+        reporting.write(sweep_directory.open_sweep(made.path))
+
+
 class Tags(html.parser.HTMLParser):
     """Collects the tags of a page."""
 

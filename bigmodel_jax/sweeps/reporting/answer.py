@@ -1,10 +1,11 @@
 """What a sweep's directory answers: for each arm its runs, their mean, and the comparison with the baseline."""
 
 import dataclasses
+import itertools
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from bigmodel_jax import config
@@ -30,6 +31,7 @@ class TrialResult:
       others: the last value of each metric that the paper's columns name, if it is finished.
       digest: of its final state.
       commit: of the code that ended it; '' where that is not known. `uncommitted`: with changes beside it.
+      signature: how the sweep's metric was measured, where that is recorded.
       reason, lines: why it failed, and the last lines that it printed.
     """
 
@@ -42,6 +44,7 @@ class TrialResult:
     commit: str = ''
     uncommitted: bool = False
     parameters: int | None = None
+    signature: str = ''
     reason: str = ''
     lines: tuple[str, ...] = ()
 
@@ -211,7 +214,11 @@ class SweepAnswer:
 
 
 def collect(directory: SweepDirectory) -> SweepAnswer:
-    """What a sweep's directory says now."""
+    """What a sweep's directory says now.
+
+    Raises:
+      InputError: the trials measured the sweep's metric in different ways.
+    """
     about = directory.description
     stops = {} if about.halving is None else stopping.held(directory, standings.Standings(directory)).stops
     by_arm: dict[str, list[TrialResult]] = {arm: [] for arm in about.arms}
@@ -219,6 +226,7 @@ def collect(directory: SweepDirectory) -> SweepAnswer:
         found = _trial(directory, entry)
         is_stopped = entry.arm in stops and found.state != 'finished'
         by_arm[entry.arm].append(dataclasses.replace(found, state='stopped') if is_stopped else found)
+    _check_signatures(about.metric, itertools.chain.from_iterable(by_arm.values()))
     values = {
         arm: {each.entry.seed: each.value for each in found if each.value is not None and arm not in stops}
         for arm, found in by_arm.items()
@@ -276,7 +284,23 @@ def _finished(directory: SweepDirectory, entry: TrialEntry, run: runs.Run, curve
         commit=str(git.get('commit') or ''),
         uncommitted=bool(git.get('dirty')),
         parameters=run.parameters,
+        signature=run.measured(about.metric).signature if curve else '',
     )
+
+
+def _check_signatures(metric: str, found: Iterable[TrialResult]) -> None:
+    """Raises InputError if trials measured the metric in different ways, so that its values cannot be compared."""
+    trials: dict[str, str] = {}
+    for each in found:
+        if each.state == 'finished' and each.curve:
+            trials.setdefault(each.signature, each.entry.name)
+    if len(trials) > 1:
+        listed = '\n'.join(f'  {trial}: {signature or "not recorded"}' for signature, trial in trials.items())
+        raise config.InputError(
+            f'{metric} was measured in different ways, and its values cannot be compared; the signatures are\n'
+            f'{listed}\n'
+            'Measure all arms alike: the trials keep their runs, which `evaluate` can measure again.'
+        )
 
 
 def _git(run: runs.Run | None) -> Mapping[str, object]:
