@@ -50,6 +50,7 @@ RARELY = (
     'cifar10',
     'lora',
     'ddpm2020',
+    'latent_fashion',
 )
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in RARELY else []) for file in FILES]
 
