@@ -110,7 +110,7 @@ class PlainResidualModule(nn.Module):
         return x_BYXZ + y_BYXF
 
 
-class EncoderModule(nn.Module):
+class ImageEncoderModule(nn.Module):
     """Owns the convolutions and blocks from an image to the moments of its latents."""
 
     config: Autoencoder
@@ -155,7 +155,7 @@ class AutoencoderModule(nn.Module):
     config: Autoencoder
 
     def setup(self) -> None:
-        self.encoder = EncoderModule(self.config)
+        self.encoder = ImageEncoderModule(self.config)
         self.decoder = ImageDecoderModule(self.config)
 
     def __call__(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
