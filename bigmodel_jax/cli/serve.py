@@ -15,8 +15,9 @@ EPILOG = """\
 Text is served under the interface of OpenAI: /v1/completions, /v1/chat/completions, /v1/embeddings, /v1/models. Labels
 and numbers are served under /predict. /openapi.json describes all of it, /metrics counts it, /health says whether it
 works. The tokens and log-probabilities of an answer are those that `sample` gets with the same seed, bit for bit,
-whatever else is being served.
+whatever else is being served. RUN may also be a directory that `export` wrote.
   serve runs/quickstart
+  serve runs/large --experiment FILE --set mesh.tensor=4         spreads the weights over 4 devices
   curl 127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "The ", "seed": 1}'
 SIGTERM ends it when what is under way is answered; a second one ends it at once."""
 
@@ -31,16 +32,39 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_address(parser, port=8_000)
     add('--api-key-file', metavar='FILE', help='a file with the key that requests must send (default: none is needed)')
     add('--rows', type=arguments.positive, default=32, metavar='N', help='texts generated at a time (default: 32)')
-    add('--length', type=arguments.positive, metavar='N', help='tokens of a text at most, prompt and continuation')
+    add(
+        '--length',
+        type=arguments.positive,
+        metavar='N',
+        help='tokens of a text at most, prompt and continuation (default: what the model reads)',
+    )
     add(
         '--cache-tokens',
         type=arguments.positive,
         metavar='N',
         help='tokens of all texts together that the cache has room for (default: half of rows x length)',
     )
-    add('--queue', type=arguments.positive, default=256, metavar='N', help='texts that may wait (default: 256)')
-    add('--timeout', type=arguments.positive, default=600, metavar='S', help='for an answer (default: 600 seconds)')
-    add('--drain', type=arguments.natural, default=60, metavar='S', help='for the end (default: 60 seconds)')
+    add(
+        '--queue',
+        type=arguments.positive,
+        default=256,
+        metavar='N',
+        help='texts that may wait; one more is answered with status 429 (default: 256)',
+    )
+    add(
+        '--timeout',
+        type=arguments.positive,
+        default=600,
+        metavar='S',
+        help='seconds until an answer is ended with status 408 (default: 600)',
+    )
+    add(
+        '--drain',
+        type=arguments.natural,
+        default=60,
+        metavar='S',
+        help='seconds that answers may take after SIGTERM (default: 60)',
+    )
 
 
 def run(options: argparse.Namespace) -> None:

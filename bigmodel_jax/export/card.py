@@ -76,14 +76,14 @@ def render(
     signature: Mapping[str, Any],
     *,
     license: str | None,
-    digest: str,
+    digests: Mapping[str, str],
 ) -> str:
     """The card.
 
     Args:
       signature: the content of signature.json.
       license: an SPDX identifier; None: the card says that none is named.
-      digest: SHA-256 of the file of weights.
+      digests: SHA-256 of each file of weights.
     """
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / 'templates'),
@@ -96,7 +96,7 @@ def render(
         step=trained.step,
         signature=signature,
         license=license,
-        digest=digest,
+        digests=digests,
         origin=about,
         metrics=list(evaluated(run, trained.step)),
         data=fingerprints(about['data']),

@@ -1,7 +1,7 @@
 """The newest model of a run as a directory that works without this package: programs, weights, tokenizer and card.
 
   programs/*.jax_export  StableHLO for CPU, CUDA and TPU, see programs.py
-  weights.safetensors    the weights by the paths of the parameters
+  weights*.safetensors   the weights by the paths of the parameters; several files and their index above 5 GB
   signature.json         what the programs take and give
   tokenizer/             the tokenizer of the run, if it has one
   fitted/                what the columns of a table were standardised by, if there are any
@@ -44,6 +44,7 @@ class ExportOptions(NamedTuple):
       dtype: in which the weights are stored; None: as they are.
       fixed: sizes for which the programs are made, where a model has none for all of them.
       license: an SPDX identifier, for the card; None: it says that none is named.
+      shard_bytes: of a file of weights at most; by default as transformers cuts them.
       anyway: also a run that does not meet what its experiment requires.
     """
 
@@ -52,6 +53,7 @@ class ExportOptions(NamedTuple):
     dtype: str | None = None
     fixed: dimensions.FixedSizes = dimensions.FixedSizes()
     license: str | None = None
+    shard_bytes: int = 5 * 10**9
     anyway: bool = False
 
 
@@ -119,15 +121,15 @@ def _write(
     for name, each in made.items():
         (partial / signature.file_of(name)).write_bytes(each.exported.serialize())
     flat = checkpoints.flatten(trained.params) | checkpoints.flatten(trained.model_state or {})
-    named_arrays.write(partial / named_arrays.FILE, flat, options.dtype)
+    files = named_arrays.write(partial, flat, options.dtype, shard_bytes=options.shard_bytes)
     _copy(run, partial)
-    found = signature.describe(made, of, dtype=options.dtype, forced=forced, facts=_facts(run, trained))
+    found = signature.describe(made, of, dtype=options.dtype, forced=forced, files=files, facts=_facts(run, trained))
     origin = card.origin(run, trained)
     durable_files.write_json(epath.Path(partial / signature.FILE), found)
     durable_files.write_json(epath.Path(partial / card.ORIGIN), origin)
     shutil.copyfile(loader.__file__, partial / LOADER)
-    digest = sha256(partial / named_arrays.FILE)
-    (partial / card.FILE).write_text(card.render(run, trained, found, license=options.license, digest=digest))
+    digests = {name: sha256(partial / name) for name in files}
+    (partial / card.FILE).write_text(card.render(run, trained, found, license=options.license, digests=digests))
     sums = {path.relative_to(partial).as_posix(): sha256(path) for path in partial.rglob('*') if path.is_file()}
     (partial / durable_files.SUMS).write_text(''.join(f'{each}  {name}\n' for name, each in sorted(sums.items())))
     size = sum(path.stat().st_size for path in partial.rglob('*') if path.is_file())

@@ -48,7 +48,10 @@ def load(directory: str = '.') -> LoadedModel:
     for name, each in signature['programs'].items():
         program = jax.export.deserialize(bytearray((path / each['file']).read_bytes()))
         programs[name] = _checked(jax.jit(program.call), each, signature['dimensions'])
-    return LoadedModel(programs, read_weights(path / signature['weights']['file']), signature)
+    weights: dict[str, np.ndarray] = {}
+    for name in signature['weights']['files']:
+        weights |= read_weights(path / pathlib.PurePath(name).name)
+    return LoadedModel(programs, weights, signature)
 
 
 def _checked(call: Callable[..., Any], of: dict[str, Any], dimensions: dict[str, Any]) -> Callable[..., Any]:

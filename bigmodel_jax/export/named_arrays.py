@@ -1,7 +1,7 @@
 """Weights as one flat dict of arrays, each under its path: 'blocks.layers.ffn.up', 'batch_stats.stem.norm.mean'."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,10 +9,10 @@ import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.interop import matching
-from bigmodel_jax.interop.files import tensor_file
+from bigmodel_jax.interop.files import shards, tensor_file
 
 PyTree = Any
-FILE = 'weights.safetensors'
+STEM = 'weights'
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
@@ -39,15 +39,28 @@ def stored_dtype(leaf: Any, dtype: str | None) -> np.dtype:
     return np.dtype(jax.numpy.dtype(dtype) if dtype is not None and floating else leaf.dtype)
 
 
-def write(path: pathlib.Path, flat: Mapping[str, Any], dtype: str | None) -> None:
-    """Writes the file array by array, of which one at a time is copied from the devices."""
+def write(folder: pathlib.Path, flat: Mapping[str, Any], dtype: str | None, *, shard_bytes: int) -> list[str]:
+    """Writes 'weights.safetensors', or several files of `shard_bytes` at most and their index; returns their names.
+
+    One array at a time is copied from the devices.
+    """
     contents = {name: (tuple(leaf.shape), stored_dtype(leaf, dtype)) for name, leaf in flat.items()}
-    with tensor_file.TensorWriter(path, contents) as writer:
+    with shards.Shards(folder, contents, shard_bytes, STEM) as writer:
         for name, leaf in flat.items():
             writer.write(name, np.asarray(jax.device_get(leaf)).astype(contents[name][1]))
+    return sorted(path.name for path in folder.glob(f'{STEM}*.safetensors'))
 
 
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of the file, mapped from the disk."""
-    file = tensor_file.TensorFile(path)
-    return {name: file.read(name) for name in file.entries}
+def read(folder: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of some files in a folder, mapped from the disk.
+
+    Raises:
+      InputError: a name leads out of the folder.
+    """
+    found = {}
+    for name in names:
+        if pathlib.PurePath(name).name != name:
+            raise config.InputError(f'{name!r} is not the name of a file in {folder}. Export the model again.')
+        file = tensor_file.TensorFile(folder / name)
+        found |= {key: file.read(key) for key in file.entries}
+    return found

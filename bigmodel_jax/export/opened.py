@@ -66,7 +66,7 @@ def open_export(
         )
     experiment = config.vary(config.from_json(origin['experiment']), {'mesh': mesh or sharding.MeshShape(data=1)})
     place = experiment.mesh.build()
-    params, state = _weights(folder, experiment, place, tuple(described['weights']['model_state']))
+    params, state = _weights(folder, experiment, place, described['weights'])
     how: dict[str, Any] = {'weights': described['trained_or_ema']}
     trained = restored_model.Trained(epath.Path(folder), experiment, place, described['step'], params, state, **how)
     missed = tuple(each['clause'] for each in origin['requirements'] if each['verdict'] != requirements.MET)
@@ -82,14 +82,14 @@ def _check(folder: pathlib.Path, name: str) -> None:
 
 
 def _weights(
-    folder: pathlib.Path, experiment: Any, place: sharding.ShardingContext, collections: tuple[str, ...]
+    folder: pathlib.Path, experiment: Any, place: sharding.ShardingContext, described: dict[str, Any]
 ) -> tuple[PyTree, PyTree]:
     """(parameters, model state) on the devices of `place`."""
     from bigmodel_jax.train import state
 
     with sharding.use(place):
         spec = state.specify(experiment, place).shardings
-    found = named_arrays.split(named_arrays.read(folder / named_arrays.FILE), collections)
+    found = named_arrays.split(named_arrays.read(folder, described['files']), tuple(described['model_state']))
     params, model_state = (_put(tree, like, place) for tree, like in zip(found, (spec.params, spec.model_state)))
     return params, model_state
 

@@ -1,6 +1,6 @@
 """signature.json: what the programs of an exported model take and give, and what limits them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from bigmodel_jax import __version__
 from bigmodel_jax.export import dimensions, named_arrays, programs
 
 FILE = 'signature.json'
-FORMAT = 1  # Of signature.json and of the directory.
+FORMAT = 2  # Of signature.json and of the directory.
 FOLDER = 'programs'
 KERNELS = (
     'Attention is computed by its plain formula on every platform. Fused kernels (cuDNN, Splash) are custom calls of '
@@ -29,6 +29,7 @@ def describe(
     *,
     dtype: str | None,
     forced: bool,
+    files: Sequence[str],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of the file, JSON-ready.
@@ -36,6 +37,7 @@ def describe(
     Args:
       dtype: in which the weights are stored; None: in their own.
       forced: whether a kernel was left out that the experiment forces.
+      files: with the weights.
       facts: of the run.
     """
     arrays = {name: (each.shape, named_arrays.stored_dtype(each, dtype)) for name, each in of.weights.items()}
@@ -48,7 +50,7 @@ def describe(
         'devices': exported.nr_devices,
         'kernels': KERNELS + (FORCED if forced else ''),
         'weights': {
-            'file': named_arrays.FILE,
+            'files': list(files),
             'parameters': sum(_size(shape) for name, (shape, _) in arrays.items() if not _is_state(name, of)),
             'size_bytes': sum(_size(shape) * kind.itemsize for shape, kind in arrays.values()),
             'dtypes': sorted({kind.name for _, kind in arrays.values()}),

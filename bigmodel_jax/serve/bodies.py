@@ -32,9 +32,19 @@ class Body(pydantic.BaseModel):
         try:
             return cls.model_validate_json(content)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = '.'.join(str(part) for part in first['loc'])
-            raise config.InputError(f'{where or "the body"}: {first["msg"]}.') from None
+            raise config.InputError(_reason(error)) from None
+
+
+def _reason(error: pydantic.ValidationError) -> str:
+    """The first reason, with the alternatives where a field may have several types."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    # Between the names of fields stand those of types, such as 'constrained-str', which say nothing to a client.
+    where = '.'.join(str(part) for part in found[0]['loc'] if isinstance(part, int) or part.isidentifier())
+    if found[0]['type'] == 'extra_forbidden':
+        return f'{where} is not known to this server, so it would have no effect; leave it out.'
+    is_union = where != '.'.join(map(str, found[0]['loc']))
+    said = [each['msg'] for each in found if is_union and each['loc'][0] == found[0]['loc'][0]] or [found[0]['msg']]
+    return f'{where or "the body"}: {"; or ".join(dict.fromkeys(said))}.'
 
 
 class StreamOptions(Body):
@@ -75,6 +85,7 @@ class CompletionBody(TextBody):
     max_tokens: int | None = pydantic.Field(default=16, ge=0, le=2**31 - 1)
     logprobs: int | None = pydantic.Field(default=None, ge=0, le=20)
     echo: bool = False
+    best_of: Literal[1] | None = None
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
@@ -86,12 +97,30 @@ class CompletionBody(TextBody):
         return self.prompt  # type: ignore[return-value]
 
 
+class TextPart(Body):
+    """A part of a message."""
+
+    type: Literal['text']
+    text: ShortText
+
+
+class TextFormat(Body):
+    """The form of an answer, of which there is one."""
+
+    type: Literal['text']
+
+
 class MessageBody(Body):
     """One message of a conversation."""
 
     role: Literal['system', 'user', 'assistant']
-    content: ShortText
+    content: ShortText | Annotated[list[TextPart], pydantic.Field(min_length=1, max_length=MOST_TEXTS)]
     name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content, whose parts follow one another."""
+        return self.content if isinstance(self.content, str) else ''.join(part.text for part in self.content)
 
 
 class ChatBody(TextBody):
@@ -102,6 +131,7 @@ class ChatBody(TextBody):
     max_completion_tokens: int | None = pydantic.Field(default=None, ge=1, le=2**31 - 1)
     logprobs: bool = False
     top_logprobs: int | None = pydantic.Field(default=None, ge=0, le=20)
+    response_format: TextFormat | None = None
 
 
 class EmbeddingBody(Body):

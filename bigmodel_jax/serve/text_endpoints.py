@@ -66,9 +66,7 @@ class TextEndpoints:
         service, best = self._service, body.top_logprobs
         if best is not None and not body.logprobs:
             raise config.InputError('top_logprobs is told with logprobs=true only.')
-        messages: list[chat_templates.Message] = [
-            {'role': each.role, 'content': each.content} for each in body.messages
-        ]
+        messages: list[chat_templates.Message] = [{'role': each.role, 'content': each.text} for each in body.messages]
         prompt = self._served.encode_messages(messages)
         room = service.length - len(prompt)
         tokens = body.max_completion_tokens or body.max_tokens or max(min(SHORT_ANSWER, room), 1)

@@ -7,6 +7,7 @@
   fuzz    1,000 requests made by schemathesis from the server's own description: no status of 500 or more
   speed   throughput and latency of 64 requests, for the same prompts as scripts/benchmark/serve_huggingface.py
 
+Needs httpx and openai; fuzz needs schemathesis as well.
 Example: python scripts/benchmark/serve.py runs/quickstart --parts equal leak
 """
 

@@ -11,9 +11,10 @@ import textwrap
 import jax
 import numpy as np
 import pytest
-from interop import published
+from interop import published, test_families
 
 from bigmodel_jax import config, verbs
+from bigmodel_jax.checkpoints import checkpoints
 from bigmodel_jax.evaluate import loss
 from bigmodel_jax.export import dimensions, exporting, loader
 from bigmodel_jax.interop import conversion
@@ -59,7 +60,10 @@ def forward_alone(path: pathlib.Path, inputs: dict[str, np.ndarray]) -> dict[str
 
 
 def converted(case: str, folder: pathlib.Path, **options) -> tuple[directory.Run, pathlib.Path]:
-    conversion.convert(published.ORACLES / case, folder / 'run')
+    source = published.ORACLES / case
+    if case in test_families.CASES:
+        source = test_families.written(case, folder / 'hub')
+    conversion.convert(source, folder / 'run')
     run = directory.open_run(folder / 'run')
     return run, exporting.export(run, folder / 'exported', exporting.ExportOptions(**options)).path
 
@@ -85,7 +89,11 @@ def own_forward(run: directory.Run, inputs: dict[str, np.ndarray]) -> dict[str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'case', ['gpt2', 'llama3_gqa_ropescale', 'mixtral', 'bert_pretraining', 't5_v1_1', 'marian_vaswani']
+    'case',
+    [
+        *('gpt2', 'llama3_gqa_ropescale', 'mixtral', 'bert_pretraining', 't5_v1_1', 'marian_vaswani'),
+        *('gemma2', 'gemma3', 'qwen2', 'qwen3', 'phi3', 'mistral_windowed'),
+    ],
 )
 def test_every_size_gives_the_bits_of_the_run(case, tmp_path):
     run, path = converted(case, tmp_path)
@@ -96,6 +104,21 @@ def test_every_size_gives_the_bits_of_the_run(case, tmp_path):
         found, own = model.programs['forward'](model.weights, inputs), own_forward(run, inputs)
         for name in found:
             np.testing.assert_array_equal(found[name], own[name], err_msg=f'{name} at {rows} x {length}')
+
+
+@pytest.mark.slow
+def test_weights_in_several_files_are_those_of_one(tmp_path):
+    run, path = converted('gpt2', tmp_path, shard_bytes=20_000)
+    files = sorted(each.name for each in path.glob('weights-*.safetensors'))
+    assert len(files) > 2
+    assert json.loads((path / 'signature.json').read_text())['weights']['files'] == files
+    index = json.loads((path / 'weights.safetensors.index.json').read_text())['weight_map']
+    assert sorted(set(index.values())) == files
+    found, own = loader.load(path).weights, checkpoints.flatten(run.restore().params)
+    assert found.keys() == own.keys() == index.keys()
+    for name, each in checkpoints.flatten(verbs.open_export(path).trained.params).items():
+        np.testing.assert_array_equal(found[name], own[name])
+        np.testing.assert_array_equal(each, own[name])
 
 
 @pytest.mark.slow

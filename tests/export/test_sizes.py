@@ -58,6 +58,16 @@ def test_it_is_exported_for_one_length(fixed):
     np.testing.assert_array_equal(found, 2 * x_BT.sum(axis=1))
 
 
+def test_a_name_of_a_file_of_weights_does_not_lead_out_of_the_directory(tmp_path):
+    flat = {'a.b': jnp.arange(6.0), 'c': jnp.ones(3, jnp.int32)}
+    names = named_arrays.write(tmp_path, flat, 'bfloat16', shard_bytes=12)
+    assert names == ['weights-00001-of-00002.safetensors', 'weights-00002-of-00002.safetensors']
+    found = named_arrays.read(tmp_path, names)
+    assert {name: each.tolist() for name, each in found.items()} == {'a.b': [0, 1, 2, 3, 4, 5], 'c': [1, 1, 1]}
+    with pytest.raises(config.InputError, match='is not the name of a file'):
+        named_arrays.read(tmp_path / 'inner', [f'../{names[0]}'])
+
+
 def test_paths_lead_back_to_the_tree():
     tree = {'a': {'b': 1, 'c': {'d': 2}}, 'e': 3}
     flat = checkpoints.flatten(tree) | {'batch_stats.norm.mean': 4}

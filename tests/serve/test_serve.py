@@ -133,7 +133,8 @@ def test_a_conversation_is_answered_with_the_template_of_the_data(client, servin
     tokens = [each.token_id for each in choice.logprobs.content]
     log_ps = [each.logprob for each in choice.logprobs.content]
     assert (tokens, log_ps) == alone(spare, 'U:hi A:', 9, seed=3, temperature=0.9)
-    parts = client.chat.completions.create(model='tiny', messages=messages, stream=True, **how)
+    in_parts = [{'role': 'user', 'content': [{'type': 'text', 'text': 'h'}, {'type': 'text', 'text': 'i'}]}]
+    parts = client.chat.completions.create(model='tiny', messages=in_parts, stream=True, **how)
     assert ''.join(part.choices[0].delta.content or '' for part in parts) == choice.message.content
     with pytest.raises(config.InputError, match='no chat template'):
         dataclasses.replace(serving.served, data=TEXT).encode_messages(messages)
@@ -160,7 +161,13 @@ def ask(serving, path, body=None, key=KEY, **headers):
     ('path', 'body', 'status', 'message'),
     [
         ('/v1/completions', b'{"prompt": ', 400, 'the body: Invalid JSON'),
-        ('/v1/completions', {'prompt': 'a', 'max_token': 1}, 400, 'max_token: Extra inputs'),
+        ('/v1/completions', {'prompt': 'a', 'max_token': 1}, 400, 'max_token is not known to this server'),
+        (
+            '/v1/completions',
+            {'prompt': 5},
+            400,
+            'prompt: Input should be a valid string; or Input should be a valid array',
+        ),
         ('/v1/completions', {'prompt': 'a' * 80}, 400, 'a text has 65 at most here'),
         ('/v1/completions', {'prompt': [999]}, 400, 'the model knows 0 to 256'),
         ('/v1/completions', {'prompt': 'a', 'model': 'gpt-4'}, 404, "'gpt-4' is not served here, but 'tiny' is"),
