@@ -51,6 +51,8 @@ RARELY = (
     'lora',
     'ddpm2020',
     'latent_fashion',
+    'clip2021',
+    'emoji_clip',
 )
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in RARELY else []) for file in FILES]
 

@@ -210,6 +210,12 @@ class Contrastive(objective.Objective):
         found, _ = apply(method='temperature')
         temperature, weights_B = self.scaled(found), batch['example_weights']
         image_BD, text_BD = outputs['image_embedding'], outputs['text_embedding']
+        if image_BD.shape != text_BD.shape:
+            raise config.InputError(
+                f'objective={type(self).__name__} compares row i of image_embedding with row i of text_embedding, but '
+                f'they are {list(image_BD.shape)} and {list(text_BD.shape)}; the model should give one of each for '
+                'every pair, of one width.'
+            )
         losses_B, hits = self.losses(image_BD, text_BD, temperature, weights_B)
         pairs, others = cosines(*jax.lax.stop_gradient((image_BD, text_BD)), weights_B)
         metrics = {name: Mean.weighted(hits_B, weights_B) for name, hits_B in hits.items()}

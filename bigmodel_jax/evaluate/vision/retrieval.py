@@ -14,7 +14,7 @@ from bigmodel_jax.objectives import objective, requirements
 
 PyTree = Any
 WAYS = ('image_to_text', 'text_to_image')
-ROWS = 1_024  # Of the matrix of cosines that are held at a time.
+ROWS = 1_024
 FRAME, OWN, OTHER = 3, (0.0, 0.6, 0.2), (1.0, 1.0, 1.0)  # Around a picture: pixels, and colours.
 
 
@@ -52,16 +52,17 @@ class Retrieval(evaluation.Evaluation):
         return RetrievalEvaluator(self, setting, setting.open(self.data, self.name))
 
 
-def ranks_of(queries_ND: np.ndarray, candidates_QD: np.ndarray, own_NQ: Any) -> np.ndarray:
+def ranks_of(queries_ND: np.ndarray, candidates_QD: np.ndarray, own_NQ: Any, *, rows: int = ROWS) -> np.ndarray:
     """[N] int64: how many candidates that are not a query's own are at least as near as the nearest that is.
 
     Args:
-      own_NQ: rows -> [rows, Q] bool: which candidates are the own ones of some queries.
+      own_NQ: slice of the queries -> [rows, Q] bool: which candidates are their own ones.
+      rows: of the matrix of cosines that are held at a time.
     """
     found = []
-    for start in range(0, len(queries_ND), ROWS):
-        rows = slice(start, start + ROWS)
-        cosines_NQ, is_own_NQ = queries_ND[rows] @ candidates_QD.T, own_NQ(rows)
+    for start in range(0, len(queries_ND), rows):
+        some = slice(start, start + rows)
+        cosines_NQ, is_own_NQ = queries_ND[some] @ candidates_QD.T, own_NQ(some)
         best_N = np.where(is_own_NQ, cosines_NQ, -np.inf).max(axis=1, keepdims=True)
         found.append(((cosines_NQ >= best_N) & ~is_own_NQ).sum(axis=1))
     return np.concatenate(found)
