@@ -31,9 +31,7 @@ from bigmodel_jax.optim import optimizers, schedules
 from bigmodel_jax.train import initial_state
 
 # Of the released code.
-SCALED = transforms.Normalize(
-    mean=(0.48145466, 0.4578275, 0.40821073), deviation=(0.26862954, 0.26130258, 0.27577711)
-)
+SCALED = transforms.Normalize(mean=(0.48145466, 0.4578275, 0.40821073), deviation=(0.26862954, 0.26130258, 0.27577711))
 BATCH = 32_768
 EPOCH = 400_000_000 // BATCH
 UNRELEASED = 'the 400 million pairs on which it was trained were never released'
@@ -110,6 +108,7 @@ def claimed(row: Row) -> tuple[claims.Claim, ...]:
 
 def pretrain(
     size: str,
+    *,
     pairs: str = 'data/pairs.csv',
     folder: str = 'data',
     tokenizer: str = 'data/clip-vit-base-patch32',
@@ -157,7 +156,7 @@ def experiment(
     tokenizer: str = 'data/clip-vit-base-patch32',
     names: str = 'data/imagenet_names.txt',
 ) -> Experiment:
-    return vary(pretrain('B32', pairs, folder, tokenizer, names), {'name': 'clip2021'})
+    return vary(pretrain('B32', pairs=pairs, folder=folder, tokenizer=tokenizer, names=names), {'name': 'clip2021'})
 
 
 def sweep() -> dict[str, Experiment]:
@@ -205,9 +204,7 @@ def smoke() -> Experiment:
     )
     other = drawn.CaptionedShapes(count=32, first=1_000)
     names = drawn.captions_of_shapes()
-    labelled = images.Images(
-        source=other, shape=(side, side, 3), classes=len(names), batch=16, transforms=(SCALED,)
-    )
+    labelled = images.Images(source=other, shape=(side, side, 3), classes=len(names), batch=16, transforms=(SCALED,))
     tower = {'width': 16, 'layers': 1, 'heads': 2}
     small = clip.clip(
         vision=clip.vision_tower(patch=8, image=side, **tower),
