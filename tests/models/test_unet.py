@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -48,6 +49,21 @@ def test_every_output_of_the_way_down_is_read_once():
         for before, (_, inputs, _) in zip((256, *[each[2] for each in model.sizes_up()]), model.sizes_up())
     ]
     assert read == model.kept()[::-1]
+
+
+def test_classes_and_a_variance_change_the_shapes():
+    model = config.vary(unet.UNET_CIFAR10, {'classes': 10, 'variance': True})
+    assert model.outputs(fields(32, 32, 3))['prediction'].shape == (32, 32, 6)
+    batch = {
+        'image': jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32),
+        'labels': jax.ShapeDtypeStruct((2,), np.int32),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    found, variables = jax.eval_shape(model.build().init_with_output, key, batch)
+    assert found['prediction'].shape == (2, 32, 32, 6)
+    assert variables['params']['time']['classes'].unbox().shape == (11, 512)  # The last is that of no class.
+    with pytest.raises(config.InputError, match="reads 'labels', but the data gives image"):
+        model.check(fields(32, 32, 3))
 
 
 @pytest.mark.slow
