@@ -8,6 +8,13 @@ Source:   Krizhevsky et al. (2012); He et al. (2015), arXiv:1512.03385; Dosovits
 Target:   none is published at this size. Dosovitskiy et al. find that a ViT needs more images than a ResNet (figure 3).
 Data:     TFDS cifar10; or, with --arg path=DIR, a folder with the folders train and test of images, a folder for each
           class. 5,000 training images are for training and 1,000 others for validation.
+Reached:  after 5 epochs, of the 10,000 test images wrong, mean and deviation of 3 seeds: ResNet 48.2 +- 0.9%, AlexNet
+          55.5 +- 1.1%, ViT 63.8 +- 1.2%; AlexNet is worse than ResNet by 7.3 points (95% from 6.4 to 8.2, p = 0.0015
+          after Holm's correction), ViT by 15.6 (11.8 to 19.5, p = 0.0033). The nine trials took 12 minutes of processor
+          time of an AMD EPYC (Zen 4), jax 0.10.2.
+Compare:  only the arms with one another, and only this early: they share parameters, batches, steps and optimizer, but
+          one learning rate for all, which none was tuned for, and the ViT computes more. After 390 steps no arm has
+          converged, and published errors (whole data set, hundreds of epochs) are a tenth of these.
 Run:      python experiments/cifar10.py sweep --engine local
           python experiments/cifar10.py sweep --engine local --arg path=DIR
 """
@@ -28,7 +35,7 @@ from bigmodel_jax.sweeps import arms
 from bigmodel_jax.sweeps.sweep import Sweep
 
 NAMES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
-BATCH, EPOCH, EPOCHS = 128, 5_000 // 128, 10
+BATCH, EPOCH, EPOCHS = 64, 5_000 // 64, 5
 NORMALIZE = transforms.Normalize(mean=(0.4914, 0.4822, 0.4465), deviation=(0.247, 0.2435, 0.2616))
 
 
@@ -71,7 +78,7 @@ def experiment(path: str = '') -> Experiment:
         model=RESNET,
         objective=classification.Classification(label_smoothing=0.1),
         optimizer=optimizers.AdamW(
-            schedule=schedules.WarmupCosine(peak=2e-3, warmup_steps=2 * EPOCH), weight_decay=0.05, clip_norm=1.0
+            schedule=schedules.WarmupCosine(peak=2e-3, warmup_steps=EPOCH), weight_decay=0.05, clip_norm=1.0
         ),
         evaluations=(
             loss.Loss(data=validation, every_steps=2 * EPOCH),
@@ -80,7 +87,7 @@ def experiment(path: str = '') -> Experiment:
             ),
         ),
         checkpoints=Checkpoints(every_steps=2 * EPOCH),
-        watch=Watch(log_every=20),
+        watch=Watch(log_every=39),
     )
 
 

@@ -8,7 +8,7 @@ Source:   the reviews: Maas et al. (2011); the sentences of SST-2: Socher et al.
 Target:   above 75% of SST-2's 1,821 test sentences for each arm, trained on its 6,920 whole sentences alone.
 Data:     IMDB by TFDS (imdb_reviews), or with path=DATA the files DATA/{train,dev,test}.tsv of SST-2: a sentence and
           its label, 1 if it praises, separated by a tab. The number of steps is fixed beforehand: no checkpoint is
-          chosen by its score.
+          chosen by its score. IMDB has to be downloaded, and has not been trained on; the three arms on SST-2 have.
 Run:      python -m bigmodel_jax sweep experiments/imdb.py --arg path=DATA --workdir runs/sst2
           python -m bigmodel_jax train experiments/imdb.py --workdir runs/imdb
 Check:    python -m bigmodel_jax train experiments/imdb.py:smoke --workdir /tmp/imdb_smoke

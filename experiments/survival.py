@@ -5,10 +5,15 @@ Source:   the German Breast Cancer Study Group 2: Schumacher et al. (1994), 686 
           network in place of the linear predictor as in Faraggi and Simon (1995) and Katzman et al. (2018),
           arXiv:1606.00931.
 Target:   a concordance above 0.65, and the observed survival of each fifth of the patients near the predicted one.
+Reached:  on the 206 patients held out, mean and deviation of five seeds: concordance 0.676 +- 0.004 (network) and 0.666
+          +- 0.001 (Cox's model), Brier score at three years 0.202 and 0.206, calibration error 0.067 +- 0.017 and 0.062
+          +- 0.007. The network's concordance is better by 0.010 (95% from 0.004 to 0.016, p = 0.008) over seeds, which
+          draw weights, dropout and batches: all share one split. For other patients the interval of one run holds, from
+          0.62 to 0.73, and by it the two are not told apart.
 Data:     the table comes with the package lifelines (MIT): pip install lifelines. Each row is a patient, so that no
           split of rows divides one; tables with several rows for a patient need splits.by_group(), as in smoke().
 Run:      python -m bigmodel_jax train experiments/survival.py --workdir runs/survival
-          python -m bigmodel_jax sweep experiments/survival.py --workdir runs/survival_seeds
+          python -m bigmodel_jax sweep experiments/survival.py --workdir runs/survival_seeds     # 80 seconds
 Check:    python -m bigmodel_jax train experiments/survival.py:smoke --workdir /tmp/survival_smoke
 """
 
