@@ -77,6 +77,7 @@ def test_policies_save_the_products_that_they_say():
     assert products('none') == 3 * 8
     assert products('full') == 3 * 8 + 7  # All but the last, whose value no gradient needs.
     assert products('dots') == 3 * 8 + 2  # Those of attention have the batch in common.
+    assert products('all_dots') == 3 * 8
     assert products('projections') == 3 * 8 + 1  # The scores, for the softmax.
 
 
