@@ -115,7 +115,7 @@ class RandomTokens(batches.Data):
         return {'inputs': tokens, 'targets': tokens}
 
 
-def our_experiment(size: Size, *, scan: bool) -> Experiment:
+def our_experiment(size: Size, stack: stacks.Stack) -> Experiment:
     model = decoder.gpt(vocab=size.vocab, width=size.width, layers=size.layers, heads=size.heads, length=size.length)
     changes = {
         'block.mixer.bias': False,
@@ -123,7 +123,7 @@ def our_experiment(size: Size, *, scan: bool) -> Experiment:
         'block.ffn.activation': activations.Gelu(approximate=False),
         'block.residual.norm.bias': False,
         'norm.bias': False,
-        'stack': stacks.Stack(scan=scan),
+        'stack': stack,
     }
     return Experiment(
         name='step_time',
@@ -136,9 +136,9 @@ def our_experiment(size: Size, *, scan: bool) -> Experiment:
     )
 
 
-def our_step(size: Size, *, scan: bool) -> Step:
+def our_step(size: Size, stack: stacks.Stack) -> Step:
     tokens = random_tokens(size).astype(np.int32)
-    return step_of(our_experiment(size, scan=scan), {'inputs': tokens, 'targets': tokens})
+    return step_of(our_experiment(size, stack), {'inputs': tokens, 'targets': tokens})
 
 
 def step_of(experiment: Experiment, rows: Mapping[str, np.ndarray]) -> Step:
@@ -223,8 +223,9 @@ def torch_step(size: Size) -> Step:
 
 SIDES: dict[str, Callable[[Size], Step]] = {
     'torch': torch_step,
-    'jax': functools.partial(our_step, scan=False),
-    'jax, scanned': functools.partial(our_step, scan=True),
+    'jax': functools.partial(our_step, stack=stacks.Stack(scan=False)),
+    'jax, scanned': functools.partial(our_step, stack=stacks.Stack()),
+    'jax, scanned, all_dots': functools.partial(our_step, stack=stacks.Stack(remat='all_dots')),
 }
 
 
@@ -268,7 +269,7 @@ def compare(name: str, makers: Mapping[str, Callable[[], Step]], *, rounds: int,
     for side in sides:
         own = summary(times[side])
         columns = [f'{what} {own[what] * 1e3:8.1f} ms ({own[what] / base[what]:.2f})' for what in own]
-        print(f'{name}: {side:13s} {"  ".join(columns)}', flush=True)
+        print(f'{name}: {side:22s} {"  ".join(columns)}', flush=True)
 
 
 def summary(times: list[Times]) -> dict[str, float]:
