@@ -94,7 +94,8 @@ def students(run: str, out: pathlib.Path, *, seeds: int, steps: int) -> dict[str
     for seed in range(seeds):
         for arm, by in (('taught', run), ('alone', '')):
             path, began = out / f'{arm}{seed}', time.perf_counter()
-            loop.train(student(by, of, steps=steps, seed=seed), path)
+            if loop.train(student(by, of, steps=steps, seed=seed), path).step < steps:
+                raise SystemExit(f'{path} was stopped; the same command goes on.')
             seconds[arm] += time.perf_counter() - began
             losses[arm].append(float(directory.open_run(path).metrics('validation/loss')[1][-1]))
     estimate = estimates.paired(np.array(losses['taught']), np.array(losses['alone']))

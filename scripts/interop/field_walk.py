@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Changes every field of config.json, one at a time: no model may load here that computes something else than there.
 
-python scripts/interop/field_walk.py OUT --python PYTHON [CASE ...]
+python scripts/interop/field_walk.py OUT [CASE ...] --python PYTHON
 
 PYTHON is the interpreter of an environment with transformers and torch. The cases are those of tests/oracles/
 families.npz, all of them by default: small models of every family, with the options that make it different. Every
@@ -80,6 +80,9 @@ class Walk:
                 result['refused there alone'].append(f'{name}: {change["refused"]}')
                 continue
             wanted = {key.partition('/')[2]: array for key, array in there.items() if key.startswith(f'{number}/')}
+            if not wanted:
+                result['refused there alone'].append(f'{name}: no scores')
+                continue
             off = max(self._off(found[key], array) for key, array in wanted.items())
             if off > 1:
                 result['other'].append(f'{name}: {off:.3g} times the tolerance')
@@ -119,13 +122,17 @@ def main() -> int:
     parser.add_argument('out', type=pathlib.Path)
     parser.add_argument('cases', nargs='*')
     parser.add_argument('--python', required=True, help='the interpreter of an environment with transformers')
+    parser.add_argument('--ask', action='store_true', help='only have transformers compute, and compare later')
     options = parser.parse_args()
     every, failed = recorded(), False
     for case in options.cases or every:
         path = options.out / case
         if not (path / 'result.json').exists():
             walk = Walk(path, every[case])
-            walk.ask(options.python)
+            if not (path / 'changes.json').exists():
+                walk.ask(options.python)
+            if options.ask:
+                continue
             (path / 'result.json').write_text(json.dumps(walk.compare(), indent=1) + '\n')
         found = json.loads((path / 'result.json').read_text())
         failed |= bool(found['other'])

@@ -72,15 +72,15 @@ def main() -> None:
         try:
             model = cls.from_pretrained(path.parent, attn_implementation='eager', dtype=torch.float32).eval()
             with torch.no_grad():
-                found = model(**batch)
+                found = model(**batch, return_dict=True)
             outputs |= {f'{number}/{name}': found[name].numpy() for name in SCORES if name in found}
             refused = ''
         except Exception as error:  # Whatever it raises is its refusal.
             refused = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
         told.append({'field': field, 'value': value, 'config': changed, 'refused': refused})
     path.write_text(json.dumps(given))
-    (folder / 'changes.json').write_text(json.dumps(told))
     np.savez(folder / 'outputs.npz', **outputs)
+    (folder / 'changes.json').write_text(json.dumps(told))  # Last: it says that all is there.
 
 
 if __name__ == '__main__':

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from bigmodel_jax import config
-from bigmodel_jax.data import batches
+from bigmodel_jax.data import batches, sources
+from bigmodel_jax.data.text import labelled, text, tokenizers
+from bigmodel_jax.evaluate.text import classified
+from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.interop import huggingface
 from bigmodel_jax.models import classifiers, decoder
+from bigmodel_jax.objectives import classification, language
+from bigmodel_jax.optim import optimizers, schedules
+from bigmodel_jax.parallel import sharding
+from bigmodel_jax.runs import directory
+from bigmodel_jax.train import initial_state, loop
 
 SMALL = decoder.llama(vocab=23, width=8, layers=1, heads=2, kv_heads=1, hidden=12, rope_base=100.0)
 MODEL = classifiers.DecoderClassifier(decoder=SMALL, classes=3)
@@ -81,3 +89,34 @@ def test_rows_whose_last_token_is_not_that_of_the_reference_are_refused(inputs, 
     values = known.config_of(MODEL) | {'pad_token_id': padding}
     with pytest.raises(config.InputError, match=message):
         known.batch({name: np.asarray(value) for name, value in inputs.items()}, MODEL, values)
+
+
+@pytest.mark.slow
+def test_from_a_language_model_to_classes(tmp_path):
+    """A run begins with the parameters of a language model, and learns sentences that one word decides."""
+    words = {1: ('good', 'fine', 'great', 'lovely'), 0: ('bad', 'dull', 'poor', 'awful')}
+    pairs = [(label, one, other) for label in words for one in words[label] for other in words[label]]
+    rows = [(f'a {one} film and a {other} plot', label) for label, one, other in pairs]
+    table = tmp_path / 'table.tsv'
+    table.write_text(''.join(f'{sentence}\t{label}\n' for sentence, label in rows))
+    source = sources.Texts(texts=tuple(sentence for sentence, _ in rows))
+    vocabulary = tokenizers.WordPiece(vocab=300, trained_on=source)
+    body = config.vary(SMALL, {'vocab': 300, 'width': 16})
+    base = Experiment(
+        name='before', steps=2, data=text.Text(source=source, tokenizer=vocabulary, batch=8, length=12), model=body,
+        objective=language.LanguageModel(), optimizer=optimizers.AdamW(schedule=schedules.Constant(peak=1e-2)),
+        mesh=sharding.MeshShape(data=1), checkpoints=Checkpoints(every_steps=60), watch=Watch(log_every=60),
+    )  # fmt: skip
+    loop.train(base, tmp_path / 'before')
+    labels = labelled.Labelled(
+        source=sources.Tsv(path=str(table)), sentences=(0,), label=1, tokenizer=vocabulary, batch=16, length=14
+    )
+    changes = {
+        'name': 'after', 'steps': 60, 'data': labels, 'objective': classification.Classification(),
+        'model': classifiers.DecoderClassifier(decoder=body, classes=2),
+        'initialization': initial_state.FromRun(run=str(tmp_path / 'before')),
+        'evaluations': (classified.Classified(data=labels, scores=(classified.Accuracy(),), every_steps=60),),
+    }  # fmt: skip
+    result = loop.train(config.vary(base, changes), tmp_path / 'after')
+    assert directory.open_run(tmp_path / 'after').environment[0]['start']['by_chance'] == ['score.weight']
+    assert result.metrics['dev/accuracy'] > 0.9
