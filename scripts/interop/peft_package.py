@@ -43,10 +43,8 @@ def write(out: pathlib.Path) -> None:
         model = base(base.config_class(**values))
         model.save_pretrained(out / name / 'base')
         adapted = peft.get_peft_model(model, peft.LoraConfig(task_type='CAUSAL_LM', **how))
-        with torch.no_grad():
-            for key, parameter in adapted.named_parameters():
-                if 'lora_B' in key:
-                    parameter.normal_(std=0.1)
+        for factor in [each for key, each in adapted.named_parameters() if 'lora_B' in key]:
+            torch.nn.init.normal_(factor, std=0.1)  # Zeros would hide an adapter that is lost.
         adapted.save_pretrained(out / name / 'theirs')
         np.save(out / name / 'theirs.npy', logits(adapted, out))
 

@@ -21,6 +21,10 @@ GUESSES = (1, 0.5, True, 'other')
 OTHERS = {'hidden_act': 'relu', 'hidden_activation': 'relu', 'activation_function': 'relu', 'rope_type': 'linear'}
 SCORES = ('logits', 'start_logits', 'end_logits')
 ABSENT = '(absent)'
+# What the reference raises of a config.json that it does not take.
+REFUSALS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
 
 
 def values_instead(name: str, value: Any) -> list[Any]:
@@ -55,6 +59,8 @@ def changes(values: dict[str, Any], names: list[str]) -> Iterator[tuple[str, Any
 def main() -> None:
     folder, cls_name = pathlib.Path(sys.argv[1]), sys.argv[2]
     torch, transformers = (importlib.import_module(each) for each in ('torch', 'transformers'))
+    strict = importlib.import_module('huggingface_hub.errors').StrictDataclassError
+    refusals = (*REFUSALS, strict)
     warnings.simplefilter('ignore')
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -75,7 +81,7 @@ def main() -> None:
                 found = model(**batch, return_dict=True)
             outputs |= {f'{number}/{name}': found[name].numpy() for name in SCORES if name in found}
             refused = ''
-        except Exception as error:  # Whatever it raises is its refusal.
+        except refusals as error:
             refused = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
         told.append({'field': field, 'value': value, 'config': changed, 'refused': refused})
     path.write_text(json.dumps(given))
