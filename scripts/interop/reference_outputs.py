@@ -23,7 +23,8 @@ SCORES = ('logits', 'start_logits', 'end_logits')
 ABSENT = '(absent)'
 # What the reference raises of a config.json that it does not take.
 REFUSALS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
+    ValueError,
 )  # fmt: skip
 
 
