@@ -10,6 +10,7 @@ Axis letters. An array's name ends in its axes, one letter each; the whole repos
   W  beams (hypotheses)           M  microbatches                 I  items or features of a table
   Y  image rows                   X  image columns                Z  image channels
   A  samples of sound             Q  candidates or object queries
+  O  objects of an image
 
 F also counts the channels that a convolution gives and the units of a recurrent layer, N the gates of its cell, and K
 its units as they enter the next step. `1` marks a kept singleton. A lower-case letter inside `shard_map` is this

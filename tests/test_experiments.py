@@ -53,6 +53,8 @@ RARELY = (
     'latent_fashion',
     'clip2021',
     'emoji_clip',
+    'detr2020',
+    'digit_scenes',
 )
 SMOKES = [pytest.param(file, marks=[pytest.mark.slow] if file.stem in RARELY else []) for file in FILES]
 

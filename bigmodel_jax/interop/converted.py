@@ -11,6 +11,7 @@ from bigmodel_jax.data import batches
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import reference
 from bigmodel_jax.models import alexnet, bert, classifiers, resnet, seq2seq, vit
+from bigmodel_jax.models.detection import detr
 from bigmodel_jax.models.diffusion import unet
 from bigmodel_jax.models.multimodal import clip
 from bigmodel_jax.objectives import (
@@ -21,6 +22,7 @@ from bigmodel_jax.objectives import (
     regression,
     token_classification,
 )
+from bigmodel_jax.objectives.detection import detection
 from bigmodel_jax.objectives.diffusion import diffusion, variances
 from bigmodel_jax.objectives.objective import Objective
 from bigmodel_jax.optim import optimizers, schedules
@@ -103,6 +105,22 @@ class ElsewhereCaptions(ElsewhereImages):
         }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ElsewhereObjects(ElsewhereImages):
+    """The same of images with one object each."""
+
+    @property
+    def fields(self) -> Mapping[str, batches.Field]:
+        images = super().fields
+        floats = np.dtype(np.float32)
+        return {
+            'image': images['image'],
+            'boxes': batches.Field((1, detr.BOX), floats, ('objects', 'box')),
+            'labels': batches.Field((1,), np.dtype(np.int32), ('objects',), self.vocab),
+            'object_mask': batches.Field((1,), floats, ('objects',)),
+        }
+
+
 def _row_of_patches(tower: Any) -> tuple[int, int]:
     """As many patches as there are positions; in a row, since these do not say how many rows there are."""
     patches = reference.learned_length(tower.positions) - tower.pooling.extra
@@ -126,6 +144,9 @@ def experiment(name: str, model: Any) -> Experiment:
         data = ElsewhereImages(names=(), vocab=model.classes or 1, image=(side, side), channels=model.image_channels)
         variance = variances.PredictedVariance() if model.variance else variances.BetaVariance()
         return _experiment(name, model, data, diffusion.Diffusion(variance=variance))
+    if isinstance(model, detr.Detr):
+        objects = ElsewhereObjects(names=(), vocab=model.classes, image=SIDES)
+        return _experiment(name, model, objects, detection.Detection())
     if isinstance(model, bert.Classifier | classifiers.DecoderClassifier):
         number = model.classes == 1
         data = _rows(model, 'values' if number else 'labels', classes=0 if number else model.classes)

@@ -26,6 +26,7 @@ from bigmodel_jax.interop.families import (
     t5,
     vit,
 )
+from bigmodel_jax.interop.families.detection import detr
 from bigmodel_jax.interop.families.diffusion import unet
 from bigmodel_jax.interop.families.heads import bert_heads, decoder_heads
 from bigmodel_jax.interop.families.multimodal import clip
@@ -38,6 +39,7 @@ FAMILIES: tuple[family.Family, ...] = (
     bert_heads.BertTokens(),
     bert_heads.BertAnswers(),
     clip.ClipFamily(),
+    detr.DetrFamily(),
     gemma.Gemma(),
     gemma.Gemma2(),
     gemma.Gemma3(),

@@ -57,6 +57,10 @@ class Context(NamedTuple):
     order: PositionOrder = PositionOrder.UNKNOWN
     memory: EncoderOutput | None = None
     pages: Pages | None = None  # Where a decoder reads on from, with a paged cache.
+    # Embeddings of the positions of queries and keys, [B or 1, T, D] and [B or 1, S, D], for attention that adds them
+    # in every layer (layers/variants/positioned_attention.py).
+    query_embeddings_BTD: jax.Array | None = None
+    key_embeddings_BSD: jax.Array | None = None
 
     def with_pages(self, pages: Any) -> 'Context':
         """The context with the pages of a batch, which are no array but Pages, or None."""

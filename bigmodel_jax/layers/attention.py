@@ -114,9 +114,8 @@ class DotProduct:
     """The score of a query and a key: their product, times `scale`."""
 
     scale: config.PositiveFloat | None = None  # None: 1 / sqrt(K). T5 has 1; see Attention.query_init().
-    soft_cap: config.PositiveFloat | None = (
-        None  # Scores are squashed to (-soft_cap, soft_cap) by tanh (Gemma 2, section 2).
-    )
+    # Scores are squashed to (-soft_cap, soft_cap) by tanh (Gemma 2, section 2).
+    soft_cap: config.PositiveFloat | None = None
     norm: ClassVar[norms.RmsNorm | None] = None  # Of queries and keys; see variants/.
 
     def scale_for(self, head_width: int) -> float | None:
@@ -243,10 +242,7 @@ class AttentionModule(nn.Module):
           [B, T, D], and the state with the new keys and values.
         """
         c, D, dtype = self.config, x_BTD.shape[-1], x_BTD.dtype
-        if memory_BSD is None:
-            q_BTHK, k_BSGK, v_BSGK = self._project(x_BTD, 'query', 'key', 'value')
-        else:
-            (q_BTHK,), (k_BSGK, v_BSGK) = self._project(x_BTD, 'query'), self._project(memory_BSD, 'key', 'value')
+        q_BTHK, k_BSGK, v_BSGK = self.projections(x_BTD, memory_BSD, context)
         if c.scores.norm is not None:
             q_BTHK = c.scores.norm.build('query_norm', axis='head')(q_BTHK)
             k_BSGK = c.scores.norm.build('key_norm', axis='head')(k_BSGK)
@@ -263,9 +259,7 @@ class AttentionModule(nn.Module):
             state = state.updated(k_BSGK, v_BSGK, context.query_positions_BT)
             query = query._replace(k_BSGK=state.k_BSGK.astype(dtype), v_BSGK=state.v_BSGK.astype(dtype))
             y_BTHK = Plain().attend(query)
-        if intermediates.requested(
-            self, intermediates.ATTENTION_WEIGHTS
-        ):  # A fused kernel never has the weights in memory.
+        if intermediates.requested(self, intermediates.ATTENTION_WEIGHTS):  # A fused kernel has none in memory.
             weights_BGRTS = attention_weights(*query[:2], **_weights_options(query))
             weights_BHTS = weights_BGRTS.reshape(-1, c.heads, *weights_BGRTS.shape[3:])
             intermediates.sow(self, intermediates.ATTENTION_WEIGHTS, 'weights', weights_BHTS)
@@ -282,6 +276,12 @@ class AttentionModule(nn.Module):
         if c.dropout == 0 or not self.has_rng('dropout'):
             return scores
         return scores._replace(dropout_rate=c.dropout, dropout_key=self.make_rng('dropout'))
+
+    def projections(self, x_BTD: jax.Array, memory_BSD: jax.Array | None, context: Context) -> list[jax.Array]:
+        """Queries, keys and values."""
+        if memory_BSD is None:
+            return self._project(x_BTD, 'query', 'key', 'value')
+        return self._project(x_BTD, 'query') + self._project(memory_BSD, 'key', 'value')
 
     def _project(self, x_BTD: jax.Array, *names: str) -> list[jax.Array]:
         """Queries, keys or values [B, T, H or G, K] of an input."""

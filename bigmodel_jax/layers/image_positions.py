@@ -11,6 +11,7 @@ from bigmodel_jax import config
 from bigmodel_jax.layers import positions
 
 Grid = tuple[int, int]  # Rows and columns of patches.
+EPSILON = 1e-6  # Against a division by 0 where a mask keeps nothing.
 
 
 def sinusoids(grid: Grid, *, width: int, base: float, inclusive: bool = True) -> np.ndarray:
@@ -26,6 +27,33 @@ def sinusoids(grid: Grid, *, width: int, base: float, inclusive: bool = True) ->
     frequencies = base ** -(np.arange(count) / max(count - 1 if inclusive else count, 1))
     angles = [place[:, None] * frequencies for place in (columns, rows)]
     return np.concatenate([part(each) for each in angles for part in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+def place_sinusoids(places: jax.Array, *, width: int, base: float) -> jax.Array:
+    """[..., D]: interleaved sines and cosines of 2 pi times the row in the first half, of the column in the second.
+
+    Args:
+      places: [..., 2], the row and the column as shares of the height and of the width.
+
+    Source: Carion et al. (2020), arXiv:2005.12872, section A.4, and its code.
+    """
+    half = width // 2
+    periods = base ** (2 * (jnp.arange(half) // 2) / half).astype(places.dtype)
+    angles = 2 * jnp.pi * places[..., None] / periods
+    pairs = jnp.stack([jnp.sin(angles[..., 0::2]), jnp.cos(angles[..., 1::2])], axis=-1)
+    return pairs.reshape(*places.shape[:-1], width)
+
+
+def masked_places(mask_BYX: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """[B, Y, X, 2]: the row and the column of each cell, counted from 1 among those that the mask keeps, as shares.
+
+    Source: the code of Carion et al. (2020), arXiv:2005.12872.
+    """
+    counts = [jnp.cumsum(mask_BYX, axis=axis, dtype=dtype) for axis in (1, 2)]
+    rows_BYX, columns_BYX = counts
+    rows_BYX = rows_BYX / (rows_BYX[:, -1:, :] + EPSILON)
+    columns_BYX = columns_BYX / (columns_BYX[:, :, -1:] + EPSILON)
+    return jnp.stack([rows_BYX, columns_BYX], axis=-1)
 
 
 def interpolate(table: jax.Array, *, before: Grid, after: Grid, extra: int) -> jax.Array:

@@ -194,6 +194,37 @@ class BatchNorm(Norm):
         return BatchNormModule(self, name=name)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenBatchNorm(BatchNorm):
+    """Batch normalisation that stays what it is: by the running statistics, in training too, which are not changed; and
+    without a gradient for its scale and bias.
+
+    For networks that were trained before, and are trained on with batches of few images. Of a network that was not, it
+    is the identity.
+
+    Source: Carion et al. (2020), arXiv:2005.12872, section A.4.
+    """
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return FrozenBatchNormModule(self, name=name)
+
+
+class FrozenBatchNormModule(nn.Module):
+    """Owns what BatchNormModule owns."""
+
+    config: FrozenBatchNorm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, weights_B: jax.Array | None = None) -> jax.Array:
+        D, dtype = x.shape[-1], precision.sums(x.dtype)
+        mean_D = self.variable(STATISTICS, 'mean', jnp.zeros, D, jnp.float32).value.astype(dtype)
+        variance_D = self.variable(STATISTICS, 'variance', jnp.ones, D, jnp.float32).value.astype(dtype)
+        scale_D = jax.lax.stop_gradient(weights.vector(self, 'scale', {'embed': D}, value=1.0, dtype=dtype))
+        bias_D = jax.lax.stop_gradient(weights.vector(self, 'bias', {'embed': D}, value=0.0, dtype=dtype))
+        factor_D = scale_D * jax.lax.rsqrt(variance_D + self.config.epsilon)
+        return ((precision.raised(x) - mean_D) * factor_D + bias_D).astype(x.dtype)
+
+
 class BatchNormModule(nn.Module):
     """Owns scale_D and bias_D, and the running mean_D and variance_D."""
 

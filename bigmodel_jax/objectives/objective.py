@@ -164,6 +164,10 @@ class Objective:
         """
         raise NotImplementedError
 
+    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The global batch, with fields [B, ...] that follow from all of it and that its microbatches need."""
+        return batch
+
     def per_example(
         self, apply: Apply, batch: dict[str, jax.Array], *, train: bool, rngs: Mapping[str, jax.Array]
     ) -> jax.Array | None:

@@ -120,6 +120,15 @@ SPANS = Requirements(
     fields={'starts': FieldRequirement(below='start_logits'), 'ends': FieldRequirement(below='end_logits')},
     provided_by='the data questions.Questions with the model bert.QuestionAnswering',
 )
+OBJECTS = Requirements(
+    outputs={'logits': ('layers', 'queries', 'classes'), 'boxes': ('layers', 'queries', 'box')},
+    fields={
+        'boxes': FieldRequirement(axes=('objects', 'box'), integer=False),
+        'labels': FieldRequirement(axes=('objects',), below='logits'),
+        'object_mask': FieldRequirement(axes=('objects',), integer=False),
+    },
+    provided_by='the data detection_images.DetectionImages with the model detr.Detr',
+)
 TARGETS = Requirements(
     methods=('features', 'head'),
     fields={'targets': FieldRequirement(axes=('length',), below='logits', like='logits')},

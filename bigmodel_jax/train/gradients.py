@@ -1,12 +1,7 @@
 """The gradient of a step, made as the experiment's `gradients` says (optim/gradients.py has the configs).
 
-A further method is one more config and one more branch of compute(). Per-example clipping with noise (DP-SGD; Abadi et
-al., 2016, arXiv:1607.00133, algorithm 1) fits as follows. Within each microbatch, `jax.vmap` of `jax.grad` over batches
-of one row gives per-example gradients; each is scaled down to the norm C, and the scan adds them up as it does here.
-Noise of standard deviation sigma x C, with a key folded from that of the step, is added once, to the sum over the whole
-batch, which is then divided by the constant batch size instead of `outcome.loss.count`, since the count depends on the
-data. Such a method refuses models with batch statistics and objectives that are no sum over examples. It returns what
-every method returns, a gradient and an outcome, so that nothing outside this file changes.
+A further method is one more config and one more branch of compute(): DP-SGD (Abadi et al., 2016, arXiv:1607.00133,
+algorithm 1) would clip the gradients of single rows in the scan of the microbatches and add noise to their sum.
 """
 
 import functools

@@ -84,8 +84,9 @@ def gradient(state: TrainState, batch: Batch, *, spec: StateSpec, experiment: Ex
     """The gradient of the step after `state` with respect to the trained parameters, and the outcome of its batch."""
     apply = Apply(spec.module, state.params, state.model_state)
     of_step = key(experiment.seed, state.step)
-    trained, rows = spec.groups.trained(state.params), given(batch, experiment.objective)
-    return gradients.compute(experiment.gradients, experiment.objective, apply, trained, batch=rows, key=of_step)
+    objective, trained = experiment.objective, spec.groups.trained(state.params)
+    rows = objective.prepare(given(batch, objective))
+    return gradients.compute(experiment.gradients, objective, apply, trained, batch=rows, key=of_step)
 
 
 def update(

@@ -38,7 +38,8 @@ def _attention(key: str, path: str, heads: str) -> tuple[rules.Rule, ...]:
     )
 
 
-def _stack(stack: str) -> tuple[rules.Rule, ...]:
+def stack_rules(stack: str) -> tuple[rules.Rule, ...]:
+    """The layers of a side, 'encoder' or 'decoder', whose sizes have the letters of LETTERS."""
     key, ours = f'{stack}.layers.{{{stack}}}', f'{stack}.layers'
     heads, hidden = LETTERS[stack]
     return (
@@ -59,8 +60,8 @@ def _sinusoids(sizes: rules.Sizes) -> np.ndarray:
 TABLE = rules.TensorRules(
     rules=(
         rule('shared.weight', 'V D -> V D', 'embedding.table'),
-        *_stack('encoder'),
-        *_stack('decoder'),
+        *stack_rules('encoder'),
+        *stack_rules('decoder'),
         rule('final_logits_bias', '1 V -> V', 'embedding.output_bias', inside=False),
     ),
     copies=(

@@ -114,6 +114,9 @@ class Reading(objective.Objective):
         of = dataclasses.replace(apply, params=self._storage.read(apply.params))
         return self._of(of, batch, train=train, rngs=rngs)
 
+    def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return self._of.prepare(batch)
+
 
 def count_numbers(params: PyTree) -> int:
     """How many numbers the parameters are; those of a weight in few bits count once, in however many bytes they lie."""
