@@ -4,6 +4,8 @@ Question: does a contrastive model that is trained from scratch on 3,256 emoji f
 Source:   Radford et al. (2021), arXiv:2103.00020, with towers of a few layers; pictures of Twemoji, names of CLDR.
 Target:   none published for this data; recall at 1 at least 20 times that of a guess among all 530 emoji held out, from
           captions to pictures, in English and in German. The skin tones of an emoji are never on both sides.
+Reached:  captions to pictures 19.2% in English (95%: 16.1 to 22.8) and 20.6% in German (17.3 to 24.2), pictures to
+          captions 20.0% and 19.2%; a guess finds 0.19%, so about 100 times that. One run, seed 0, after its last step.
 Data:     npm pack emoji-datasource-twitter@16.0.0 emojibase-data@17.0.0, each unpacked with tar into a folder.
 Run:      python -m bigmodel_jax train experiments/emoji_clip.py --arg pictures=data/emoji-datasource-twitter
             --arg texts=data/emojibase-data --workdir runs/emoji_clip
