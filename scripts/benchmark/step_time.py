@@ -8,18 +8,37 @@ Each side is a process of its own, and they take turns, so that what else the ma
 times the first side. Trust the least time. On a busy machine PyTorch with two threads was seen to take 5 to 70 times
 its time alone, ours twice, which flatters us: compare there with --cores 1, and by processor time.
 
-Measured with two cores of an AMD EPYC (Zen 4), jax 0.10.2 and torch 2.13; ms, least time, ratio to PyTorch:
+Measured on an AMD EPYC (Zen 4), jax 0.10.2 and torch 2.13; ms, ratio to PyTorch. One core: the least processor time
+of a step with --cores 1, beside other work. Two cores: the least time alone on the machine, and not measured again
+since the loss and its gradient became one pass:
 
-                           one core                two cores      first step, s
-    char  torch          61.5                    34.3                2
-          jax            60.5  0.98              39.7  1.16          7
-          jax, scanned   71.9  1.17              48.1  1.40          5
-    20m   torch        3010                    1874                  4
-          jax          3184    1.06            1788    0.95         13
-          jax, scanned 3376    1.12            1908    1.02          8
+                             one core              two cores
+    char  torch             63.4                  34.3
+          jax               61.8  0.98            39.7  1.16
+          jax, scanned      76.4  1.21            48.1  1.40
+          .., all_dots      68.7  1.08            not measured
+    20m   torch             3088                  1874
+          jax               3272    1.06            1788    0.95
+          jax, scanned      3373    1.09            1908    1.02
 
-(Two cores: alone on the machine. One core: beside other work.) Medians on two cores: char 1.12, scanned 1.36.
-Another measurement of 20m on two cores, beside other work: torch 1582, jax 1734 (1.10), scanned 1816 (1.15).
+What keeps a scanned char above PyTorch, in a trace of the step (shares of the time of all operations): products of
+matrices 49% (unrolled: 62%), transposed copies 16%, saving for the backward pass what each turn of the loop keeps 10%,
+reading it 2%, the rest elementwise. The unrolled program has no loop, and so saves and reads nothing. With
+remat='all_dots' a turn keeps the products alone, in half the memory. The transposed copies are XLA:CPU's: its library
+of products (YNNPACK) wants the contracted axis of the left operand last, so that each gradient of a weight begins with
+a transposed copy of an activation. To swap the operands behind an optimization barrier (the copy is smaller), and
+barriers between the layers, gave nothing beyond the noise of 3%; huge pages for the heap 4% where layers are scanned,
+nothing where not. (all_dots was timed in another call than PyTorch, beside 'scanned' at 74.1.)
+
+To the end of the first step of experiments/shakespeare_char.py by `train`, seconds of processor time, in a new cache
+and at the next start:
+
+    imports, and loading the experiment                      1.8    2.1
+    its shapes checked, its data tokenized, or found         0.4    0.4
+    the initial state: one program, most of it compiled      5.1    0.7
+    the session, and the fingerprint of the state            1.1    0.5
+    the first step: traced, compiled or read                 6.5    1.3
+    together                                                14.9    5.0
 
 What was tried on the same machine, in a bare step (GELU by tanh, plain Optax, so close to the table above but not equal
 to it): processor time on one core / wall time on two, ms, the least of about 40 steps (20m: 3, processor time only).

@@ -9,6 +9,16 @@ source code of Python's standard library, a file as a document, unless told. The
   tokenize  reading the files, their tokens, the checksums, all written to the cache; once for each text and tokenizer
   pack      which documents share a row of 1,024 tokens, best fit; once for each text and length
   windows, documents  batches as the training loop reads them, with the hashes of their rows; the least of the turns
+
+Measured on one core of an AMD EPYC (Zen 4) that other programs used too, Python 3.11, jax 0.10.2; tokens for a second
+of processor time, and times what the step eats:
+
+    the step of char                11,897
+    tokenize, bytes              6,252,115     526
+    tokenize, BPE of 8,192         359,034      30
+    pack, 168 documents        892,799,401  75,044    (few documents, and long ones)
+    windows, 12 x 64             9,622,924     809
+    documents, 32 x 1,024       54,694,958   4,597
 """
 
 import argparse
