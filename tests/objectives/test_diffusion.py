@@ -12,7 +12,7 @@ from scipy import stats
 
 from bigmodel_jax import compatibility, config
 from bigmodel_jax.data import batches
-from bigmodel_jax.models import dit
+from bigmodel_jax.models.diffusion import dit
 from bigmodel_jax.objectives import objective, rngs
 from bigmodel_jax.objectives.diffusion import denoising, diffusion, edm, noise_schedules, predictions, variances
 from bigmodel_jax.train import gradients

@@ -11,7 +11,8 @@ from flax import linen as nn
 
 from bigmodel_jax import config
 from bigmodel_jax.evaluate.diffusion import image_generator, image_samples, samplers
-from bigmodel_jax.models import dit, model
+from bigmodel_jax.models import model
+from bigmodel_jax.models.diffusion import dit
 from bigmodel_jax.objectives import classification
 from bigmodel_jax.objectives.diffusion import diffusion, edm, noise_schedules, predictions, variances
 from bigmodel_jax.parallel import sharding

@@ -89,6 +89,8 @@ class Dit(model.Model):
     variance: bool = True  # The network also says the variance of a step: twice as many channels come out.
     time_width: config.Positive = 256  # Of the sines and cosines of the time,
     time_base: config.AboveOne = 10_000.0  # the longest of which has a period of about 2 pi times this.
+    # Times are multiplied by this. Steps of 0 .. 999 are as long as those features need; EDM's times are -2 to 2.
+    time_scale: config.PositiveFloat = 1.0
     dtype: model.Dtype = 'float32'
     stack: stacks.Stack = stacks.Stack()
 
@@ -188,7 +190,8 @@ class ConditionModule(nn.Module):
     def __call__(self, times_B: jax.Array, labels_B: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
         """[B, D], after SiLU."""
         c, D = self.config, self.config.width
-        features_BZ = time_features(precision.raised(times_B.astype(dtype)), width=c.time_width, base=c.time_base)
+        scaled_B = precision.raised(times_B.astype(dtype)) * c.time_scale
+        features_BZ = time_features(scaled_B, width=c.time_width, base=c.time_base)
         weight_ZF, bias_F = self._matrix('time_in', {'channels': c.time_width, 'hidden': D}, dtype)
         weight_FD, bias_D = self._matrix('time_out', {'hidden': D, 'embed': D}, dtype)
         hidden_BF = jax.nn.silu(jnp.einsum('BZ,ZF->BF', features_BZ.astype(dtype), weight_ZF) + bias_F)
