@@ -12,7 +12,7 @@ from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.interop import reference
 from bigmodel_jax.models import alexnet, bert, classifiers, resnet, seq2seq, vit
 from bigmodel_jax.models.detection import detr
-from bigmodel_jax.models.diffusion import unet
+from bigmodel_jax.models.diffusion import dit, unet
 from bigmodel_jax.models.multimodal import clip
 from bigmodel_jax.objectives import (
     answer_spans,
@@ -136,6 +136,12 @@ def experiment(name: str, model: Any) -> Experiment:
         text = {'vocab': model.text.vocab, 'length': reference.learned_length(model.text.positions)}
         data = ElsewhereCaptions(names=(), image=_row_of_patches(model.vision), **text)
         return _experiment(name, model, data, contrastive.InfoNce())
+    if isinstance(model, dit.Dit):
+        *image, channels = model.image
+        data = ElsewhereImages(names=(), vocab=model.classes or 1, image=(image[0], image[1]), channels=channels)
+        variance = variances.PredictedVariance() if model.variance else variances.BetaVariance()
+        # Published models were trained with this share of labels dropped, which guidance needs.
+        return _experiment(name, model, data, diffusion.Diffusion(variance=variance, label_dropout=0.1))
     if isinstance(model, alexnet.AlexNet | resnet.ResNet):
         data = ElsewhereImages(names=(), vocab=model.classes, image=SIDES)
         return _experiment(name, model, data, classification.Classification())

@@ -27,7 +27,7 @@ from bigmodel_jax.interop.families import (
     vit,
 )
 from bigmodel_jax.interop.families.detection import detr
-from bigmodel_jax.interop.families.diffusion import unet
+from bigmodel_jax.interop.families.diffusion import dit, unet
 from bigmodel_jax.interop.families.heads import bert_heads, decoder_heads
 from bigmodel_jax.interop.families.multimodal import clip
 from bigmodel_jax.interop.files import folder
@@ -67,6 +67,8 @@ FAMILIES: tuple[family.Family, ...] = (
     resnet.TorchvisionResNet(),
     alexnet.TorchvisionAlexNet(),
     unet.UNet2D(),
+    dit.ReleasedDit(),
+    dit.DiffusersDit(),
 )
 
 

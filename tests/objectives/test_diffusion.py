@@ -189,7 +189,7 @@ def test_dropped_labels_are_no_class():
 
 IMAGE = batches.Field((4, 4, 1), np.dtype(np.float32), ('height', 'width', 'channels'))
 LABELS = batches.Field((), np.dtype(np.int32), (), 10)
-TINY = dit.dit(patch=2, width=8, layers=1, heads=2, classes=10, variance=False)
+TINY = dit.dit(patch=2, width=8, layers=1, heads=2, image=(4, 4, 1), classes=10, variance=False)
 
 
 def check(of, model, fields):

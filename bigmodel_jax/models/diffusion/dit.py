@@ -31,20 +31,23 @@ EMBEDDED = weights.Normal(stddev=0.02)  # Of times and classes.
 # ---- mathematics ------------------------------------------------------------------------------------------------
 
 
-def time_features(times_B: jax.Array, *, width: int, base: float) -> jax.Array:
-    """[B, D]: cosines, then sines, of the times; the i-th of n frequencies is base^(-i / n).
+def time_features(times_B: jax.Array, *, width: int, base: float, inclusive: bool = False) -> jax.Array:
+    """[B, D]: cosines, then sines, of the times.
 
-    Source: the released code of Nichol and Dhariwal (2021) and of DiT.
+    The i-th of n frequencies is base^(-i / n), or base^(-i / (n - 1)) if the last is to be 1 / base (`inclusive`).
+
+    Source: the released code of Nichol and Dhariwal (2021) and of DiT; diffusers' DiT has the inclusive ones.
     """
     half = width // 2
-    frequencies = jnp.exp(-math.log(base) * jnp.arange(half, dtype=times_B.dtype) / half)
+    shares = jnp.arange(half, dtype=times_B.dtype) / max(half - 1 if inclusive else half, 1)
+    frequencies = jnp.exp(-math.log(base) * shares)
     angles = times_B[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def modulate(x_BTD: jax.Array, shift_BD: jax.Array, scale_BD: jax.Array) -> jax.Array:
+def modulate(x_BTD: jax.Array, shift_BD: jax.Array, scale_BD: jax.Array, *, epsilon: float = EPSILON) -> jax.Array:
     """A layer norm without weights, whose scale and shift are those of the image (section 3.2, adaLN)."""
-    y_BTD = norms.layer_norm(x_BTD, epsilon=EPSILON).astype(x_BTD.dtype)
+    y_BTD = norms.layer_norm(x_BTD, epsilon=epsilon).astype(x_BTD.dtype)
     return y_BTD * (1 + scale_BD[:, None]) + shift_BD[:, None]
 
 
@@ -59,6 +62,19 @@ def unpatch(x_BTP: jax.Array, grid: image_positions.Grid, patch: int) -> jax.Arr
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Condition:
+    """How the level of noise and the class become one vector: the sum of an embedding of each."""
+
+    width: config.Positive = 256  # Of the sines and cosines of the time,
+    base: config.AboveOne = 10_000.0  # the longest of which has a period of about 2 pi times this.
+    inclusive: bool = False  # The last frequency is 1 / base: see time_features().
+    # Times are multiplied by this. Steps of 0 .. 999 fit those periods; EDM's times are only -2 to 2.
+    scale: config.PositiveFloat = 1.0
+    # Each block has an embedding of its own, as in diffusers' layout; that of the first is the last norm's too.
+    of_each_block: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DitBlock(layer.Layer):
     """Attention and a feed-forward layer. The image's condition shifts and scales what each reads, and scales what it
     adds to the residual stream: by 0 at the beginning (adaLN-Zero)."""
@@ -66,12 +82,28 @@ class DitBlock(layer.Layer):
     mixer: attention.Attention
     ffn: ffn.Ffn
     dropout: config.Probability = 0.0
+    ffn_epsilon: config.PositiveFloat = EPSILON  # Of the norm before the feed-forward layer.
 
     def build(self, name: str | None = None) -> nn.Module:
         return DitBlockModule(self, name=name)
 
     def check(self, width: int, length: int) -> None:
         self.mixer.check(width, length)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingBlock(layer.Layer):
+    """A block with an embedding of its own; see Condition.of_each_block."""
+
+    block: DitBlock
+    condition: Condition
+    classes: int | None
+
+    def build(self, name: str | None = None) -> nn.Module:
+        return EmbeddingBlockModule(self, name=name)
+
+    def check(self, width: int, length: int) -> None:
+        self.block.check(width, length)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,12 +117,10 @@ class Dit(model.Model):
     width: config.Positive  # D
     layers: config.Positive  # L
     block: DitBlock
+    image: tuple[config.Positive, config.Positive, config.Positive] = (32, 32, 4)  # Rows, columns and channels.
     classes: config.Positive | None = 1_000  # None: unconditional.
     variance: bool = True  # The network also says the variance of a step: twice as many channels come out.
-    time_width: config.Positive = 256  # Of the sines and cosines of the time,
-    time_base: config.AboveOne = 10_000.0  # the longest of which has a period of about 2 pi times this.
-    # Times are multiplied by this. Steps of 0 .. 999 are as long as those features need; EDM's times are -2 to 2.
-    time_scale: config.PositiveFloat = 1.0
+    condition: Condition = Condition()
     dtype: model.Dtype = 'float32'
     stack: stacks.Stack = stacks.Stack()
 
@@ -99,15 +129,19 @@ class Dit(model.Model):
         return DitModule(self, name=name)
 
     def check(self, fields: Mapping[str, batches.Field]) -> None:
-        rows, columns, _ = classifiers.image(fields, 'Dit')
+        rows, columns, _ = shape = classifiers.image(fields, 'Dit')
+        if shape != self.image:
+            raise config.InputError(f'model.image={self.image}, but the images of the data are {shape}; use these.')
         if rows % self.patch or columns % self.patch:
             raise config.InputError(
                 f'model.patch={self.patch} does not divide the {rows} x {columns} pixels of the images.'
             )
         if self.width % 4:
             raise config.InputError(f'model.width={self.width} is no multiple of 4, as the positions of patches need.')
-        if self.time_width % 2:
-            raise config.InputError(f'model.time_width={self.time_width} is odd; half are sines and half cosines.')
+        if self.condition.width % 2:
+            raise config.InputError(
+                f'model.condition.width={self.condition.width} is odd; half of it are sines and half cosines.'
+            )
         self.block.check(self.width, rows // self.patch * (columns // self.patch))
         if self.classes is not None:
             model.need(fields, 'labels', 'Dit with classes')
@@ -125,11 +159,19 @@ class Dit(model.Model):
 # ---- modules ----------------------------------------------------------------------------------------------------
 
 
+class Told(NamedTuple):
+    """What the model is told of each image."""
+
+    times_B: jax.Array
+    labels_B: jax.Array | None
+
+
 class Conditioned(NamedTuple):
     """What all blocks read alike."""
 
     context: contexts.Context
-    condition_BD: jax.Array  # The sum of the embeddings of time and class, after SiLU.
+    condition_BD: jax.Array  # The sum of the embeddings of time and class, after SiLU; 0 where each block has its own.
+    told: Told
 
 
 class ModulationModule(nn.Module):
@@ -161,7 +203,7 @@ class DitBlockModule(nn.Module):
         y_BTD, _ = mixer(_gathered(modulate(x_BTD, *mix[:2])), given.context, None)
         x_BTD = self._added(x_BTD, y_BTD, mix[2])
         x_BTD = ad_checkpoint.checkpoint_name(x_BTD, 'post_mixer')
-        y_BTD = c.ffn.build('ffn')(_gathered(modulate(x_BTD, *feed[:2])))
+        y_BTD = c.ffn.build('ffn')(_gathered(modulate(x_BTD, *feed[:2], epsilon=c.ffn_epsilon)))
         x_BTD = self._added(x_BTD, y_BTD, feed[2])
         intermediates.sow(self, intermediates.RESIDUAL_STREAM, 'after', x_BTD)
         return x_BTD, None
@@ -184,23 +226,25 @@ def _gathered(x_BTD: jax.Array) -> jax.Array:
 class ConditionModule(nn.Module):
     """Owns the two matrices of the time's embedding, and the table of the classes, whose last row is that of none."""
 
-    config: Dit
+    config: Condition
+    classes_known: int | None
+    width: int
 
     @nn.compact
-    def __call__(self, times_B: jax.Array, labels_B: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
+    def __call__(self, told: Told, dtype: jnp.dtype) -> jax.Array:
         """[B, D], after SiLU."""
-        c, D = self.config, self.config.width
-        scaled_B = precision.raised(times_B.astype(dtype)) * c.time_scale
-        features_BZ = time_features(scaled_B, width=c.time_width, base=c.time_base)
-        weight_ZF, bias_F = self._matrix('time_in', {'channels': c.time_width, 'hidden': D}, dtype)
+        c, D = self.config, self.width
+        scaled_B = precision.raised(told.times_B.astype(dtype)) * c.scale
+        features_BZ = time_features(scaled_B, width=c.width, base=c.base, inclusive=c.inclusive)
+        weight_ZF, bias_F = self._matrix('time_in', {'channels': c.width, 'hidden': D}, dtype)
         weight_FD, bias_D = self._matrix('time_out', {'hidden': D, 'embed': D}, dtype)
         hidden_BF = jax.nn.silu(jnp.einsum('BZ,ZF->BF', features_BZ.astype(dtype), weight_ZF) + bias_F)
         x_BD = jnp.einsum('BF,FD->BD', hidden_BF, weight_FD) + bias_D
-        if c.classes is not None:
-            axes = {'classes': c.classes + 1, 'embed': D}
+        if self.classes_known is not None:
+            axes = {'classes': self.classes_known + 1, 'embed': D}
             table_VD = weights.weight(self, 'classes', axes, init=EMBEDDED, inputs=('embed',), dtype=dtype)
-            assert labels_B is not None
-            x_BD = x_BD + lookup.lookup(table_VD, jnp.where(labels_B < 0, c.classes, labels_B))
+            assert told.labels_B is not None
+            x_BD = x_BD + lookup.lookup(table_VD, jnp.where(told.labels_B < 0, self.classes_known, told.labels_B))
         return jax.nn.silu(x_BD)
 
     def _matrix(self, name: str, axes: dict[str, int], dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
@@ -208,6 +252,20 @@ class ConditionModule(nn.Module):
         from_axis, to_axis = axes
         matrix = weights.weight(self, name, axes, init=EMBEDDED, inputs=(from_axis,), dtype=dtype)
         return matrix, weights.vector(self, f'{name}_bias', {to_axis: axes[to_axis]}, value=0.0, dtype=dtype)
+
+
+class EmbeddingBlockModule(nn.Module):
+    """Owns a block, and its embedding of the condition."""
+
+    config: EmbeddingBlock
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, given: Conditioned, state: layer.PyTree = None) -> tuple[jax.Array, None]:
+        """As of the block."""
+        c, width = self.config, x_BTD.shape[-1]
+        condition_BD = ConditionModule(c.condition, c.classes, width, name='condition')(given.told, x_BTD.dtype)
+        found: tuple[jax.Array, None] = c.block.build('block')(x_BTD, given._replace(condition_BD=condition_BD), state)
+        return found
 
 
 class DitModule(nn.Module):
@@ -226,17 +284,31 @@ class DitModule(nn.Module):
         placed = image_positions.GridSinusoids(rows=grid[0], columns=grid[1], inclusive=False)
         x_BTD = placed.build('positions').embed(patches(image_BYXZ), None)
         x_BTD = sharding.constrain(x_BTD, 'batch', 'residual_length', 'embed')
-        times_B = batch['times'] if 'times' in batch else jnp.zeros(B, jnp.float32)
-        condition_BD = ConditionModule(c, name='condition')(times_B, batch.get('labels'), dtype)
+        told = Told(batch['times'] if 'times' in batch else jnp.zeros(B, jnp.float32), batch.get('labels'))
         here_BT = jnp.arange(x_BTD.shape[1])[None]
         context = contexts.Context(here_BT, here_BT, order=contexts.PositionOrder.CONTIGUOUS)
-        x_BTD, _ = c.stack.build((c.block,), c.layers, 'blocks')(x_BTD, Conditioned(context, condition_BD))
+        x_BTD, condition_BD = self._blocks(x_BTD, told, context)
         x_BTD = modulate(x_BTD, *ModulationModule(2, name='modulation')(condition_BD))
         axes = {'embed': c.width, 'pixels': c.patch**2 * Z * (2 if c.variance else 1)}
         weight_DP = weights.weight(self, 'output', axes, init=ZERO, inputs=('embed',), dtype=dtype)
         bias_P = weights.vector(self, 'output_bias', {'pixels': axes['pixels']}, value=0.0, dtype=dtype)
         x_BTP = jnp.einsum('BTD,DP->BTP', x_BTD, weight_DP) + bias_P
         return {'prediction': precision.raised(unpatch(x_BTP, grid, c.patch))}
+
+    def _blocks(self, x_BTD: jax.Array, told: Told, context: contexts.Context) -> tuple[jax.Array, jax.Array]:
+        """The residual stream after all blocks, and the condition of the last norm."""
+        c = self.config
+        if not c.condition.of_each_block:
+            condition_BD = ConditionModule(c.condition, c.classes, c.width, name='condition')(told, x_BTD.dtype)
+            stack = c.stack.build((c.block,), c.layers, 'blocks')
+            return stack(x_BTD, Conditioned(context, condition_BD, told))[0], condition_BD
+        none_BD = jnp.zeros((len(x_BTD), c.width), x_BTD.dtype)
+        own = EmbeddingBlock(block=c.block, condition=c.condition, classes=c.classes)
+        x_BTD, _ = c.stack.build((own,), c.layers, 'blocks')(x_BTD, Conditioned(context, none_BD, told))
+        stacked = nn.meta.unbox(self.variables['params']['blocks']['layers']['condition'])
+        first = jax.tree.map(lambda leaf: leaf[0], stacked)
+        module = ConditionModule(c.condition, c.classes, c.width, parent=None)
+        return x_BTD, module.apply({'params': first}, told, x_BTD.dtype)
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def test_with_noise_samplers_give_the_distribution():
 
 # ---- the generator --------------------------------------------------------------------------------------------------
 
-MODEL = dit.dit(patch=2, width=16, layers=2, heads=2, classes=3, variance=False)
+MODEL = dit.dit(patch=2, width=16, layers=2, heads=2, image=(4, 4, 1), classes=3, variance=False)
 GUIDED = samplers.Heun(steps=3, guidance=samplers.Guidance(scale=2.0))
 
 
