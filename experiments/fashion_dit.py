@@ -14,14 +14,16 @@ Run:      python -m bigmodel_jax train experiments/fashion_dit.py --workdir runs
 from bigmodel_jax.config import vary
 from bigmodel_jax.data import records, sources
 from bigmodel_jax.data.vision import drawn, idx_files, images, transforms
-from bigmodel_jax.evaluate import loss
+from bigmodel_jax.evaluate import evaluation, loss
 from bigmodel_jax.evaluate.diffusion import image_samples, samplers
+from bigmodel_jax.evaluate.vision.generation import quality as generation
 from bigmodel_jax.experiment import Checkpoints, Experiment, Watch
 from bigmodel_jax.models.diffusion import dit
 from bigmodel_jax.objectives.diffusion import edm
 from bigmodel_jax.optim import ema, optimizers, schedules
+from bigmodel_jax.train.weights import trained_extractor
 
-BATCH, STEPS = 64, 1_800
+BATCH, STEPS, COUNT = 64, 1_800, 1_000
 OF_EDM = {'variance': False, 'condition': dit.Condition(scale=1_000.0)}  # EDM's times are small.
 # Pixels have the mean 0 and the deviation 0.5 that EDM's noise is made for.
 NORMALIZE = transforms.Normalize(mean=(0.286,), deviation=(0.706,))
@@ -41,11 +43,19 @@ def parts(path: str) -> tuple[records.Source, records.Source]:
     return sources.Tfds(name='fashion_mnist', split='train'), sources.Tfds(name='fashion_mnist', split='test')
 
 
-def experiment(path: str = '') -> Experiment:
+def experiment(path: str = '', extractor: str = '') -> Experiment:
+    """With `extractor`, the directory of a run of experiments/fashion_mnist.py, its features measure the samples."""
     train, test = (
         images.Images(source=source, shape=(28, 28, 1), classes=10, batch=BATCH, transforms=(NORMALIZE,))
         for source in parts(path)
     )
+    measured: tuple[evaluation.Evaluation, ...] = ()
+    if extractor:
+        features = trained_extractor.TrainedExtractor(run=extractor)
+        quality = generation.GenerationQuality(
+            sampler=SAMPLER, extractor=features, real=test, every_steps=STEPS, count=COUNT, batch=100
+        )
+        measured = (quality,)
     return Experiment(
         name='fashion_dit',
         steps=STEPS,
@@ -59,6 +69,7 @@ def experiment(path: str = '') -> Experiment:
         evaluations=(
             loss.Loss(data=vary(test, {'batch': 250}), every_steps=STEPS // 4, max_batches=8, name='test'),
             image_samples.ImageSamples(sampler=SAMPLER, every_steps=STEPS // 4, columns=10, batch=100),
+            *measured,
         ),
         checkpoints=Checkpoints(every_steps=STEPS // 12),
         watch=Watch(log_every=50),

@@ -50,6 +50,7 @@ RARELY = (
     'cifar10',
     'lora',
     'ddpm2020',
+    'dit2022',
     'latent_fashion',
     'clip2021',
     'emoji_clip',

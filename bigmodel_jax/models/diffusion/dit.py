@@ -308,7 +308,8 @@ class DitModule(nn.Module):
         stacked = nn.meta.unbox(self.variables['params']['blocks']['layers']['condition'])
         first = jax.tree.map(lambda leaf: leaf[0], stacked)
         module = ConditionModule(c.condition, c.classes, c.width, parent=None)
-        return x_BTD, module.apply({'params': first}, told, x_BTD.dtype)
+        condition: Any = module.apply({'params': first}, told, x_BTD.dtype)
+        return x_BTD, condition
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------
