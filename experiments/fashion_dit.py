@@ -1,9 +1,13 @@
-"""A small DiT that draws clothes: Fashion-MNIST by class, trained in twenty minutes of processor time on two CPU cores.
+"""A small DiT that draws clothes: Fashion-MNIST by class, trained in four minutes of processor time on two CPU cores.
 
 Question: does a diffusion Transformer of under a million weights draw clothes of the class that one asks for?
 Source:   Peebles and Xie (2022), arXiv:2212.09748, for the network; Karras et al. (2022), arXiv:2206.00364, for noise,
           preconditioning and sampler; Ho and Salimans (2022), arXiv:2207.12598, for the guidance; Xiao et al. (2017),
           arXiv:1708.07747, for the images.
+Reached:  a loss of 0.243 on 2,000 images of the test, by the moving average of the weights with seed 0, after 1,800
+          steps in 222 s of processor time (450 s by the clock, beside other work; AMD EPYC, Python 3.11, jax 0.10.2).
+          Trousers, shirts, coats and dresses are recognised at once; sandals, sneakers and bags less, and the edges of
+          the patches of 7 x 7 pixels are seen.
 Data:     TFDS fashion_mnist, or a folder with the four files of the authors, such as that of Debian's package
           dataset-fashion-mnist, /usr/share/datasets/fashion-mnist.
 Run:      python -m bigmodel_jax train experiments/fashion_dit.py --workdir runs/fashion_dit
