@@ -57,8 +57,10 @@ class Walk:
         published.write(self.path / 'model', hashed.weights(self.known['shapes']), self.known['config'])
         inputs = {name: array for name, array in self.known['inputs'].items() if 'label' not in name}
         inputs = {name: array for name, array in inputs.items() if name not in ('start_positions', 'end_positions')}
-        np.savez(self.path / 'inputs.npz', **inputs)
         family = matching.family_of(self.known['config'], huggingface.FAMILIES, 'config.json')
+        if family.is_paired:
+            inputs['decoder_input_ids'] = inputs['input_ids'][:, ::-1]
+        np.savez(self.path / 'inputs.npz', **inputs)
         names = sorted({*family.config_fields, *family.aliases})
         (self.path / 'fields.json').write_text(json.dumps(names))
         subprocess.run([python, SIDE, self.path, self.known['config']['architectures'][0]], check=True)
