@@ -1,6 +1,7 @@
 """Products of rows with matrices where each group of rows has a matrix of its own: the experts of a routed layer."""
 
 import functools
+from typing import Any
 
 import jax
 from jax.experimental.pallas.ops.tpu.megablox import ops
@@ -25,15 +26,31 @@ def grouped_matmul(x_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax
       x_ND: rows sorted by group.
       sizes_E: [E] int32, the rows of each group, which may be none.
     """
+    product = megablox if _is_fused(x_ND, w_EDF) else jax.lax.ragged_dot
+    return product(x_ND, w_EDF, sizes_E)
+
+
+def gradient_of_rows(x_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array, grad_NF: jax.Array) -> jax.Array:
+    """The gradient of grouped_matmul() for `x_ND`, of which shape and dtype are read; from that of the result."""
+    if _is_fused(x_ND, w_EDF):
+        return _of_rows(x_ND.dtype, w_EDF, sizes_E, grad_NF)
+    (grad_ND,) = jax.linear_transpose(lambda x_ND: jax.lax.ragged_dot(x_ND, w_EDF, sizes_E), x_ND)(grad_NF)
+    return grad_ND
+
+
+def gradient_of_matrices(x_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array, grad_NF: jax.Array) -> jax.Array:
+    """The gradient of grouped_matmul() for `w_EDF`, of which shape and dtype are read; from that of the result."""
+    if _is_fused(x_ND, w_EDF):
+        return _of_matrices(x_ND, w_EDF.dtype, sizes_E, grad_NF)
+    (grad_EDF,) = jax.linear_transpose(lambda w_EDF: jax.lax.ragged_dot(x_ND, w_EDF, sizes_E), w_EDF)(grad_NF)
+    return grad_EDF
+
+
+def _is_fused(x_ND: jax.Array, w_EDF: jax.Array) -> bool:
     place = sharding.current()
-    if (
-        place is not None
-        and place.platform == 'tpu'
-        and x_ND.dtype.itemsize in LARGEST_COLUMNS
-        and fits(x_ND.shape[0], *w_EDF.shape[1:])
-    ):
-        return megablox(x_ND, w_EDF, sizes_E)
-    return jax.lax.ragged_dot(x_ND, w_EDF, sizes_E)
+    if place is None or place.platform != 'tpu' or x_ND.dtype.itemsize not in LARGEST_COLUMNS:
+        return False
+    return fits(x_ND.shape[0], *w_EDF.shape[1:])
 
 
 def fits(rows: int, inputs: int, outputs: int) -> bool:
@@ -63,10 +80,22 @@ def _forward(x_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array, interpret: b
 
 def _backward(interpret: bool, saved: Saved, grad_NF: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     x_ND, w_EDF, sizes_E = saved
+    grad_ND = _of_rows(x_ND.dtype, w_EDF, sizes_E, grad_NF, interpret=interpret)
+    return grad_ND, _of_matrices(x_ND, w_EDF.dtype, sizes_E, grad_NF, interpret=interpret), None
+
+
+def _of_rows(
+    dtype: Any, w_EDF: jax.Array, sizes_E: jax.Array, grad_NF: jax.Array, *, interpret: bool = False
+) -> jax.Array:
+    tiles = _tiles(dtype.itemsize)
+    return ops.backend.gmm(grad_NF, w_EDF, sizes_E, dtype, tiles, transpose_rhs=True, interpret=interpret)
+
+
+def _of_matrices(
+    x_ND: jax.Array, dtype: Any, sizes_E: jax.Array, grad_NF: jax.Array, *, interpret: bool = False
+) -> jax.Array:
     tiles = _tiles(x_ND.dtype.itemsize)
-    grad_ND = ops.backend.gmm(grad_NF, w_EDF, sizes_E, x_ND.dtype, tiles, transpose_rhs=True, interpret=interpret)
-    grad_EDF = ops.backend.tgmm(x_ND.swapaxes(0, 1), grad_NF, sizes_E, w_EDF.dtype, tiles, interpret=interpret)
-    return grad_ND, grad_EDF, None
+    return ops.backend.tgmm(x_ND.swapaxes(0, 1), grad_NF, sizes_E, dtype, tiles, interpret=interpret)
 
 
 megablox.defvjp(_forward, _backward)

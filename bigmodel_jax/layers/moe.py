@@ -24,7 +24,7 @@ from bigmodel_jax import config, precision
 from bigmodel_jax.kernels import grouped
 from bigmodel_jax.layers import activations, ffn
 from bigmodel_jax.layers.base import intermediates, weights
-from bigmodel_jax.parallel import per_device, sharding
+from bigmodel_jax.parallel import ordering, per_device, sharding
 
 
 def route(logits_BTE: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
@@ -73,11 +73,23 @@ def sort(chosen_NC: jax.Array, first: jax.Array | int, experts: int) -> Assignme
     N, C = chosen_NC.shape
     expert = chosen_NC.reshape(-1) - first
     expert = jnp.where((expert >= 0) & (expert < experts), expert, experts)
-    choice = jnp.argsort(expert, stable=True)
     copies = N * min(C, experts)  # The choices of one token differ.
-    copy = jnp.where(expert < experts, jnp.argsort(choice), copies)
-    sizes_E = (expert[:, None] == jnp.arange(experts)).sum(axis=0, dtype=jnp.int32)
+    # Counted, for of the two orders the second follows from the first: a sort of pairs takes a TPU 5 s to compile.
+    is_for_EN = expert == jnp.arange(experts)[:, None]
+    rank_EN = jnp.cumsum(is_for_EN, axis=1, dtype=jnp.int32)
+    sizes_E = rank_EN[:, -1]
+    copy_EN = jnp.where(is_for_EN, (jnp.cumsum(sizes_E) - sizes_E)[:, None] + rank_EN - 1, 0)
+    copy = jnp.where(expert < experts, copy_EN.sum(axis=0), copies)
+    choice = _stable_order(expert, experts + 1)
     return Assignment(choice[:copies], copy.reshape(N, C), sizes_E)
+
+
+def _stable_order(key: jax.Array, keys: int) -> jax.Array:
+    """argsort of numbers below `keys`; as one number with its place, which is sorted faster than a pair, if that fits."""
+    size = key.shape[0]
+    if keys * size > jnp.iinfo(jnp.int32).max:
+        return jnp.argsort(key, stable=True)
+    return jax.lax.sort(key.astype(jnp.int32) * size + jnp.arange(size, dtype=jnp.int32), is_stable=False) % size
 
 
 @jax.custom_vjp
@@ -136,11 +148,13 @@ def expert_outputs(
     *,
     activation: activations.Activation,
     first: jax.Array | int = 0,
+    stored: tuple[str, ...] = (),
 ) -> jax.Array:
     """For each token the weighted sum of the outputs of those of these experts that it chose, [N, D].
 
     Args:
       first: the number of the first of these experts.
+      stored: the mesh axes that cut D of matrices.down_EFD, which is this device's part; the others are whole.
     """
     C, order = chosen_NC.shape[1], sort(chosen_NC, first, matrices.gate_EDF.shape[0])
     copies_ND = dispatch(x_ND, order.choice_N // C, order.copy_NC)
@@ -148,8 +162,8 @@ def expert_outputs(
     gate_NF = checkpoint_name(grouped.grouped_matmul(copies_ND, matrices.gate_EDF, order.sizes_E), 'gate')
     up_NF = checkpoint_name(grouped.grouped_matmul(copies_ND, matrices.up_EDF, order.sizes_E), 'up')
     # Weighted here and not after `down`, so that the gradient of the weights does not need the experts' outputs again.
-    hidden_NF = (activation(gate_NF) * up_NF * weights_N[:, None]).astype(x_ND.dtype)
-    outputs_ND = grouped.grouped_matmul(hidden_NF, matrices.down_EFD, order.sizes_E)
+    hidden_NF = _weighted(gate_NF, up_NF, weights_N, activation)
+    outputs_ND = _narrowed(hidden_NF, matrices.down_EFD, order.sizes_E, stored)
     return combine(outputs_ND, order.choice_N // C, order.copy_NC)
 
 
@@ -172,13 +186,15 @@ def mixture(
     stored = tuple(axis for axis in sharding.names(embed) if axis not in of_experts)
 
     def part(x_btD: jax.Array, chosen_btC: jax.Array, weights_btC: jax.Array, *here: jax.Array) -> jax.Array:
-        matrices = Matrices(*(_whole(matrix, stored, axis) for matrix, axis in zip(here, (1, 1, 2))))
+        gate_EDF, up_EDF, down_EFD = here
+        matrices = Matrices(_whole(gate_EDF, stored, 1), _whole(up_EDF, stored, 1), down_EFD)
         tokens = [each.reshape(-1, each.shape[-1]) for each in (x_btD, chosen_btC, weights_btC)]
         x_ND, chosen_NC, weights_NC = (
             jax.lax.all_gather(each, gathered, tiled=True) if gathered else each for each in tokens
         )
         first = jax.lax.axis_index(of_experts) * len(matrices.gate_EDF) if of_experts else 0
-        y_ND = expert_outputs(x_ND, chosen_NC, weights_NC, matrices, activation=activation, first=first)
+        how = {'activation': activation, 'first': first, 'stored': stored}
+        y_ND = expert_outputs(x_ND, chosen_NC, weights_NC, matrices, **how)
         if gathered:
             y_ND = jax.lax.psum_scatter(y_ND, gathered, tiled=True)
         if replicated:
@@ -207,6 +223,73 @@ def _whole_backward(axes: tuple[str, ...], dimension: int, _: None, grad: jax.Ar
 
 
 _whole.defvjp(_whole_forward, _whole_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _weighted(
+    gate_NF: jax.Array, up_NF: jax.Array, weights_N: jax.Array, activation: activations.Activation
+) -> jax.Array:
+    """activation(gate) * up * weights, [N, F].
+
+    In the backward pass the gradient of the weights comes first: the others can then take the memory of what they are
+    made of.
+    """
+    return (activation(gate_NF) * up_NF * weights_N[:, None]).astype(gate_NF.dtype)
+
+
+Weighted = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _weighted_forward(
+    gate_NF: jax.Array, up_NF: jax.Array, weights_N: jax.Array, activation: activations.Activation
+) -> tuple[jax.Array, Weighted]:
+    return _weighted(gate_NF, up_NF, weights_N, activation), (gate_NF, up_NF, weights_N)
+
+
+def _weighted_backward(activation: activations.Activation, saved: Weighted, grad_NF: jax.Array) -> Weighted:
+    gate_NF, up_NF, weights_N = saved
+    plain = _weighted.__wrapped__
+    (of_weights_N,) = jax.vjp(lambda weights_N: plain(gate_NF, up_NF, weights_N, activation), weights_N)[1](grad_NF)
+    of_weights_N, grad_NF = ordering.one_by_one(of_weights_N, grad_NF)
+    of_gate_NF, of_up_NF = jax.vjp(lambda *of: plain(*of, weights_N, activation), gate_NF, up_NF)[1](grad_NF)
+    return of_gate_NF, of_up_NF, of_weights_N
+
+
+_weighted.defvjp(_weighted_forward, _weighted_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _narrowed(hidden_NF: jax.Array, down_EFd: jax.Array, sizes_E: jax.Array, stored: tuple[str, ...]) -> jax.Array:
+    """grouped_matmul() by matrices of which a device has a part of D.
+
+    In the backward pass their gradient is made and scattered before they are gathered for that of the activations, so
+    that neither these nor the whole gradient wait in memory beside the whole matrices.
+    """
+    return grouped.grouped_matmul(hidden_NF, _whole(down_EFd, stored, 2), sizes_E)
+
+
+Product = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _narrowed_forward(
+    hidden_NF: jax.Array, down_EFd: jax.Array, sizes_E: jax.Array, stored: tuple[str, ...]
+) -> tuple[jax.Array, Product]:
+    return _narrowed(hidden_NF, down_EFd, sizes_E, stored), (hidden_NF, down_EFd, sizes_E)
+
+
+def _narrowed_backward(
+    stored: tuple[str, ...], saved: Product, grad_ND: jax.Array
+) -> tuple[jax.Array, jax.Array, None]:
+    hidden_NF, down_EFd, sizes_E = saved
+    down_EFD = jax.eval_shape(lambda: _whole(down_EFd, stored, 2))
+    of_down_EFD = grouped.gradient_of_matrices(hidden_NF, down_EFD, sizes_E, grad_ND)
+    (of_down_EFd,) = _whole_backward(stored, 2, None, of_down_EFD)
+    of_down_EFd, (down_EFd, grad_ND) = ordering.one_by_one(of_down_EFd, (down_EFd, grad_ND))
+    whole_EFD = _whole(down_EFd, stored, 2)
+    return grouped.gradient_of_rows(hidden_NF, whole_EFD, sizes_E, grad_ND), of_down_EFd, None
+
+
+_narrowed.defvjp(_narrowed_forward, _narrowed_backward)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax import precision
-from bigmodel_jax.parallel import einsum, per_device, sharding
+from bigmodel_jax.parallel import einsum, ordering, per_device, sharding
 from bigmodel_jax.quantization.operand import WeightOperand
 
 AXIS = 'tensor'
@@ -159,9 +159,11 @@ def _gathered_backward(
         return functools.reduce(jnp.add, parts)
 
     of_matrices = [jnp.zeros(matrix.shape, precision.sums(matrix.dtype)) for matrix in matrices]
+    grads, x_BtD = ordering.one_by_one(grads, x_BtD)
     for piece, place in _passing(x_BtD):
         more = [_of_matrix(each, piece, _piece(grad, place)) for each, grad in zip(subscripts, grads)]
         of_matrices = [total + one for total, one in zip(of_matrices, more)]
+        of_matrices, grads = ordering.one_by_one(of_matrices, grads)
     cast = tuple(total.astype(matrix.dtype) for total, matrix in zip(of_matrices, matrices))
     return _summed(part), cast
 
@@ -186,8 +188,9 @@ def _scattered_backward(
     y, matrix = saved
     of_y, of_matrix = jnp.zeros_like(y), jnp.zeros(matrix.shape, precision.sums(matrix.dtype))
     for piece, place in _passing(grad_BtD):
-        of_y = _put(of_y, _back(subscripts, piece, matrix), place)
         of_matrix = of_matrix + _of_matrix(subscripts, _piece(y, place), piece)
+        of_matrix, of_y = ordering.one_by_one(of_matrix, of_y)
+        of_y = _put(of_y, _back(subscripts, piece, matrix), place)
     return of_y, of_matrix.astype(matrix.dtype)
 
 
