@@ -26,8 +26,9 @@ def grouped_matmul(x_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax
       x_ND: rows sorted by group.
       sizes_E: [E] int32, the rows of each group, which may be none.
     """
-    product = megablox if _is_fused(x_ND, w_EDF) else jax.lax.ragged_dot
-    return product(x_ND, w_EDF, sizes_E)
+    if _is_fused(x_ND, w_EDF):
+        return megablox(x_ND, w_EDF, sizes_E)
+    return jax.lax.ragged_dot(x_ND, w_EDF, sizes_E)
 
 
 def gradient_of_rows(x_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array, grad_NF: jax.Array) -> jax.Array:

@@ -26,6 +26,8 @@ from bigmodel_jax.layers import activations, ffn
 from bigmodel_jax.layers.base import intermediates, weights
 from bigmodel_jax.parallel import ordering, per_device, sharding
 
+LARGEST = jnp.iinfo(jnp.int32).max  # Up to here an expert and a place are sorted as one number.
+
 
 def route(logits_BTE: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
     """The experts that each token is routed to, [B, T, C] int32, and the weight of each one's output,
@@ -85,9 +87,9 @@ def sort(chosen_NC: jax.Array, first: jax.Array | int, experts: int) -> Assignme
 
 
 def _stable_order(key: jax.Array, keys: int) -> jax.Array:
-    """argsort of numbers below `keys`; as one number with its place, which is sorted faster than a pair, if that fits."""
+    """argsort of numbers below `keys`, each sorted as one number with its place if that fits: faster than a pair."""
     size = key.shape[0]
-    if keys * size > jnp.iinfo(jnp.int32).max:
+    if keys * size > LARGEST:
         return jnp.argsort(key, stable=True)
     return jax.lax.sort(key.astype(jnp.int32) * size + jnp.arange(size, dtype=jnp.int32), is_stable=False) % size
 
@@ -193,8 +195,7 @@ def mixture(
             jax.lax.all_gather(each, gathered, tiled=True) if gathered else each for each in tokens
         )
         first = jax.lax.axis_index(of_experts) * len(matrices.gate_EDF) if of_experts else 0
-        how = {'activation': activation, 'first': first, 'stored': stored}
-        y_ND = expert_outputs(x_ND, chosen_NC, weights_NC, matrices, **how)
+        y_ND = expert_outputs(x_ND, chosen_NC, weights_NC, matrices, activation=activation, first=first, stored=stored)
         if gathered:
             y_ND = jax.lax.psum_scatter(y_ND, gathered, tiled=True)
         if replicated:
@@ -234,6 +235,12 @@ def _weighted(
     In the backward pass the gradient of the weights comes first: the others can then take the memory of what they are
     made of.
     """
+    return _plainly_weighted(gate_NF, up_NF, weights_N, activation)
+
+
+def _plainly_weighted(
+    gate_NF: jax.Array, up_NF: jax.Array, weights_N: jax.Array, activation: activations.Activation
+) -> jax.Array:
     return (activation(gate_NF) * up_NF * weights_N[:, None]).astype(gate_NF.dtype)
 
 
@@ -248,10 +255,10 @@ def _weighted_forward(
 
 def _weighted_backward(activation: activations.Activation, saved: Weighted, grad_NF: jax.Array) -> Weighted:
     gate_NF, up_NF, weights_N = saved
-    plain = _weighted.__wrapped__
-    (of_weights_N,) = jax.vjp(lambda weights_N: plain(gate_NF, up_NF, weights_N, activation), weights_N)[1](grad_NF)
+    plain = functools.partial(_plainly_weighted, activation=activation)
+    (of_weights_N,) = jax.vjp(lambda weights_N: plain(gate_NF, up_NF, weights_N), weights_N)[1](grad_NF)
     of_weights_N, grad_NF = ordering.one_by_one(of_weights_N, grad_NF)
-    of_gate_NF, of_up_NF = jax.vjp(lambda *of: plain(*of, weights_N, activation), gate_NF, up_NF)[1](grad_NF)
+    of_gate_NF, of_up_NF = jax.vjp(lambda gate_NF, up_NF: plain(gate_NF, up_NF, weights_N), gate_NF, up_NF)[1](grad_NF)
     return of_gate_NF, of_up_NF, of_weights_N
 
 

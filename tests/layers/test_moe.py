@@ -1,5 +1,6 @@
 """Routed experts against a loop over tokens in float64, against dense experts, and on every kind of mesh."""
 
+import dataclasses
 import functools
 
 import jax
@@ -56,6 +57,23 @@ def test_no_token_is_dropped_when_all_choose_one_expert():
     np.testing.assert_allclose(y_BTD, looped(params, x_BTD, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize(('first', 'experts'), [(0, 8), (2, 3), (6, 2)])
+def test_copies_lie_in_the_order_of_a_stable_sort(monkeypatch, first, experts):
+    """For all experts and for a device's own; where the numbers are too large to be packed, too."""
+    chosen_NC = np.argsort(RNG.normal(size=(50, 8)), axis=1)[:, :2].astype(np.int32)
+    of = chosen_NC.reshape(-1) - first
+    mine = (of >= 0) & (of < experts)
+    expected = np.argsort(np.where(mine, of, experts), kind='stable')[: 50 * min(2, experts)]
+    for largest in (2**31 - 1, 100):
+        monkeypatch.setattr(moe, 'LARGEST', largest)
+        found = moe.sort(jnp.asarray(chosen_NC), first, experts)
+        np.testing.assert_array_equal(found.choice_N, expected)
+        np.testing.assert_array_equal(found.sizes_E, np.bincount(of[mine], minlength=experts))
+        copy = np.asarray(found.copy_NC).reshape(-1)
+        np.testing.assert_array_equal(expected[copy[mine]], np.flatnonzero(mine))
+        assert (copy[~mine] == len(expected)).all()
+
+
 def dense(p, x_BTD):
     """All experts for all tokens, those not chosen with weight 0; nothing is sorted."""
     logits_BTE = x_BTD @ p['router']
@@ -92,8 +110,8 @@ MORE_MESHES = [
 ]
 
 
-def outcome(x_BTD=X_BTD, mesh=None):
-    """Output, what is sown, and gradients of both."""
+def outcome(x_BTD=X_BTD, mesh=None, platform=''):
+    """Output, what is sown, and gradients of both; `platform` is the one that the order of operations is made for."""
     module, params = built()
 
     def total(params, x_BTD):
@@ -104,7 +122,7 @@ def outcome(x_BTD=X_BTD, mesh=None):
     step = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
     if mesh is None:
         return step(params, x_BTD)
-    with sharding.use(sharding.MeshShape(**mesh).build()):
+    with sharding.use(dataclasses.replace(sharding.MeshShape(**mesh).build(), abstract_platform=platform)):
         return step(params, x_BTD)
 
 
@@ -123,6 +141,10 @@ def assert_same(found, expected):
 )
 def test_eight_devices_give_what_one_gives(alone, mesh):
     assert_same(outcome(mesh=mesh), alone)
+
+
+def test_the_order_of_a_tpu_changes_no_number(alone):
+    assert_same(outcome(mesh={'expert': 2, 'fsdp': 4}, platform='tpu'), alone)
 
 
 def test_tokens_that_do_not_divide_over_the_devices():

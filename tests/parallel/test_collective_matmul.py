@@ -1,5 +1,7 @@
 """The ring of devices gives the products that one device gives, and their gradients."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,24 @@ def test_ring_is_the_plain_product(monkeypatch, mesh):
     np.testing.assert_allclose(found, alone, atol=1e-5)
     for one, other in zip(of, gradients):
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_the_order_of_a_tpu_changes_no_number(monkeypatch):
+    """Nor is there an order on any other platform, whose programs are as they were."""
+    monkeypatch.setattr(collective_matmul, 'WORTH', 0)
+    (_, alone), gradients = with_gradients()(*inputs())
+    place = sharding.MeshShape(tensor=2).build(jax.devices()[:2])
+    ordered = {}
+    for platform in ('', 'tpu'):
+        with sharding.use(dataclasses.replace(place, abstract_platform=platform)):
+            program = with_gradients().lower(*inputs())
+            ordered[platform] = program.as_text().count('optimization_barrier')
+            (_, found), of = program.compile()(*inputs())
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+        for one, other in zip(of, gradients):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+    assert not ordered['']
+    assert ordered['tpu']
 
 
 def test_small_pieces_are_gathered_at_once():
