@@ -8,6 +8,7 @@ formulas.py), temporaries and HBM traffic; the compiled plan has the last word o
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -281,11 +282,15 @@ def _logits_bytes(traced: TracedStep) -> float:
 def setting(traced: TracedStep) -> formulas.FormulaInputs:
     """What the formulas of formulas.py need to know of a step."""
     experiment = traced.experiment
-    inside = [value for _, value in _tree(experiment.model)]
-    layers = [value for value in inside if isinstance(value, attention.Attention)]
-    routed = [value for value in inside if isinstance(value, moe.Routed)]
-    width = getattr(experiment.model, 'width', 1)
-    heads = max((2 * (a.heads + (a.kv_heads or a.heads)) * a.width_of_head(width) for a in layers), default=0)
+    inside = list(_tree(experiment.model, getattr(experiment.model, 'width', 1)))
+    layers = [(value, around) for value, around in inside if isinstance(value, attention.Attention)]
+    routed = [value for value, _ in inside if isinstance(value, moe.Routed)]
+    # Of a model of several towers, the widest.
+    width = getattr(experiment.model, 'width', None) or max((around for _, around in layers), default=1)
+    heads = max(
+        (2 * (each.heads + (each.kv_heads or each.heads)) * each.width_of_head(around) for each, around in layers),
+        default=0,
+    )
     return formulas.FormulaInputs(
         place=traced.place,
         on=traced.on,
@@ -301,11 +306,13 @@ def setting(traced: TracedStep) -> formulas.FormulaInputs:
     )
 
 
-def _tree(node: Any) -> Any:
-    for name, value in config.walk(node):
-        yield name, value
+def _tree(node: Any, width: int) -> Iterator[tuple[Any, int]]:
+    """Every value within a config, and the `width` of the nearest config around it that has one."""
+    for _, value in config.walk(node):
+        around = getattr(value, 'width', width) if config.is_config(value) else width
+        yield value, around
         if config.is_config(value):
-            yield from _tree(value)
+            yield from _tree(value, around)
 
 
 def counts(traced: TracedStep) -> estimates.Counts:
