@@ -131,7 +131,9 @@ def arm(name: str, path: str = '', backbone: str = '', epochs: int = 500) -> Exp
         fields_of=FILES if path else TFDS,
     )
     test = {'source': source('val', path), 'transforms': (scenes.ResizeShorterSide(sides=(800,), longest=LONGEST),)}
-    weights: Initialization | None = finetuning.Weights(path=backbone) if backbone else None
+    weights: Initialization | None = None
+    if backbone:  # All of a classifier but its classes.
+        weights = finetuning.Weights(path=backbone, without=('classes.*',))
     return Experiment(
         name=f'detr_{name}',
         steps=steps,

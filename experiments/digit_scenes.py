@@ -79,6 +79,7 @@ def experiment() -> Experiment:
         steps=STEPS,
         data=train,
         model=NETWORK,
+        # With the weight of 1 of the paper, and digits without a shadow, 74% had another class after 2,300 steps.
         objective=detection.Detection(class_weight=4.0),
         optimizer=optimizers.AdamW(
             schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=200),

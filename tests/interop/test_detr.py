@@ -9,12 +9,15 @@ import re
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from interop import published
 
-from bigmodel_jax import config, verbs
+from bigmodel_jax import config, initialization, verbs
 from bigmodel_jax.interop import certifying, huggingface
+from bigmodel_jax.interop.families import resnet as resnets
 from bigmodel_jax.interop.families.detection import detr as family
 from bigmodel_jax.layers import norms
+from bigmodel_jax.models import resnet
 from bigmodel_jax.models.detection import detr
 from bigmodel_jax.objectives.detection import assignment
 
@@ -156,6 +159,20 @@ def test_inputs_that_are_not_as_they_should_be_are_refused():
         given = {name: value for name, value in (inputs | changes).items() if value is not None}
         with pytest.raises(config.InputError, match=message):
             of.batch(given, model, VALUES)
+
+
+def test_a_classifier_gives_a_detr_its_backbone():
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    shapes = jax.eval_shape(detr.DETR_R50.build().init, jax.eval_shape(lambda: jax.random.key(0)), {'image': image})
+    wanted = {}
+    for collection, tree in nn.meta.unbox(shapes).items():
+        prefix = '' if collection == 'params' else f'{initialization.STATE}{collection}.'
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            wanted[prefix + jax.tree_util.keystr(path, simple=True, separator='.')] = leaf
+    of = resnets.HuggingFaceResNet()
+    there = of.tables(resnet.RESNET_50)[0].shapes(of.sizes(resnet.RESNET_50))
+    found = initialization.match(wanted, there, without=('classes.*',), where='it')
+    assert set(found) == {path for path in wanted if 'backbone.' in path}
 
 
 @pytest.mark.slow
