@@ -42,7 +42,6 @@ VALUES = {
         ('layers', 2), ('attention_heads', 4), ('ffn_dim', 40)
     )},
     'activation_function': 'relu',
-    'auxiliary_loss': True,
     'id2label': {str(i): f'LABEL_{i}' for i in range(5)},
 }  # fmt: skip
 TOLERANCE = {'float64': 3e-9, 'float32': 6e-5}
@@ -135,6 +134,7 @@ def test_the_released_models_are_ours_and_others_are_refused():
     ('changes', 'message'),
     [
         ({'dilation': True}, 'dilation=True changes the computation'),
+        ({'auxiliary_loss': True}, 'auxiliary_loss=True changes the computation'),
         ({'decoder_ffn_dim': 48}, 'contradict each other'),
         ({'backbone_config': None, 'backbone': 'resnet34'}, "backbone='resnet34' is not implemented"),
         ({'eos_coefficient': 0.2}, 'eos_coefficient=0.2 changes the computation'),

@@ -47,7 +47,8 @@ FIELDS: fields.Table = {
     **{f'{side}_ffn_dim': fields.Used(2_048) for side in ('encoder', 'decoder')},
     **{f'{side}_attention_heads': fields.Used(8) for side in ('encoder', 'decoder')},
     'activation_function': fields.Used('relu'),
-    'auxiliary_loss': fields.Used(False),
+    # With it, transformers hands the normalised output of a layer to the next, which the paper's model does not.
+    'auxiliary_loss': fields.Only(False),
     'id2label': fields.Used(None),
     'num_labels': fields.Used(None),
     'num_channels': fields.Only(3),
@@ -125,7 +126,6 @@ class DetrFamily(family.Family):
             hidden=fields.whole('encoder_ffn_dim'),
             classes=images.classes_of(fields),
         )
-        fields.flag('auxiliary_loss')
         changes = {
             'decoder_layers': fields.whole('decoder_layers'),
             'queries.count': fields.whole('num_queries'),
@@ -153,7 +153,6 @@ class DetrFamily(family.Family):
             **{f'encoder_{name}': first for name, (first, _) in both.items()},
             **{f'decoder_{name}': second for name, (_, second) in both.items()},
             'activation_function': reference.activation_name(mlp.activation),
-            'auxiliary_loss': True,
             'id2label': images.names_of(model.classes),
         }
 
@@ -189,7 +188,6 @@ class DetrFamily(family.Family):
             found['image_size'] = _sizes(np.asarray(inputs['pixel_mask']), found['image'].shape[:3])
         if any(map(LABEL.fullmatch, inputs)):
             found |= _objects(inputs, len(found['image']), model.classes)
-            found |= {'auxiliary': np.ones(1, np.float32)} if values.get('auxiliary_loss') else {}
         return found
 
     def check(self, batch: Mapping[str, np.ndarray], model: Any) -> None:
@@ -236,11 +234,7 @@ def _losses(found: Mapping[str, jax.Array], batch: Mapping[str, Any]) -> dict[st
     }
     sums = of.class_weight * parts['loss_ce'] + of.l1_weight * parts['loss_bbox'] + of.giou_weight * parts['loss_giou']
     named = {f'loss_dict/{name}': values[-1] for name, values in parts.items()}
-    if 'auxiliary' not in batch:
-        return {'loss': sums[-1], **named}
-    for layer in range(len(sums) - 1):
-        named |= {f'loss_dict/{name}_{layer}': values[layer] for name, values in parts.items()}
-    return {'loss': sums.sum(), **named}
+    return {'loss': sums[-1], **named}
 
 
 def _backbone_of(of: fields.Fields) -> resnets.ResNet:
