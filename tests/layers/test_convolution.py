@@ -10,6 +10,7 @@ import pytest
 from bigmodel_jax import config
 from bigmodel_jax.kernels.context import Context
 from bigmodel_jax.layers import convolution, norms
+from bigmodel_jax.parallel import sharding
 
 ORACLES = pathlib.Path(__file__).parents[1] / 'oracles' / 'classics.npz'
 FLOAT64 = {'rtol': 0, 'atol': 1e-12}
@@ -170,3 +171,21 @@ def test_adaptive_windows_cover_the_image():
     rows, columns = ((0, 2), (1, 4), (3, 5)), ((0, 2), (2, 4))
     wanted = [[x_BYXZ[:, a:b, c:d].mean(axis=(1, 2)) for c, d in columns] for a, b in rows]
     np.testing.assert_allclose(found, np.array(wanted).transpose(2, 0, 1, 3), rtol=0, atol=1e-6)  # Float32's rounding.
+
+
+@pytest.mark.parametrize(
+    ('kernel', 'stride', 'padding'),
+    [((3, 3), 1, (1, 1)), ((3, 3), 2, (1, 1)), ((1, 1), 2, (0, 0)), ((5, 3), 3, (0, 2))],
+)
+def test_gradients_on_a_mesh_of_cpus_are_those_that_jax_derives(kernel, stride, padding):
+    rng = np.random.default_rng(0)
+    x_BYXZ, kernel_YXZF = rng.standard_normal((4, 9, 8, 3)), rng.standard_normal((*kernel, 3, 5))
+
+    def total(x_BYXZ, kernel_YXZF):
+        return jnp.sin(convolution.convolve(x_BYXZ, kernel_YXZF, stride=stride, padding=padding)).sum()
+
+    wanted = jax.grad(total, (0, 1))(x_BYXZ, kernel_YXZF)
+    with sharding.use(sharding.MeshShape(data=2).build()):
+        found = jax.jit(jax.grad(total, (0, 1)))(x_BYXZ, kernel_YXZF)
+    for ours, theirs in zip(found, wanted):
+        np.testing.assert_allclose(ours, theirs, **FLOAT64)
