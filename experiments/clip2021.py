@@ -101,8 +101,10 @@ def claimed(row: Row) -> tuple[claims.Claim, ...]:
     found += [claims.Setting(where='table 20', path=path, value=value) for path, value in sizes.items()]
     found += [claims.Setting(where='table 18', path=path, value=value) for path, value in recipe.items()]
     if row.accuracy is not None:
-        how = {'value': row.accuracy, 'tolerance': 0.05, 'missing': UNRELEASED}
-        found.append(claims.Measured(where='table 11', metric='imagenet/accuracy', **how))
+        claim = claims.Measured(
+            where='table 11', metric='imagenet/accuracy', value=row.accuracy, tolerance=0.05, missing=UNRELEASED
+        )
+        found.append(claim)
     return tuple(found)
 
 
