@@ -83,9 +83,7 @@ def test_outputs_losses_and_gradients_in_float64(tmp_path):
     pretrained = huggingface.load_pretrained(directory_of(tmp_path / 'detr'), dtype='float64')
     found, gradients = pretrained.gradients(below('in/'))
     for name, array in wanted().items():
-        # Losses agree to single precision, in which weights such as 0.1 are rounded.
-        rtol = 2e-8 if 'loss' in name else 0
-        np.testing.assert_allclose(found[name], array, rtol=rtol, atol=TOLERANCE['float64'], err_msg=name)
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=TOLERANCE['float64'], err_msg=name)
     references = {hub(name): array for name, array in below('gradients/').items()}
     frozen = {key for key in gradients if 'normalization' in key}  # Which are buffers there.
     assert gradients.keys() - frozen == references.keys()

@@ -163,7 +163,7 @@ class Detr(model.Model):
         of the image without its padding.
     """
 
-    backbone: resnet.ResNet  # Its stem and stages; its classes are not used.
+    backbone: resnet.ResNet  # Its stem and stages, computed in `dtype`; its classes are not used.
     classes: config.Positive  # Without the one that there is no object.
     width: config.Positive  # D
     encoder_layers: config.Positive
@@ -226,7 +226,7 @@ class DetrModule(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.backbone = resnet.BackboneModule(c.backbone)
+        self.backbone = resnet.BackboneModule(dataclasses.replace(c.backbone, dtype=c.dtype))
         projection = convolution.Convolution(channels=c.width, kernel=(1, 1), bias=True, init=weights.Xavier())
         self.projection = projection.build()
         self.encoder = c.stack.build((c.encoder_block,), c.encoder_layers)
