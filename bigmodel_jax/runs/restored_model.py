@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from etils import epath
@@ -10,13 +10,14 @@ from etils import epath
 from bigmodel_jax import config, differences
 from bigmodel_jax.checkpoints.checkpoints import Checkpointer
 from bigmodel_jax.data.text import tokenizers
-from bigmodel_jax.evaluate import evaluation
+from bigmodel_jax.evaluate import artifacts, evaluation
 from bigmodel_jax.evaluate import predictor as predictors
 from bigmodel_jax.evaluate.text import decoding
 from bigmodel_jax.experiment import Experiment
 from bigmodel_jax.optim import parameter_groups
 from bigmodel_jax.parallel import sharding
 from bigmodel_jax.run_directory import identity
+from bigmodel_jax.runs import generated_images
 from bigmodel_jax.storage import durable_files
 from bigmodel_jax.train import metrics, preparation, state
 from bigmodel_jax.train.recovery import continuing
@@ -88,10 +89,9 @@ class Trained:
         Raises:
           InputError: it predicts nothing, or its tokenizer is damaged.
         """
-        weights = predictors.PredictorWeights(self.experiment.model, self.params, self.model_state, self.place)
         tokenizer = identity.tokenizer_of(self.path, self.path / durable_files.CHECKPOINTS / str(self.step))
         how_to: dict[str, Any] = {'how': how, 'tokens': tokens, 'seed': seed, 'template': template}
-        return predictors.predictor(weights, self.experiment.data, tokenizer=tokenizer, **how_to)
+        return predictors.predictor(self._weights, self.experiment.data, tokenizer=tokenizer, **how_to)
 
     def sample(
         self,
@@ -110,6 +110,18 @@ class Trained:
         return self.predictor(how=how, tokens=tokens, seed=seed, template=template)(
             [{'prompt': prompt} for prompt in prompts]
         )
+
+    def images(self, request: generated_images.ImageRequest) -> Iterator[artifacts.Image]:
+        """Images that the model of a diffusion run generates, in the order of their indices; see generated_images.
+
+        Raises:
+          InputError: the model makes no images, or not these.
+        """
+        return generated_images.generate(self.experiment, self._weights, request)
+
+    @property
+    def _weights(self) -> predictors.PredictorWeights:
+        return predictors.PredictorWeights(self.experiment.model, self.params, self.model_state, self.place)
 
 
 def check(path: epath.Path, experiment: Experiment) -> None:

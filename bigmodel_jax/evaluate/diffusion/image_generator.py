@@ -56,7 +56,7 @@ class ImageGenerator:
         assert isinstance(of.objective, denoising.Denoising)
         parts = place.shards('batch')
         self._of, self._objective, self._sampler, self._place = of, of.objective, sampler, place
-        self._rows = -(-rows // parts) * parts
+        self.rows = -(-rows // parts) * parts
         self._key_data = counter_rng.key_data(seed)
         self._module = of.model.build()
         self._step = jax.jit(self._images, out_shardings=place.replicated)
@@ -81,16 +81,17 @@ class ImageGenerator:
         """
         indices = np.asarray(indices, np.int64)
         labels = np.full(len(indices), denoising.NO_CLASS) if labels is None else np.asarray(labels, np.int64)
-        self._check(indices, labels)
-        mine, found = self._place.local_rows(self._rows), []
-        for start in range(0, len(indices), self._rows):
-            chosen = np.minimum(np.arange(start, start + self._rows), len(indices) - 1)[mine]
+        self.check(indices, labels)
+        mine, found = self._place.local_rows(self.rows), []
+        for start in range(0, len(indices), self.rows):
+            chosen = np.minimum(np.arange(start, start + self.rows), len(indices) - 1)[mine]
             rows = {'indices': indices[chosen].astype(np.uint32), 'labels': labels[chosen].astype(np.int32)}
-            batch = self._place.put_batch(rows, self._rows)
+            batch = self._place.put_batch(rows, self.rows)
             found.append(jax.device_get(self._step(params, model_state, batch, self._key_data)))
         return np.concatenate(found)[: len(indices)]
 
-    def _check(self, indices: np.ndarray, labels: np.ndarray) -> None:
+    def check(self, indices: np.ndarray, labels: np.ndarray) -> None:
+        """Raises InputError if an index or a class is out of range."""
         if not len(indices):
             raise config.InputError('There is no image to make: no indices.')
         if indices.shape != labels.shape or indices.ndim != 1:
