@@ -41,7 +41,7 @@ class TwoMatricesModel(model.Model):
 
 EXPERIMENT = experiment.Experiment(
     name='images',
-    steps=2,
+    steps=100,
     data=images.Images(
         source=drawn.Gratings(count=16, shape=SHAPE, classes=3),
         shape=SHAPE,
@@ -64,7 +64,7 @@ EXPERIMENT = experiment.Experiment(
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp('run')
-    loop.train(EXPERIMENT, directory)
+    loop.train(EXPERIMENT, directory, stop_after=2)  # Before the evaluation at the end.
     return directory
 
 
