@@ -101,7 +101,8 @@ def students(run: str, out: pathlib.Path, *, seeds: int, steps: int) -> dict[str
     estimate = estimates.paired(np.array(losses['taught']), np.array(losses['alone']))
     low, high = estimate.interval(0.95)
     sys.stdout.write(f'taught - alone: {float(estimate.difference):+.4f} ({low:+.4f} to {high:+.4f}), {losses}\n')
-    return {**losses, 'difference': float(estimate.difference), 'interval': [float(low), float(high)], **seconds}
+    difference = {'difference': float(estimate.difference), 'interval': [float(low), float(high)]}
+    return {'losses': losses, **difference, 'seconds': seconds}
 
 
 def main() -> None:
