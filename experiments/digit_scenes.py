@@ -27,7 +27,7 @@ from bigmodel_jax.models.detection import detr
 from bigmodel_jax.objectives.detection import detection
 from bigmodel_jax.optim import optimizers, schedules
 
-SIZE, BATCH, STEPS = (48, 48), 32, 5_000
+SIZE, BATCH, STEPS = (48, 48), 32, 6_500
 NORMALIZE = transforms.Normalize(mean=(0.45, 0.45, 0.4), deviation=(0.25, 0.25, 0.25))
 BACKBONE = resnet.ResNet(
     stem=resnet.Stem(filters=convolution.Convolution(channels=24, stride=2), pool=convolution.MaxPool(window=2)),
