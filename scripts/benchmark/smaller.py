@@ -123,7 +123,8 @@ def main() -> None:
         if name in done or (options.only is not None and name not in options.only):
             continue
         destination = options.out / name.replace(' ', '_').replace(',', '')
-        shutil.rmtree(destination, ignore_errors=True)  # Of an attempt that was interrupted.
+        for left in (destination, destination.with_name(f'{destination.name}.partial')):
+            shutil.rmtree(left, ignore_errors=True)  # Of an attempt that was interrupted.
         found['methods'].append(line(name, compressing.compress(options.run, destination, method)))
         path.write_text(json.dumps(found, indent=1) + '\n')
     if options.students:

@@ -130,6 +130,7 @@ def outcome(of, batch, apply, *, parts=1, key=None):
     return {name: float(each.total / each.count) for name, each in found.metrics.items()}
 
 
+@pytest.mark.slow
 def test_at_the_beginning_the_loss_is_that_of_the_target():
     batch, zero = batch_of(512), apply_of(0.0)
     assert outcome(diffusion.Diffusion(), batch, zero)['loss'] == pytest.approx(1, abs=0.03)  # Of 16,384 numbers.

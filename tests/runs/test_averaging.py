@@ -88,6 +88,7 @@ def test_checkpoints_that_are_not_there(run, last, step, message):
         run.average(last, step)
 
 
+@pytest.mark.slow
 def test_evaluate_says_what_it_averaged_and_keeps_it_apart(run, capsys):
     """The loss printed is that of the mean, which no single checkpoint has."""
     before = run.metrics('validation/loss')

@@ -54,6 +54,7 @@ def test_another_seed_is_another_run(undisturbed, tmp_path):
     assert result.digest != undisturbed.digest
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(undisturbed, tmp_path):
     """The sums of other devices are added in another order, so that floats differ in their last bits."""
     loop.train(tiny.experiment(), tmp_path, stop_after=10)
