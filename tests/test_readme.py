@@ -153,6 +153,12 @@ def test_every_experiment_that_is_named_is_there(path):
     assert not [name for name in named if not (style_rules.ROOT / name).is_file()]
 
 
+def test_every_experiment_and_every_page_is_named():
+    shipped = [*(style_rules.ROOT / 'experiments').glob('*.py'), *(style_rules.ROOT / 'docs' / 'howto').glob('*.md')]
+    paths = [path.relative_to(style_rules.ROOT).as_posix() for path in shipped]
+    assert not [path for path in paths if f']({path})' not in README]
+
+
 def test_every_call_that_the_docstring_of_verbs_shows_is_there():
     calls = re.findall(r'^(?:\w+(?:, \w+)* = )?verbs\.(\w+)\(', verbs.__doc__, re.MULTILINE)
     assert len(calls) > 8
