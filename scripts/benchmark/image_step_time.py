@@ -170,18 +170,17 @@ def torch_step(name: str) -> step_time.Step:
     return run
 
 
-def check_sizes(name: str) -> None:
-    """Raises AssertionError if the two sides do not have as many parameters."""
+def check_sizes(experiment: Experiment, module: Any) -> None:
+    """Raises AssertionError if the model of the experiment does not have as many parameters as PyTorch's."""
     import jax
 
     from bigmodel_jax.train import state
 
-    experiment = our_experiment(name)
     place = experiment.mesh.build()
     with sharding.use(place):
         ours = sum(leaf.size for leaf in jax.tree.leaves(state.specify(experiment, place).abstract.params))
-    theirs = sum(each.numel() for each in THEIRS[name]().parameters())
-    assert ours == theirs, (name, ours, theirs)
+    theirs = sum(each.numel() for each in module.parameters())
+    assert ours == theirs, (ours, theirs)
 
 
 SIDES: Mapping[str, Callable[[str], step_time.Step]] = {'torch': torch_step, 'jax': our_step}
@@ -191,7 +190,7 @@ def main() -> None:
     options = step_time.arguments(__doc__, OURS, SIDES)
     for name in options.models:
         if 'torch' in options.sides:
-            check_sizes(name)
+            check_sizes(our_experiment(name), THEIRS[name]())
         makers = {side: functools.partial(SIDES[side], name) for side in options.sides}
         step_time.compare(name, makers, rounds=options.rounds, turn_steps=2)
 

@@ -305,8 +305,14 @@ def main() -> None:
         compare(name, makers, rounds=options.rounds, turn_steps=size.turn)
 
 
-def arguments(doc: str, models: Iterable[str], sides: Iterable[str]) -> argparse.Namespace:
-    """The options of the command line, with `sides` that are installed; keeps to as many cores as are asked for."""
+def arguments(
+    doc: str, models: Iterable[str], sides: Iterable[str], *, needs: Iterable[str] = ('torch',)
+) -> argparse.Namespace:
+    """The options of the command line, with `sides` that are installed; keeps to as many cores as are asked for.
+
+    Args:
+      needs: the packages of the side 'torch'.
+    """
     parser = argparse.ArgumentParser(description=doc.partition('\n')[0], allow_abbrev=False)
     parser.add_argument('--models', nargs='+', choices=list(models), default=list(models), help='default: all')
     parser.add_argument('--rounds', type=int, default=10, help='turns of each side (default: 10)')
@@ -315,9 +321,10 @@ def arguments(doc: str, models: Iterable[str], sides: Iterable[str]) -> argparse
     options = parser.parse_args()
     if options.cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # The processes below inherit it.
-    installed = [side for side in sides if side != 'torch' or importlib.util.find_spec('torch')]
-    if 'torch' not in installed:
-        print('PyTorch is not installed, so there is nothing to compare with: pip install torch')
+    missing = [package for package in needs if importlib.util.find_spec(package) is None]
+    installed = [side for side in sides if side != 'torch' or not missing]
+    if missing:
+        print(f'There is nothing to compare with: pip install {" ".join(missing)}')
     options.sides = options.only or installed
     return options
 
