@@ -35,7 +35,7 @@ def exchange(vocab: int, rows: tuple[str, ...], tokens: int) -> Exchange | None:
         return None
     axis, *others = place.names('embed')
     outer, size = place.rings(axis)[0], place.sizes[axis]
-    here = tokens // place.shards('batch') // (place.shards('length') if rows[1] else 1)
+    here = tokens // place.shards('batch') // (place.shards('length') if any(rows[1:]) else 1)
     if outer == size or axis not in place.names('batch') or here >= vocab // place.shards('vocab'):
         return None
     return Exchange(axis, tuple(others), *torus.turns((outer, size // outer)))
@@ -43,7 +43,7 @@ def exchange(vocab: int, rows: tuple[str, ...], tokens: int) -> Exchange | None:
 
 @jax.custom_vjp
 def lookup(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
-    """The rows [B, T, D] of a table.
+    """The rows [B, T, D] of a table; [B, D] for one token, as a class, of each example.
 
     Each device looks up its own tokens in the whole table, or in its part of the vocabulary, or exchange() says how. In
     the backward pass it adds up their gradients in float32 (a frequent token has thousands, which bfloat16 would lose)
@@ -62,7 +62,7 @@ def lookup(table_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
         here_BT, mine_BT1 = _here(tokens_BT, table_VD.shape[0], parts)
         x_BTD = jnp.where(mine_BT1, table_VD[here_BT], 0)
         if how is not None:
-            x_BTD = jax.lax.all_to_all(x_BTD, how.axis, 0, 2, axis_index_groups=how.partners, tiled=True)
+            x_BTD = jax.lax.all_to_all(x_BTD, how.axis, 0, x_BTD.ndim - 1, axis_index_groups=how.partners, tiled=True)
         return jax.lax.psum(x_BTD, parts) if parts else x_BTD
 
     stored = (words, None if how is None else columns)
@@ -97,7 +97,9 @@ def _backward(saved: tuple[jax.Array, int], grad_BTD: jax.Array) -> tuple[jax.Ar
     def local(tokens_BT: jax.Array, grad_BTD: jax.Array) -> jax.Array:
         if how is not None:
             tokens_BT = _gather(tokens_BT, how.axis, how.partners, dimension=0)
-            grad_BTD = jax.lax.all_to_all(grad_BTD, how.axis, 2, 0, axis_index_groups=how.partners, tiled=True)
+            grad_BTD = jax.lax.all_to_all(
+                grad_BTD, how.axis, grad_BTD.ndim - 1, 0, axis_index_groups=how.partners, tiled=True
+            )
         here_BT, mine_BT1 = _here(tokens_BT, size, parts)
         added_BTD = precision.raised(jnp.where(mine_BT1, grad_BTD, 0))
         grad_VD = jnp.zeros((size, grad_BTD.shape[-1]), added_BTD.dtype).at[here_BT].add(added_BTD)

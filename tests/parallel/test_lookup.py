@@ -10,15 +10,15 @@ from bigmodel_jax.parallel import lookup, sharding, torus
 VOCAB, WIDTH, ROWS, LENGTH = 96, 16, 8, 6
 
 
-def inputs():
+def inputs(shape=(ROWS, LENGTH)):
     rng = np.random.default_rng(0)
-    table, grad = rng.normal(size=(VOCAB, WIDTH)), rng.normal(size=(ROWS, LENGTH, WIDTH))
-    tokens_BT = rng.integers(VOCAB // 3, size=(ROWS, LENGTH))  # Many of them more than once, some never.
+    table, grad = rng.normal(size=(VOCAB, WIDTH)), rng.normal(size=(*shape, WIDTH))
+    tokens_BT = rng.integers(VOCAB // 3, size=shape)  # Many of them more than once, some never.
     return jnp.asarray(table, jnp.float32), jnp.asarray(tokens_BT, jnp.int32), jnp.asarray(grad, jnp.float32)
 
 
-def on(mesh):
-    table_VD, tokens_BT, grad_BTD = inputs()
+def on(mesh, shape=(ROWS, LENGTH)):
+    table_VD, tokens_BT, grad_BTD = inputs(shape)
 
     def both(table_VD, tokens_BT, grad_BTD):
         x_BTD, back = jax.vjp(lambda table_VD: lookup.lookup(table_VD, tokens_BT), table_VD)
@@ -57,6 +57,13 @@ def test_a_torus_exchanges_what_it_found(monkeypatch, mesh, rings):
     fitting = {8: rings, 4: (2, 2), 2: (2,)}
     monkeypatch.setattr(torus, 'rings', lambda line: fitting.get(len(line), (len(line),)))
     assert 'all-to-all' in on(mesh)
+
+
+def test_a_class_for_each_example(monkeypatch):
+    """As in a diffusion model that is told the class; on a torus too."""
+    assert 'all-to-all' not in on({'fsdp': 4, 'data': 2}, shape=(ROWS,))
+    monkeypatch.setattr(torus, 'rings', lambda line: (2, 2) if len(line) == 4 else (len(line),))
+    assert 'all-to-all' in on({'fsdp': 4, 'data': 2}, shape=(ROWS,))
 
 
 def test_one_device_and_one_token():
