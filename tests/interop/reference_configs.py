@@ -16,6 +16,7 @@ from typing import Any
 CLASSES = {
     'bert': 'BertConfig',
     'clip': 'CLIPConfig',
+    'detr': 'DetrConfig',
     'gemma': 'GemmaConfig',
     'gemma2': 'Gemma2Config',
     'gemma3_text': 'Gemma3TextConfig',

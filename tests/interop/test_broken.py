@@ -166,10 +166,10 @@ def test_directories_that_hold_something_else(tmp_path):
 @pytest.mark.parametrize(
     ('case', 'changes', 'message'),
     [
-        ('gpt2', {'model_type': 'gptj'}, "model_type='gptj' is not supported; there is bert, gemma, gemma2,"),
+        ('gpt2', {'model_type': 'gptj'}, "model_type='gptj' is not supported; there is bert, clip, detr,"),
         ('gpt2', {'model_type': ['gpt2']}, 'is not supported'),
         ('gpt2', {'scale_attn_by_inverse_layer_idx': True}, 'scale_attn_by_inverse_layer_idx=True changes the computa'),
-        ('gpt2', {'activation_function': 'quick_gelu'}, "activation_function='quick_gelu' is not implemented"),
+        ('gpt2', {'activation_function': 'laplace'}, "activation_function='laplace' is not implemented"),
         ('gpt2', {'n_embd': '32'}, "n_embd='32' should be a positive integer"),
         ('gpt2', {'n_layer': None}, 'n_layer=None should be a positive integer'),
         ('gpt2', {'new_trick': 3}, 'new_trick=3 is not known here and may change what the model computes'),

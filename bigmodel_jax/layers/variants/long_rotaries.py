@@ -65,8 +65,8 @@ class LongRope(positions.Scaling):
     Source: Ding et al. (2024), arXiv:2402.13753, and Phi-3's released code ('rope_type': 'longrope').
     """
 
-    short: tuple[float, ...]  # One for each pair of channels.
-    long: tuple[float, ...]
+    short: tuple[config.PositiveFloat, ...]  # One for each pair of channels.
+    long: tuple[config.PositiveFloat, ...]
     length: config.Positive  # original_max_position_embeddings
     attention_factor: config.PositiveFloat = 1.0  # Queries and keys are multiplied by it.
 
@@ -81,10 +81,10 @@ class LongRope(positions.Scaling):
     def check(self, channels: int) -> None:
         for name in ('short', 'long'):
             divisors = getattr(self, name)
-            if len(divisors) != channels // 2 or not all(each > 0 for each in divisors):
+            if len(divisors) != channels // 2:
                 raise config.InputError(
-                    f'rotary.scaling.{name} has {len(divisors)} numbers; it should have {channels // 2} above 0, one '
-                    f'for each pair of the {channels} rotated channels of a head.'
+                    f'rotary.scaling.{name} has {len(divisors)} numbers; it should have {channels // 2}, one for each '
+                    f'pair of the {channels} rotated channels of a head.'
                 )
 
     def __call__(self, frequencies: jax.Array, positions_BT: jax.Array, *, base: float) -> jax.Array:

@@ -97,7 +97,7 @@ class EmbeddingBlock(layer.Layer):
 
     block: DitBlock
     condition: Condition
-    classes: int | None
+    classes: config.Positive | None
 
     def build(self, name: str | None = None) -> nn.Module:
         return EmbeddingBlockModule(self, name=name)

@@ -69,7 +69,7 @@ class Clip(model.Model):
     text: TextTower
     embed: config.Positive  # D of both embeddings.
     logit_scale: config.PositiveFloat = 1 / 0.07  # Of the cosines, initially (section 2.5).
-    logit_bias: float | None = None  # Initial; None: there is none. SigLIP's is -10, with a scale of 10.
+    logit_bias: config.Real | None = None  # Initial; None: there is none. SigLIP's is -10, with a scale of 10.
     dtype: model.Dtype = 'float32'
     stack: stacks.Stack = stacks.Stack()
 
