@@ -30,6 +30,7 @@ from bigmodel_jax.interop import finetuning
 from bigmodel_jax.models.detection import detr
 from bigmodel_jax.objectives.detection import detection
 from bigmodel_jax.optim import optimizers, parameter_groups, schedules
+from bigmodel_jax.parallel import sharding
 
 IMAGENET = transforms.Normalize(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 LONGEST, BATCH = 1_333, 64
@@ -181,6 +182,7 @@ def smoke() -> Experiment:
     test = {**data, 'transforms': (scenes.ResizeShorterSide(sides=(48,), longest=64),)}
     tiny = {
         'name': 'detr_smoke',
+        'mesh': sharding.MeshShape(data=1),
         **{f'data.{path}': value for path, value in data.items()},
         **{f'evaluations.0.data.{path}': value for path, value in test.items()},
         'evaluations.0.every_steps': 4,
