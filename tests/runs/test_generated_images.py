@@ -1,18 +1,14 @@
 """Images of a diffusion run by the verb `sample`: what they depend on, by which weights, and what is refused."""
 
-import dataclasses
-
-import jax.numpy as jnp
+import denoiser
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from bigmodel_jax import config, experiment, verbs
 from bigmodel_jax.__main__ import main
 from bigmodel_jax.data.vision import drawn, images, transforms
 from bigmodel_jax.evaluate import artifacts
 from bigmodel_jax.evaluate.diffusion import image_generator, image_samples, samplers
-from bigmodel_jax.models import model
 from bigmodel_jax.objectives.diffusion import edm
 from bigmodel_jax.optim import ema, optimizers, schedules
 from bigmodel_jax.parallel import sharding
@@ -20,37 +16,17 @@ from bigmodel_jax.runs import generated_images
 from bigmodel_jax.train import loop
 from runs import run_maker
 
-SHAPE = (4, 4, 1)
-
-
-class TwoMatrices(nn.Module):
-    @nn.compact
-    def __call__(self, batch):
-        B, *shape = batch['image'].shape
-        of_row = nn.Embed(4, 16)(jnp.where(batch['labels'] < 0, 3, batch['labels']))
-        hidden = jnp.tanh(nn.Dense(16)(batch['image'].reshape(B, -1)) + of_row)
-        return {'prediction': nn.Dense(16)(hidden).reshape(B, *shape)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TwoMatricesModel(model.Model):
-    classes: int = 3
-
-    def build(self, name=None):
-        return TwoMatrices(name=name)
-
-
 EXPERIMENT = experiment.Experiment(
     name='images',
     steps=100,
     data=images.Images(
-        source=drawn.Gratings(count=16, shape=SHAPE, classes=3),
-        shape=SHAPE,
+        source=drawn.Gratings(count=16, shape=denoiser.SHAPE, classes=3),
+        shape=denoiser.SHAPE,
         classes=3,
         batch=8,
         transforms=(transforms.Normalize(mean=(0.5,), deviation=(0.2,)),),
     ),
-    model=TwoMatricesModel(),
+    model=denoiser.TwoMatrices(),
     objective=edm.Edm(label_dropout=0.1),
     optimizer=optimizers.Sgd(schedule=schedules.Constant(peak=0.1)),
     ema=ema.Ema(decay=0.5),
@@ -85,7 +61,7 @@ def test_images_depend_on_seed_index_and_class_and_no_file_is_overwritten(traine
         assert path.read_bytes() == (many / path.name).read_bytes()
     # They are those of the evaluation's generator by the averaged weights, with the normalization undone.
     run, other = (verbs.open_run(trained).restore(weights=weights) for weights in ('ema', 'trained'))
-    of = image_generator.TrainedDenoiser(EXPERIMENT.model, EXPERIMENT.objective, SHAPE)
+    of = image_generator.TrainedDenoiser(EXPERIMENT.model, EXPERIMENT.objective, denoiser.SHAPE)
     sampler = EXPERIMENT.evaluations[0].sampler
     generator = image_generator.ImageGenerator(of, sampler, place=run.place, seed=5, rows=16)
 

@@ -10,7 +10,7 @@ from bigmodel_jax import config
 from bigmodel_jax.data import batches, counter_rng, preparation_progress, records, transforms
 from bigmodel_jax.data.transforms import Shape, Transform
 from bigmodel_jax.data.vision.mixing import Mixing
-from bigmodel_jax.data.vision.transforms import Normalize
+from bigmodel_jax.data.vision.transforms import Normalize, shares
 from bigmodel_jax.data.vision.views import Views
 
 LISTED = 8  # Classes that a sentence names.
@@ -145,10 +145,9 @@ class ImageExamples(batches.Examples):
         What the last transform did, if it is Normalize, is undone. What lies outside of [0, 1] then, as floats may, is
         scaled to it.
         """
-        last = self._data.transforms[-1] if self._data.transforms else None
-        shares = last.undone(image) if isinstance(last, Normalize) else image
-        low, high = min(float(shares.min()), 0.0), max(float(shares.max()), 1.0)
-        return (shares - np.float32(low)) / np.float32(high - low)
+        made = shares(self._data.transforms, image)
+        low, high = min(float(made.min()), 0.0), max(float(made.max()), 1.0)
+        return (made - np.float32(low)) / np.float32(high - low)
 
     def gather(self, indices: np.ndarray, epochs: np.ndarray, seed: int) -> batches.Batch:
         images, labels = self._read(indices, epochs, seed)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import types
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -49,6 +50,12 @@ class Normalize(transforms.Transform):
                     'or one.'
                 )
         return shape
+
+
+def shares(made_by: Sequence[transforms.Transform], image: np.ndarray) -> np.ndarray:
+    """Images that these transforms made, as they were before the last of them if that is Normalize: pixel / divisor."""
+    last = made_by[-1] if made_by else None
+    return last.undone(image) if isinstance(last, Normalize) else image
 
 
 def _in_a_line(of_channels: tuple[float, ...], shape: transforms.Shape) -> np.ndarray:

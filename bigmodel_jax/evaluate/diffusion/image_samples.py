@@ -1,12 +1,14 @@
 """An evaluation that makes images and shows them, and the ways from what a network makes to pixels."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
+from bigmodel_jax.data.transforms import Transform
 from bigmodel_jax.data.vision import images, transforms
 from bigmodel_jax.evaluate import artifacts, evaluation, metric
 from bigmodel_jax.evaluate.diffusion import image_generator, samplers
@@ -43,21 +45,18 @@ class Denormalize(ImageDecoder):
     """
 
     def build(self, data: batches.Data) -> PixelDecoder:
-        made_by = data.transforms if isinstance(data, images.Images) else ()
-        last = made_by[-1] if made_by else None
-        return _Denormalized(last if isinstance(last, transforms.Normalize) else None)
+        return _Denormalized(data.transforms if isinstance(data, images.Images) else ())
 
 
 class _Denormalized(PixelDecoder):
-    def __init__(self, normalize: transforms.Normalize | None):
-        self._normalize = normalize
+    def __init__(self, made_by: Sequence[Transform]):
+        self._made_by = made_by
 
     def __call__(self, made_NYXZ: np.ndarray) -> np.ndarray:
         if made_NYXZ.shape[-1] not in (1, 3):
             beside = np.concatenate(np.split(made_NYXZ, made_NYXZ.shape[-1], axis=-1), axis=2)
             return np.clip(beside / 6 + 0.5, 0, 1).astype(np.float32)
-        shares = made_NYXZ if self._normalize is None else self._normalize.undone(made_NYXZ)
-        return np.clip(shares, 0, 1).astype(np.float32)
+        return np.clip(transforms.shares(self._made_by, made_NYXZ), 0, 1).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

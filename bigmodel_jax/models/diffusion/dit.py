@@ -21,6 +21,7 @@ from bigmodel_jax.kernels import context as contexts
 from bigmodel_jax.layers import activations, attention, ffn, image_positions, norms, stacks
 from bigmodel_jax.layers.base import dropout, intermediates, layer, weights
 from bigmodel_jax.models import classifiers, model, vit
+from bigmodel_jax.models.diffusion import times
 from bigmodel_jax.parallel import lookup, sharding
 
 EPSILON = 1e-6
@@ -29,20 +30,6 @@ EMBEDDED = weights.Normal(stddev=0.02)  # Of times and classes.
 
 
 # ---- mathematics ------------------------------------------------------------------------------------------------
-
-
-def time_features(times_B: jax.Array, *, width: int, base: float, inclusive: bool = False) -> jax.Array:
-    """[B, D]: cosines, then sines, of the times.
-
-    The i-th of n frequencies is base^(-i / n), or base^(-i / (n - 1)) if the last is to be 1 / base (`inclusive`).
-
-    Source: the released code of Nichol and Dhariwal (2021) and of DiT; diffusers' DiT has the inclusive ones.
-    """
-    half = width // 2
-    shares = jnp.arange(half, dtype=times_B.dtype) / max(half - 1 if inclusive else half, 1)
-    frequencies = jnp.exp(-math.log(base) * shares)
-    angles = times_B[:, None] * frequencies
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 def modulate(x_BTD: jax.Array, shift_BD: jax.Array, scale_BD: jax.Array, *, epsilon: float = EPSILON) -> jax.Array:
@@ -67,7 +54,7 @@ class Condition:
 
     width: config.Positive = 256  # Of the sines and cosines of the time,
     base: config.AboveOne = 10_000.0  # the longest of which has a period of about 2 pi times this.
-    inclusive: bool = False  # The last frequency is 1 / base: see time_features().
+    inclusive: bool = False  # The last frequency is 1 / base: see times.waves().
     # Times are multiplied by this. Steps of 0 .. 999 fit those periods; EDM's times are only -2 to 2.
     scale: config.PositiveFloat = 1.0
     # Each block has an embedding of its own, as in diffusers' layout; that of the first is the last norm's too.
@@ -235,7 +222,8 @@ class ConditionModule(nn.Module):
         """[B, D], after SiLU."""
         c, D = self.config, self.width
         scaled_B = precision.raised(told.times_B.astype(dtype)) * c.scale
-        features_BZ = time_features(scaled_B, width=c.width, base=c.base, inclusive=c.inclusive)
+        waves = times.waves(scaled_B, count=c.width // 2, base=c.base, inclusive=c.inclusive)
+        features_BZ = jnp.concatenate(waves, axis=-1)
         weight_ZF, bias_F = self._matrix('time_in', {'channels': c.width, 'hidden': D}, dtype)
         weight_FD, bias_D = self._matrix('time_out', {'hidden': D, 'embed': D}, dtype)
         hidden_BF = jax.nn.silu(jnp.einsum('BZ,ZF->BF', features_BZ.astype(dtype), weight_ZF) + bias_F)

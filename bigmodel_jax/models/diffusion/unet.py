@@ -20,22 +20,19 @@ from bigmodel_jax.layers import activations, convolution, norms
 from bigmodel_jax.layers import attention as attentions
 from bigmodel_jax.layers.base import dropout, weights
 from bigmodel_jax.models import classifiers, model
+from bigmodel_jax.models.diffusion import times
 from bigmodel_jax.parallel import lookup
 
 # ---- mathematics ------------------------------------------------------------------------------------------------
 
 
-def timestep_embedding(timestep_B: jax.Array, *, width: int, dtype: jnp.dtype, base: float = 10_000.0) -> jax.Array:
+def timestep_embedding(timestep_B: jax.Array, *, width: int, dtype: jnp.dtype) -> jax.Array:
     """[B, D] of `dtype`: sines in the first half of the channels, cosines in the second.
-
-    Frequency i of n is base^(-i / (n - 1)), so that the slowest is 1 / base.
 
     Source: the released code of Ho et al. (2020), nn.get_timestep_embedding.
     """
-    half = width // 2
-    frequencies = base ** (-jnp.arange(half, dtype=dtype) / (half - 1))
-    angles_BN = timestep_B.astype(dtype)[:, None] * frequencies
-    return jnp.concatenate([jnp.sin(angles_BN), jnp.cos(angles_BN)], axis=-1)
+    cos_BN, sin_BN = times.waves(timestep_B.astype(dtype), count=width // 2, base=10_000.0, inclusive=True)
+    return jnp.concatenate([sin_BN, cos_BN], axis=-1)
 
 
 def enlarge(x_BYXZ: jax.Array) -> jax.Array:
@@ -109,7 +106,6 @@ class UNet(model.Model):
                 f'sides of an image should be multiples of {factor}; they are {rows} and {columns}. Pad the images, or '
                 'use fewer levels.'
             )
-
         if self.classes is not None:
             model.need(fields, 'labels', 'UNet with classes')
             classifiers.check_labels(fields, self.classes)

@@ -50,9 +50,11 @@ class Reports:
 
     def _diagnose(self, number: int, means: Mapping[str, float]) -> None:
         """Tells once what the objective finds wrong with training."""
+        if self._is_diagnosed:
+            return
         experiment = self._run.experiment
         found = experiment.objective.diagnosis(means, rows=experiment.data.batch, step=number)
-        if found is not None and not self._is_diagnosed:
+        if found is not None:
             self._is_diagnosed = True
             self._tools.log_event('warning', number, found)
 

@@ -11,7 +11,6 @@ import numpy as np
 from bigmodel_jax import config
 from bigmodel_jax.data import batches
 from bigmodel_jax.data.vision import images as labelled
-from bigmodel_jax.data.vision import transforms
 from bigmodel_jax.evaluate.diffusion import image_samples
 from bigmodel_jax.models.diffusion import autoencoder
 from bigmodel_jax.objectives.objective import Apply
@@ -153,10 +152,7 @@ class LatentPixels(image_samples.PixelDecoder):
 
     def __init__(self, data: Latents):
         self._decode, self._scale = data.autoencoder.method('decode'), data.scale
-        last = data.images.transforms[-1] if data.images.transforms else None
-        self._last = last if isinstance(last, transforms.Normalize) else None
+        self._pixels = image_samples.Denormalize().build(data.images)
 
     def __call__(self, made_NYXZ: np.ndarray) -> np.ndarray:
-        image_NYXZ = self._decode(made_NYXZ / np.float32(self._scale))
-        shares = image_NYXZ if self._last is None else self._last.undone(image_NYXZ)
-        return np.clip(shares, 0, 1).astype(np.float32)
+        return self._pixels(self._decode(made_NYXZ / np.float32(self._scale)))

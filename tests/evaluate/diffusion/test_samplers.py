@@ -1,17 +1,15 @@
 """Samplers: the reference's steps, the exact flow of a normal distribution, and images that depend on nothing else."""
 
-import dataclasses
 import pathlib
 
+import denoiser
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from bigmodel_jax import config
 from bigmodel_jax.evaluate.diffusion import image_generator, image_samples, samplers
-from bigmodel_jax.models import model
 from bigmodel_jax.models.diffusion import dit
 from bigmodel_jax.objectives import classification
 from bigmodel_jax.objectives.diffusion import diffusion, edm, noise_schedules, predictions, variances
@@ -147,25 +145,6 @@ MODEL = dit.dit(patch=2, width=16, layers=2, heads=2, image=(4, 4, 1), classes=3
 GUIDED = samplers.Heun(steps=3, guidance=samplers.Guidance(scale=2.0))
 
 
-class PixelsModule(nn.Module):
-    """A network of two matrices, which compiles fast."""
-
-    @nn.compact
-    def __call__(self, batch):
-        B, *shape = batch['image'].shape
-        of_row = nn.Embed(4, 16)(jnp.where(batch['labels'] < 0, 3, batch['labels']))
-        hidden = jnp.tanh(nn.Dense(16)(batch['image'].reshape(B, -1)) + of_row)
-        return {'prediction': nn.Dense(16)(hidden).reshape(B, *shape)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pixels(model.Model):
-    classes: int = 3
-
-    def build(self, name=None):
-        return PixelsModule(name=name)
-
-
 def params_of(of):
     batch = {'image': jnp.zeros((1, 4, 4, 1)), 'labels': jnp.zeros(1, int)}
     shapes = jax.eval_shape(of.build().init, jax.random.key(0), batch)['params']
@@ -173,9 +152,12 @@ def params_of(of):
     return jax.tree.map(lambda leaf: drawn.normal(scale=0.3, size=leaf.shape).astype(np.float32), shapes)
 
 
-def generator(rows, *, devices=1, sampler=GUIDED, of=Pixels()):
+NETWORK = denoiser.TwoMatrices()
+
+
+def generator(rows, *, devices=1, sampler=GUIDED, of=NETWORK):
     place = sharding.MeshShape(data=devices).build(jax.devices()[:devices])
-    trained = image_generator.TrainedDenoiser(of, edm.Edm(label_dropout=0.1), (4, 4, 1))
+    trained = image_generator.TrainedDenoiser(of, edm.Edm(label_dropout=0.1), denoiser.SHAPE)
     return image_generator.ImageGenerator(trained, sampler, place=place, seed=3, rows=rows)
 
 
@@ -194,7 +176,7 @@ def check_independence(of):
 
 
 def test_an_image_depends_on_its_seed_index_and_class_alone():
-    check_independence(Pixels())
+    check_independence(denoiser.TwoMatrices())
 
 
 @pytest.mark.slow

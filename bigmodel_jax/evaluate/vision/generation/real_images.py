@@ -41,7 +41,7 @@ class PlainImages:
 
     def __init__(self, data: images.Images, name: str):
         kept = tuple(each for each in data.transforms if not each.random)
-        self._name, self._last = name, kept[-1] if kept else None
+        self._name, self._made_by = name, kept
         try:
             self._examples = images.ImageExamples(dataclasses.replace(data, transforms=kept, mixing=None, views=None))
         except config.InputError as error:
@@ -67,7 +67,7 @@ class PlainImages:
 
     def _shares(self, image_NYXZ: np.ndarray) -> np.ndarray:
         """The pixels of images of a batch, in [0, 1]."""
-        shares = self._last.undone(image_NYXZ) if isinstance(self._last, transforms.Normalize) else image_NYXZ
+        shares = transforms.shares(self._made_by, image_NYXZ)
         low, high = float(shares.min()), float(shares.max())
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise config.InputError(
